@@ -1,0 +1,1 @@
+"""The backends behind the ports, and the one door to them."""

@@ -1,0 +1,213 @@
+"""Following a job's log: live bytes where they arrive in order, the log itself wherever they do not.
+
+Both backends share this. The live path may lose, repeat or cut off anything; a follower knows the offset it needs next,
+so it notices, and reads the missing bytes from the log, which is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from shared.errors import Gone
+from shared.job import JobStatus
+from shared.ports import Ending, FollowerClosed, Update
+
+BUFFER_LIMIT = 256 * 1024
+"""Bytes held for one slow reader; beyond it they are dropped here and read from the log when the reader comes back."""
+
+READ_LIMIT = 256 * 1024
+"""Bytes read from the log at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The log as it stands: bytes from the offset asked for, its whole size, and the ending if the job is over."""
+
+    data: bytes
+    size: int
+    status: JobStatus
+    ending: Ending | None = None
+
+
+ReadLog = Callable[[str, int, int], Awaitable[Snapshot | None]]
+"""(job id, offset, limit) → the snapshot, None if the job's data is gone."""
+
+
+def settle(waiter: asyncio.Future[bool], value: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(value)
+
+
+class LogFollower:
+    """One reader of one job's log. `deliver`, `end` and `move` are called by the hub; `next` by the reader."""
+
+    def __init__(self, job_id: str, offset: int, read: ReadLog, *, stale: bool) -> None:
+        self.job_id = job_id
+        self._read = read
+        self._position = offset
+        self._parts: list[bytes] = []
+        self._buffered = 0
+        self._stale = stale
+        self._filling: list[tuple[int, bytes]] | None = None
+        self._status: JobStatus | None = None if stale else JobStatus.QUEUED
+        self._told: JobStatus | None = self._status
+        self._ending: Ending | None = None
+        self._closed = False
+        self._waiter: asyncio.Future[bool] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the reader has been told that the job is over."""
+        return self._told is not None and self._told.terminal
+
+    # ── the hub's side: synchronous, cheap, never fails ──
+
+    def deliver(self, offset: int, data: bytes) -> None:
+        """Live bytes of the log that start at `offset`."""
+        if self._filling is not None:
+            self._filling.append((offset, data))
+        elif not self._stale:
+            self._accept(offset, data)
+        self._wake()
+
+    def move(self, status: JobStatus) -> None:
+        self._status = status
+        self._wake()
+
+    def end(self, size: int, ending: Ending) -> None:
+        """The job is over and its log is `size` bytes long."""
+        if self._filling is not None or size != self._position + self._buffered:
+            self._stale = True
+        elif not self._stale:
+            self._ending, self._status = ending, ending.status
+        self._wake()
+
+    def distrust(self) -> None:
+        """Live bytes may have been lost: look at the log."""
+        self._stale = True
+        self._wake()
+
+    def close(self) -> None:
+        self._closed = True
+        self._wake()
+
+    def _accept(self, offset: int, data: bytes) -> None:
+        expected = self._position + self._buffered
+        if offset > expected:
+            self._stale = True
+            return
+        fresh = data[expected - offset :] if offset < expected else data
+        if self._buffered + len(fresh) > BUFFER_LIMIT:
+            self._parts, self._buffered, self._stale = [], 0, True
+        elif fresh:
+            self._parts.append(fresh)
+            self._buffered += len(fresh)
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            settle(self._waiter, True)
+
+    # ── the reader's side ──
+
+    async def next(self, timeout: float | None = None) -> Update | None:
+        while True:
+            if self._closed:
+                raise FollowerClosed(self.job_id)
+            if self._stale and not self._parts:
+                await self._fill()
+            if (update := self._take()) is not None:
+                return update
+            if not self._stale and not await self._wait(timeout):
+                return None
+
+    def _take(self) -> Update | None:
+        if self._status is None or not (self._parts or self._ending or self._status is not self._told):
+            return None
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._position += len(data)
+        self._parts, self._buffered = [], 0
+        ending, self._ending = self._ending, None
+        self._told = self._status
+        return Update(data, self._status, ending)
+
+    async def _wait(self, timeout: float | None) -> bool:
+        """Whether something came within `timeout` seconds."""
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        timer = loop.call_later(timeout, settle, waiter, False) if timeout is not None else None
+        try:
+            return await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    async def _fill(self) -> None:
+        """Read on from the log; what arrives meanwhile is looked at afterwards."""
+        self._stale, self._filling = False, []
+        meanwhile = self._filling
+        try:
+            snapshot = await self._read(self.job_id, self._position, READ_LIMIT)
+        except BaseException:
+            self._stale = True
+            raise
+        finally:
+            self._filling = None
+        if snapshot is None:
+            raise Gone(f"The data of job '{self.job_id}' has expired.")
+        self._take_snapshot(snapshot)
+        for offset, data in meanwhile:
+            self._accept(offset, data)
+
+    def _take_snapshot(self, snapshot: Snapshot) -> None:
+        self._status = snapshot.status
+        if snapshot.data:
+            self._parts, self._buffered = [snapshot.data], len(snapshot.data)
+        if self._position + self._buffered < snapshot.size:
+            self._stale = True
+        elif snapshot.ending is not None:
+            self._ending, self._stale = snapshot.ending, False
+
+
+class FollowerHub:
+    """All followers in this process, by job. Backends tell it what happened; it tells those whom it concerns."""
+
+    def __init__(self) -> None:
+        self._followers: defaultdict[str, list[LogFollower]] = defaultdict(list)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._followers
+
+    def __len__(self) -> int:
+        return sum(map(len, self._followers.values()))
+
+    def add(self, follower: LogFollower) -> None:
+        self._followers[follower.job_id].append(follower)
+
+    def remove(self, follower: LogFollower) -> None:
+        """Forget `follower`; its job too, if nobody else follows it here."""
+        here = self._followers[follower.job_id]
+        here.remove(follower)
+        if not here:
+            del self._followers[follower.job_id]
+
+    def deliver(self, job_id: str, offset: int, data: bytes) -> None:
+        for follower in self._followers.get(job_id, ()):
+            follower.deliver(offset, data)
+
+    def move(self, job_id: str, status: JobStatus) -> None:
+        for follower in self._followers.get(job_id, ()):
+            follower.move(status)
+
+    def end(self, job_id: str, size: int, ending: Ending) -> None:
+        for follower in self._followers.get(job_id, ()):
+            follower.end(size, ending)
+
+    def distrust_all(self) -> None:
+        """The live path broke: every follower must look at its log."""
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.distrust()

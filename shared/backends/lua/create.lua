@@ -1,0 +1,7 @@
+-- KEYS job log body · ARGV spec, mode, retention s, deadline, ttl ms, followers, request body or '', queue
+redis.call('HSET', KEYS[1], 'spec', ARGV[1], 'mode', ARGV[2], 'retention', ARGV[3], 'deadline', ARGV[4],
+  'status', 'queued', 'attempt', 0, 'tries', 0, 'queue', ARGV[8])
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'followers', ARGV[6]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+if ARGV[7] ~= '' then redis.call('SET', KEYS[3], ARGV[7], 'PX', ARGV[5]) end
+return 1

@@ -1,0 +1,53 @@
+-- What the steps share; put in front of each. A job's keys carry its id as a hash tag, so a cluster keeps them together.
+-- A live message is "<job id> <kind> <number>\n<payload>": kind f = frames at an offset, s = a new status, e = the ending.
+
+local function now()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) + tonumber(t[2]) / 1000000
+end
+
+local function tell(followers, id, kind, number, payload)
+  if not followers then return end
+  local message = id .. ' ' .. kind .. ' ' .. number .. '\n' .. payload
+  for replica in string.gmatch(followers, '%S+') do
+    redis.call('PUBLISH', 'ignite:replica:' .. replica, message)
+  end
+end
+
+-- Whether the comma-separated list of statuses (from the one table, in job.py) holds this one.
+local function among(status, list)
+  return status and string.find(',' .. list .. ',', ',' .. status .. ',', 1, true) ~= nil
+end
+
+-- Append what is not in the log yet; a repeated append finds its bytes there and adds none. Returns the log's new size.
+local function extend(job, log, id, followers, offset, data, frames)
+  local size = redis.call('STRLEN', log)
+  if offset > size then return nil end
+  if offset + #data <= size then return size end
+  local fresh = string.sub(data, size - offset + 1)
+  redis.call('APPEND', log, fresh)
+  redis.call('HINCRBY', job, 'chunks', frames)
+  if size == 0 then
+    redis.call('PEXPIRE', log, redis.call('PTTL', job))
+    redis.call('HSETNX', job, 'first', now())
+  end
+  tell(followers, id, 'f', size, fresh)
+  return size + #fresh
+end
+
+-- Write the ending; the job's keys live on for its retention.
+local function close(keys, id, followers, status, header, result)
+  local job, log, body = keys[1], keys[2], keys[3]
+  local at = now()
+  local mode, retention = unpack(redis.call('HMGET', job, 'mode', 'retention'))
+  local ttl = math.max(1, math.floor(tonumber(retention) * 1000))
+  redis.call('HSET', job, 'status', status, 'ending', header, 'finished', at, 'expires', at + ttl / 1000)
+  if result ~= '' then redis.call('HSET', job, 'result', result) end
+  redis.call('HDEL', job, 'owner', 'lease', 'cancel', 'followers')
+  redis.call('PEXPIRE', job, ttl)
+  redis.call('PEXPIRE', log, ttl)
+  redis.call('PEXPIRE', body, ttl)
+  local live = ''
+  if mode == 'unary' and #result <= 65536 then live = result end
+  tell(followers, id, 'e', redis.call('STRLEN', log), header .. '\n' .. live)
+end

@@ -1,0 +1,257 @@
+"""Redis's driver, and the only file that imports it: one pipelined connection for every step, one subscription for life.
+
+Steps called in one event-loop turn, and those that gather while a round trip is under way, share the next round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from shared.errors import BackendUnavailable
+
+log = structlog.get_logger(__name__)
+
+Argument = bytes | str | int | float
+LUA = Path(__file__).parent / "lua"
+
+CONNECT_TIMEOUT = 2.0
+ANSWER_TIMEOUT = 5.0
+"""Seconds a round trip may take before the store counts as unavailable."""
+
+BATCH = 512
+"""Commands per round trip: enough to share its cost, few enough that nobody waits long for the answers."""
+
+
+class Script:
+    """One atomic step: `prelude.lua` and the step's own file."""
+
+    def __init__(self, name: str) -> None:
+        self.source = (LUA / "prelude.lua").read_text() + (LUA / f"{name}.lua").read_text()
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+@cache
+def script(name: str) -> Script:
+    return Script(name)
+
+
+def unavailable(error: Exception) -> BackendUnavailable:
+    return BackendUnavailable(f"The store (Redis) does not answer: {error or type(error).__name__}.", retry_after=2)
+
+
+def connect(url: str) -> Redis:
+    """A client that fails fast: whoever calls decides about trying again."""
+    return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+        url,
+        socket_connect_timeout=CONNECT_TIMEOUT,
+        socket_timeout=ANSWER_TIMEOUT,
+        retry=Retry(NoBackoff(), 1),
+        retry_on_error=[RedisConnectionError],
+        max_connections=16,
+    )
+
+
+class Pipeline:
+    """Gathers commands and sends them together. One round trip at a time, so that more gather when Redis is busy."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._waiting: list[tuple[asyncio.Future[Any], tuple[Argument, ...]]] = []
+        self._runner: asyncio.Task[None] | None = None
+
+    def command(self, *arguments: Argument) -> asyncio.Future[Any]:
+        """Under way when this returns; its answer, or BackendUnavailable, comes with the future."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((future, arguments))
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run(), name="redis-pipeline")
+        return future
+
+    def step(self, name: str, keys: Sequence[str], *arguments: Argument) -> asyncio.Future[Any]:
+        """Run the Lua step `name`."""
+        return self.command("EVALSHA", script(name).sha, len(keys), *keys, *arguments)
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await asyncio.gather(self._runner, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+                await self._send(batch)
+        finally:
+            self._runner = None
+            for future, _ in self._waiting:
+                future.cancel()
+
+    async def _send(self, batch: list[tuple[asyncio.Future[Any], tuple[Argument, ...]]]) -> None:
+        try:
+            answers = await self._exchange([arguments for _, arguments in batch])
+        except (RedisError, OSError) as error:
+            failure = unavailable(error)
+            answers = [failure] * len(batch)
+        except BaseException:
+            for future, _ in batch:
+                future.cancel()
+            raise
+        for (future, _), answer in zip(batch, answers, strict=True):
+            resolve(future, answer)
+
+    async def _exchange(self, commands: list[tuple[Argument, ...]]) -> list[Any]:
+        answers = await self._round_trip(commands)
+        unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
+            await self._load({str(commands[index][1]) for index in unknown})
+            again = await self._round_trip([commands[index] for index in unknown])
+            for index, answer in zip(unknown, again, strict=True):
+                answers[index] = answer
+        return answers
+
+    async def _round_trip(self, commands: list[tuple[Argument, ...]]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)  # pyright: ignore[reportUnknownMemberType]
+            return cast(list[Any], await pipe.execute(raise_on_error=False))
+
+    async def _load(self, shas: set[str]) -> None:
+        """A new or restarted Redis knows no scripts."""
+        known = (script(path.stem) for path in LUA.glob("*.lua") if path.stem != "prelude")
+        for item in known:
+            if item.sha in shas:
+                await cast(Awaitable[str], self._client.script_load(item.source))
+
+
+def resolve(future: asyncio.Future[Any], answer: Any) -> None:
+    """Hand an answer, or the error in its place, to whoever still waits."""
+    if future.done():
+        return
+    if isinstance(answer, RedisConnectionError | RedisTimeoutError):
+        future.set_exception(unavailable(answer))
+    elif isinstance(answer, ResponseError) and str(answer).startswith(("LOADING", "READONLY", "MASTERDOWN", "OOM", "MISCONF")):
+        future.set_exception(unavailable(answer))
+    elif isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+class Subscription:
+    """One channel for life. Calls `receive` for each message, and `broken` once per lost connection, after which
+    it subscribes again: whoever listens must then look at the truth, since messages were lost.
+    """
+
+    def __init__(
+        self, url: str, channel: str, receive: Callable[[bytes], None], broken: Callable[[], None]
+    ) -> None:
+        self._client = connect(url)
+        self._channel = channel
+        self._receive = receive
+        self._broken = broken
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Returns when messages will no longer be missed."""
+        try:
+            pubsub = await self._subscribe()
+        except (RedisError, OSError) as error:
+            await self._client.aclose()
+            raise unavailable(error) from error
+        self._task = asyncio.create_task(self._listen(pubsub), name=f"redis-subscription {self._channel}")
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """Ends only when closed, or with the error that ended it: its owner must watch it."""
+        assert self._task is not None
+        return self._task
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        with suppress(RedisError, OSError):
+            await self._client.aclose()
+
+    async def _subscribe(self) -> PubSub:
+        pubsub = self._client.pubsub(ignore_subscribe_messages=False)  # pyright: ignore[reportUnknownMemberType]
+        await pubsub.subscribe(self._channel)  # pyright: ignore[reportUnknownMemberType]
+        await pubsub.parse_response(block=True, timeout=ANSWER_TIMEOUT)
+        return pubsub
+
+    async def _listen(self, pubsub: PubSub) -> None:
+        while True:
+            try:
+                await self._receive_all(pubsub)
+            except (RedisError, OSError) as error:
+                log.warning("redis.subscription_lost", channel=self._channel, error=str(error), next="subscribing again")
+            await close_quietly(pubsub)
+            pubsub = await self._resubscribe()
+            self._broken()
+
+    async def _receive_all(self, pubsub: PubSub) -> None:
+        while True:
+            # The low-level call: a quiet channel is not a dead one, so it has no timeout (redis-py 8 sets 5 s otherwise).
+            message = cast(list[Any], await pubsub.parse_response(block=True, timeout=None))
+            if message[0] == b"message":
+                self._receive(message[2])
+
+    async def _resubscribe(self) -> PubSub:
+        delay = 0.05
+        while True:
+            try:
+                return await self._subscribe()
+            except (RedisError, OSError):
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 1.0)
+
+
+async def close_quietly(pubsub: PubSub) -> None:
+    with suppress(RedisError, OSError):
+        await pubsub.aclose()
+
+
+@asynccontextmanager
+async def subscription(
+    url: str, channel: str, receive: Callable[[bytes], None], broken: Callable[[], None]
+) -> AsyncIterator[Subscription]:
+    opened = Subscription(url, channel, receive, broken)
+    await opened.open()
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+class RedisServer:
+    """One Redis, as the ports see it: steps through the pipeline, messages through subscriptions."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._client = connect(url)
+        self.pipeline = Pipeline(self._client)
+
+    async def info(self) -> dict[str, Any]:
+        """Redis's own account of itself. Raises BackendUnavailable."""
+        try:
+            return cast(dict[str, Any], await self._client.info())
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+
+    async def close(self) -> None:
+        await self.pipeline.close()
+        await self._client.aclose()

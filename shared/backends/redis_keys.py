@@ -1,0 +1,47 @@
+"""The names of everything in Redis. A job's keys carry its id as a hash tag, so a cluster keeps them on one node."""
+
+from __future__ import annotations
+
+
+def job(job_id: str) -> str:
+    return f"ignite:{{{job_id}}}:job"
+
+
+def log(job_id: str) -> str:
+    return f"ignite:{{{job_id}}}:log"
+
+
+def body(job_id: str) -> str:
+    return f"ignite:{{{job_id}}}:body"
+
+
+def of_job(job_id: str) -> tuple[str, str, str]:
+    return job(job_id), log(job_id), body(job_id)
+
+
+def waiting(queue: str) -> str:
+    """Queued jobs of a queue by age: positions."""
+    return f"ignite:waiting:{queue}"
+
+
+def jobs_of(tenant: str) -> str:
+    """A tenant's job ids: lists, and what was known after its data has expired."""
+    return f"ignite:tenant:{tenant}:jobs"
+
+
+def replica(replica_id: str) -> str:
+    """The channel of one API replica: live frames of the jobs it follows. The Lua steps build the same name."""
+    return f"ignite:replica:{replica_id}"
+
+
+def worker_channel(worker_id: str) -> str:
+    """The control channel of one worker: ids of jobs to stop. Its subscriber is the sign that the worker lives."""
+    return f"ignite:worker:{worker_id}:control"
+
+
+def worker(worker_id: str) -> str:
+    return f"ignite:worker:{worker_id}"
+
+
+WORKERS = "ignite:workers"
+MODELS = "ignite:models"

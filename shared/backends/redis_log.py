@@ -1,0 +1,90 @@
+"""The job log on Redis: a string per job, appended in one step that also publishes to the replicas that follow it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from shared.backends import redis_keys as keys
+from shared.backends.ending import decode_ending
+from shared.backends.follower import FollowerHub, LogFollower, Snapshot
+from shared.backends.redis import Pipeline
+from shared.backends.redis_store import raise_if_refused, retrieve
+from shared.frames import count_frames
+from shared.job import JobStatus
+from shared.ports import Follower
+
+
+class RedisLog:
+    def __init__(self, pipeline: Pipeline, hub: FollowerHub, replica: str) -> None:
+        self._redis = pipeline
+        self._hub = hub
+        self._replica = replica
+
+    def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
+        answer = self._redis.step(
+            "append", keys.of_job(job_id)[:2], job_id, attempt, offset, frames, count_frames(frames)
+        )
+        return chained(answer)
+
+    @asynccontextmanager
+    async def follow(
+        self, job_id: str, offset: int = 0, *, created_here: bool = False
+    ) -> AsyncIterator[Follower]:
+        follower = LogFollower(job_id, offset, self._snapshot, stale=not created_here)
+        self._hub.add(follower)
+        try:
+            yield follower
+        finally:
+            self._hub.remove(follower)
+            if not follower.ended and job_id not in self._hub:
+                self._redis.step("unfollow", [keys.job(job_id)], self._replica).add_done_callback(retrieve)
+
+    async def read(self, job_id: str, offset: int = 0) -> bytes:
+        return await self._redis.command("GETRANGE", keys.log(job_id), offset, -1)
+
+    async def _snapshot(self, job_id: str, offset: int, limit: int) -> Snapshot | None:
+        """Reading the log is also what puts this replica on the job's list: from here on nothing is missed."""
+        answer = await self._redis.step("follow", keys.of_job(job_id)[:2], self._replica, offset, limit)
+        if not answer[0]:
+            return None
+        status, data, size, header, result = answer
+        ending = decode_ending(header, result or None) if header else None
+        return Snapshot(data, size, JobStatus(status.decode()), ending)
+
+
+def chained(answer: asyncio.Future[Any]) -> asyncio.Future[None]:
+    """The step's future, with a refusal raised as such."""
+    outcome: asyncio.Future[None] = answer.get_loop().create_future()
+
+    def settle(done: asyncio.Future[Any]) -> None:
+        if outcome.done():
+            return
+        try:
+            raise_if_refused(done.result())
+        except asyncio.CancelledError:
+            outcome.cancel()
+        except Exception as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    answer.add_done_callback(settle)
+    return outcome
+
+
+def dispatch(hub: FollowerHub, message: bytes) -> None:
+    """A live message of prelude.lua: `<job id> <kind> <number>`, a newline, the payload."""
+    head, _, payload = message.partition(b"\n")
+    raw_id, kind, number = head.split(b" ")
+    job_id = raw_id.decode()
+    match kind:
+        case b"f":
+            hub.deliver(job_id, int(number), payload)
+        case b"s":
+            hub.move(job_id, JobStatus(payload.decode()))
+        case _:
+            header, _, result = payload.partition(b"\n")
+            hub.end(job_id, int(number), decode_ending(header, result or None))

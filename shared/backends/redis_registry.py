@@ -1,0 +1,117 @@
+"""The registry on Redis: a record per worker that its heartbeat keeps, and a control channel that only the living hear."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import orjson
+import structlog
+
+from shared.backends import redis_keys as keys
+from shared.backends.redis import RedisServer, subscription
+from shared.errors import BackendUnavailable
+from shared.ports import ModelInfo, WorkerInfo
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT = 5.0
+WORKER_TTL = 3 * HEARTBEAT
+MODEL_TTL = 86400.0
+"""Seconds for which a model stays in the catalog after its last worker was seen: its jobs wait for the next one."""
+
+
+class RedisRegistry:
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._redis = server.pipeline
+
+    @asynccontextmanager
+    async def join(self, worker: WorkerInfo) -> AsyncIterator[AsyncIterator[str]]:
+        requests: asyncio.Queue[str] = asyncio.Queue()
+        channel = keys.worker_channel(worker.id)
+        async with subscription(self._server.url, channel, lambda raw: requests.put_nowait(raw.decode()), nothing) as ear:
+            await self._announce(worker)
+            heart = asyncio.create_task(self._beat(worker), name="registry-heartbeat")
+            try:
+                yield heard(requests, (heart, ear.task))
+            finally:
+                heart.cancel()
+                await asyncio.gather(heart, return_exceptions=True)
+                await self._leave(worker)
+
+    async def _announce(self, worker: WorkerInfo) -> None:
+        now = time.time()
+        seen = replace(worker, model=replace(worker.model, seen_at=now))
+        await asyncio.gather(
+            self._redis.command("SET", keys.worker(worker.id), orjson.dumps(asdict(seen)), "PX", int(WORKER_TTL * 1000)),
+            self._redis.step("index", [keys.WORKERS], worker.id, now, int(WORKER_TTL * 4000), ""),
+            self._redis.command("HSET", keys.MODELS, worker.model.id, orjson.dumps(asdict(seen.model))),
+            self._redis.command("PEXPIRE", keys.MODELS, int(MODEL_TTL * 1000)),
+        )
+
+    async def _beat(self, worker: WorkerInfo) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            try:
+                await self._announce(worker)
+            except BackendUnavailable as error:
+                log.warning("registry.heartbeat_missed", error=error.message, next="trying again")
+
+    async def _leave(self, worker: WorkerInfo) -> None:
+        try:
+            await asyncio.gather(
+                self._redis.command("DEL", keys.worker(worker.id)),
+                self._redis.command("ZREM", keys.WORKERS, worker.id),
+            )
+        except BackendUnavailable as error:
+            log.warning("registry.leave_failed", error=error.message, next="the record expires by itself")
+
+    async def alive(self, worker_id: str) -> bool:
+        _, listeners = await self._redis.command("PUBSUB", "NUMSUB", keys.worker_channel(worker_id))
+        return listeners > 0
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        since = time.time() - WORKER_TTL
+        ids: list[bytes] = await self._redis.command("ZRANGE", keys.WORKERS, since, "+inf", "BYSCORE")
+        if not ids:
+            return []
+        records = await self._redis.command("MGET", *(keys.worker(raw.decode()) for raw in ids))
+        return [decode_worker(orjson.loads(raw)) for raw in records if raw]
+
+    async def models(self) -> Sequence[ModelInfo]:
+        raw = await self._redis.command("HVALS", keys.MODELS)
+        known = [decode_model(orjson.loads(item)) for item in raw]
+        return [model for model in known if model.seen_at > time.time() - MODEL_TTL]
+
+
+def nothing() -> None:
+    """A control channel that broke off needs no repair: log and lease refuse a cancelled job as well."""
+
+
+async def heard(requests: asyncio.Queue[str], watched: Sequence[asyncio.Task[None]]) -> AsyncIterator[str]:
+    """Requests as they come; raises what a watched task died of, so that nobody waits on a dead ear."""
+    while True:
+        getting = asyncio.ensure_future(requests.get())
+        try:
+            await asyncio.wait([getting, *watched], return_when=asyncio.FIRST_COMPLETED)
+            for task in watched:
+                if task.done() and not task.cancelled():
+                    task.result()
+            if not getting.done():
+                return
+            yield getting.result()
+        finally:
+            getting.cancel()
+
+
+def decode_worker(fields: dict[str, Any]) -> WorkerInfo:
+    return WorkerInfo(**{**fields, "model": decode_model(fields["model"])})
+
+
+def decode_model(fields: dict[str, Any]) -> ModelInfo:
+    return ModelInfo(**{**fields, "capabilities": tuple(fields["capabilities"])})

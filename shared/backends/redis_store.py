@@ -1,0 +1,219 @@
+"""The job store on Redis: each change is one Lua step (lua/), each step's legality comes from the table in job.py."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from shared.backends import redis_keys as keys
+from shared.backends.ending import decode_ending, encode_ending
+from shared.backends.redis import Pipeline
+from shared.frames import count_frames
+from shared.job import ENDINGS, Job, JobEvent, JobStatus, Tier, new_job_id, sources
+from shared.ports import AttemptFenced, Claim, Ending, JobFilter, NotClaimed
+
+MEMORY_OF_IDS = 7 * 86400.0
+"""Seconds for which a tenant's job ids are known after their data has expired: 410, not 404."""
+
+PAGE = 200
+"""Records looked at per round trip while a filtered list is gathered."""
+
+SPEC_FIELDS = (
+    "id",
+    "tenant",
+    "model",
+    "tier",
+    "mode",
+    "created_at",
+    "deadline_at",
+    "retention",
+    "detached",
+    "stored",
+    "seed",
+    "metadata",
+)
+
+
+def listed(statuses: Iterable[JobStatus]) -> str:
+    return ",".join(statuses)
+
+
+CLAIMABLE = listed(sources(JobEvent.CLAIM))
+RELEASABLE = listed(sources(JobEvent.RELEASE))
+CANCELLABLE = listed(sources(JobEvent.CANCEL))
+
+
+def endable(status: JobStatus) -> str:
+    """The statuses from which a job may end in `status`."""
+    return listed(sources(ENDINGS[status]))
+
+
+def milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
+
+
+def raise_if_refused(answer: Sequence[bytes]) -> None:
+    """A step's answer: ok, fenced (status, cancelling), or a gap before the offset."""
+    if answer[0] == b"fenced":
+        raise AttemptFenced(status_of(answer[1]), cancelling=bool(answer[2]))
+    if answer[0] == b"gap":
+        raise ValueError("the offset is beyond the end of the log")
+
+
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at the outcome of a step that nobody awaits, so that asyncio does not complain about it."""
+    if not future.cancelled():
+        future.exception()
+
+
+def status_of(raw: bytes) -> JobStatus | None:
+    return JobStatus(raw.decode()) if raw else None
+
+
+class RedisStore:
+    def __init__(self, pipeline: Pipeline, replica: str) -> None:
+        self._redis = pipeline
+        self._replica = replica
+
+    async def create(self, job: Job, *, body: bytes | None = None, followed: bool = False) -> None:
+        spec = orjson.dumps({name: getattr(job, name) for name in SPEC_FIELDS})
+        ttl = milliseconds(max(0.0, job.deadline_at - time.time()) + job.retention)
+        follower = self._replica if followed else ""
+        await asyncio.gather(
+            self._redis.step(
+                *("create", keys.of_job(job.id)),
+                *(spec, job.mode, job.retention, job.deadline_at, ttl, follower, body or b"", str(job.queue)),
+            ),
+            self._wait_in_line(job, ttl),
+            self._redis.step(
+                *("index", [keys.jobs_of(job.tenant)]),
+                *(job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, new_job_id(time.time() - MEMORY_OF_IDS - job.retention)),
+            ),
+        )
+
+    def _wait_in_line(self, job: Job, ttl: int) -> asyncio.Future[Any]:
+        return self._redis.step("index", [keys.waiting(str(job.queue))], job.id, job.created_at, ttl, "")
+
+    def _leave_line(self, job_id: str, queue: str) -> None:
+        """Only positions hang on it, so nobody waits for the answer."""
+        self._redis.command("ZREM", keys.waiting(queue), job_id).add_done_callback(retrieve)
+
+    async def discard(self, job: Job) -> None:
+        self._leave_line(job.id, str(job.queue))
+        await asyncio.gather(
+            self._redis.command("DEL", *keys.of_job(job.id)),
+            self._redis.command("ZREM", keys.jobs_of(job.tenant), job.id),
+        )
+
+    async def claim(
+        self, job_id: str, owner: str, lease: float, *, lost: str | None = None
+    ) -> Claim | NotClaimed:
+        answer = await self._redis.step(
+            "claim", keys.of_job(job_id), job_id, owner, lease, lost or "", CLAIMABLE
+        )
+        if answer[0] == b"no":
+            _, status, holder, cancelling = answer
+            return NotClaimed(status_of(status), owner=holder.decode() or None, cancelling=bool(cancelling))
+        _, attempt, tries, offset, deadline, queue, body = answer
+        self._leave_line(job_id, queue.decode())
+        return Claim(job_id, attempt, tries, offset, float(deadline), body)
+
+    async def renew(self, job_id: str, attempt: int, lease: float) -> None:
+        raise_if_refused(await self._redis.step("renew", [keys.job(job_id)], attempt, lease))
+
+    async def release(self, job_id: str, attempt: int, *, counted: bool) -> None:
+        answer = await self._redis.step("release", [keys.job(job_id)], job_id, attempt, int(counted), RELEASABLE)
+        raise_if_refused(answer)
+        if (job := await self.get(job_id)) is not None:
+            ttl = milliseconds(max(0.0, job.deadline_at - time.time()) + job.retention)
+            await self._wait_in_line(job, ttl)
+
+    async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
+        answer = await self._redis.step(
+            *("finish", keys.of_job(job_id)),
+            *(job_id, attempt, offset, ending.frames, count_frames(ending.frames)),
+            *(ending.status, encode_ending(ending), ending.result or b"", endable(ending.status)),
+        )
+        raise_if_refused(answer)
+
+    async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
+        queue = await self._redis.step(
+            *("end_unclaimed", keys.of_job(job_id)),
+            *(job_id, owner or "", ending.frames, count_frames(ending.frames)),
+            *(ending.status, encode_ending(ending), endable(ending.status)),
+        )
+        if queue:
+            self._leave_line(job_id, queue.decode())
+        return bool(queue)
+
+    async def cancel(self, job_id: str, ending: Ending) -> None:
+        status, raw_owner = await self._redis.step("cancel", [keys.job(job_id)], CANCELLABLE)
+        if not status or JobStatus(status.decode()).terminal:
+            return
+        owner = raw_owner.decode()
+        told = owner and await self._redis.command("PUBLISH", keys.worker_channel(owner), job_id)
+        if not told:
+            await self.end_unclaimed(job_id, ending, owner=owner)
+
+    async def get(self, job_id: str) -> Job | None:
+        return decode_job(await self._redis.command("HGETALL", keys.job(job_id)))
+
+    async def list(self, tenant: str, where: JobFilter, *, after: str | None, limit: int) -> Sequence[Job]:
+        found: list[Job] = []
+        cursor = f"({after}" if after else "+"
+        while len(found) < limit:
+            ids = await self._redis.command(
+                *("ZRANGE", keys.jobs_of(tenant), cursor, "-", "BYLEX", "REV", "LIMIT", 0, PAGE)
+            )
+            jobs = await asyncio.gather(*(self.get(raw.decode()) for raw in ids))
+            found += [job for job in jobs if job is not None and matches(job, where)]
+            if len(ids) < PAGE:
+                break
+            cursor = f"({ids[-1].decode()}"
+        return found[:limit]
+
+    async def knew(self, tenant: str, job_id: str) -> bool:
+        return await self._redis.command("ZSCORE", keys.jobs_of(tenant), job_id) is not None
+
+    async def position(self, job: Job) -> int | None:
+        return await self._redis.command("ZRANK", keys.waiting(str(job.queue)), job.id)
+
+
+def matches(job: Job, where: JobFilter) -> bool:
+    return (
+        where.status in (None, job.status)
+        and where.model in (None, job.model)
+        and where.metadata.items() <= job.metadata.items()
+    )
+
+
+def decode_job(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Job | None:
+    """A record from HGETALL's answer, which a pipeline of raw commands may leave as a flat list."""
+    if not raw:
+        return None
+    fields = raw if isinstance(raw, Mapping) else dict(zip(raw[::2], raw[1::2], strict=True))
+    spec = orjson.loads(fields[b"spec"])
+    spec["tier"] = Tier(spec["tier"])
+    job = Job(**spec)
+    job.status = JobStatus(fields[b"status"].decode())
+    job.attempt, job.tries = int(fields[b"attempt"]), int(fields[b"tries"])
+    job.chunks = int(fields.get(b"chunks", 0))
+    job.owner = fields[b"owner"].decode() if b"owner" in fields else None
+    job.started_at, job.first_token_at = moment(fields, b"started"), moment(fields, b"first")
+    job.finished_at, job.expires_at = moment(fields, b"finished"), moment(fields, b"expires")
+    if b"ending" in fields:
+        ending = decode_ending(fields[b"ending"], fields.get(b"result"))
+        job.usage, job.error, job.result = as_dict(ending.usage), as_dict(ending.error), ending.result
+    return job
+
+
+def as_dict(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if value is None else dict(value)
+
+
+def moment(fields: Mapping[bytes, bytes], name: bytes) -> float | None:
+    return float(fields[name]) if name in fields else None

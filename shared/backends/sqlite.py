@@ -1,0 +1,275 @@
+"""One SQLite connection in a thread of its own, with group commit.
+
+What an event-loop turn asks for, and what gathers while the last transaction runs, is one transaction; afterwards all
+its futures are resolved in one turn of the loop. So a fsync is shared by everyone who waits for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from shared.errors import BackendUnavailable
+
+T = TypeVar("T")
+Connection = sqlite3.Connection
+
+
+class Work:
+    """A step on its way to the thread and back.
+
+    `after` runs in the loop once the step is committed, even if nobody waits for the future any more.
+    """
+
+    __slots__ = ("after", "durable", "error", "future", "result", "step")
+
+    def __init__(
+        self,
+        step: Callable[[Connection], Any],
+        after: Callable[[Any], None] | None,
+        durable: bool,
+        future: asyncio.Future[Any],
+    ) -> None:
+        self.step = step
+        self.after = after
+        self.durable = durable
+        self.future = future
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def settle(self) -> None:
+        if self.error is not None:
+            self.fail(self.error)
+            return
+        if self.after is not None:
+            self._run_after(self.after)
+        if not self.future.done():
+            self.future.set_result(self.result)
+
+    def _run_after(self, after: Callable[[Any], None]) -> None:
+        """A fault in one step's aftermath must not keep the rest of the transaction waiting."""
+        try:
+            after(self.result)
+        except Exception as error:
+            context = {"message": "a committed step's aftermath failed", "exception": error}
+            self.future.get_loop().call_exception_handler(context)
+
+
+class SpoiltTransaction(Exception):
+    """A step raised after it had written, which only a fault in it can bring about: the others run again without it."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self.work = work
+
+
+class Writer:
+    """The thread's half: runs batches of steps as transactions."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._synchronous = ""
+        try:
+            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=5.0)
+            self._db.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def prepare(self, step: Callable[[Connection], None]) -> None:
+        try:
+            step(self._db)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def transact(self, batch: Sequence[Work]) -> None:
+        try:
+            self._transact(batch)
+        except SpoiltTransaction as spoilt:
+            self._roll_back()
+            self.transact([work for work in batch if work is not spoilt.work])
+        except sqlite3.Error as error:
+            self._roll_back()
+            for work in batch:
+                work.error = self._unusable(error)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _transact(self, batch: Sequence[Work]) -> None:
+        self._synchronize(any(work.durable for work in batch))
+        self._db.execute("BEGIN IMMEDIATE")
+        for work in batch:
+            self._attempt(work)
+        self._db.execute("COMMIT")
+
+    def _attempt(self, work: Work) -> None:
+        """Steps decide before they write, so a refusal leaves nothing behind and needs no savepoint."""
+        before = self._db.total_changes
+        try:
+            work.result = work.step(self._db)
+            work.error = None
+        except sqlite3.OperationalError:
+            raise
+        except Exception as error:
+            work.error = error
+            if self._db.total_changes != before:
+                raise SpoiltTransaction(work) from error
+
+    def _synchronize(self, durable: bool) -> None:
+        """FULL: a power cut takes nothing back that was committed before it.
+
+        NORMAL: kill -9 takes nothing back; a power cut may take the last moments, but never what a FULL commit has
+        covered since. A running job that loses its last frames that way is simply run again, and its readers are gone.
+        """
+        wanted = "FULL" if durable else "NORMAL"
+        if wanted != self._synchronous:
+            self._db.execute(f"PRAGMA synchronous={wanted}")
+            self._synchronous = wanted
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.rollback()
+
+    def _unusable(self, error: sqlite3.Error) -> BackendUnavailable:
+        return BackendUnavailable(f"The database {self._path or 'in memory'} cannot be used: {error}.")
+
+
+class Database:
+    """The loop's half. `on_lost` is called if the thread ends before `close`."""
+
+    def __init__(self, path: Path | None, *, timeout: float = 10.0, on_lost: Callable[[], None]) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._inbox: SimpleQueue[list[Work] | None] = SimpleQueue()
+        self._waiting: list[Work] = []
+        self._running: list[Work] = []
+        self._busy = False
+        self._closed = False
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+
+    async def open(self, prepare: Callable[[Connection], None]) -> None:
+        """Start the thread; `prepare` runs there first, outside any transaction. Raises BackendUnavailable."""
+        opened: asyncio.Future[None] = self._loop.create_future()
+        # A daemon, because a disk that hangs must not keep the process alive; what is committed needs no farewell.
+        thread = threading.Thread(target=self._serve, args=(prepare, opened), name="sqlite", daemon=True)
+        thread.start()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await opened
+        except TimeoutError:
+            self._inbox.put(None)
+            raise self._overdue_error() from None
+
+    def run(
+        self,
+        step: Callable[[Connection], T],
+        *,
+        after: Callable[[T], None] | None = None,
+        durable: bool = False,
+    ) -> asyncio.Future[T]:
+        """Commit `step` with this turn's others; it is under way when this returns."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        work = Work(step, after, durable, future)
+        if self._closed:
+            work.fail(BackendUnavailable("The database is closed."))
+            return future
+        self._waiting.append(work)
+        if not self._busy:
+            self._busy = True
+            self._loop.call_soon(self._send)
+        return future
+
+    async def close(self) -> None:
+        """Commit what is under way, then end the thread."""
+        if not self._closed:
+            last = self.run(lambda _: None)
+            self._closed = True
+            await asyncio.wait([last])
+            last.exception()
+            self._inbox.put(None)
+        await asyncio.wait([self._ended], timeout=self._timeout)
+
+    # ── loop ──
+
+    def _send(self) -> None:
+        self._running, self._waiting = self._waiting, []
+        self._watchdog = self._loop.call_later(self._timeout, self._overdue)
+        self._inbox.put(self._running)
+
+    def _committed(self, batch: list[Work]) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        for work in batch:
+            work.settle()
+        if self._waiting:
+            self._send()
+        else:
+            self._busy = False
+
+    def _overdue(self) -> None:
+        """The disk hangs. Nobody waits longer; the steps may yet take place, and then their `after` runs."""
+        self._fail_all(self._overdue_error())
+        self._watchdog = self._loop.call_later(self._timeout, self._overdue)
+
+    def _overdue_error(self) -> BackendUnavailable:
+        return BackendUnavailable(f"The database {self._path} has not answered for {self._timeout:g} seconds.")
+
+    def _fail_all(self, error: Exception) -> None:
+        for work in (*self._running, *self._waiting):
+            work.fail(error)
+
+    def _thread_ended(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        lost, self._closed = not self._closed, True
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._fail_all(BackendUnavailable("The database's thread has ended."))
+        if lost:
+            self._on_lost()
+
+    # ── thread ──
+
+    def _serve(self, prepare: Callable[[Connection], None], opened: asyncio.Future[None]) -> None:
+        try:
+            writer = self._open_writer(prepare, opened)
+            if writer is not None:
+                self._serve_with(writer)
+        finally:
+            self._tell(self._thread_ended)
+
+    def _open_writer(
+        self, prepare: Callable[[Connection], None], opened: asyncio.Future[None]
+    ) -> Writer | None:
+        try:
+            writer = Writer(self._path)
+            writer.prepare(prepare)
+        except Exception as error:
+            self._tell(lambda error=error: opened.done() or opened.set_exception(error))
+            return None
+        self._tell(lambda: opened.done() or opened.set_result(None))
+        return writer
+
+    def _serve_with(self, writer: Writer) -> None:
+        try:
+            for batch in iter(self._inbox.get, None):
+                writer.transact(batch)
+                self._tell(self._committed, batch)
+        finally:
+            writer.close()
+
+    def _tell(self, callback: Callable[..., object], *args: Any) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *args)

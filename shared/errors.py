@@ -1,0 +1,168 @@
+"""One tree of errors. Each class has a sentence, OpenAI's `type` and `code`, and says whether a retry can help.
+
+Foreign exceptions are translated into these once, at the border (a backend, an engine); `producer/errors.py` is the only
+map from here to HTTP. An error travels inside jobs and streams as OpenAI's error object: `to_dict` and `from_dict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class IgniteError(Exception):
+    """The root: an error a client may see.
+
+    `param` names the offending field (`messages[0].content`), `retry_after` is in seconds.
+    `retryable` tells the worker whether another attempt could end differently.
+    """
+
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.param = param
+        self.retry_after = retry_after
+
+    def to_dict(self) -> dict[str, Any]:
+        """OpenAI's error object, without its envelope."""
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+
+
+class InvalidRequest(IgniteError):
+    """The request is wrong and will stay wrong."""
+
+    type = "invalid_request_error"
+    default_code = "invalid_value"
+
+
+class AuthenticationFailed(InvalidRequest):
+    """No key, or one we do not know."""
+
+    default_code = "invalid_api_key"
+
+
+class PermissionDenied(IgniteError):
+    """The key is known and may not do this."""
+
+    type = "permission_error"
+    default_code = "permission_denied"
+
+
+class NotFound(InvalidRequest):
+    """No such thing for this tenant."""
+
+    default_code = "not_found"
+
+
+class Gone(InvalidRequest):
+    """It existed; its data has expired."""
+
+    default_code = "result_expired"
+
+
+class Conflict(InvalidRequest):
+    """The thing exists, in another state than the call needs."""
+
+    default_code = "conflict"
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """The idempotency key was used with another body."""
+
+    default_code = "idempotency_key_reused"
+
+
+class RateLimited(IgniteError):
+    """Too much for now: the client should come back after `retry_after`."""
+
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+
+class QueueFull(RateLimited):
+    """The queue's bound is reached; nothing was accepted."""
+
+    default_code = "queue_full"
+
+
+class Unavailable(IgniteError):
+    """A part we need does not answer at present; nothing was accepted."""
+
+    type = "server_error"
+    default_code = "unavailable"
+
+
+class BackendUnavailable(Unavailable):
+    """The broker or the store does not answer."""
+
+    default_code = "broker_unavailable"
+
+
+class ShuttingDown(Unavailable):
+    """This process is draining."""
+
+    default_code = "shutting_down"
+
+
+class DeadlineExceeded(IgniteError):
+    """The job's deadline passed."""
+
+    type = "timeout_error"
+    default_code = "deadline_exceeded"
+
+
+class EngineError(IgniteError):
+    """The engine could not do it this time; another attempt may succeed."""
+
+    type = "server_error"
+    default_code = "engine_error"
+    retryable = True
+
+
+class EngineRefused(InvalidRequest):
+    """The engine says the request itself is wrong (context too long, unknown option): permanent."""
+
+
+class WorkerLost(EngineError):
+    """The worker died and its stream cannot be continued truthfully."""
+
+    default_code = "worker_lost"
+    retryable = False
+
+
+class AttemptsExhausted(IgniteError):
+    """Every allowed attempt failed."""
+
+    default_code = "attempts_exhausted"
+
+
+class JobCancelled(IgniteError):
+    """The job was cancelled before it completed."""
+
+    type = "invalid_request_error"
+    default_code = "cancelled"
+
+
+class RecordedError(IgniteError):
+    """An error read back from a job's record: whatever type and code it was stored with."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        super().__init__(
+            str(record.get("message", "")), code=record.get("code") or "internal_error", param=record.get("param")
+        )
+        self.recorded_type = str(record.get("type") or "server_error")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "type": self.recorded_type}

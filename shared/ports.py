@@ -1,0 +1,336 @@
+"""The ports: what a backend promises. One contract suite (tests/contract) holds every backend to these docstrings.
+
+All calls raise `BackendUnavailable` when the broker or the store does not answer in time; then nothing is known about
+whether the step took place, and every step here may safely be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from shared.job import Job, JobStatus, Mode, QueueName
+
+
+class AttemptFenced(Exception):
+    """This attempt may write no more: another attempt holds the claim, or the job is over or being cancelled.
+
+    `status` is the job's status now, `cancelling` whether a running job has been asked to stop; both are for the log.
+    """
+
+    def __init__(self, status: JobStatus | None, *, cancelling: bool = False) -> None:
+        super().__init__(f"fenced: the job is {'being cancelled' if cancelling else status or 'gone'}")
+        self.status = status
+        self.cancelling = cancelling
+
+
+# ── queue ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The envelope of a job in a queue. `body` is the client's request as it came, or None where the store keeps it.
+
+    `logged`: generate as a stream into the job's log, whatever shape the client asked for; otherwise the engine is asked
+    for the whole completion at once and only the ending is written.
+    """
+
+    job_id: str
+    queue: QueueName
+    mode: Mode
+    created_at: float
+    deadline_at: float
+    body: bytes | None
+    logged: bool = True
+    seed: int | None = None
+    traceparent: str | None = None
+
+
+class Delivery(Protocol):
+    """A message in a worker's hands. It is settled exactly once, by one of the three calls.
+
+    Settling a delivery whose connection has died is not an error: the broker delivers the message again, and the claim
+    finds out what has happened.
+    """
+
+    @property
+    def message(self) -> Message: ...
+
+    async def ack(self) -> None:
+        """The job is over: forget the message."""
+        ...
+
+    async def retry(self, after: float = 0.0) -> None:
+        """Deliver the message again, to anyone, no sooner than `after` seconds; 0 puts it back at once."""
+        ...
+
+    async def reject(self) -> None:
+        """Set the message aside as a dead letter."""
+        ...
+
+
+class Consumer(Protocol):
+    async def next(self) -> Delivery:
+        """The next delivery, from the first of the consumer's queues that has one. Waits through reconnects.
+
+        A cancelled call takes no delivery away.
+        """
+        ...
+
+
+class JobQueue(Protocol):
+    """Holds the work that is not done: the truth about what must still run."""
+
+    async def publish(self, message: Message) -> None:
+        """Return once the message is durable. Raises QueueFull when the queue's bound is reached.
+
+        A message whose deadline passes in the queue is never delivered; it becomes a dead letter.
+        """
+        ...
+
+    def consume(self, queues: Sequence[QueueName], prefetch: int) -> AbstractAsyncContextManager[Consumer]:
+        """Take deliveries, earlier queues first; at most `prefetch` of each queue unsettled at a time.
+
+        On leaving, whatever is unsettled goes back to its queue.
+        """
+        ...
+
+    def dead_letters(self) -> AbstractAsyncContextManager[Consumer]:
+        """Take the dead letters, each of them to one consumer; `ack` forgets one for good."""
+        ...
+
+    async def depth(self, queue: QueueName) -> int:
+        """Messages that wait in `queue`; those in a worker's hands are not counted."""
+        ...
+
+
+# ── log ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job ended. `frames` are the last bytes of its log, `result` its chat.completion as JSON."""
+
+    status: JobStatus
+    frames: bytes = b""
+    result: bytes | None = None
+    usage: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a follower has not seen yet: bytes that join on to the last ones, and whether the job is over.
+
+    `ending` carries status, usage and error; its frames are part of `data`. The result comes along for a unary job only
+    (its caller waits for just that); for others, and where it is too large for the live path, it is in the store.
+    """
+
+    data: bytes
+    status: JobStatus
+    ending: Ending | None = None
+
+
+class Follower(Protocol):
+    async def next(self, timeout: float | None = None) -> Update | None:
+        """Everything that has gathered since the last call; waits if there is nothing; None after `timeout` seconds.
+
+        Every byte of the log comes exactly once, in order, whatever the live path loses. After an update with an ending
+        there is no other. Raises Gone if the job's data has expired, BackendUnavailable if the log cannot be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop following, from any task of the loop: a waiting `next` raises FollowerClosed."""
+        ...
+
+
+class FollowerClosed(Exception):
+    """`close` was called."""
+
+
+class JobLog(Protocol):
+    """Each job's append-only bytes: ready SSE frames. A position is a byte offset."""
+
+    def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
+        """Add `frames` at `offset` in one atomic step and wake the followers. May be called without a task of its own:
+        the step is under way when this returns, and appends of one loop turn share a round trip.
+
+        Repeating an append that took place does nothing. Raises AttemptFenced if `attempt` is not the job's running
+        one, ValueError if `offset` is beyond the log's end.
+        """
+        ...
+
+    def follow(
+        self, job_id: str, offset: int = 0, *, created_here: bool = False
+    ) -> AbstractAsyncContextManager[Follower]:
+        """Read the log from `offset`, then live. With `created_here`, entered before this replica creates the job: the
+        job is new, `create(…, followed=True)` puts the replica on its list, and nothing needs reading.
+        """
+        ...
+
+    async def read(self, job_id: str, offset: int = 0) -> bytes:
+        """The log's bytes from `offset` as it stands."""
+        ...
+
+
+# ── store ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run one attempt. `offset` is the log's length, `body` the request where the store keeps it."""
+
+    job_id: str
+    attempt: int
+    tries: int
+    offset: int
+    deadline_at: float
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotClaimed:
+    """Why there was nothing to run. `owner` is set when a live worker holds the claim: stand by."""
+
+    status: JobStatus | None
+    owner: str | None = None
+    cancelling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    status: JobStatus | None = None
+    model: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class JobStore(Protocol):
+    """Each job's record and result: the truth about what has happened. Every change is one atomic step of job.py's table."""
+
+    async def create(self, job: Job, *, body: bytes | None = None, followed: bool = False) -> None:
+        """Write the record of a queued job. `body` is kept where given; `followed` lists this replica as a follower."""
+        ...
+
+    async def discard(self, job: Job) -> None:
+        """Undo `create` for a job that no queue accepted."""
+        ...
+
+    async def claim(self, job_id: str, owner: str, lease: float, *, lost: str | None = None) -> Claim | NotClaimed:
+        """Take the right to run the next attempt, for `lease` seconds.
+
+        Not granted when the job is gone, over, being cancelled, or leased by another owner; `lost` names an owner known
+        to be dead, whose lease counts for nothing. Taking over from a lost owner counts as a try.
+        """
+        ...
+
+    async def renew(self, job_id: str, attempt: int, lease: float) -> None:
+        """Hold the claim for another `lease` seconds. Raises AttemptFenced, also when the job is being cancelled."""
+        ...
+
+    async def release(self, job_id: str, attempt: int, *, counted: bool) -> None:
+        """Put a running job back to queued; `counted` if the attempt failed. Raises AttemptFenced."""
+        ...
+
+    async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
+        """End a running job: append the last frames at `offset`, store the result, wake the followers.
+
+        Repeating it with the same attempt does nothing. Raises AttemptFenced.
+        """
+        ...
+
+    async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
+        """End a job that no live worker holds: a queued one, or one whose dead `owner` is named. False if it is not so."""
+        ...
+
+    async def cancel(self, job_id: str, ending: Ending) -> None:
+        """Ask for the end: a queued job, or one whose owner is dead, gets `ending` at once; a running one is marked and its
+        owner told. Does nothing to a job that is over.
+        """
+        ...
+
+    async def get(self, job_id: str) -> Job | None:
+        """The record, or None if there is none (any more)."""
+        ...
+
+    async def list(self, tenant: str, where: JobFilter, *, after: str | None, limit: int) -> Sequence[Job]:
+        """The tenant's jobs, newest first, those older than the id `after`."""
+        ...
+
+    async def knew(self, tenant: str, job_id: str) -> bool:
+        """Whether the tenant had this job, also after its data has expired."""
+        ...
+
+    async def position(self, job: Job) -> int | None:
+        """How many queued jobs come up before this one in its queue; None if it does not wait."""
+        ...
+
+
+# ── registry ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model as workers announce it. `seen_at`: when a worker last did."""
+
+    id: str
+    engine: str
+    created_at: float
+    seen_at: float
+    context_length: int | None = None
+    description: str | None = None
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    id: str
+    model: ModelInfo
+    concurrency: int
+    started_at: float
+
+
+class Registry(Protocol):
+    """Who works, on what; and the way to a worker's ear."""
+
+    def join(self, worker: WorkerInfo) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """Announce a worker while inside; iterate the ids of jobs that it is asked to stop.
+
+        Requests may get lost: the log and the lease refuse a cancelled job as well.
+        """
+        ...
+
+    async def alive(self, worker_id: str) -> bool:
+        """Whether the worker's process is there, by its connection and not by a clock."""
+        ...
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        """The workers that are there now."""
+        ...
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """Every model that a worker announced lately, whether or not one is there now."""
+        ...
+
+
+class Backend(Protocol):
+    """Queue, log, store and registry: one set."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def queue(self) -> JobQueue: ...
+    @property
+    def log(self) -> JobLog: ...
+    @property
+    def store(self) -> JobStore: ...
+    @property
+    def registry(self) -> Registry: ...
+
+    async def check(self) -> Mapping[str, str | None]:
+        """Each part's name with None if it answers, else with one sentence on what is wrong."""
+        ...
+
+    async def close(self) -> None: ...
