@@ -193,7 +193,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class NotClaimed:
-    """Why there was nothing to run. `owner` is set when a live worker holds the claim: stand by."""
+    """Why there was nothing to run. `owner` is set when another worker holds the claim, also of a job being cancelled."""
 
     status: JobStatus | None
     owner: str | None = None

@@ -204,7 +204,10 @@ class ChatCompletionRequest(Strict):
     # ours
     background: bool | None = Field(None, description="Answer 202 with a job instead of waiting for the completion.")
     deadline_seconds: float | None = Field(
-        None, gt=0, le=30 * 86400, description="The job's deadline, in seconds from now; it covers the wait in the queue."
+        None,
+        gt=0,
+        le=30 * 86400,
+        description="The job's deadline, in seconds from now; it covers the wait in the queue.",
     )
 
     @model_validator(mode="after")

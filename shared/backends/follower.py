@@ -63,6 +63,11 @@ class LogFollower:
         """Whether the reader has been told that the job is over."""
         return self._told is not None and self._told.terminal
 
+    @property
+    def _over(self) -> bool:
+        """Whether the ending has come, told or not."""
+        return self._ending is not None or self.ended
+
     # ── the hub's side: synchronous, cheap, never fails ──
 
     def deliver(self, offset: int, data: bytes) -> None:
@@ -74,11 +79,15 @@ class LogFollower:
         self._wake()
 
     def move(self, status: JobStatus) -> None:
+        if self._over:  # A message that the log has overtaken.
+            return
         self._status = status
         self._wake()
 
     def end(self, size: int, ending: Ending) -> None:
         """The job is over and its log is `size` bytes long."""
+        if self._over:
+            return
         if self._filling is not None or size != self._position + self._buffered:
             self._stale = True
         elif not self._stale:
@@ -87,6 +96,8 @@ class LogFollower:
 
     def distrust(self) -> None:
         """Live bytes may have been lost: look at the log."""
+        if self.ended:
+            return
         self._stale = True
         self._wake()
 
@@ -113,6 +124,7 @@ class LogFollower:
     # ── the reader's side ──
 
     async def next(self, timeout: float | None = None) -> Update | None:
+        until = None if timeout is None else asyncio.get_running_loop().time() + timeout
         while True:
             if self._closed:
                 raise FollowerClosed(self.job_id)
@@ -120,7 +132,7 @@ class LogFollower:
                 await self._fill()
             if (update := self._take()) is not None:
                 return update
-            if not self._stale and not await self._wait(timeout):
+            if not self._stale and not await self._wait(until):
                 return None
 
     def _take(self) -> Update | None:
@@ -133,11 +145,11 @@ class LogFollower:
         self._told = self._status
         return Update(data, self._status, ending)
 
-    async def _wait(self, timeout: float | None) -> bool:
-        """Whether something came within `timeout` seconds."""
+    async def _wait(self, until: float | None) -> bool:
+        """Whether something came before the loop's clock says `until`."""
         loop = asyncio.get_running_loop()
         self._waiter = waiter = loop.create_future()
-        timer = loop.call_later(timeout, settle, waiter, False) if timeout is not None else None
+        timer = loop.call_at(until, settle, waiter, False) if until is not None else None
         try:
             return await waiter
         finally:
@@ -157,6 +169,7 @@ class LogFollower:
         finally:
             self._filling = None
         if snapshot is None:
+            self._stale = True
             raise Gone(f"The data of job '{self.job_id}' has expired.")
         self._take_snapshot(snapshot)
         for offset, data in meanwhile:

@@ -56,17 +56,13 @@ def routing_key(queue: QueueName) -> str:
 
 
 def unavailable(error: BaseException) -> BackendUnavailable:
-    return BackendUnavailable(
-        f"The broker (RabbitMQ) does not answer: {error or type(error).__name__}.", retry_after=2
-    )
+    return BackendUnavailable(f"The broker (RabbitMQ) does not answer: {error or type(error).__name__}.", retry_after=2)
 
 
 async def connect(url: str, name: str) -> AbstractConnection:
     """A connection whose death is noticed in about 20 s even behind a silent network."""
     connection_url = url if "heartbeat=" in url else f"{url}{'&' if '?' in url else '?'}heartbeat=10"
-    return await aio_pika.connect(
-        connection_url, timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name}
-    )
+    return await aio_pika.connect(connection_url, timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name})
 
 
 class RabbitQueue:

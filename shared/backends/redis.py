@@ -143,7 +143,9 @@ def resolve(future: asyncio.Future[Any], answer: Any) -> None:
         return
     if isinstance(answer, RedisConnectionError | RedisTimeoutError):
         future.set_exception(unavailable(answer))
-    elif isinstance(answer, ResponseError) and str(answer).startswith(("LOADING", "READONLY", "MASTERDOWN", "OOM", "MISCONF")):
+    elif isinstance(answer, ResponseError) and str(answer).startswith(
+        ("LOADING", "READONLY", "MASTERDOWN", "OOM", "MISCONF")
+    ):
         future.set_exception(unavailable(answer))
     elif isinstance(answer, Exception):
         future.set_exception(answer)
@@ -156,9 +158,7 @@ class Subscription:
     it subscribes again: whoever listens must then look at the truth, since messages were lost.
     """
 
-    def __init__(
-        self, url: str, channel: str, receive: Callable[[bytes], None], broken: Callable[[], None]
-    ) -> None:
+    def __init__(self, url: str, channel: str, receive: Callable[[bytes], None], broken: Callable[[], None]) -> None:
         self._client = connect(url)
         self._channel = channel
         self._receive = receive
@@ -198,7 +198,9 @@ class Subscription:
             try:
                 await self._receive_all(pubsub)
             except (RedisError, OSError) as error:
-                log.warning("redis.subscription_lost", channel=self._channel, error=str(error), next="subscribing again")
+                log.warning(
+                    "redis.subscription_lost", channel=self._channel, error=str(error), next="subscribing again"
+                )
             await close_quietly(pubsub)
             pubsub = await self._resubscribe()
             self._broken()

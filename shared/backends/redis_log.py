@@ -30,9 +30,7 @@ class RedisLog:
         return chained(answer)
 
     @asynccontextmanager
-    async def follow(
-        self, job_id: str, offset: int = 0, *, created_here: bool = False
-    ) -> AsyncIterator[Follower]:
+    async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncIterator[Follower]:
         follower = LogFollower(job_id, offset, self._snapshot, stale=not created_here)
         self._hub.add(follower)
         try:

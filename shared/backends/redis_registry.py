@@ -34,7 +34,9 @@ class RedisRegistry:
     async def join(self, worker: WorkerInfo) -> AsyncIterator[AsyncIterator[str]]:
         requests: asyncio.Queue[str] = asyncio.Queue()
         channel = keys.worker_channel(worker.id)
-        async with subscription(self._server.url, channel, lambda raw: requests.put_nowait(raw.decode()), nothing) as ear:
+        async with subscription(
+            self._server.url, channel, lambda raw: requests.put_nowait(raw.decode()), nothing
+        ) as ear:
             await self._announce(worker)
             heart = asyncio.create_task(self._beat(worker), name="registry-heartbeat")
             try:
@@ -48,7 +50,9 @@ class RedisRegistry:
         now = time.time()
         seen = replace(worker, model=replace(worker.model, seen_at=now))
         await asyncio.gather(
-            self._redis.command("SET", keys.worker(worker.id), orjson.dumps(asdict(seen)), "PX", int(WORKER_TTL * 1000)),
+            self._redis.command(
+                "SET", keys.worker(worker.id), orjson.dumps(asdict(seen)), "PX", int(WORKER_TTL * 1000)
+            ),
             self._redis.step("index", [keys.WORKERS], worker.id, now, int(WORKER_TTL * 4000), ""),
             self._redis.command("HSET", keys.MODELS, worker.model.id, orjson.dumps(asdict(seen.model))),
             self._redis.command("PEXPIRE", keys.MODELS, int(MODEL_TTL * 1000)),

@@ -91,7 +91,12 @@ class RedisStore:
             self._wait_in_line(job, ttl),
             self._redis.step(
                 *("index", [keys.jobs_of(job.tenant)]),
-                *(job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, new_job_id(time.time() - MEMORY_OF_IDS - job.retention)),
+                *(
+                    job.id,
+                    0,
+                    milliseconds(MEMORY_OF_IDS) + ttl,
+                    new_job_id(time.time() - MEMORY_OF_IDS - job.retention),
+                ),
             ),
         )
 
@@ -109,12 +114,8 @@ class RedisStore:
             self._redis.command("ZREM", keys.jobs_of(job.tenant), job.id),
         )
 
-    async def claim(
-        self, job_id: str, owner: str, lease: float, *, lost: str | None = None
-    ) -> Claim | NotClaimed:
-        answer = await self._redis.step(
-            "claim", keys.of_job(job_id), job_id, owner, lease, lost or "", CLAIMABLE
-        )
+    async def claim(self, job_id: str, owner: str, lease: float, *, lost: str | None = None) -> Claim | NotClaimed:
+        answer = await self._redis.step("claim", keys.of_job(job_id), job_id, owner, lease, lost or "", CLAIMABLE)
         if answer[0] == b"no":
             _, status, holder, cancelling = answer
             return NotClaimed(status_of(status), owner=holder.decode() or None, cancelling=bool(cancelling))

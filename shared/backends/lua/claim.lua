@@ -1,7 +1,7 @@
 -- KEYS job log body · ARGV id, owner, lease s, lost owner or '', statuses that may be claimed
 local status, owner, lease, attempt, tries, cancel, followers =
   unpack(redis.call('HMGET', KEYS[1], 'status', 'owner', 'lease', 'attempt', 'tries', 'cancel', 'followers'))
-if cancel or not among(status, ARGV[5]) then return {'no', status or '', '', cancel or ''} end
+if cancel or not among(status, ARGV[5]) then return {'no', status or '', owner or '', cancel or ''} end
 local at = now()
 if owner then
   if owner ~= ARGV[4] and tonumber(lease) > at then return {'no', status, owner, ''} end

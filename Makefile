@@ -1,0 +1,36 @@
+# On a fresh machine with Python 3.11 or newer, pip and venv: `make up` runs Ignite, `make test` proves it.
+.DEFAULT_GOAL := help
+.PHONY: help up test check format demo-model clean install install-dev
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+up: install ## API and worker in one process on 127.0.0.1:8000 with the demo model (ARGS="--port 9000")
+	@exec .venv/bin/ignite up $(ARGS)
+
+test: install-dev ## every check and every test, RabbitMQ and Redis included (ARGS="-k stream")
+	@scripts/test.sh $(ARGS)
+
+check: install-dev ## lint, format, types, import rules
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+	.venv/bin/lint-imports
+
+format: install-dev ## mend what can be mended without thinking
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+demo-model: ## train worker/engines/demo_model/demo.gguf again
+	UV_PROJECT_ENVIRONMENT=.venv-demo-model scripts/uv.sh run --frozen --group demo-model \
+	    python -m worker.engines.demo_model.train -o worker/engines/demo_model/demo.gguf
+
+clean: ## remove what these commands installed and left; ./ignite-data stays
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+install:
+	@scripts/install.sh
+
+install-dev:
+	@scripts/install.sh --dev

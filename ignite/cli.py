@@ -1,0 +1,100 @@
+"""The `ignite` command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ignite import __version__
+from ignite.jobs_command import jobs
+from shared.settings import Settings, SettingsError, load_settings
+
+Command = Callable[..., Any]
+
+BACKEND = ("amqp_url", "redis_url", "queue_limit")
+API = (
+    *("host", "port", "api_keys", "body_limit", "models", "job_deadline", "retention", "job_retention"),
+    *("keepalive", "unary_padding"),
+)
+WORKER = (
+    *("engine", "model", "model_id", "engine_url", "engine_api_key", "engine_command", "engine_args", "concurrency"),
+    *("context_length", "threads", "gpu_layers", "simulated_tokens", "simulated_itl_ms", "simulated_ttft_ms"),
+    *("lease", "max_tries", "retry_backoff", "stall_timeout"),
+)
+PROCESS = ("drain", "log_level", "log_format")
+
+
+def settings_options(*names: str) -> Callable[[Command], Command]:
+    """An option for each setting, described as the setting is. Values are checked where all settings are."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            field = Settings.model_fields[name]
+            default = "" if field.default in (None, "") else f" [default: {field.default}]"
+            command = click.option(f"--{name.replace('_', '-')}", name, help=f"{field.description}{default}")(command)
+        return command
+
+    return decorate
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    try:
+        return load_settings(options)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="ignite")
+def cli() -> None:
+    """Serve LLM completions to bursty traffic on a durable queue.
+
+    Every option is also a variable IGNITE_… in the environment and a line in ignite.toml.
+    """
+
+
+@cli.command()
+@settings_options(*API, "data_dir", *WORKER, *BACKEND, *PROCESS)
+def up(**options: Any) -> None:
+    """API and worker in one process, no servers, with the demo model."""
+    from ignite.mains import run_up
+    from ignite.running import run
+
+    settings = settings_of(options)
+    run(settings, run_up(settings))
+
+
+@cli.command()
+@settings_options(*API, *BACKEND, *PROCESS)
+def api(**options: Any) -> None:
+    """The API; needs RabbitMQ and Redis."""
+    from ignite.mains import run_api
+    from ignite.running import run
+
+    settings = settings_of(options)
+    run(settings, run_api(settings))
+
+
+@cli.command()
+@settings_options(*WORKER, *BACKEND, *PROCESS)
+def worker(**options: Any) -> None:
+    """A worker with one engine; needs RabbitMQ and Redis."""
+    from ignite.mains import run_worker
+    from ignite.running import run
+
+    settings = settings_of(options)
+    run(settings, run_worker(settings))
+
+
+@cli.command()
+@settings_options(*API, "data_dir", *WORKER, *BACKEND)
+def doctor(**options: Any) -> None:
+    """Check settings, broker, store, engine and ports, and say what to do."""
+    from ignite.doctor import run_doctor
+
+    run_doctor(options)
+
+
+cli.add_command(jobs)

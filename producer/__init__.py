@@ -1,0 +1,1 @@
+"""HTTP in, SSE out: validates, admits, enqueues and relays. Never generates, keeps nothing: any replica answers for any job."""

@@ -1,0 +1,144 @@
+"""POST /v1/chat/completions: a waiting call, a stream, or a job."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from producer.dependencies import Doors, doors_of, tenant_of
+from producer.event_stream import StreamAnswer, UnaryAnswer
+from producer.jobs import job_response
+from producer.service import Submission
+from shared.errors import InvalidRequest
+from shared.job import Job
+from shared.schema import parse_request
+
+router = APIRouter(tags=["chat"])
+
+JSON_TYPES = re.compile(r"application/(.*\+)?json", re.IGNORECASE)
+
+REQUEST_SCHEMA: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatCompletionRequest"}}},
+    }
+}
+
+
+class UnsupportedMediaType(InvalidRequest):
+    default_code = "unsupported_media_type"
+
+
+@router.post("/v1/chat/completions", openapi_extra=REQUEST_SCHEMA, summary="Create a chat completion")
+async def create_completion(request: Request) -> Response:
+    """Unary; SSE when `stream` is true; 202 and a job with `background` or `Prefer: respond-async`."""
+    return await answer(request, stream=None)
+
+
+@router.post("/v1/chat/completions/stream", openapi_extra=REQUEST_SCHEMA, summary="Stream a chat completion")
+async def stream_completion(request: Request) -> Response:
+    """SSE always, whatever `stream` says."""
+    return await answer(request, stream=True)
+
+
+async def answer(request: Request, *, stream: bool | None) -> Response:
+    doors = doors_of(request)
+    submission, preferences = await read_submission(request, stream)
+    if submission.background:
+        return await answer_with_job(doors, submission, preferences)
+    if submission.mode == "stream":
+        return StreamAnswer(doors.service, lambda: doors.service.call(submission), doors.settings.keepalive)
+    return UnaryAnswer(
+        doors.service,
+        lambda: doors.service.call(submission),
+        doors.settings.keepalive,
+        padding=doors.settings.unary_padding,
+    )
+
+
+async def answer_with_job(doors: Doors, submission: Submission, preferences: Preferences) -> Response:
+    """202 and the job; the completion itself where it is done within the `wait` that the client prefers."""
+    job = await doors.service.submit(submission)
+    if preferences.wait:
+        job = await wait_for_end(doors, job, preferences.wait)
+        if job.status.terminal:
+            return Response(await doors.service.result(job), media_type="application/json")
+    response = await job_response(doors, job, status=202)
+    response.headers["location"] = f"/v1/jobs/{job.id}"
+    if preferences.applied:
+        response.headers["preference-applied"] = preferences.applied
+    return response
+
+
+async def wait_for_end(doors: Doors, job: Job, seconds: float) -> Job:
+    """Two changes at most: queued → in progress → over."""
+    until = time.monotonic() + seconds
+    while not job.status.terminal and (left := until - time.monotonic()) > 0:
+        job = await doors.service.wait_change(job, left)
+    return job
+
+
+async def read_submission(request: Request, stream: bool | None) -> tuple[Submission, Preferences]:
+    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+    if not JSON_TYPES.fullmatch(content_type):
+        raise UnsupportedMediaType(f"The content type {content_type!r} is not supported; send application/json.")
+    body = await request.body()
+    parsed = parse_request(body, stream=stream)
+    preferences = Preferences.from_header(request.headers.get("prefer", ""))
+    streams = bool(parsed.stream) if stream is None else stream
+    background = bool(parsed.background) or preferences.respond_async
+    submission = Submission(
+        tenant=tenant_of(request),
+        body=body,
+        request=parsed,
+        mode="stream" if streams and not background else "unary",
+        detached=request.headers.get("x-on-disconnect", "").lower() == "continue",
+        background=background,
+        deadline_seconds=deadline_of(request.headers, waiting=not background),
+        traceparent=request.headers.get("traceparent"),
+    )
+    return submission, preferences
+
+
+def deadline_of(headers: Mapping[str, str], *, waiting: bool) -> float | None:
+    """Seconds that the client gives us: what it says, else the time after which its SDK stops waiting."""
+    if (said := headers.get("cancel-after")) is not None:
+        seconds = positive_number(said)
+        if seconds is None:
+            raise InvalidRequest("Invalid value for 'Cancel-After': expected seconds.", param="Cancel-After")
+        return seconds
+    return positive_number(headers.get("x-stainless-read-timeout", "")) if waiting else None
+
+
+def positive_number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """RFC 7240's `Prefer`, as far as it concerns us. `wait` in seconds."""
+
+    respond_async: bool = False
+    wait: float | None = None
+
+    @classmethod
+    def from_header(cls, header: str) -> Preferences:
+        wishes = [wish.strip().lower() for wish in header.split(",")]
+        waits = (positive_number(wish.removeprefix("wait=")) for wish in wishes if wish.startswith("wait="))
+        wait = next(waits, None)
+        return cls("respond-async" in wishes or wait is not None, wait)
+
+    @property
+    def applied(self) -> str:
+        return "respond-async" if self.respond_async else ""

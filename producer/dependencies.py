@@ -1,0 +1,39 @@
+"""What handlers work with, hung on the application: no module state, so that one process may hold several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import Request
+from starlette.responses import Response
+
+from producer.catalog import Catalog
+from producer.health import Health
+from producer.service import JobService
+from shared.ports import Backend
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    settings: Settings
+    backend: Backend
+    service: JobService
+    catalog: Catalog
+    health: Health
+
+
+def doors_of(request: Request) -> Doors:
+    doors = request.app.state.doors
+    assert isinstance(doors, Doors)
+    return doors
+
+
+def tenant_of(request: Request) -> str:
+    return request.state.tenant
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(value), status, headers, "application/json")

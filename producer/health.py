@@ -1,0 +1,82 @@
+"""Liveness, readiness, metrics; and the owner of the producer's background tasks, who notices when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
+
+from producer.metrics import QUEUE_DEPTH, WORKERS
+from shared.job import QueueName, Tier
+from shared.ports import Backend
+
+log = structlog.get_logger(__name__)
+
+
+class Health:
+    """Runs background tasks; one that ends by itself makes this replica not ready, loudly."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.complaints: dict[str, str] = {}
+
+    def run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        log.critical(
+            "background.died", task=task.get_name(), exc_info=task.exception(), next="this replica is not ready"
+        )
+        self.complaints[task.get_name()] = "it has died: restart this process"
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def health_router() -> APIRouter:
+    from producer.dependencies import doors_of, json_response
+
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/healthz", summary="Liveness")
+    async def healthz() -> Response:
+        return json_response({"status": "ok"})
+
+    @router.get("/readyz", summary="Readiness: the broker and the store answer")
+    async def readyz(request: Request) -> Response:
+        doors = doors_of(request)
+        parts = {**await doors.backend.check(), **doors.health.complaints}
+        if doors.service.draining:
+            parts["server"] = "shutting down"
+        ready = not any(parts.values())
+        shown = {name: problem or "ok" for name, problem in parts.items()}
+        return json_response({"status": "ok" if ready else "unavailable", "checks": shown}, 200 if ready else 503)
+
+    @router.get("/metrics", summary="Prometheus metrics")
+    async def metrics(request: Request) -> Response:
+        await measure(doors_of(request).backend)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+async def measure(backend: Backend) -> None:
+    """Gauges that are looked up when somebody looks: nothing polls."""
+    workers = Counter(worker.model.id for worker in await backend.registry.workers())
+    for model in await backend.registry.models():
+        WORKERS.labels(model.id).set(workers[model.id])
+        for tier in Tier:
+            QUEUE_DEPTH.labels(model.id, tier).set(await backend.queue.depth(QueueName(model.id, tier)))

@@ -1,0 +1,42 @@
+"""A job's events: its log from any frame onwards, numbered, to any number of readers."""
+
+from __future__ import annotations
+
+from starlette.types import Send
+
+from producer import wire
+from producer.event_stream import STREAM_HEADERS, StreamAnswer, send_body
+from producer.service import Call, JobService
+from producer.sse import Numbered
+from shared.job import Job, JobStatus
+from shared.ports import Update
+
+
+class EventsAnswer(StreamAnswer):
+    """As a stream, but frames carry their numbers, keep-alives are single-newline comments, and leaving cancels nothing."""
+
+    mode = "events"
+
+    def __init__(self, service: JobService, job: Job, after: int, keepalive: float) -> None:
+        super().__init__(service, lambda: service.attach(job), keepalive)
+        self._numbered = Numbered(after)
+        self._empty = True
+
+    async def _serve(self, call: Call, send: Send) -> str:
+        await self._start(call, send, STREAM_HEADERS)
+        while True:
+            update = await self._next(call, self._keepalive)
+            if update is None:
+                await send_body(send, (await self._comment(call)).rstrip(b"\n") + b"\n", more=True)
+                continue
+            data = await self._whole(call, update)
+            await send_body(send, self._numbered.feed(data), more=update.ending is None)
+            if update.ending is not None:
+                return update.ending.status
+
+    async def _whole(self, call: Call, update: Update) -> bytes:
+        """A completion that was made in one piece left no frames; its readers get the ones it stands for."""
+        self._empty = self._empty and not update.data
+        if update.ending is None or update.ending.status is not JobStatus.COMPLETED or not self._empty:
+            return update.data
+        return wire.unfold(await self._service.result(await self._service.get(call.job.tenant, call.job.id)))

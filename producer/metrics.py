@@ -1,0 +1,19 @@
+"""Prometheus metrics. Labels are models, tiers and modes: bounded by the catalog, never by what clients send."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+JOBS_SUBMITTED = Counter("ignite_jobs_submitted", "Jobs accepted by this replica", ["model", "tier", "mode"])
+CALLS_ENDED = Counter("ignite_calls_ended", "Waiting calls that ended, by how", ["model", "ending"])
+OPEN_CALLS = Gauge("ignite_open_calls", "Waiting calls being served now", ["mode"])
+FIRST_BYTE = Histogram(
+    "ignite_first_byte_seconds",
+    "From submit to the first byte of the answer",
+    ["model", "mode"],
+    buckets=LATENCY_BUCKETS,
+)
+QUEUE_DEPTH = Gauge("ignite_queue_depth", "Jobs that wait in the queue", ["model", "tier"])
+WORKERS = Gauge("ignite_workers", "Workers that are there", ["model"])

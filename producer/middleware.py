@@ -1,0 +1,128 @@
+"""Pure ASGI middleware: Starlette's BaseHTTPMiddleware would hide the hang-up of an unary call from whoever serves it."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
+
+from producer.auth import Keyring
+from producer.errors import error_response
+from shared.errors import IgniteError, InvalidRequest
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
+DRAIN_LIMIT = 1024 * 1024 * 1024
+"""Bytes of a refused body that are read and dropped, so that the client gets to read the answer."""
+
+
+class RequestTooLarge(InvalidRequest):
+    default_code = "request_too_large"
+
+
+class RequestContext:
+    """Gives every answer its id and its time, and every log line the id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = request_id_of(scope)
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = str(int((time.perf_counter() - started) * 1000))
+                log.debug("request.answered", path=scope["path"], status=message["status"])
+            await send(message)
+
+        with bound_contextvars(request=request_id):
+            await self._app(scope, receive, send_marked)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The client's own id where it is one that may be echoed."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
+
+
+class Authentication:
+    """No key, no entry. Puts the tenant into the scope's state."""
+
+    OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+
+    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+        self._app = app
+        self._keyring = keyring
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self.OPEN_PATHS:
+            try:
+                tenant = self._keyring.tenant_of(Headers(scope=scope).get("authorization"))
+            except IgniteError as error:
+                await error_response(error)(scope, receive, send)
+                return
+            scope.setdefault("state", {})["tenant"] = tenant
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuses larger bodies with 413, by their announced length or while they come in."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdigit() and int(announced) > self._limit:
+            await drop_body(receive)
+            await self._refuse(scope, receive, send)
+            return
+        try:
+            await self._app(scope, self._counting(receive), send)
+        except RequestTooLarge:
+            await drop_body(receive)
+            await self._refuse(scope, receive, send)
+
+    def _counting(self, receive: Receive) -> Receive:
+        taken = 0
+
+        async def receive_counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._limit:
+                raise RequestTooLarge("too large")
+            return message
+
+        return receive_counted
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = RequestTooLarge(f"The request body is larger than {self._limit:,} bytes.")
+        response = error_response(error)
+        response.status_code = 413
+        await response(scope, receive, send)
+
+
+async def drop_body(receive: Receive) -> None:
+    dropped = 0
+    while dropped < DRAIN_LIMIT:
+        message = await receive()
+        dropped += len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return

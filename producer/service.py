@@ -1,0 +1,261 @@
+"""The use case: submit a request as a job, follow it, wait for it, cancel it. HTTP and gRPC are two doors to this."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from producer import admission
+from producer.catalog import Catalog
+from producer.drain_rate import DrainRate
+from producer.metrics import JOBS_SUBMITTED
+from shared.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Gone,
+    IgniteError,
+    JobCancelled,
+    NotFound,
+    QueueFull,
+    RecordedError,
+)
+from shared.frames import error_frames
+from shared.job import Job, JobStatus, Mode, Tier, new_job_id
+from shared.ports import Backend, Ending, Follower, JobFilter, Message
+from shared.schema import ChatCompletionRequest
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+BODY_IN_MESSAGE = 256 * 1024
+"""Larger requests stay in the store: RabbitMQ 4 refuses messages over 16 MiB, and copies cost on the way there."""
+
+PAST_THE_END = 2**53
+"""A log offset no log reaches: for followers that want to know how a job fares, not what it says."""
+
+CANCEL_PATIENCE = 5.0
+"""Seconds that `cancel` waits for a running job to have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A checked request and what its call says about it. `detached`: the job runs on when the client leaves."""
+
+    tenant: str
+    body: bytes
+    request: ChatCompletionRequest
+    mode: Mode
+    detached: bool = False
+    background: bool = False
+    deadline_seconds: float | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A job with a client waiting for it; `attached`: one that did not submit it."""
+
+    job: Job
+    follower: Follower
+    attached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job is. `position` counts from 0 and is None once it runs; `eta` in seconds; `alive`: its worker is."""
+
+    status: JobStatus
+    position: int | None
+    eta: float | None
+    alive: bool
+
+
+class JobService:
+    def __init__(self, backend: Backend, catalog: Catalog, settings: Settings) -> None:
+        self._backend = backend
+        self._catalog = catalog
+        self._settings = settings
+        self._rates = DrainRate()
+        self.draining = False
+
+    # ── submit ──
+
+    @asynccontextmanager
+    async def call(self, submission: Submission) -> AsyncIterator[Call]:
+        """Submit a request whose client waits, and follow its job from the first byte."""
+        job = await self._admit(submission)
+        async with self._backend.log.follow(job.id, created_here=True) as follower:
+            await self._enqueue(job, submission, followed=True)
+            yield Call(job, follower)
+
+    async def submit(self, submission: Submission) -> Job:
+        """Submit a request whose client will come back for it."""
+        job = await self._admit(submission)
+        await self._enqueue(job, submission, followed=False)
+        return job
+
+    async def _admit(self, submission: Submission) -> Job:
+        job = self._new_job(submission)
+        if (refused := admission.refusal(admission.Facts(self.draining, job.deadline_at - time.time()))) is not None:
+            raise refused
+        await self._catalog.get(job.model)
+        return job
+
+    def _new_job(self, submission: Submission) -> Job:
+        request, now = submission.request, time.time()
+        stored = bool(request.store)
+        deadline = request.deadline_seconds or submission.deadline_seconds or self._settings.job_deadline
+        kept = submission.background or stored
+        return Job(
+            id=new_job_id(now),
+            tenant=submission.tenant,
+            model=request.model,
+            tier=tier_of(request),
+            mode=submission.mode,
+            created_at=now,
+            deadline_at=now + deadline,
+            retention=self._settings.job_retention if kept else self._settings.retention,
+            detached=submission.detached or kept,
+            stored=stored,
+            seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
+            metadata=request.metadata or {},
+        )
+
+    async def _enqueue(self, job: Job, submission: Submission, *, followed: bool) -> None:
+        """Only when the broker has confirmed is the job accepted; refused, it leaves no trace."""
+        keep_body = job.detached or len(submission.body) > BODY_IN_MESSAGE
+        body = submission.body
+        await self._backend.store.create(job, body=body if keep_body else None, followed=followed)
+        try:
+            await self._backend.queue.publish(
+                Message(
+                    job.id,
+                    job.queue,
+                    job.mode,
+                    job.created_at,
+                    job.deadline_at,
+                    body=None if keep_body else body,
+                    logged=job.mode == "stream" or job.detached,
+                    seed=job.seed,
+                    traceparent=submission.traceparent,
+                )
+            )
+        except IgniteError as error:
+            await self._discard(job)
+            if isinstance(error, QueueFull):
+                error.retry_after = self._rates.seconds_for(str(job.queue), 1)
+            raise
+        JOBS_SUBMITTED.labels(job.model, job.tier, job.mode).inc()
+
+    async def _discard(self, job: Job) -> None:
+        try:
+            await self._backend.store.discard(job)
+        except IgniteError as error:
+            log.warning("submit.discard_failed", job=job.id, error=error.message, next="the record expires by itself")
+
+    # ── look ──
+
+    async def get(self, tenant: str, job_id: str) -> Job:
+        """Raises NotFound (also for another tenant's job), Gone."""
+        job = await self._backend.store.get(job_id)
+        if job is not None and job.tenant == tenant:
+            return await self._expired_in_queue(job)
+        if await self._backend.store.knew(tenant, job_id):
+            raise Gone(f"The data of job '{job_id}' has expired.")
+        raise NotFound(f"No job '{job_id}'.")
+
+    async def _expired_in_queue(self, job: Job) -> Job:
+        """A broker drops what has expired when it comes to the head of its queue; whoever looks earlier sees the truth."""
+        if job.status is not JobStatus.QUEUED or job.deadline_at > time.time():
+            return job
+        await self.expire(job.id)
+        return await self._backend.store.get(job.id) or job
+
+    async def list(self, tenant: str, where: JobFilter, *, after: str | None, limit: int) -> tuple[Sequence[Job], bool]:
+        """A page, newest first, and whether there is more."""
+        jobs = await self._backend.store.list(tenant, where, after=after, limit=limit + 1)
+        return jobs[:limit], len(jobs) > limit
+
+    async def wait_change(self, job: Job, seconds: float) -> Job:
+        """The job once its status is another one, or after `seconds`."""
+        if job.status.terminal or seconds <= 0:
+            return job
+        until = time.monotonic() + seconds
+        async with self._backend.log.follow(job.id, PAST_THE_END) as follower:
+            while (left := until - time.monotonic()) > 0:
+                update = await follower.next(left)
+                if update is None or update.status is not job.status:
+                    break
+        return await self.get(job.tenant, job.id)
+
+    async def result(self, job: Job) -> bytes:
+        """The completion's bytes. Raises Conflict before the end, and what ended the job where it has none."""
+        if not job.status.terminal:
+            raise Conflict(f"The job is {job.status}: it has no result yet.", code="not_finished", retry_after=1)
+        if job.status is JobStatus.COMPLETED and job.result is not None:
+            return job.result
+        raise RecordedError(job.error or {"message": f"The job is {job.status}."})
+
+    async def place(self, job: Job) -> Place:
+        """Where the job is in its life, for a client that waits."""
+        now = await self._backend.store.get(job.id)
+        if now is None:
+            return Place(JobStatus.QUEUED, None, None, alive=False)
+        if now.status is JobStatus.QUEUED:
+            position = await self._backend.store.position(now)
+            return Place(now.status, position, self._eta(now, position), alive=False)
+        alive = now.owner is not None and await self._backend.registry.alive(now.owner)
+        return Place(now.status, None, None, alive=alive)
+
+    def _eta(self, job: Job, position: int | None) -> float | None:
+        if position is None:
+            return None
+        self._rates.observe(str(job.queue), job.id, position)
+        return self._rates.estimate(str(job.queue), position)
+
+    @asynccontextmanager
+    async def attach(self, job: Job) -> AsyncIterator[Call]:
+        """Follow a job that is there already, from the start of its log. Leaving it cancels nothing."""
+        async with self._backend.log.follow(job.id) as follower:
+            yield Call(job, follower, attached=True)
+
+    # ── end ──
+
+    async def cancel(self, job_id: str) -> None:
+        """Ask for the end. Idempotent; a job that is over stays as it is."""
+        error = JobCancelled("The job was cancelled.").to_dict()
+        await self._backend.store.cancel(job_id, Ending(JobStatus.CANCELLED, error_frames(error), error=error))
+
+    async def cancel_and_wait(self, job: Job) -> Job:
+        """Cancel, and the job as it then is: over, unless its worker takes longer than CANCEL_PATIENCE to let go."""
+        await self.cancel(job.id)
+        return await self.wait_change(await self.get(job.tenant, job.id), CANCEL_PATIENCE)
+
+    async def expire(self, job_id: str) -> None:
+        """End a job whose deadline passed while it waited."""
+        late = DeadlineExceeded("The job's deadline passed while it was queued.", code="deadline_exceeded_in_queue")
+        await self.end_unclaimed(job_id, JobStatus.EXPIRED, late)
+
+    async def end_unclaimed(self, job_id: str, status: JobStatus, error: IgniteError) -> None:
+        record = error.to_dict()
+        await self._backend.store.end_unclaimed(job_id, Ending(status, error_frames(record), error=record))
+
+    async def abandon(self, call: Call) -> None:
+        """The client hung up: cancel its job unless it is to run on. Shielded: the caller may be being cancelled too."""
+        if not (call.job.detached or call.attached):
+            log.info("client.gone", job=call.job.id, next="cancelling the job")
+            await asyncio.shield(self.cancel(call.job.id))
+
+
+def tier_of(request: ChatCompletionRequest) -> Tier:
+    match request.service_tier:
+        case None | "auto" | "default":
+            return Tier.DEFAULT
+        case tier:
+            return Tier(tier)

@@ -1,0 +1,115 @@
+"""OpenAI's shapes on the producer's side: what clients read. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from shared.frames import DONE, frame
+from shared.job import Job, JobStatus
+from shared.ports import ModelInfo
+
+POLL_SECONDS = 1
+"""Retry-After of a job that is not over."""
+
+
+def job_path(job_id: str) -> str:
+    return f"/v1/jobs/{job_id}"
+
+
+def job_object(job: Job, *, position: int | None = None, eta: float | None = None) -> dict[str, Any]:
+    """`chat.completion.job`."""
+    path = job_path(job.id)
+    return {
+        "id": job.id,
+        "object": "chat.completion.job",
+        "status": job.status,
+        "model": job.model,
+        "service_tier": job.tier,
+        "created_at": int(job.created_at),
+        "started_at": whole(job.started_at),
+        "first_token_at": whole(job.first_token_at),
+        "finished_at": whole(job.finished_at),
+        "deadline_at": int(job.deadline_at),
+        "expires_at": whole(job.expires_at),
+        "queue": queue_place(job, position, eta),
+        "progress": progress(job),
+        "attempts": job.attempt,
+        "result": orjson.Fragment(job.result) if job.result else None,
+        "usage": job.usage,
+        "error": job.error,
+        "metadata": job.metadata,
+        "urls": {
+            "self": path,
+            "result": f"{path}/result",
+            "events": f"{path}/events",
+            "cancel": f"{path}/cancel",
+        },
+    }
+
+
+def queue_place(job: Job, position: int | None, eta: float | None) -> dict[str, Any] | None:
+    """Where the job waits. Positions count from 1."""
+    if job.status is not JobStatus.QUEUED:
+        return None
+    place = None if position is None else position + 1
+    return {"position": place, "eta_seconds": None if eta is None else round(eta)}
+
+
+def progress(job: Job) -> dict[str, int]:
+    """Until the engine tells its usage, tokens are counted by their chunks; the first chunk carries the role."""
+    tokens = job.usage["completion_tokens"] if job.usage else max(0, job.chunks - 1)
+    return {"chunks": job.chunks, "completion_tokens": tokens}
+
+
+def whole(moment: float | None) -> int | None:
+    return None if moment is None else int(moment)
+
+
+def etag(job: Job) -> str:
+    """Changes whenever the job object does."""
+    return f'"{job.status}-{job.attempt}-{job.chunks}"'
+
+
+def page(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": has_more,
+    }
+
+
+def model_object(model: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": int(model.created_at),
+        "owned_by": "ignite",
+        "engine": model.engine,
+        "context_length": model.context_length,
+        "description": model.description,
+        "capabilities": model.capabilities,
+    }
+
+
+def unfold(result: bytes) -> bytes:
+    """The frames of a completion that was made in one piece, for readers of events: the same ones every time."""
+    completion = orjson.loads(result)
+    head = {key: value for key, value in completion.items() if key not in ("object", "choices", "usage")}
+    head["object"] = "chat.completion.chunk"
+    parts = [part for choice in completion["choices"] for part in unfold_choice(choice)]
+    return b"".join(frame({**head, "choices": [part]}) for part in parts) + DONE
+
+
+def unfold_choice(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    message = {key: value for key, value in choice["message"].items() if value is not None and key != "role"}
+    if "tool_calls" in message:
+        message["tool_calls"] = [{"index": index, **call} for index, call in enumerate(message["tool_calls"])]
+    deltas = [({"role": "assistant", "content": ""}, None), (message, None), ({}, choice["finish_reason"])]
+    for position, (delta, reason) in enumerate(deltas):
+        logprobs = choice.get("logprobs") if position == 1 else None
+        yield {"index": choice["index"], "delta": delta, "logprobs": logprobs, "finish_reason": reason}

@@ -1,0 +1,22 @@
+#!/bin/sh
+# RabbitMQ and Redis for the tests: those that are here, or apt's, or Docker's (then it prints "docker").
+# Without any of them it says so, and the tests that need them are left out, or fail where CI=true.
+set -eu
+cd "$(dirname "$0")/.."
+
+missing() {
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null || echo rabbitmq-server
+    command -v redis-server >/dev/null || echo redis-server
+}
+
+packages=$(missing | paste -s -d ' ')
+[ -n "$packages" ] || exit 0
+
+# shellcheck disable=SC2086 # one word a package
+if scripts/apt-install.sh $packages; then
+    exit 0
+elif docker info >/dev/null 2>&1; then
+    echo docker
+else
+    echo "ignite: to run every test, install what is missing (sudo apt-get install $packages) or start Docker." >&2
+fi

@@ -1,0 +1,176 @@
+"""Every setting, in one place: an option of the command line, `IGNITE_…` in the environment, a line in `ignite.toml`, in that order.
+
+A setting that is unknown or bad stops the start with one clear sentence (`SettingsError`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError as PydanticSettingsError,
+    TomlConfigSettingsSource,
+)
+
+CONFIG_FILE = Path("ignite.toml")
+PREFIX = "IGNITE_"
+FOR_TESTS = "IGNITE_TEST_"
+LOOPBACK = ("127.", "::1", "localhost")
+
+EngineName = Literal["llamacpp", "openai", "vllm", "simulated"]
+
+
+class SettingsError(Exception):
+    """One sentence about a setting that cannot be used."""
+
+
+class Settings(BaseSettings):
+    """Times in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, toml_file=CONFIG_FILE, extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    # the backend
+    amqp_url: str | None = Field(None, description="RabbitMQ; with redis_url: the distributed backend")
+    redis_url: str | None = Field(None, description="Redis; with amqp_url: the distributed backend")
+    data_dir: Path = Field(Path("ignite-data"), description="the embedded backend's files")
+    queue_limit: int = Field(10_000, ge=1, description="jobs that may wait in one queue before submits are refused")
+
+    # the API
+    host: str = Field("127.0.0.1", description="address to bind")
+    port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
+    api_keys: str = Field("", description="comma-separated name=key pairs; may be empty on loopback only")
+    body_limit: int = Field(20 * 1024 * 1024, ge=1024, description="largest request body")
+    models: str = Field("", description="comma-separated model ids that are served even while no worker is up")
+    job_deadline: float = Field(86_400, gt=0, description="a job's deadline where the client sets none")
+    retention: float = Field(3_600, gt=0, description="how long a finished call's record and log are kept")
+    job_retention: float = Field(86_400, gt=0, description="the same for jobs that were asked for as such, or stored")
+    keepalive: float = Field(10, gt=0, description="between keep-alives of a quiet stream")
+    unary_padding: bool = Field(True, description="newlines before an unary answer that takes longer than 30 s")
+
+    # the worker
+    engine: EngineName = Field("llamacpp", description="what generates")
+    model: str | None = Field(None, description="what the engine loads; None: the demo model")
+    model_id: str | None = Field(None, description="the name it is served under")
+    engine_url: str | None = Field(None, description="the openai engine's server, up to and including /v1")
+    engine_api_key: str | None = Field(None, description="the key for that server")
+    engine_command: str | None = Field(None, description="serving command with {model} and {port} or {uds}")
+    engine_args: str = Field("", description="more arguments for the serving command")
+    concurrency: int | None = Field(None, ge=1, description="requests the engine works on at once")
+    context_length: int | None = Field(None, ge=16, description="tokens per request")
+    threads: int | None = Field(None, ge=1, description="threads of the llamacpp engine")
+    gpu_layers: int | None = Field(None, description="layers that the llamacpp engine puts on the GPU")
+    simulated_tokens: int = Field(64, ge=1, description="the simulated engine: tokens where the request sets none")
+    simulated_itl_ms: int = Field(0, ge=0, description="the simulated engine: milliseconds between tokens")
+    simulated_ttft_ms: int = Field(0, ge=0, description="the simulated engine: milliseconds to the first token")
+    lease: float = Field(30, gt=0, description="how long a silent worker keeps its jobs")
+    max_tries: int = Field(3, ge=1, description="failed attempts before a job has failed")
+    retry_backoff: float = Field(1, gt=0, description="before the second try; doubles with each")
+    drain: float = Field(60, ge=0, description="for finishing what is held after SIGTERM")
+    stall_timeout: float = Field(300, gt=0, description="an engine that says nothing for so long has failed")
+
+    # all
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, else JSON lines")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("api_keys")
+    @classmethod
+    def keys_are_named(cls, value: str) -> str:
+        for pair in split_list(value):
+            name, _, key = pair.partition("=")
+            if not name or len(key) < 8:
+                raise ValueError("expected name=key pairs, each key at least 8 characters")
+        return value
+
+    @property
+    def distributed(self) -> bool:
+        return self.amqp_url is not None
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Key → the name of its tenant."""
+        pairs = (pair.partition("=") for pair in split_list(self.api_keys))
+        return {key: name for name, _, key in pairs}
+
+    @property
+    def configured_models(self) -> tuple[str, ...]:
+        return tuple(split_list(self.models))
+
+    @property
+    def on_loopback(self) -> bool:
+        return self.host.startswith(LOOPBACK)
+
+
+def split_list(value: str) -> list[str]:
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def load_settings(options: Mapping[str, Any] | None = None) -> Settings:
+    """Options that are None count as not given. Raises SettingsError."""
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    refuse_unknown_variables()
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise SettingsError(explain(error)) from None
+    except (PydanticSettingsError, ValueError) as error:
+        raise SettingsError(f"{CONFIG_FILE} cannot be read: {error}") from None
+    check_agreement(settings)
+    return settings
+
+
+def refuse_unknown_variables() -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known and not name.startswith(FOR_TESTS):
+            raise SettingsError(f"{name} is set, but there is no such setting.")
+
+
+def explain(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"{CONFIG_FILE} sets {name!r}, but there is no such setting."
+    return f"The setting {name} ({PREFIX}{name.upper()}) is {problem['input']!r}: {problem['msg']}."
+
+
+def check_agreement(settings: Settings) -> None:
+    """The rules that span settings."""
+    if (settings.amqp_url is None) != (settings.redis_url is None):
+        given, missing = ("amqp", "redis") if settings.amqp_url else ("redis", "amqp")
+        raise SettingsError(
+            f"{PREFIX}{given.upper()}_URL is set and {PREFIX}{missing.upper()}_URL is not: "
+            "set both (RabbitMQ and Redis), or neither (embedded)."
+        )
+    for name, url, schemes in (
+        ("amqp_url", settings.amqp_url, ("amqp", "amqps")),
+        ("redis_url", settings.redis_url, ("redis", "rediss", "unix")),
+        ("engine_url", settings.engine_url, ("http", "https", "unix")),
+    ):
+        if url is not None and urlsplit(url).scheme not in schemes:
+            raise SettingsError(f"The setting {name} must begin with {' or '.join(f'{scheme}:' for scheme in schemes)}")
+    if not settings.on_loopback and not settings.api_keys:
+        raise SettingsError(
+            f"{settings.host} is not a loopback address, so keys are needed: set {PREFIX}API_KEYS=name=key, "
+            "or bind to 127.0.0.1."
+        )

@@ -1,0 +1,295 @@
+"""One delivery, from claim to settlement. Read it from the top: claim, attempt, settle.
+
+Everything that can end an attempt becomes an `Outcome`; `_settle` has one clause for each. Whatever wants an attempt to end
+early (a cancel, a drain, a lost lease, the deadline) says why in `stop` and closes the one scope around the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar, assert_never
+
+import orjson
+import structlog
+from structlog.contextvars import bind_contextvars
+
+from shared.errors import (
+    AttemptsExhausted,
+    BackendUnavailable,
+    DeadlineExceeded,
+    EngineError,
+    IgniteError,
+    JobCancelled,
+)
+from shared.frames import error_frames
+from shared.job import JobStatus
+from shared.ports import AttemptFenced, Backend, Claim, Delivery, Ending, NotClaimed
+from worker import lease, shape
+from worker.engines.base import Engine
+from worker.fold import Fold
+from worker.frames import FrameEncoder, FrameWriter
+from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain
+from worker.resume import Replay, Sent, can_continue
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+OWNER_CHECKS = (0.0, 0.02, 0.05, 0.1, 0.3)
+"""Seconds between looks at another owner: the broker may notice a killed worker a moment before the store does."""
+
+STAND_BY = 1.0
+"""Seconds until a delivery whose job a live worker holds is looked at again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What every execution of a worker shares. Times in seconds."""
+
+    worker_id: str
+    backend: Backend
+    engine: Engine
+    lease_seconds: float
+    max_tries: int
+    retry_backoff: float
+
+
+class Execution:
+    def __init__(self, place: Workplace, delivery: Delivery) -> None:
+        self._place = place
+        self._delivery = delivery
+        self._message = delivery.message
+        self._store = place.backend.store
+        self._scope: asyncio.Timeout | None = None
+        self._stopped: Outcome | None = None
+        self._fold = Fold()
+        self._writer: FrameWriter | None = None
+
+    async def run(self) -> None:
+        """Claim the job, attempt it, settle it."""
+        bind_contextvars(job=self._message.job_id)
+        claim = await self._claim()
+        if isinstance(claim, NotClaimed):
+            await self._pass_by(claim)
+            return
+        bind_contextvars(attempt=claim.attempt)
+        outcome = await self._attempt(claim)
+        log.info("attempt.over", outcome=type(outcome).__name__.lower())
+        await self._settle(claim, outcome)
+
+    def stop(self, outcome: Outcome) -> None:
+        """End the attempt early, with `outcome`. The first to say so wins."""
+        if self._stopped is None:
+            self._stopped = outcome
+            if self._scope is not None:
+                self._scope.reschedule(asyncio.get_running_loop().time())
+
+    def adopt(self, redelivery: Delivery) -> None:
+        """The broker lost the first delivery of the job that runs here and sent another: settle that one instead."""
+        log.info("delivery.adopted", job=self._message.job_id)
+        self._delivery = redelivery
+
+    # ── claim ──
+
+    async def _claim(self) -> Claim | NotClaimed:
+        refusal = await self._claim_from(None)
+        if not isinstance(refusal, NotClaimed) or (refusal.owner is not None and await self._lives(refusal.owner)):
+            return refusal
+        if refusal.cancelling:
+            await self._end_cancelled(refusal.owner)
+            return NotClaimed(JobStatus.CANCELLED)
+        return refusal if refusal.owner is None else await self._claim_from(refusal.owner)
+
+    async def _lives(self, owner: str) -> bool:
+        for delay in OWNER_CHECKS:
+            await asyncio.sleep(delay)
+            if not await persistently(lambda: self._place.backend.registry.alive(owner)):
+                return False
+        return True
+
+    async def _claim_from(self, lost: str | None) -> Claim | NotClaimed:
+        place = self._place
+        return await persistently(
+            lambda: self._store.claim(self._message.job_id, place.worker_id, place.lease_seconds, lost=lost)
+        )
+
+    async def _pass_by(self, refusal: NotClaimed) -> None:
+        """Nothing to run: the job is over or gone, or in another live worker's hands."""
+        if refusal.owner is not None:
+            log.info("claim.held", owner=refusal.owner, next=f"looking again in {STAND_BY:.0f} s")
+            await persistently(lambda: self._delivery.retry(STAND_BY))
+        else:
+            await self._delivery.ack()
+
+    async def _end_cancelled(self, owner: str | None) -> None:
+        ending = ended_early(JobStatus.CANCELLED, JobCancelled("The job was cancelled."))
+        await persistently(lambda: self._store.end_unclaimed(self._message.job_id, ending, owner=owner))
+
+    # ── attempt ──
+
+    async def _attempt(self, claim: Claim) -> Outcome:
+        left = self._message.deadline_at - time.time()
+        if claim.tries >= self._place.max_tries:
+            return Failed(AttemptsExhausted(f"The job took {claim.tries} workers down with it; it is not tried again."))
+        if self._stopped is not None or left <= 0:
+            return self._stopped or Expired()
+        try:
+            async with asyncio.timeout(left) as self._scope:
+                async with lease.held(self._store, claim, self._place.lease_seconds, self._claim_lost):
+                    return await self._generate(claim)
+        except TimeoutError as error:
+            if not self._scope.expired():
+                return self._failed_with(error)
+            return self._stopped or Expired()
+        except Exception as error:
+            return self._failed_with(error)
+        finally:
+            self._scope = None
+
+    def _claim_lost(self, error: BaseException) -> None:
+        if isinstance(error, AttemptFenced):
+            self.stop(Cancelled() if error.cancelling else Fenced(error))
+        else:
+            self.stop(self._failed_with(error))
+
+    def _failed_with(self, error: BaseException) -> Outcome:
+        match error:
+            case AttemptFenced():
+                return Cancelled() if error.cancelling else Fenced(error)
+            case IgniteError(retryable=True):
+                return TryAgain(error)
+            case IgniteError():
+                return Failed(error)
+            case _:
+                log.error("attempt.crashed", exc_info=error)
+                return TryAgain(EngineError("The worker failed on this request."))
+
+    async def _generate(self, claim: Claim) -> Completed:
+        body = claim.body if self._message.body is None else self._message.body
+        if body is None:
+            raise IgniteError("The request's body has expired.", code="request_lost")
+        request = shape.engine_request(body, self._message)
+        if self._message.logged:
+            return await self._stream(claim, request, shape.include_usage(body))
+        answer = await self._place.engine.complete(request)
+        return Completed(shape.completion(self._message, answer))
+
+    async def _stream(self, claim: Claim, request: dict[str, Any], include_usage: bool) -> Completed:
+        engine, sent = self._place.engine, await self._sent_before(claim)
+        going_on = engine.continues_text and can_continue(request, sent)
+        replay = Replay(Sent() if going_on else sent)
+        encoder = FrameEncoder(
+            shape.head(self._message), include_usage=include_usage, begun=sent.begun, ended=sent.ended
+        )
+        writer = self._writer = FrameWriter(
+            self._place.backend.log, claim.job_id, claim.attempt, claim.offset, self._claim_lost
+        )
+        async with aclosing(engine.generate(request, sent.text if going_on else "")) as chunks:
+            async for raw in chunks:
+                chunk = replay.filter(raw)
+                self._fold.add(chunk)
+                if frames := encoder.encode(chunk):
+                    writer.write(frames)
+                    if writer.full:
+                        await writer.drain()
+        if not self._fold.finished:
+            raise EngineError("The engine's stream ended before its answer did.")
+        return Completed(shape.completion(self._message, self._fold.completion), encoder.end(self._fold.usage))
+
+    async def _sent_before(self, claim: Claim) -> Sent:
+        """What earlier attempts have put into the log."""
+        if not claim.offset:
+            return Sent()
+        data = await persistently(lambda: self._place.backend.log.read(claim.job_id))
+        sent = Sent.from_log(data[: claim.offset])
+        for chunk in sent.chunks:
+            self._fold.add(chunk)
+        log.info("attempt.resumes", frames=len(sent.chunks))
+        return sent
+
+    # ── settle ──
+
+    async def _settle(self, claim: Claim, outcome: Outcome) -> None:
+        match outcome:
+            case Completed(result, frames):
+                result_bytes = orjson.dumps(result)
+                await self._finish(claim, Ending(JobStatus.COMPLETED, frames, result_bytes, result["usage"]))
+            case Failed(error):
+                await self._finish(claim, self._early(JobStatus.FAILED, error))
+            case Cancelled():
+                await self._finish(claim, self._early(JobStatus.CANCELLED, JobCancelled("The job was cancelled.")))
+            case Expired():
+                await self._finish(
+                    claim, self._early(JobStatus.EXPIRED, DeadlineExceeded("The job's deadline passed."))
+                )
+            case TryAgain(error):
+                await self._try_again(claim, error)
+            case Interrupted():
+                await self._hand_back(claim, counted=False, after=0.0)
+            case Fenced(reason):
+                log.warning("attempt.fenced", status=reason.status, next="whoever holds the claim settles the job")
+                await self._delivery.ack()
+            case _:
+                assert_never(outcome)
+
+    async def _try_again(self, claim: Claim, error: IgniteError) -> None:
+        tries = claim.tries + 1
+        if tries >= self._place.max_tries:
+            exhausted = AttemptsExhausted(f"All {tries} attempts failed; the last one said: {error.message}")
+            await self._finish(claim, self._early(JobStatus.FAILED, exhausted))
+            return
+        after = self._place.retry_backoff * 2**claim.tries
+        log.warning("attempt.failed", error=error.message, next=f"trying again in {after:.1f} s")
+        await self._hand_back(claim, counted=True, after=after)
+
+    async def _hand_back(self, claim: Claim, *, counted: bool, after: float) -> None:
+        await self._close_writer(claim)
+        try:
+            await persistently(lambda: self._store.release(claim.job_id, claim.attempt, counted=counted))
+        except AttemptFenced as fenced:
+            log.warning("attempt.fenced", status=fenced.status)
+        await persistently(lambda: self._delivery.retry(after))
+
+    async def _finish(self, claim: Claim, ending: Ending) -> None:
+        """Write the ending, then forget the message: a crash between the two is a redelivery of a job that is over."""
+        offset, rest = await self._close_writer(claim)
+        whole = Ending(ending.status, rest + ending.frames, ending.result, ending.usage, ending.error)
+        try:
+            await persistently(lambda: self._store.finish(claim.job_id, claim.attempt, offset, whole))
+        except AttemptFenced as fenced:
+            log.warning("attempt.fenced", status=fenced.status, next="its ending is dropped")
+        await self._delivery.ack()
+
+    async def _close_writer(self, claim: Claim) -> tuple[int, bytes]:
+        return (claim.offset, b"") if self._writer is None else await self._writer.close()
+
+    def _early(self, status: JobStatus, error: IgniteError) -> Ending:
+        """An ending before the answer was whole: what there is of it is kept."""
+        partial = self._fold.completion
+        if not partial["choices"]:
+            return ended_early(status, error)
+        result = orjson.dumps(shape.completion(self._message, partial))
+        return ended_early(status, error, result=result, usage=self._fold.usage)
+
+
+def ended_early(
+    status: JobStatus, error: IgniteError, *, result: bytes | None = None, usage: dict[str, Any] | None = None
+) -> Ending:
+    record = error.to_dict()
+    return Ending(status, error_frames(record), result, usage, record)
+
+
+async def persistently(step: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a step, which may safely be repeated, until the broker and the store are back."""
+    delay = 0.1
+    while True:
+        try:
+            return await step()
+        except BackendUnavailable as error:
+            log.warning("backend.unavailable", error=error.message, next=f"trying again in {delay:.1f} s")
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 2.0)

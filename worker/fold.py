@@ -1,0 +1,106 @@
+"""A stream's chunks folded into the one completion they stand for: equal to what the engine's own unary answer would be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
+"""The deltas that come as pieces of one text."""
+
+
+@dataclass(slots=True)
+class FoldedCall:
+    """One tool call: id, type and name come once, the arguments in pieces."""
+
+    id: str | None = None
+    type: str = "function"
+    name: str = ""
+    arguments: list[str] = field(default_factory=list[str])
+
+    def add(self, part: Mapping[str, Any]) -> None:
+        function: Mapping[str, Any] = part.get("function") or {}
+        self.id = part.get("id") or self.id
+        self.type = part.get("type") or self.type
+        self.name = function.get("name") or self.name
+        self.arguments.append(function.get("arguments") or "")
+
+    def to_dict(self) -> dict[str, Any]:
+        function = {"name": self.name, "arguments": "".join(self.arguments)}
+        return {"id": self.id, "type": self.type, "function": function}
+
+
+@dataclass(slots=True)
+class FoldedChoice:
+    texts: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    calls: dict[int, FoldedCall] = field(default_factory=dict[int, FoldedCall])
+    logprobs: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+    finish_reason: str | None = None
+
+    def add(self, part: Mapping[str, Any]) -> None:
+        delta = part["delta"]
+        for name in TEXTS:
+            if delta.get(name):
+                self.texts.setdefault(name, []).append(delta[name])
+        for call in delta.get("tool_calls") or ():
+            self.calls.setdefault(call["index"], FoldedCall()).add(call)
+        for name, tokens in (part.get("logprobs") or {}).items():
+            self.logprobs.setdefault(name, []).extend(tokens or ())
+        self.finish_reason = part.get("finish_reason") or self.finish_reason
+
+    def to_dict(self, index: int) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": self._message(),
+            "logprobs": self._logprobs(),
+            "finish_reason": self.finish_reason,
+        }
+
+    def _message(self) -> dict[str, Any]:
+        """A tool call without words has no content; words that never came are an empty text."""
+        texts = {name: "".join(pieces) for name, pieces in self.texts.items()}
+        message: dict[str, Any] = {"role": "assistant", "content": None if self.calls else "", "refusal": None}
+        message |= texts
+        if self.calls:
+            message["tool_calls"] = [self.calls[index].to_dict() for index in sorted(self.calls)]
+        return message
+
+    def _logprobs(self) -> dict[str, Any] | None:
+        if not self.logprobs:
+            return None
+        return {"content": None, "refusal": None} | {name: tokens or None for name, tokens in self.logprobs.items()}
+
+
+class Fold:
+    """Takes chunks one by one; `completion` can be asked for at any time, also of a stream that ended early."""
+
+    def __init__(self) -> None:
+        self._head: dict[str, Any] = {}
+        self._choices: dict[int, FoldedChoice] = {}
+        self.usage: dict[str, Any] | None = None
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        if not self._head:
+            self._head = {key: value for key, value in chunk.items() if key not in ("object", "choices", "usage")}
+        self.usage = chunk.get("usage") or self.usage
+        for part in chunk["choices"]:
+            self._choices.setdefault(part["index"], FoldedChoice()).add(part)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice that began has ended, and one has."""
+        return bool(self._choices) and all(choice.finish_reason for choice in self._choices.values())
+
+    @property
+    def completion(self) -> dict[str, Any]:
+        choices = [self._choices[index].to_dict(index) for index in sorted(self._choices)]
+        return {**self._head, "object": "chat.completion", "choices": choices, "usage": self.usage}
+
+
+def fold(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """All chunks of a stream at once."""
+    folding = Fold()
+    for chunk in chunks:
+        folding.add(chunk)
+    return folding.completion

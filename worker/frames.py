@@ -1,0 +1,150 @@
+"""An engine's chunks as the client's frames: shaped and encoded once, written to the log in batches.
+
+Engines differ in how they begin and end a choice; clients get one shape: a role chunk first, then deltas, then one finish
+chunk with an empty delta, for each choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from shared.errors import BackendUnavailable
+from shared.frames import DONE, FRAME_END
+from shared.ports import JobLog
+from worker.shape import finish_reason
+
+WRITE_LIMIT = 1024 * 1024
+"""Bytes that may wait for the log before the engine's stream is paused."""
+
+RETRY_DELAY = 0.2
+"""Seconds between tries while the store is away."""
+
+
+class FrameEncoder:
+    """Encodes one job's chunks. All of them share id, created and model, so that part is encoded once.
+
+    `begun` are the choices whose role chunk an earlier attempt has sent, `ended` those that it finished.
+    """
+
+    def __init__(
+        self,
+        head: Mapping[str, Any],
+        *,
+        include_usage: bool,
+        begun: set[int] | None = None,
+        ended: set[int] | None = None,
+    ) -> None:
+        fields = orjson.dumps({**head, "object": "chat.completion.chunk"})
+        self._prefix = b"data: " + fields[:-1] + b',"choices":'
+        self._include_usage = include_usage
+        self._suffix = (b',"usage":null}' if include_usage else b"}") + FRAME_END
+        self._begun = set(begun or ())
+        self._ended = set(ended or ())
+
+    def encode(self, chunk: Mapping[str, Any]) -> bytes:
+        """The chunk's frames; empty if it holds nothing for the client."""
+        return b"".join([self._frame(choice) for part in chunk["choices"] for choice in self._shape(part)])
+
+    def end(self, usage: Mapping[str, Any] | None) -> bytes:
+        """The last frames of a stream that went well."""
+        if not self._include_usage:
+            return DONE
+        return self._prefix + b'[],"usage":' + orjson.dumps(usage) + b"}" + FRAME_END + DONE
+
+    def _frame(self, choice: Mapping[str, Any]) -> bytes:
+        return self._prefix + orjson.dumps([choice]) + self._suffix
+
+    def _shape(self, part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        index, logprobs = part["index"], part.get("logprobs")
+        if index not in self._begun:
+            self._begun.add(index)
+            yield shaped(index, {"role": "assistant", "content": ""})
+        delta = {key: value for key, value in part["delta"].items() if key != "role" and value not in (None, "")}
+        if delta or logprobs:
+            yield shaped(index, delta, logprobs)
+        if part.get("finish_reason") and index not in self._ended:
+            self._ended.add(index)
+            yield shaped(index, {}, finish=finish_reason(part["finish_reason"]))
+
+
+def shaped(index: int, delta: Mapping[str, Any], logprobs: Any = None, finish: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+
+class FrameWriter:
+    """Writes one attempt's frames to the log, one append at a time; what comes meanwhile goes with the next.
+
+    `failed` is called once, from the loop, when the log refuses (the attempt is fenced). A store that is away is waited for.
+    """
+
+    def __init__(
+        self, log: JobLog, job_id: str, attempt: int, offset: int, failed: Callable[[BaseException], None]
+    ) -> None:
+        self._log = log
+        self._job_id = job_id
+        self._attempt = attempt
+        self._offset = offset
+        self._failed = failed
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._sending = b""
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def full(self) -> bool:
+        return self._size > WRITE_LIMIT
+
+    def write(self, frames: bytes) -> None:
+        self._waiting.append(frames)
+        self._size += len(frames)
+        if self._idle.is_set():
+            self._next()
+
+    async def drain(self) -> None:
+        """Wait until everything written is in the log, or the log has refused."""
+        await self._idle.wait()
+
+    async def close(self) -> tuple[int, bytes]:
+        """Stop appending: the log's length, and the frames that are not in it yet (they go with the ending)."""
+        self._closing = True
+        await self._idle.wait()
+        rest, self._waiting = b"".join(self._waiting), []
+        return self._offset, rest
+
+    def _next(self) -> None:
+        self._idle.clear()
+        self._sending = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+        self._waiting, self._size = [], 0
+        self._send()
+
+    def _send(self) -> None:
+        append = self._log.append(self._job_id, self._attempt, self._offset, self._sending)
+        asyncio.ensure_future(append).add_done_callback(self._sent)
+
+    def _sent(self, append: asyncio.Future[None]) -> None:
+        if append.cancelled():
+            self._give_up(asyncio.CancelledError())
+        elif (error := append.exception()) is None:
+            self._offset += len(self._sending)
+            if self._waiting and not self._closing:
+                self._next()
+            else:
+                self._idle.set()
+        elif isinstance(error, BackendUnavailable) and not self._closing:
+            asyncio.get_running_loop().call_later(RETRY_DELAY, self._send)
+        else:
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        """The bytes being sent may or may not be in the log: they go first again, and the log knows them."""
+        self._waiting.insert(0, self._sending)
+        self._idle.set()
+        if not self._closing:
+            self._closing = True
+            self._failed(error)

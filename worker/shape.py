@@ -1,0 +1,62 @@
+"""OpenAI's shapes on the worker's side: what an engine is asked, and how its whole answer leaves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from shared.errors import EngineError
+from shared.ports import Message
+from shared.schema import NOT_FOR_ENGINES
+
+FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+
+
+def engine_request(body: bytes, message: Message) -> dict[str, Any]:
+    """The client's request without what is ours; a job without a client's seed got one, so that it can be replayed."""
+    request: dict[str, Any] = {key: value for key, value in orjson.loads(body).items() if key not in NOT_FOR_ENGINES}
+    if request.get("seed") is None and message.seed is not None:
+        request["seed"] = message.seed
+    return request
+
+
+def include_usage(body: bytes) -> bool:
+    return bool((orjson.loads(body).get("stream_options") or {}).get("include_usage"))
+
+
+def head(message: Message) -> dict[str, Any]:
+    """What every chunk and the completion of a job share."""
+    return {
+        "id": message.job_id,
+        "created": int(message.created_at),
+        "model": message.queue.model,
+        "service_tier": str(message.queue.tier),
+    }
+
+
+def completion(message: Message, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An engine's completion as clients get it. Raises EngineError if the engine left out what OpenAI requires."""
+    try:
+        choices = [shaped_choice(choice) for choice in answer["choices"]]
+    except (KeyError, TypeError) as error:
+        raise EngineError(f"The engine's answer is not a chat completion: {error!r}.") from error
+    return {**head(message), "object": "chat.completion", "choices": choices, "usage": answer.get("usage")}
+
+
+def shaped_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """`content`, `refusal` and `logprobs` are there even when null; empty lists and nulls that OpenAI never sends are not."""
+    known = {key: value for key, value in choice["message"].items() if value not in (None, [], {})}
+    message = {"role": "assistant", "content": choice["message"].get("content"), "refusal": None} | known
+    return {
+        "index": choice["index"],
+        "message": message,
+        "logprobs": choice.get("logprobs"),
+        "finish_reason": finish_reason(choice.get("finish_reason")),
+    }
+
+
+def finish_reason(reason: str | None) -> str | None:
+    """One of OpenAI's: SDKs reject others, and engines have their own (`abort`, `eos_token`)."""
+    return reason if reason is None or reason in FINISH_REASONS else "stop"
