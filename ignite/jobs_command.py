@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -30,14 +30,16 @@ class Api:
             return await response.json()
 
     @asynccontextmanager
-    async def open(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def open(self, method: str, path: str, **options: Any) -> AsyncGenerator[aiohttp.ClientResponse]:
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT)
         try:
-            async with aiohttp.ClientSession(self._url, headers=self._headers, timeout=timeout) as session:
-                async with session.request(method, path, **options) as response:
-                    if response.status >= 400:
-                        raise click.ClickException(await sentence_of(response))
-                    yield response
+            async with (
+                aiohttp.ClientSession(self._url, headers=self._headers, timeout=timeout) as session,
+                session.request(method, path, **options) as response,
+            ):
+                if response.status >= 400:
+                    raise click.ClickException(await sentence_of(response))
+                yield response
         except aiohttp.ClientConnectionError as error:
             raise click.ClickException(f"{self._url} does not answer ({error}). Is 'ignite up' running?") from None
 

@@ -10,11 +10,15 @@ from shared.settings import Settings, SettingsError
 async def run_up(settings: Settings) -> None:
     """One process with everything. Calls that are open finish first, so the worker stops after the API."""
     with stop_signals() as stop:
-        async with open_backend(settings) as backend, running_engine(settings) as engine:
-            async with working(backend, engine, settings) as worker, serving(backend, settings) as server:
-                where = settings.amqp_url and "RabbitMQ and Redis" or f"data in {settings.data_dir}"
-                say(f"ignite is ready: {server.address}/v1 · model {engine.card.id} · {where} · Ctrl-C stops it")
-                await until(stop, worker)
+        async with (
+            open_backend(settings) as backend,
+            running_engine(settings) as engine,
+            working(backend, engine, settings) as worker,
+            serving(backend, settings) as server,
+        ):
+            where = "RabbitMQ and Redis" if settings.distributed else f"data in {settings.data_dir}"
+            say(f"ignite is ready: {server.address}/v1 · model {engine.card.id} · {where} · Ctrl-C stops it")
+            await until(stop, worker)
 
 
 async def run_api(settings: Settings) -> None:
@@ -28,12 +32,14 @@ async def run_api(settings: Settings) -> None:
 async def run_worker(settings: Settings) -> None:
     require_distributed(settings, "ignite worker")
     with stop_signals() as stop:
-        async with open_backend(settings) as backend, running_engine(settings) as engine:
-            async with working(backend, engine, settings) as worker:
-                say(
-                    f"ignite worker is ready: model {engine.card.id} · engine {engine.card.engine} · {engine.concurrency} slots"
-                )
-                await until(stop, worker)
+        async with (
+            open_backend(settings) as backend,
+            running_engine(settings) as engine,
+            working(backend, engine, settings) as worker,
+        ):
+            card = engine.card
+            say(f"ignite worker is ready: model {card.id} · engine {card.engine} · {engine.concurrency} slots")
+            await until(stop, worker)
 
 
 def require_distributed(settings: Settings, command: str) -> None:

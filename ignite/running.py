@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import click
 import uvicorn
@@ -21,6 +21,8 @@ from worker.consumer import Worker, WorkerOptions
 from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
 
+MENDABLE = (IgniteError, SettingsError, OSError)
+
 
 def run(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
     """Run a process's main; what the user can mend ends it with one sentence and status 1."""
@@ -28,22 +30,29 @@ def run(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main)
-    except* (IgniteError, SettingsError, OSError) as group:
-        for error in leaves(group):
-            click.echo(f"ignite: {error}", err=True)
-        raise SystemExit(1) from None
+    except MENDABLE as error:
+        fail(error)
+    except ExceptionGroup as group:
+        if group.split(MENDABLE)[1] is not None:
+            raise
+        fail(first_of(group))
 
 
-def leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from leaves(error)
-        else:
-            yield error
+def fail(error: Exception) -> NoReturn:
+    click.echo(f"ignite: {error}", err=True)
+    raise SystemExit(1)
+
+
+def first_of(error: Exception) -> Exception:
+    """What a group of failures began with."""
+    if isinstance(error, ExceptionGroup):
+        group = cast(ExceptionGroup[Exception], error)
+        return first_of(group.exceptions[0])
+    return error
 
 
 @contextmanager
-def stop_signals() -> Iterator[asyncio.Event]:
+def stop_signals() -> Generator[asyncio.Event]:
     """SIGTERM and SIGINT set the event: once to drain; a second one ends the process at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -66,7 +75,7 @@ class ApiServer(uvicorn.Server):
     """uvicorn without its signal handlers: signals belong to the main."""
 
     @contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
     @property
@@ -76,7 +85,7 @@ class ApiServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(backend: Backend, settings: Settings) -> AsyncIterator[ApiServer]:
+async def serving(backend: Backend, settings: Settings) -> AsyncGenerator[ApiServer]:
     """The API is up inside; on leaving it takes no more calls and lets those that are open finish."""
     app = create_app(backend, settings)
     server = ApiServer(
@@ -143,7 +152,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
 
 
 @asynccontextmanager
-async def running_engine(settings: Settings) -> AsyncIterator[Engine]:
+async def running_engine(settings: Settings) -> AsyncGenerator[Engine]:
     engine = open_engine(engine_settings(settings))
     try:
         await engine.start()
@@ -157,7 +166,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
 
 
 @asynccontextmanager
-async def working(backend: Backend, engine: Engine, settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
+async def working(backend: Backend, engine: Engine, settings: Settings) -> AsyncGenerator[asyncio.Task[None]]:
     """A worker takes jobs inside; on leaving it drains. Its task ends early only if it has died."""
     stop = asyncio.Event()
     worker = Worker(backend, engine, worker_options(settings))

@@ -1,1 +1,4 @@
-"""HTTP in, SSE out: validates, admits, enqueues and relays. Never generates, keeps nothing: any replica answers for any job."""
+"""HTTP in, SSE out: validates, admits, enqueues and relays.
+
+Never generates, keeps nothing: any replica answers for any job.
+"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
     doors = Doors(settings, backend, JobService(backend, catalog, settings), catalog, Health())
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         doors.health.run("dead-letters", settle_dead_letters(backend, doors.service))
         try:
             yield

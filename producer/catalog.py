@@ -10,7 +10,9 @@ from shared.errors import NotFound
 from shared.ports import ModelInfo, Registry
 
 FRESH = 5.0
-"""Seconds for which the list is used as it is; an unknown model makes us look again, though not more often than RECHECK."""
+"""Seconds for which the list is used as it is; an unknown model makes us look again, though not more often than
+RECHECK.
+"""
 
 RECHECK = 0.5
 

@@ -16,7 +16,7 @@ from producer.dependencies import Doors, doors_of, tenant_of
 from producer.event_stream import StreamAnswer, UnaryAnswer
 from producer.jobs import job_response
 from producer.service import Submission
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.job import Job
 from shared.schema import parse_request
 
@@ -30,10 +30,6 @@ REQUEST_SCHEMA: dict[str, Any] = {
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatCompletionRequest"}}},
     }
 }
-
-
-class UnsupportedMediaType(InvalidRequest):
-    default_code = "unsupported_media_type"
 
 
 @router.post("/v1/chat/completions", openapi_extra=REQUEST_SCHEMA, summary="Create a chat completion")

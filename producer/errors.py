@@ -29,6 +29,8 @@ STATUS_OF: Mapping[type[IgniteError], int] = {
     errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
     errors.JobCancelled: 409,
+    errors.RequestTooLarge: 413,
+    errors.UnsupportedMediaType: 415,
     errors.InvalidRequest: 400,
 }
 
@@ -67,9 +69,7 @@ def headers_of(error: IgniteError, status: int) -> dict[str, str]:
     if status == 409:
         # SDKs retry 409 by themselves; ours mean that the state will not change by asking again.
         headers["x-should-retry"] = "false"
-    if status in (429, 503):
-        headers["retry-after"] = str(retry_after(error))
-    elif error.retry_after is not None:
+    if status in (429, 503) or error.retry_after is not None:
         headers["retry-after"] = str(retry_after(error))
     return headers
 

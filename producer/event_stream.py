@@ -1,19 +1,18 @@
-"""Answers to clients that wait: the stream, and the unary answer. Both notice a hang-up at once and always let go of their job's
-follower.
+"""Answers to clients that wait: the stream, and the unary answer. Both notice a hang-up at once and always let go of
+their job's follower.
 
-Raw ASGI, because a generator behind Starlette's StreamingResponse is not closed when the client vanishes while the server waits
-in `send`.
+Raw ASGI, because a generator behind Starlette's StreamingResponse is not closed when the client vanishes while the
+server waits in `send`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -44,7 +43,7 @@ OUTAGE_PATIENCE = 30.0
 
 
 @asynccontextmanager
-async def hang_up_watched(receive: Receive, call: Call) -> AsyncIterator[None]:
+async def hang_up_watched(receive: Receive, call: Call) -> AsyncGenerator[None]:
     """Close the call's follower when the client leaves: whoever waits on it gets FollowerClosed."""
 
     async def watch() -> None:
@@ -113,10 +112,9 @@ class CallAnswer(Response):
         self._started = True
         waited = time.time() - call.job.created_at
         FIRST_BYTE.labels(call.job.model, self.mode).observe(waited)
-        message = {"type": "http.response.start", "status": 200, "headers": []}
-        headers = MutableHeaders(scope=message)
-        headers.update(content_type | {"x-job-id": call.job.id, "x-queue-wait-ms": str(int(waited * 1000))})
-        await send(message)
+        headers = content_type | {"x-job-id": call.job.id, "x-queue-wait-ms": str(int(waited * 1000))}
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
 
 
 class StreamAnswer(CallAnswer):

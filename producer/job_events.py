@@ -13,7 +13,9 @@ from shared.ports import Update
 
 
 class EventsAnswer(StreamAnswer):
-    """As a stream, but frames carry their numbers, keep-alives are single-newline comments, and leaving cancels nothing."""
+    """As a stream, but frames carry their numbers, keep-alives are single-newline comments, and leaving cancels
+    nothing.
+    """
 
     mode = "events"
 

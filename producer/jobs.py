@@ -22,7 +22,9 @@ MAX_WAIT = 300.0
 
 
 async def job_response(doors: Doors, job: Job, status: int = 200) -> Response:
-    """The job object with where it waits; polls learn from the headers when to come back and whether anything changed."""
+    """The job object with where it waits; polls learn from the headers when to come back and whether anything
+    changed.
+    """
     place = None if job.status is not JobStatus.QUEUED else await doors.service.place(job)
     body = wire.job_object(job, position=place and place.position, eta=place and place.eta)
     headers = {"etag": wire.etag(job), "x-job-id": job.id}

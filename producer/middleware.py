@@ -1,4 +1,6 @@
-"""Pure ASGI middleware: Starlette's BaseHTTPMiddleware would hide the hang-up of an unary call from whoever serves it."""
+"""Pure ASGI middleware: Starlette's BaseHTTPMiddleware would hide the hang-up of an unary call from whoever serves
+it.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,13 @@ from structlog.contextvars import bound_contextvars
 
 from producer.auth import Keyring
 from producer.errors import error_response
-from shared.errors import IgniteError, InvalidRequest
+from shared.errors import IgniteError, RequestTooLarge
 
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 DRAIN_LIMIT = 1024 * 1024 * 1024
 """Bytes of a refused body that are read and dropped, so that the client gets to read the answer."""
-
-
-class RequestTooLarge(InvalidRequest):
-    default_code = "request_too_large"
 
 
 class RequestContext:
@@ -114,9 +112,7 @@ class BodyLimit:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = RequestTooLarge(f"The request body is larger than {self._limit:,} bytes.")
-        response = error_response(error)
-        response.status_code = 413
-        await response(scope, receive, send)
+        await error_response(error)(scope, receive, send)
 
 
 async def drop_body(receive: Receive) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -87,7 +87,7 @@ class JobService:
     # ── submit ──
 
     @asynccontextmanager
-    async def call(self, submission: Submission) -> AsyncIterator[Call]:
+    async def call(self, submission: Submission) -> AsyncGenerator[Call]:
         """Submit a request whose client waits, and follow its job from the first byte."""
         job = await self._admit(submission)
         async with self._backend.log.follow(job.id, created_here=True) as follower:
@@ -171,7 +171,9 @@ class JobService:
         raise NotFound(f"No job '{job_id}'.")
 
     async def _expired_in_queue(self, job: Job) -> Job:
-        """A broker drops what has expired when it comes to the head of its queue; whoever looks earlier sees the truth."""
+        """A broker drops what has expired when it comes to the head of its queue; whoever looks earlier sees the
+        truth.
+        """
         if job.status is not JobStatus.QUEUED or job.deadline_at > time.time():
             return job
         await self.expire(job.id)
@@ -220,7 +222,7 @@ class JobService:
         return self._rates.estimate(str(job.queue), position)
 
     @asynccontextmanager
-    async def attach(self, job: Job) -> AsyncIterator[Call]:
+    async def attach(self, job: Job) -> AsyncGenerator[Call]:
         """Follow a job that is there already, from the start of its log. Leaving it cancels nothing."""
         async with self._backend.log.follow(job.id) as follower:
             yield Call(job, follower, attached=True)
@@ -247,7 +249,10 @@ class JobService:
         await self._backend.store.end_unclaimed(job_id, Ending(status, error_frames(record), error=record))
 
     async def abandon(self, call: Call) -> None:
-        """The client hung up: cancel its job unless it is to run on. Shielded: the caller may be being cancelled too."""
+        """The client hung up: cancel its job unless it is to run on.
+
+        Shielded: the caller may be being cancelled too.
+        """
         if not (call.job.detached or call.attached):
             log.info("client.gone", job=call.job.id, next="cancelling the job")
             await asyncio.shield(self.cancel(call.job.id))

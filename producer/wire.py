@@ -109,7 +109,11 @@ def unfold_choice(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     message = {key: value for key, value in choice["message"].items() if value is not None and key != "role"}
     if "tool_calls" in message:
         message["tool_calls"] = [{"index": index, **call} for index, call in enumerate(message["tool_calls"])]
-    deltas = [({"role": "assistant", "content": ""}, None), (message, None), ({}, choice["finish_reason"])]
+    deltas: list[tuple[dict[str, Any], str | None]] = [
+        ({"role": "assistant", "content": ""}, None),
+        (message, None),
+        ({}, choice["finish_reason"]),
+    ]
     for position, (delta, reason) in enumerate(deltas):
         logprobs = choice.get("logprobs") if position == 1 else None
         yield {"index": choice["index"], "delta": delta, "logprobs": logprobs, "finish_reason": reason}

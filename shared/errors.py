@@ -1,7 +1,8 @@
 """One tree of errors. Each class has a sentence, OpenAI's `type` and `code`, and says whether a retry can help.
 
-Foreign exceptions are translated into these once, at the border (a backend, an engine); `producer/errors.py` is the only
-map from here to HTTP. An error travels inside jobs and streams as OpenAI's error object: `to_dict` and `from_dict`.
+Foreign exceptions are translated into these once, at the border (a backend, an engine); `producer/errors.py` is the
+only map from here to HTTP. An error travels inside jobs and streams as OpenAI's error object: `to_dict` and
+`from_dict`.
 """
 
 from __future__ import annotations
@@ -76,6 +77,18 @@ class Conflict(InvalidRequest):
     """The thing exists, in another state than the call needs."""
 
     default_code = "conflict"
+
+
+class RequestTooLarge(InvalidRequest):
+    """The body is over the limit."""
+
+    default_code = "request_too_large"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body is not announced as JSON."""
+
+    default_code = "unsupported_media_type"
 
 
 class IdempotencyKeyReused(InvalidRequest):

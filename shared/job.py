@@ -1,10 +1,10 @@
 """A job and the one table of its life.
 
 Theory. A *request* that was accepted is a *job*. Its id is the completion's id and outlives every *attempt*. A job is
-always in exactly one status; the three in `TERMINAL`'s complement can still move. Every move is one *event* of the table
-below, applied atomically by a store; an event that the table does not list for the present status is illegal: it raises
-(or, in a store, is refused) and changes nothing. An attempt is numbered from 1 and the number is the *fencing token*: a
-worker that lost its claim still holds an old number, and everything it then writes is refused.
+always in exactly one status; the three in `TERMINAL`'s complement can still move. Every move is one *event* of the
+table below, applied atomically by a store; an event that the table does not list for the present status is illegal: it
+raises (or, in a store, is refused) and changes nothing. An attempt is numbered from 1 and the number is the *fencing
+token*: a worker that lost its claim still holds an old number, and everything it then writes is refused.
 
     queued ──claim──▶ in_progress ──complete | fail | cancel | expire──▶ (terminal)
       ▲ │                │    ▲ │

@@ -1,5 +1,5 @@
-"""Logging: one structured stream on stderr. Expected things are info, surprises errors with their traceback, and what the
-infrastructure does is a warning that says what happens next. Context (job, attempt, request id) is bound once.
+"""Logging: one structured stream on stderr. Expected things are info, surprises errors with their traceback, and what
+the infrastructure does is a warning that says what happens next. Context (job, attempt, request id) is bound once.
 """
 
 from __future__ import annotations

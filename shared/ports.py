@@ -33,8 +33,8 @@ class AttemptFenced(Exception):
 class Message:
     """The envelope of a job in a queue. `body` is the client's request as it came, or None where the store keeps it.
 
-    `logged`: generate as a stream into the job's log, whatever shape the client asked for; otherwise the engine is asked
-    for the whole completion at once and only the ending is written.
+    `logged`: generate as a stream into the job's log, whatever shape the client asked for; otherwise the engine is
+    asked for the whole completion at once and only the ending is written.
     """
 
     job_id: str
@@ -193,7 +193,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class NotClaimed:
-    """Why there was nothing to run. `owner` is set when another worker holds the claim, also of a job being cancelled."""
+    """Why there was nothing to run.
+
+    `owner` is set when another worker holds the claim, also of a job being cancelled.
+    """
 
     status: JobStatus | None
     owner: str | None = None
@@ -208,7 +211,10 @@ class JobFilter:
 
 
 class JobStore(Protocol):
-    """Each job's record and result: the truth about what has happened. Every change is one atomic step of job.py's table."""
+    """Each job's record and result: the truth about what has happened.
+
+    Every change is one atomic step of job.py's table.
+    """
 
     async def create(self, job: Job, *, body: bytes | None = None, followed: bool = False) -> None:
         """Write the record of a queued job. `body` is kept where given; `followed` lists this replica as a follower."""
@@ -242,12 +248,15 @@ class JobStore(Protocol):
         ...
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
-        """End a job that no live worker holds: a queued one, or one whose dead `owner` is named. False if it is not so."""
+        """End a job that no live worker holds: a queued one, or one whose dead `owner` is named.
+
+        False if it is not so.
+        """
         ...
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
-        """Ask for the end: a queued job, or one whose owner is dead, gets `ending` at once; a running one is marked and its
-        owner told. Does nothing to a job that is over.
+        """Ask for the end: a queued job, or one whose owner is dead, gets `ending` at once; a running one is marked
+        and its owner told. Does nothing to a job that is over.
         """
         ...
 

@@ -1,7 +1,7 @@
 """The client's request: every field of OpenAI's chat completions API, checked, and ours beside them.
 
-A request is checked once, at the door, and then travels as the client's own bytes. Fields that nobody here knows are kept:
-they belong to the engine. Source of names and ranges: OpenAI's published API, as the `openai` package types it.
+A request is checked once, at the door, and then travels as the client's own bytes. Fields that nobody here knows are
+kept: they belong to the engine. Source of names and ranges: OpenAI's published API, as the `openai` package types it.
 """
 
 from __future__ import annotations
@@ -277,7 +277,9 @@ NOT_FOR_ENGINES = OURS_TO_SET | {
 
 
 def parse_json(body: bytes) -> Any:
-    """`body` as JSON. Raises InvalidRequest (`invalid_json`); NaN, lone surrogates and bottomless nesting are not JSON."""
+    """`body` as JSON. Raises InvalidRequest (`invalid_json`); NaN, lone surrogates and bottomless nesting are not
+    JSON.
+    """
     if not body:
         raise InvalidRequest("The request body is empty; expected a JSON object.", code="invalid_json")
     try:
@@ -291,15 +293,17 @@ def parse_json(body: bytes) -> Any:
 
 def nesting(value: Any) -> int:
     """Levels of lists and objects in a JSON value."""
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, list | dict)]:
+    depth, level = 0, children(value)
+    while level:
         depth += 1
-        level = [child for item in level for child in children(item)]
-    return depth
+        level = [grandchild for child in level for grandchild in children(child)]
+    return depth + (1 if isinstance(value, list | dict) else 0)
 
 
-def children(value: list[Any] | dict[str, Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
+def children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(cast(dict[str, Any], value).values())
+    return cast(list[Any], value) if isinstance(value, list) else []
 
 
 def parse_request(body: bytes, *, stream: bool | None = None) -> ChatCompletionRequest:

@@ -1,4 +1,5 @@
-"""Every setting, in one place: an option of the command line, `IGNITE_…` in the environment, a line in `ignite.toml`, in that order.
+"""Every setting, in one place: an option of the command line, `IGNITE_…` in the environment, a line in `ignite.toml`,
+in that order.
 
 A setting that is unknown or bad stops the start with one clear sentence (`SettingsError`).
 """
@@ -16,8 +17,10 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError as PydanticSettingsError,
     TomlConfigSettingsSource,
+)
+from pydantic_settings import (
+    SettingsError as PydanticSettingsError,
 )
 
 CONFIG_FILE = Path("ignite.toml")

@@ -1,7 +1,8 @@
 """One delivery, from claim to settlement. Read it from the top: claim, attempt, settle.
 
-Everything that can end an attempt becomes an `Outcome`; `_settle` has one clause for each. Whatever wants an attempt to end
-early (a cancel, a drain, a lost lease, the deadline) says why in `stop` and closes the one scope around the work.
+Everything that can end an attempt becomes an `Outcome`; `_settle` has one clause for each. Whatever wants an attempt
+to end early (a cancel, a drain, a lost lease, the deadline) says why in `stop` and closes the one scope around the
+work.
 """
 
 from __future__ import annotations
@@ -137,12 +138,12 @@ class Execution:
             return Failed(AttemptsExhausted(f"The job took {claim.tries} workers down with it; it is not tried again."))
         if self._stopped is not None or left <= 0:
             return self._stopped or Expired()
+        scope = self._scope = asyncio.timeout(left)
         try:
-            async with asyncio.timeout(left) as self._scope:
-                async with lease.held(self._store, claim, self._place.lease_seconds, self._claim_lost):
-                    return await self._generate(claim)
+            async with scope, lease.held(self._store, claim, self._place.lease_seconds, self._claim_lost):
+                return await self._generate(claim)
         except TimeoutError as error:
-            if not self._scope.expired():
+            if not scope.expired():
                 return self._failed_with(error)
             return self._stopped or Expired()
         except Exception as error:

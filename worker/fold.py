@@ -1,4 +1,6 @@
-"""A stream's chunks folded into the one completion they stand for: equal to what the engine's own unary answer would be."""
+"""A stream's chunks folded into the one completion they stand for: equal to what the engine's own unary answer would
+be.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ class FoldedChoice:
                 self.texts.setdefault(name, []).append(delta[name])
         for call in delta.get("tool_calls") or ():
             self.calls.setdefault(call["index"], FoldedCall()).add(call)
-        for name, tokens in (part.get("logprobs") or {}).items():
+        logprobs: Mapping[str, list[Any] | None] = part.get("logprobs") or {}
+        for name, tokens in logprobs.items():
             self.logprobs.setdefault(name, []).extend(tokens or ())
         self.finish_reason = part.get("finish_reason") or self.finish_reason
 

@@ -1,7 +1,7 @@
 """An engine's chunks as the client's frames: shaped and encoded once, written to the log in batches.
 
-Engines differ in how they begin and end a choice; clients get one shape: a role chunk first, then deltas, then one finish
-chunk with an empty delta, for each choice.
+Engines differ in how they begin and end a choice; clients get one shape: a role chunk first, then deltas, then one
+finish chunk with an empty delta, for each choice.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def shaped(index: int, delta: Mapping[str, Any], logprobs: Any = None, finish: s
 class FrameWriter:
     """Writes one attempt's frames to the log, one append at a time; what comes meanwhile goes with the next.
 
-    `failed` is called once, from the loop, when the log refuses (the attempt is fenced). A store that is away is waited for.
+    `failed` is called once, from the loop, when the log refuses (the attempt is fenced). A store that is away is
+    waited for.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -20,7 +20,7 @@ RENEWALS_PER_LEASE = 3
 @asynccontextmanager
 async def held(
     store: JobStore, claim: Claim, seconds: float, lost: Callable[[AttemptFenced], None]
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """Renew `claim` while inside. `lost` is called once if the claim is no longer ours, or is to be cancelled.
 
     A store that is away costs nothing but the renewal: the work goes on, and what it writes is fenced if need be.

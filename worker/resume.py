@@ -1,7 +1,8 @@
 """Going on with a stream whose worker was lost. The bytes that a client has seen are never contradicted.
 
-Two ways. *Continue*: give the engine the text so far and let it go on from there (plain text only). *Replay*: generate again
-with the same seed, drop what was sent before and insist that it is the same; where it is not, the stream ends with an error.
+Two ways. *Continue*: give the engine the text so far and let it go on from there (plain text only). *Replay*: generate
+again with the same seed, drop what was sent before and insist that it is the same; where it is not, the stream ends
+with an error.
 """
 
 from __future__ import annotations

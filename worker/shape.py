@@ -23,7 +23,8 @@ def engine_request(body: bytes, message: Message) -> dict[str, Any]:
 
 
 def include_usage(body: bytes) -> bool:
-    return bool((orjson.loads(body).get("stream_options") or {}).get("include_usage"))
+    options: dict[str, Any] = orjson.loads(body).get("stream_options") or {}
+    return bool(options.get("include_usage"))
 
 
 def head(message: Message) -> dict[str, Any]:
@@ -46,7 +47,9 @@ def completion(message: Message, answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shaped_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """`content`, `refusal` and `logprobs` are there even when null; empty lists and nulls that OpenAI never sends are not."""
+    """`content`, `refusal` and `logprobs` are there even when null; empty lists and nulls that OpenAI never sends are
+    not.
+    """
     known = {key: value for key, value in choice["message"].items() if value not in (None, [], {})}
     message = {"role": "assistant", "content": choice["message"].get("content"), "refusal": None} | known
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -59,7 +59,7 @@ def complaint(outcome: object) -> str | None:
 @asynccontextmanager
 async def open_distributed(
     amqp_url: str, redis_url: str, *, queue_limit: int = 10_000
-) -> AsyncIterator[DistributedBackend]:
+) -> AsyncGenerator[DistributedBackend]:
     """Connected to Redis on entry; to RabbitMQ when first needed. Raises BackendUnavailable."""
     backend = DistributedBackend(amqp_url, redis_url, queue_limit=queue_limit)
     try:

@@ -2,11 +2,11 @@
 
 Topology, all durable, all quorum queues:
 
-    ignite.jobs (direct) ──▶ ignite.jobs.<model>.<tier> ──expired, rejected, redelivered too often──▶ ignite.dead (fanout)
+    ignite.jobs (direct) ──▶ ignite.jobs.<model>.<tier> ──expired, rejected, undeliverable──▶ ignite.dead (fanout)
     ignite.retry.<s> (fanout) ──▶ ignite.retry.<s> ──after <s> seconds, by its own routing key──▶ ignite.jobs
 
-Connections are plain ones: when one breaks, whoever uses it connects again and declares everything again. A connection that
-comes back by itself without its consumer is a trap.
+Connections are plain ones: when one breaks, whoever uses it connects again and declares everything again. A connection
+that comes back by itself without its consumer is a trap.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -39,12 +39,17 @@ CONFIRM_TIMEOUT = 5.0
 """Seconds; a broker that blocks publishers (memory alarm) confirms nothing, and the client must hear of it."""
 
 REDELIVERY_LIMIT = 1000
-"""Only a safety net: the broker counts every innocent job that a crashing worker had prefetched. Attempts are counted in the claim."""
+"""Only a safety net: the broker counts every innocent job that a crashing worker had prefetched.
+
+Attempts are counted in the claim.
+"""
 
 DEAD_LETTER_TTL = 7 * 86400 * 1000
 FAILURES = (*CONNECTION_EXCEPTIONS, TimeoutError)
 
-DEAD_LETTERING = {
+Arguments = dict[str, Any]
+
+DEAD_LETTERING: Arguments = {
     "x-queue-type": "quorum",
     "x-overflow": "reject-publish",
     "x-dead-letter-strategy": "at-least-once",
@@ -77,7 +82,7 @@ class RabbitQueue:
         await self._publisher.publish(JOBS, message, expires_in=max(0.0, message.deadline_at - time.time()))
 
     @asynccontextmanager
-    async def consume(self, queues: Sequence[QueueName], prefetch: int) -> AsyncIterator[Consumer]:
+    async def consume(self, queues: Sequence[QueueName], prefetch: int) -> AsyncGenerator[Consumer]:
         async def declare(channel: AbstractChannel) -> list[str]:
             await self._topology.declare_base(channel)
             return [await self._topology.declare_jobs(channel, queue) for queue in queues]
@@ -86,7 +91,7 @@ class RabbitQueue:
             yield consumer
 
     @asynccontextmanager
-    async def dead_letters(self) -> AsyncIterator[Consumer]:
+    async def dead_letters(self) -> AsyncGenerator[Consumer]:
         async def declare(channel: AbstractChannel) -> list[str]:
             await self._topology.declare_base(channel)
             return [DEAD]
@@ -115,7 +120,7 @@ class Topology:
         await channel.declare_exchange(JOBS, aio_pika.ExchangeType.DIRECT, durable=True)
         await channel.declare_exchange(DEAD, aio_pika.ExchangeType.FANOUT, durable=True)
         for name in (DEAD, UNDECODABLE):
-            arguments = {"x-queue-type": "quorum", "x-message-ttl": DEAD_LETTER_TTL}
+            arguments: Arguments = {"x-queue-type": "quorum", "x-message-ttl": DEAD_LETTER_TTL}
             queue = await channel.declare_queue(name, durable=True, arguments=arguments)
             if name == DEAD:
                 await queue.bind(DEAD)
@@ -125,13 +130,13 @@ class Topology:
     async def _declare_retry(self, channel: AbstractChannel, seconds: int) -> None:
         name = retry_name(seconds)
         exchange = await channel.declare_exchange(name, aio_pika.ExchangeType.FANOUT, durable=True)
-        arguments = {**DEAD_LETTERING, "x-dead-letter-exchange": JOBS, "x-message-ttl": seconds * 1000}
+        arguments: Arguments = {**DEAD_LETTERING, "x-dead-letter-exchange": JOBS, "x-message-ttl": seconds * 1000}
         queue = await channel.declare_queue(name, durable=True, arguments=arguments)
         await queue.bind(exchange)
 
     async def declare_jobs(self, channel: AbstractChannel, queue: QueueName) -> str:
         name = routing_key(queue)
-        arguments = {
+        arguments: Arguments = {
             **DEAD_LETTERING,
             "x-dead-letter-exchange": DEAD,
             "x-max-length": self._queue_limit,
@@ -288,6 +293,13 @@ class RabbitDelivery:
             log.info("delivery.lost", job=self.message.job_id, error=str(error), next="the broker delivers it again")
 
 
+def sets(event: asyncio.Event) -> Callable[..., None]:
+    def callback(*_: Any) -> None:
+        event.set()
+
+    return callback
+
+
 Declare = Callable[[AbstractChannel], Awaitable[list[str]]]
 
 
@@ -353,12 +365,12 @@ class RabbitConsumer:
     async def _connect(self) -> None:
         self._lines, broken = [], asyncio.Event()
         connection = self._connection = await connect(self._url, "ignite consumer")
-        connection.close_callbacks.add(lambda *_: broken.set())
+        connection.close_callbacks.add(sets(broken))
         channel = await connection.channel(publisher_confirms=False)
-        channel.close_callbacks.add(lambda *_: broken.set())
+        channel.close_callbacks.add(sets(broken))
         names = await self._declare(channel)
         underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _: broken.set())
+        underlay.on_consumer_cancel_callbacks.add(sets(broken))
         await channel.set_qos(prefetch_count=self._prefetch)
         for name in names:
             line: deque[RabbitDelivery] = deque()

@@ -1,4 +1,5 @@
-"""Redis's driver, and the only file that imports it: one pipelined connection for every step, one subscription for life.
+"""Redis's driver, and the only file that imports it: one pipelined connection for every step, one subscription for
+life.
 
 Steps called in one event-loop turn, and those that gather while a round trip is under way, share the next round trip.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,9 @@ LUA = Path(__file__).parent / "lua"
 CONNECT_TIMEOUT = 2.0
 ANSWER_TIMEOUT = 5.0
 """Seconds a round trip may take before the store counts as unavailable."""
+
+FOREVER = cast(float, None)
+"""No read timeout: a quiet channel is not a dead one. redis-py takes None for that, whatever its hint says."""
 
 BATCH = 512
 """Commands per round trip: enough to share its cost, few enough that nobody waits long for the answers."""
@@ -127,30 +131,33 @@ class Pipeline:
         async with self._client.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)  # pyright: ignore[reportUnknownMemberType]
-            return cast(list[Any], await pipe.execute(raise_on_error=False))
+            return await pipe.execute(raise_on_error=False)
 
     async def _load(self, shas: set[str]) -> None:
         """A new or restarted Redis knows no scripts."""
         known = (script(path.stem) for path in LUA.glob("*.lua") if path.stem != "prelude")
         for item in known:
             if item.sha in shas:
-                await cast(Awaitable[str], self._client.script_load(item.source))
+                await self._client.script_load(item.source)
 
 
 def resolve(future: asyncio.Future[Any], answer: Any) -> None:
     """Hand an answer, or the error in its place, to whoever still waits."""
     if future.done():
         return
-    if isinstance(answer, RedisConnectionError | RedisTimeoutError):
-        future.set_exception(unavailable(answer))
-    elif isinstance(answer, ResponseError) and str(answer).startswith(
-        ("LOADING", "READONLY", "MASTERDOWN", "OOM", "MISCONF")
-    ):
+    if isinstance(answer, Exception) and is_away(answer):
         future.set_exception(unavailable(answer))
     elif isinstance(answer, Exception):
         future.set_exception(answer)
     else:
         future.set_result(answer)
+
+
+def is_away(error: Exception) -> bool:
+    """Whether Redis cannot serve at present, as opposed to refusing this command."""
+    if isinstance(error, ResponseError):
+        return str(error).startswith(("LOADING", "READONLY", "MASTERDOWN", "OOM", "MISCONF"))
+    return isinstance(error, RedisConnectionError | RedisTimeoutError)
 
 
 class Subscription:
@@ -207,8 +214,7 @@ class Subscription:
 
     async def _receive_all(self, pubsub: PubSub) -> None:
         while True:
-            # The low-level call: a quiet channel is not a dead one, so it has no timeout (redis-py 8 sets 5 s otherwise).
-            message = cast(list[Any], await pubsub.parse_response(block=True, timeout=None))
+            message = cast(list[Any], await pubsub.parse_response(block=True, timeout=FOREVER))
             if message[0] == b"message":
                 self._receive(message[2])
 
@@ -230,7 +236,7 @@ async def close_quietly(pubsub: PubSub) -> None:
 @asynccontextmanager
 async def subscription(
     url: str, channel: str, receive: Callable[[bytes], None], broken: Callable[[], None]
-) -> AsyncIterator[Subscription]:
+) -> AsyncGenerator[Subscription]:
     opened = Subscription(url, channel, receive, broken)
     await opened.open()
     try:
@@ -250,7 +256,7 @@ class RedisServer:
     async def info(self) -> dict[str, Any]:
         """Redis's own account of itself. Raises BackendUnavailable."""
         try:
-            return cast(dict[str, Any], await self._client.info())
+            return await self._client.info()  # pyright: ignore[reportUnknownMemberType]
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
 

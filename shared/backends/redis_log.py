@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ class RedisLog:
         return chained(answer)
 
     @asynccontextmanager
-    async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncIterator[Follower]:
+    async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:
         follower = LogFollower(job_id, offset, self._snapshot, stale=not created_here)
         self._hub.add(follower)
         try:

@@ -1,10 +1,12 @@
-"""The registry on Redis: a record per worker that its heartbeat keeps, and a control channel that only the living hear."""
+"""The registry on Redis: a record per worker that its heartbeat keeps, and a control channel that only the living
+hear.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -31,7 +33,7 @@ class RedisRegistry:
         self._redis = server.pipeline
 
     @asynccontextmanager
-    async def join(self, worker: WorkerInfo) -> AsyncIterator[AsyncIterator[str]]:
+    async def join(self, worker: WorkerInfo) -> AsyncGenerator[AsyncIterator[str]]:
         requests: asyncio.Queue[str] = asyncio.Queue()
         channel = keys.worker_channel(worker.id)
         async with subscription(
@@ -114,8 +116,10 @@ async def heard(requests: asyncio.Queue[str], watched: Sequence[asyncio.Task[Non
 
 
 def decode_worker(fields: dict[str, Any]) -> WorkerInfo:
-    return WorkerInfo(**{**fields, "model": decode_model(fields["model"])})
+    fields["model"] = decode_model(fields["model"])
+    return WorkerInfo(**fields)
 
 
 def decode_model(fields: dict[str, Any]) -> ModelInfo:
-    return ModelInfo(**{**fields, "capabilities": tuple(fields["capabilities"])})
+    fields["capabilities"] = tuple(fields["capabilities"])
+    return ModelInfo(**fields)
