@@ -1,0 +1,101 @@
+"""The servers start when the first test asks for them and end with the run."""
+
+import asyncio
+import os
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import pytest
+
+from tests.support.rabbitmq import RabbitMQ, find_rabbitmq, rabbitmq_in_docker, rabbitmq_on_this_machine
+from tests.support.redis import Redis, find_redis, redis_in_docker, redis_on_this_machine
+
+DOCKER = os.environ.get("IGNITE_TEST_DOCKER") == "1"
+CI = os.environ.get("CI", "").lower() in {"1", "true"}
+S = TypeVar("S", RabbitMQ, Redis)
+MISSING = pytest.StashKey[set[str]]()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    yield from _run(_rabbitmq(request.config, tmp_path_factory.mktemp("rabbitmq")))
+
+
+@pytest.fixture(scope="session")
+def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    yield from _run(_redis(request.config, tmp_path_factory.mktemp("redis")))
+
+
+@pytest.fixture
+def vhost(rabbitmq_server: RabbitMQ) -> Iterator[str]:
+    """A virtual host for this test alone."""
+    _finish(rabbitmq_server.ensure_running())
+    name = rabbitmq_server.create_vhost()
+    yield name
+    _finish(rabbitmq_server.ensure_running())
+    rabbitmq_server.delete_vhost(name)
+
+
+@pytest.fixture
+def amqp_url(rabbitmq_server: RabbitMQ, vhost: str) -> str:
+    return rabbitmq_server.url(vhost)
+
+
+@pytest.fixture
+def redis_database(redis_server: Redis) -> int:
+    _finish(redis_server.ensure_running())
+    return redis_server.fresh_database()
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis, redis_database: int) -> str:
+    return redis_server.url(redis_database)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[MISSING] = set()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name in sorted(config.stash[MISSING]):
+        terminalreporter.write_line(
+            f"NOT TESTED: {name} is missing, and so every test that needs it was left out.",
+            red=True,
+            bold=True,
+        )
+
+
+def _rabbitmq(config: pytest.Config, directory: Path) -> RabbitMQ:
+    if launcher := find_rabbitmq():
+        return rabbitmq_on_this_machine(launcher, directory)
+    return rabbitmq_in_docker(directory) if DOCKER else _missing(config, "RabbitMQ (rabbitmq-server)")
+
+
+def _redis(config: pytest.Config, directory: Path) -> Redis:
+    if launcher := find_redis():
+        return redis_on_this_machine(launcher, directory)
+    return redis_in_docker() if DOCKER else _missing(config, "Redis (redis-server)")
+
+
+def _missing(config: pytest.Config, name: str) -> NoReturn:
+    """A laptop may do without; CI may not."""
+    config.stash[MISSING].add(name)
+    reason = f"{name} is missing: install it, or set IGNITE_TEST_DOCKER=1 where a Docker engine runs"
+    if CI:
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def _run(server: S) -> Iterator[S]:
+    try:
+        _finish(server.start())
+        yield server
+    finally:
+        _finish(server.close())
+
+
+def _finish(work: Coroutine[Any, Any, None]) -> None:
+    """In a loop of its own that leaves the tests' loop policy as it is."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(work)

@@ -1,0 +1,70 @@
+"""What was left behind: tasks, threads, open files, child processes."""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.wait_until import wait_until
+
+
+@dataclass(frozen=True)
+class Held:
+    tasks: frozenset[asyncio.Task[object]]
+    threads: frozenset[threading.Thread]
+    files: frozenset[str]
+    children: frozenset[int]
+
+    @classmethod
+    def now(cls) -> "Held":
+        return cls(
+            frozenset(asyncio.all_tasks()),
+            frozenset(_threads()),
+            frozenset(_open_files()),
+            frozenset(_children()),
+        )
+
+    def beyond(self, before: "Held") -> list[str]:
+        return [
+            *(f"task {task.get_name()}: {task.get_coro()}" for task in self.tasks - before.tasks),
+            *(f"thread {thread.name}" for thread in self.threads - before.threads),
+            *(f"open file {file}" for file in sorted(self.files - before.files)),
+            *(f"child process {pid}" for pid in sorted(self.children - before.children)),
+        ]
+
+
+@asynccontextmanager
+async def no_leaks(within: float = 2.0) -> AsyncGenerator[None]:
+    """What the block began has ended by its end, or does so `within` seconds (closing takes a few turns)."""
+    before = Held.now()
+    yield
+    await wait_until(
+        lambda: not Held.now().beyond(before),
+        "everything to be given back",
+        within,
+        seen=lambda: Held.now().beyond(before),
+    )
+
+
+def _threads() -> list[threading.Thread]:
+    """But those of the loop's own pool, which stay until the loop closes."""
+    return [each for each in threading.enumerate() if not each.name.startswith("asyncio_")]
+
+
+def _open_files() -> list[str]:
+    """A socket carries its inode in the name, so one closed and one opened are not taken for the same."""
+    found: list[str] = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found.append(f"{entry.name} -> {os.readlink(entry)}")
+        except FileNotFoundError:  # the listing's own
+            continue
+    return found
+
+
+def _children() -> list[int]:
+    lists = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for each in lists for pid in each.read_text().split()]

@@ -1,0 +1,232 @@
+"""A private RabbitMQ: one node per test run (it takes some ten seconds), a fresh virtual host per test."""
+
+import base64
+import http.client
+import json
+import shutil
+import subprocess
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tests.support.server import ContainerServer, HostServer, Server, accepts_connections, free_ports
+from tests.support.wait_until import wait_until
+
+IMAGE = "rabbitmq:4-management"
+
+# What the broker counts is at most a second old instead of ten, so that a test can wait for it.
+CONFIGURATION = """\
+collect_statistics_interval = 250
+"""
+ADVANCED_CONFIGURATION = """\
+[{rabbit, [{quorum_tick_interval, 100}]},
+ {rabbitmq_management, [{sample_retention_policies,
+                         [{global, [{60, 1}]}, {basic, [{60, 1}]}, {detailed, [{60, 1}]}]}]}].
+"""
+
+# Idle schedulers that spin take the cores from the tests; two are enough.
+ERLANG_ARGUMENTS = "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
+
+
+HEADERS = {
+    "Authorization": f"Basic {base64.b64encode(b'guest:guest').decode()}",
+    "Content-Type": "application/json",
+}
+
+
+@dataclass(frozen=True)
+class QueueCounters:
+    """None until the broker has counted for the first time."""
+
+    name: str
+    messages_ready: int | None
+    messages_unacknowledged: int | None
+
+
+class RabbitMQ:
+    def __init__(self, node: Server, amqp_port: int, management_port: int) -> None:
+        self._node = node
+        self.amqp_port = amqp_port
+        self.management_port = management_port
+
+    def url(self, vhost: str, port: int | None = None) -> str:
+        """For the node itself, or through a proxy's port in front of it."""
+        return f"amqp://guest:guest@127.0.0.1:{port or self.amqp_port}/{vhost}"
+
+    async def start(self) -> None:
+        self._node.start()
+        await self._ready()
+
+    async def _ready(self) -> None:
+        await wait_until(
+            lambda: self._answers() or not self._node.is_running(),
+            "RabbitMQ to answer",
+            within=90,
+            seen=self._node.output,
+        )
+        if not self._node.is_running():
+            raise RuntimeError(f"RabbitMQ ended at its start:\n{self._node.output()}")
+
+    async def stop(self) -> None:
+        await self._node.stop()
+
+    async def kill(self) -> None:
+        await self._node.kill()
+
+    async def restart(self) -> None:
+        """In order, which takes ten seconds: the management plugin needs five to stop. A kill is quicker."""
+        await self.stop()
+        await self.start()
+
+    async def close(self) -> None:
+        await self._node.close()
+
+    def pause(self) -> None:
+        self._node.pause()
+
+    def resume(self) -> None:
+        self._node.resume()
+
+    async def ensure_running(self) -> None:
+        """For the test after one that left it stopped or paused."""
+        if not self._node.is_running():
+            return await self.start()
+        self.resume()
+        return await self._ready()
+
+    def create_vhost(self) -> str:
+        vhost = f"test-{uuid.uuid4().hex[:12]}"
+        self._call("PUT", f"/vhosts/{vhost}")
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self._call("PUT", f"/permissions/{vhost}/guest", everything)
+        return vhost
+
+    def delete_vhost(self, vhost: str) -> None:
+        """The broker closes what is still connected to it."""
+        self._call("DELETE", f"/vhosts/{vhost}")
+
+    def queues(self, vhost: str) -> list[QueueCounters]:
+        """A tenth of a second old: without the statistics, which lag by one or more."""
+        return [
+            QueueCounters(each["name"], each.get("messages_ready"), each.get("messages_unacknowledged"))
+            for each in self._call("GET", f"/queues/{vhost}?disable_stats=true&enable_queue_totals=true")
+        ]
+
+    def consumers(self, vhost: str) -> list[str]:
+        """The queue of each consumer; a new one shows after about a second."""
+        return [each["queue"]["name"] for each in self._call("GET", f"/consumers/{vhost}")]
+
+    def connections(self, vhost: str) -> list[str]:
+        return [each["name"] for each in self._call("GET", f"/vhosts/{vhost}/connections")]
+
+    def close_connections(self, vhost: str) -> int:
+        """As an operator would from the management page; answers how many there were."""
+        names = self.connections(vhost)
+        for name in names:
+            self._call("DELETE", f"/connections/{quote(name, safe='')}")
+        return len(names)
+
+    def _answers(self) -> bool:
+        try:
+            self._call("GET", "/health/checks/virtual-hosts")
+        except (OSError, http.client.HTTPException, RuntimeError):
+            return False
+        return accepts_connections(self.amqp_port)
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        connection = http.client.HTTPConnection("127.0.0.1", self.management_port, timeout=10)
+        try:
+            connection.request(method, f"/api{path}", json.dumps(body) if body else None, HEADERS)
+            answer = connection.getresponse()
+            content = answer.read()
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise RuntimeError(f"RabbitMQ: {method} {path}: {answer.status} {content.decode(errors='replace')}")
+        return json.loads(content) if content else None
+
+
+class HostNode(HostServer):
+    """Brings its own epmd: the one that RabbitMQ starts by itself would stay behind as a daemon."""
+
+    def __init__(self, launcher: str, directory: Path, env: dict[str, str], epmd: HostServer) -> None:
+        super().__init__([launcher], directory, env)
+        self._epmd = epmd
+
+    def start(self) -> None:
+        if not self._epmd.is_running():
+            self._epmd.start()
+        super().start()
+
+    async def close(self) -> None:
+        await super().close()
+        await self._epmd.close()
+
+
+def find_rabbitmq() -> str | None:
+    """The launcher itself before Debian's wrapper, which runs the node as another user."""
+    launcher = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+    return str(launcher) if launcher.exists() else shutil.which("rabbitmq-server")
+
+
+def rabbitmq_on_this_machine(launcher: str, directory: Path) -> RabbitMQ:
+    amqp, management, distribution, epmd_port = free_ports(4)
+    _write_configuration(
+        directory,
+        f"listeners.tcp.1 = 127.0.0.1:{amqp}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\n",
+    )
+    epmd = HostServer([_find_epmd(), "-port", str(epmd_port), "-address", "127.0.0.1"], directory)
+    env = _only_ours(directory) | {
+        "RABBITMQ_NODENAME": f"ignite-test-{amqp}@localhost",
+        "RABBITMQ_DIST_PORT": str(distribution),
+        "ERL_EPMD_PORT": str(epmd_port),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ERLANG_ARGUMENTS,
+    }
+    return RabbitMQ(HostNode(launcher, directory, env, epmd), amqp, management)
+
+
+def rabbitmq_in_docker(directory: Path) -> RabbitMQ:
+    amqp, management = free_ports(2)
+    _write_configuration(directory)
+    options = [
+        f"--volume={directory}/rabbitmq.conf:/etc/rabbitmq/conf.d/90-test.conf:ro",
+        f"--volume={directory}/advanced.config:/etc/rabbitmq/advanced.config:ro",
+    ]
+    container = ContainerServer(IMAGE, {amqp: 5672, management: 15672}, options=options)
+    return RabbitMQ(container, amqp, management)
+
+
+def _write_configuration(directory: Path, listeners: str = "") -> None:
+    (directory / "rabbitmq.conf").write_text(CONFIGURATION + listeners)
+    (directory / "advanced.config").write_text(ADVANCED_CONFIGURATION)
+    (directory / "enabled_plugins").write_text("[rabbitmq_management].\n")
+    (directory / "env.conf").write_text("")
+
+
+def _only_ours(directory: Path) -> dict[str, str]:
+    """Nothing of the machine's own RabbitMQ is read or written: files, cookie, environment file."""
+    return {
+        "HOME": str(directory),
+        "RABBITMQ_CONF_ENV_FILE": f"{directory}/env.conf",
+        "RABBITMQ_CONFIG_FILE": f"{directory}/rabbitmq.conf",
+        "RABBITMQ_ADVANCED_CONFIG_FILE": f"{directory}/advanced.config",
+        "RABBITMQ_ENABLED_PLUGINS_FILE": f"{directory}/enabled_plugins",
+        "RABBITMQ_GENERATED_CONFIG_DIR": f"{directory}/generated",
+        "RABBITMQ_SCHEMA_DIR": f"{directory}/schema",
+        "RABBITMQ_MNESIA_BASE": f"{directory}/data",
+        "RABBITMQ_LOG_BASE": f"{directory}/log",
+        "RABBITMQ_PID_FILE": f"{directory}/pid",
+        "RABBITMQ_LOGS": "-",
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+    }
+
+
+def _find_epmd() -> str:
+    """Not every Erlang puts it on PATH; `erl` knows where its own is."""
+    if found := shutil.which("epmd"):
+        return found
+    ask = ["erl", "-noshell", "-eval", "io:put_chars(code:root_dir()),halt()."]
+    root = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
+    return str(next(Path(root).glob("erts-*/bin/epmd")))

@@ -1,0 +1,140 @@
+"""A private Redis with an append-only file: one per test run, a fresh database per test."""
+
+import itertools
+import shutil
+import uuid
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from tests.support.server import ContainerServer, HostServer, Server, free_ports
+from tests.support.wait_until import wait_until
+
+IMAGE = "redis:7-alpine"
+DATABASES = 512
+# Fsync always: a killed server has what it answered for, which every second cannot promise.
+SETTINGS = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--databases", str(DATABASES)]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of MONITOR; what a script calls inside the server costs no round trip."""
+
+    text: str
+    client: str
+    by_script: bool
+
+    @property
+    def name(self) -> str:
+        return self.text.split(maxsplit=1)[0].upper()
+
+
+class Redis:
+    def __init__(self, server: Server, port: int) -> None:
+        self._server = server
+        self._databases = itertools.cycle(range(1, DATABASES))
+        self.port = port
+
+    def url(self, database: int = 0, port: int | None = None) -> str:
+        """For the server itself, or through a proxy's port in front of it."""
+        return f"redis://127.0.0.1:{port or self.port}/{database}"
+
+    async def start(self) -> None:
+        self._server.start()
+        await self._ready()
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
+    async def kill(self) -> None:
+        await self._server.kill()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    async def close(self) -> None:
+        await self._server.close()
+
+    def pause(self) -> None:
+        self._server.pause()
+
+    def resume(self) -> None:
+        self._server.resume()
+
+    async def ensure_running(self) -> None:
+        """For the test after one that left it stopped or paused."""
+        if not self._server.is_running():
+            return await self.start()
+        self.resume()
+        return await self._ready()
+
+    def fresh_database(self) -> int:
+        """All are flushed; the number is new, so that what an earlier test left running writes elsewhere."""
+        with self.client() as client:
+            client.flushall()
+        return next(self._databases)
+
+    @contextmanager
+    def client(self, database: int = 0) -> Generator[Any]:
+        """Synchronous, for looking at what is in there."""
+        client: Any = redis.Redis("127.0.0.1", self.port, database, decode_responses=True, socket_timeout=5)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def keys_without_expiry(self, database: int) -> list[str]:
+        with self.client(database) as client:
+            return sorted(key for key in client.scan_iter(count=1000) if client.ttl(key) == -1)
+
+    @asynccontextmanager
+    async def monitor(self) -> AsyncGenerator[list[Command]]:
+        """Every command of every client while the block runs; the list is filled when the block ends."""
+        seen: list[Command] = []
+        marker = uuid.uuid4().hex
+        patient = redis.asyncio.Redis(host="127.0.0.1", port=self.port, socket_timeout=None)
+        with self.client() as pen:
+            pen.ping()  # connected before the recording begins, so as not to be in it
+            async with patient as client, client.monitor() as commands:
+                yield seen
+                pen.echo(marker)
+                async for each in commands.listen():
+                    if marker in each["command"]:
+                        break
+                    seen.append(_command(each))
+
+    async def _ready(self) -> None:
+        await wait_until(self._answers, "Redis to answer", within=30, seen=self._server.output)
+
+    def _answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.RedisError:  # refused, or still loading its append-only file
+            return False
+
+
+def find_redis() -> str | None:
+    return shutil.which("redis-server")
+
+
+def redis_on_this_machine(launcher: str, directory: Path) -> Redis:
+    (port,) = free_ports(1)
+    listen = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)]
+    return Redis(HostServer([launcher, *SETTINGS, *listen], directory), port)
+
+
+def redis_in_docker() -> Redis:
+    (port,) = free_ports(1)
+    return Redis(ContainerServer(IMAGE, {port: 6379}, "redis-server", *SETTINGS), port)
+
+
+def _command(line: Mapping[str, Any]) -> Command:
+    client = f"{line['client_address']}:{line['client_port']}"
+    return Command(line["command"], client, line["client_type"] == "lua")

@@ -1,0 +1,136 @@
+"""A process under test: its output is kept, shown when the test fails, and it always ends."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from tests.support.wait_until import wait_until
+
+
+class RunningProcess:
+    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+        self._process = process
+        self._name = name
+        self._output = bytearray()
+        self._reading = asyncio.create_task(self._read())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        """Standard output and standard error, in the order they came."""
+        return self._output.decode(errors="replace")
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    async def wait_for(self, pattern: str, within: float = 30.0) -> re.Match[str]:
+        """The pattern's first match in the output; fails at once when the process ends without it."""
+        await wait_until(
+            lambda: re.search(pattern, self.output) or self._reading.done(),
+            f"{self._name} to print {pattern!r}",
+            within,
+            seen=lambda: self.output,
+        )
+        found = re.search(pattern, self.output)
+        assert found, f"{self._name} ended ({await self.wait()}) without printing {pattern!r}:\n{self.output}"
+        return found
+
+    def send(self, number: signal.Signals) -> None:
+        """To the process alone, as a supervisor does."""
+        self._process.send_signal(number)
+
+    def interrupt(self) -> None:
+        """Ctrl-C: SIGINT to the whole group, as a terminal does."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """SIGKILL to the process alone; its children are left to notice."""
+        self._process.kill()
+
+    async def wait(self, within: float = 30.0) -> int:
+        """The exit status; minus the signal's number where a signal ended it."""
+        await wait_until(lambda: self.returncode is not None, f"{self._name} to end", within, seen=lambda: self.output)
+        assert self.returncode is not None
+        return self.returncode
+
+    async def stop(self, within: float = 30.0) -> int:
+        if self.returncode is None:
+            self.send(signal.SIGTERM)
+        return await self.wait(within)
+
+    async def expect_exit(self, status: int = 0, within: float = 30.0) -> str:
+        """The whole output of a process that ended with this status."""
+        ended = await self.wait(within)
+        await self._read_to_the_end()
+        assert ended == status, f"{self._name} ended with {ended}, not {status}:\n{self.output}"
+        return self.output
+
+    async def end(self) -> None:
+        """The whole group: what the process started itself and left behind, too."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await self._process.wait()
+        await self._read_to_the_end()
+
+    async def _read_to_the_end(self) -> None:
+        """Or as far as it goes: a grandchild in a group of its own may hold the pipe for ever."""
+        await asyncio.wait([self._reading], timeout=2)
+        self._reading.cancel()
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        while data := await self._process.stdout.read(65536):
+            self._output += data
+
+
+@asynccontextmanager
+async def run_process(
+    *command: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    ready: str | None = None,
+    within: float = 30.0,
+) -> AsyncGenerator[RunningProcess]:
+    """Yields once `ready` (a regular expression) is in the output. `env` is added to ours; stdin is empty."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    running = RunningProcess(process, " ".join(command))
+    try:
+        if ready is not None:
+            await running.wait_for(ready, within)
+        yield running
+    except BaseException:
+        await running.end()
+        print(f"--- output of {' '.join(command)} ---\n{running.output}", file=sys.stderr)
+        raise
+    else:
+        await running.end()
+
+
+@asynccontextmanager
+async def run_ignite(
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    ready: str | None = None,
+    within: float = 30.0,
+) -> AsyncGenerator[RunningProcess]:
+    command = (sys.executable, "-m", "ignite", *arguments)
+    async with run_process(*command, env=env, cwd=cwd, ready=ready, within=within) as running:
+        yield running
