@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -27,6 +28,7 @@ MENDABLE = (IgniteError, SettingsError, OSError)
 def run(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
     """Run a process's main; what the user can mend ends it with one sentence and status 1."""
     set_up_logs(settings.log_level, settings.log_format)
+    calm_garbage_collection()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main)
@@ -36,6 +38,13 @@ def run(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
         if group.split(MENDABLE)[1] is not None:
             raise
         fail(first_of(group))
+
+
+def calm_garbage_collection() -> None:
+    """What is loaded by now stays: looking through it again and again took a seventh of the API's time under load."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def fail(error: Exception) -> NoReturn:

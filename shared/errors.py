@@ -123,6 +123,12 @@ class BackendUnavailable(Unavailable):
     default_code = "broker_unavailable"
 
 
+class DataDirectoryInUse(BackendUnavailable):
+    """Another process works on the same data directory."""
+
+    default_code = "data_directory_in_use"
+
+
 class ShuttingDown(Unavailable):
     """This process is draining."""
 
@@ -179,3 +185,8 @@ class RecordedError(IgniteError):
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "type": self.recorded_type}
+
+
+def sentence(error: BaseException) -> str:
+    """A foreign error's own words, fit to stand inside a sentence of ours."""
+    return str(error).rstrip(". ") or type(error).__name__

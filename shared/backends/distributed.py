@@ -10,7 +10,7 @@ from functools import partial
 
 from shared.backends import redis_keys as keys
 from shared.backends.follower import FollowerHub
-from shared.backends.rabbitmq import RabbitQueue
+from shared.backends.rabbitmq_queue import RabbitQueue
 from shared.backends.redis import RedisServer, Subscription
 from shared.backends.redis_log import RedisLog, dispatch
 from shared.backends.redis_registry import RedisRegistry

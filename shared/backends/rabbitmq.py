@@ -1,4 +1,4 @@
-"""The job queue on RabbitMQ, and the only file that imports its driver.
+"""RabbitMQ's driver, and the only file that imports it: topology, a confirmed publisher, a consumer that stays.
 
 Topology, all durable, all quorum queues:
 
@@ -12,10 +12,9 @@ that comes back by itself without its consumer is a trap.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import aio_pika
@@ -24,9 +23,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity, ChannelPreconditionFailed, DeliveryError
 
 from shared.backends.envelope import decode_envelope, encode_envelope
-from shared.errors import BackendUnavailable, QueueFull
+from shared.errors import BackendUnavailable, QueueFull, sentence
 from shared.job import QueueName
-from shared.ports import Consumer, Delivery, Message
+from shared.ports import Delivery, Message
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +47,7 @@ DEAD_LETTER_TTL = 7 * 86400 * 1000
 FAILURES = (*CONNECTION_EXCEPTIONS, TimeoutError)
 
 Arguments = dict[str, Any]
+Channel = AbstractChannel
 
 DEAD_LETTERING: Arguments = {
     "x-queue-type": "quorum",
@@ -61,53 +61,13 @@ def routing_key(queue: QueueName) -> str:
 
 
 def unavailable(error: BaseException) -> BackendUnavailable:
-    return BackendUnavailable(f"The broker (RabbitMQ) does not answer: {error or type(error).__name__}.", retry_after=2)
+    return BackendUnavailable(f"The broker (RabbitMQ) does not answer: {sentence(error)}.", retry_after=2)
 
 
 async def connect(url: str, name: str) -> AbstractConnection:
     """A connection whose death is noticed in about 20 s even behind a silent network."""
     connection_url = url if "heartbeat=" in url else f"{url}{'&' if '?' in url else '?'}heartbeat=10"
     return await aio_pika.connect(connection_url, timeout=CONNECT_TIMEOUT, client_properties={"connection_name": name})
-
-
-class RabbitQueue:
-    """`queue_limit`: messages that may wait in one queue before publishing is refused."""
-
-    def __init__(self, url: str, *, queue_limit: int) -> None:
-        self._url = url
-        self._topology = Topology(queue_limit)
-        self._publisher = Publisher(url, self._topology)
-
-    async def publish(self, message: Message) -> None:
-        await self._publisher.publish(JOBS, message, expires_in=max(0.0, message.deadline_at - time.time()))
-
-    @asynccontextmanager
-    async def consume(self, queues: Sequence[QueueName], prefetch: int) -> AsyncGenerator[Consumer]:
-        async def declare(channel: AbstractChannel) -> list[str]:
-            await self._topology.declare_base(channel)
-            return [await self._topology.declare_jobs(channel, queue) for queue in queues]
-
-        async with RabbitConsumer(self._url, self._publisher, declare, prefetch) as consumer:
-            yield consumer
-
-    @asynccontextmanager
-    async def dead_letters(self) -> AsyncGenerator[Consumer]:
-        async def declare(channel: AbstractChannel) -> list[str]:
-            await self._topology.declare_base(channel)
-            return [DEAD]
-
-        async with RabbitConsumer(self._url, self._publisher, declare, prefetch=16) as consumer:
-            yield consumer
-
-    async def depth(self, queue: QueueName) -> int:
-        return await self._publisher.depth(routing_key(queue))
-
-    async def check(self) -> None:
-        """Raises BackendUnavailable."""
-        await self._publisher.check()
-
-    async def close(self) -> None:
-        await self._publisher.close()
 
 
 class Topology:
@@ -300,7 +260,7 @@ def sets(event: asyncio.Event) -> Callable[..., None]:
     return callback
 
 
-Declare = Callable[[AbstractChannel], Awaitable[list[str]]]
+Declare = Callable[[Channel], Awaitable[list[str]]]
 
 
 class RabbitConsumer:
@@ -323,6 +283,8 @@ class RabbitConsumer:
             await close_quietly(self._connection)
             raise unavailable(error) from error
         self._keeper = asyncio.create_task(self._keep(), name="rabbitmq-consumer")
+        # Its death must reach whoever waits for a delivery.
+        self._keeper.add_done_callback(lambda _: self._arrived.set())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -335,18 +297,10 @@ class RabbitConsumer:
             for line in self._lines:
                 if line:
                     return line.popleft()
-            self._arrived.clear()
-            await self._arrival()
-
-    async def _arrival(self) -> None:
-        """Returns on a delivery; raises what the keeper died of, so that nobody waits on a dead consumer."""
-        arrival = asyncio.ensure_future(self._arrived.wait())
-        try:
-            await asyncio.wait([arrival, self._keeper], return_when=asyncio.FIRST_COMPLETED)
             if self._keeper.done():
                 self._keeper.result()
-        finally:
-            arrival.cancel()
+            self._arrived.clear()
+            await self._arrived.wait()
 
     async def _keep(self) -> None:
         delay = 0.1

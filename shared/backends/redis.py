@@ -23,7 +23,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.errors import BackendUnavailable
+from shared.errors import BackendUnavailable, sentence
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +55,7 @@ def script(name: str) -> Script:
 
 
 def unavailable(error: Exception) -> BackendUnavailable:
-    return BackendUnavailable(f"The store (Redis) does not answer: {error or type(error).__name__}.", retry_after=2)
+    return BackendUnavailable(f"The store (Redis) does not answer: {sentence(error)}.", retry_after=2)
 
 
 def connect(url: str) -> Redis:

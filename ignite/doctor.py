@@ -1,0 +1,188 @@
+"""`ignite doctor`: what a user runs when nothing works. Each check says what it found and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+
+from shared.backends import open_backend
+from shared.errors import DataDirectoryInUse, IgniteError
+from shared.logs import set_up_logs
+from shared.ports import Backend
+from shared.settings import CONFIG_FILE, Settings, SettingsError, load_settings
+
+ANSWER_TIMEOUT = 5.0
+LEAST_PYTHON = (3, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `advice` says what to do about a bad one."""
+
+    what: str
+    ok: bool
+    detail: str
+    advice: str = ""
+
+
+Check = Callable[[Settings], AsyncIterator[Finding]]
+
+
+def run_doctor(options: Mapping[str, Any]) -> None:
+    """Print every finding; exit status 1 if one is bad."""
+    set_up_logs("error", "text")
+    try:
+        settings = load_settings(options)
+    except SettingsError as error:
+        report(Finding("settings", False, str(error), "Correct the option, the variable or the line in ignite.toml."))
+        raise SystemExit(1) from None
+    bad = asyncio.run(examine(settings))
+    click.echo("Something is wrong: see above." if bad else "All is well.")
+    raise SystemExit(1 if bad else 0)
+
+
+async def examine(settings: Settings) -> int:
+    """How many findings were bad."""
+    checks: Sequence[Check] = (check_python, check_settings, check_backend, check_engine, check_port)
+    bad = 0
+    for check in checks:
+        async for finding in check(settings):
+            report(finding)
+            bad += not finding.ok
+    return bad
+
+
+def report(finding: Finding) -> None:
+    mark = click.style("ok ", fg="green") if finding.ok else click.style("BAD", fg="red", bold=True)
+    click.echo(f"{mark}  {finding.what:<10}  {finding.detail}")
+    if finding.advice and not finding.ok:
+        click.echo(f"                 → {finding.advice}")
+
+
+async def check_python(_: Settings) -> AsyncIterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    fine = sys.version_info >= LEAST_PYTHON
+    yield Finding("python", fine, version, f"Install Python {'.'.join(map(str, LEAST_PYTHON))} or newer.")
+
+
+async def check_settings(settings: Settings) -> AsyncIterator[Finding]:
+    source = f"{CONFIG_FILE.resolve()} and the environment" if CONFIG_FILE.exists() else "the environment"
+    mode = "distributed (RabbitMQ and Redis)" if settings.distributed else "embedded (one process, no servers)"
+    yield Finding("settings", True, f"{mode}, from {source}")
+    guard = f"{len(settings.keys)} keys" if settings.keys else "no keys, so loopback only"
+    yield Finding("keys", True, guard)
+
+
+async def check_backend(settings: Settings) -> AsyncIterator[Finding]:
+    advice = (
+        "Start RabbitMQ and Redis, or correct IGNITE_AMQP_URL and IGNITE_REDIS_URL: user, password, host, virtual host."
+        if settings.distributed
+        else f"See that {settings.data_dir} can be written and that no other Ignite uses it."
+    )
+    try:
+        async with asyncio.timeout(3 * ANSWER_TIMEOUT), open_backend(settings) as backend:
+            for part, problem in (await backend.check()).items():
+                yield Finding(part, problem is None, problem or "answers", advice)
+            async for finding in check_workers(settings, backend):
+                yield finding
+    except DataDirectoryInUse as error:
+        yield Finding("database", True, str(error))
+    except (IgniteError, TimeoutError) as error:
+        yield Finding("backend", False, str(error) or "did not answer in time", advice)
+
+
+async def check_workers(settings: Settings, backend: Backend) -> AsyncIterator[Finding]:
+    if settings.distributed:
+        workers = await backend.registry.workers()
+        serving = ", ".join(sorted({worker.model.id for worker in workers}))
+        detail = f"{len(workers)} there, serving {serving}" if workers else "none there"
+        advice = "Start one: ignite worker --engine … --model … (with the same two URLs)."
+        yield Finding("workers", bool(workers), detail, advice)
+
+
+async def check_engine(settings: Settings) -> AsyncIterator[Finding]:
+    match settings.engine:
+        case "llamacpp":
+            yield check_llamacpp(settings)
+        case "vllm":
+            yield check_command(settings)
+        case "openai":
+            yield await check_server(settings)
+        case "simulated":
+            yield Finding("engine", True, "simulated, for load tests only")
+
+
+def check_llamacpp(settings: Settings) -> Finding:
+    from importlib.util import find_spec
+
+    if find_spec("xllamacpp") is None:
+        return Finding("engine", False, "xllamacpp is not installed", "Run 'make up' once, or pip install xllamacpp.")
+    path = Path(settings.model) if settings.model else None
+    if path is None:
+        return Finding("engine", True, "llamacpp with the demo model")
+    with_magic = path.is_file() and path.open("rb").read(4) == b"GGUF"
+    return Finding("engine", with_magic, f"llamacpp with {path}", f"{path} is no GGUF file: see --model.")
+
+
+def check_command(settings: Settings) -> Finding:
+    program = (settings.engine_command or "vllm serve").split()[0]
+    found = shutil.which(program)
+    advice = f"Install it (pip install {program}), or name another serving command with --engine-command."
+    return Finding("engine", found is not None, found or f"the command {program!r} is not on PATH", advice)
+
+
+async def check_server(settings: Settings) -> Finding:
+    url = settings.engine_url
+    if url is None:
+        return Finding("engine", False, "the openai engine has no server", "Set --engine-url http://host:port/v1.")
+    timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT)
+    headers = {"authorization": f"Bearer {settings.engine_api_key}"} if settings.engine_api_key else {}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            session.get(f"{url.rstrip('/')}/models") as response,
+        ):
+            fine, detail = response.status == 200, f"{url} answers {response.status}"
+    except (aiohttp.ClientError, TimeoutError) as error:
+        fine, detail = False, f"{url} does not answer ({error or type(error).__name__})"
+    return Finding("engine", fine, detail, "Start that server, or correct --engine-url (up to and including /v1).")
+
+
+async def check_port(settings: Settings) -> AsyncIterator[Finding]:
+    with closing(socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            yield await check_who_is_there(settings, error)
+        else:
+            yield Finding("port", True, f"{settings.host}:{settings.port} is free")
+
+
+async def check_who_is_there(settings: Settings, error: OSError) -> Finding:
+    """A port that is taken by an Ignite that works is good news."""
+    where = f"{settings.host}:{settings.port}"
+    timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT)
+
+    if await answers_as_ignite(f"http://{where}/readyz", timeout):
+        return Finding("port", True, f"{where}: an Ignite is running there, and ready")
+    advice = "Stop what listens there, or choose another with --port."
+    return Finding("port", False, f"{where} cannot be bound: {error.strerror}", advice)
+
+
+async def answers_as_ignite(url: str, timeout: aiohttp.ClientTimeout) -> bool:
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
+            return response.status == 200 and "checks" in await response.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return False
