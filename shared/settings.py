@@ -26,6 +26,9 @@ from pydantic_settings import (
 CONFIG_FILE = Path("ignite.toml")
 PREFIX = "IGNITE_"
 FOR_TESTS = "IGNITE_TEST_"
+FOR_CLIENTS = frozenset({"IGNITE_URL", "IGNITE_API_KEY"})
+"""What `ignite jobs` reads: not settings of a process."""
+
 LOOPBACK = ("127.", "::1", "localhost")
 
 EngineName = Literal["llamacpp", "openai", "vllm", "simulated"]
@@ -58,7 +61,7 @@ class Settings(BaseSettings):
     retention: float = Field(3_600, gt=0, description="how long a finished call's record and log are kept")
     job_retention: float = Field(86_400, gt=0, description="the same for jobs that were asked for as such, or stored")
     keepalive: float = Field(10, gt=0, description="between keep-alives of a quiet stream")
-    unary_padding: bool = Field(True, description="newlines before an unary answer that takes longer than 30 s")
+    unary_padding: float = Field(30, ge=0, description="until a waiting unary answer sends newlines; 0: it never does")
 
     # the worker
     engine: EngineName = Field("llamacpp", description="what generates")
@@ -145,7 +148,7 @@ def load_settings(options: Mapping[str, Any] | None = None) -> Settings:
 def refuse_unknown_variables() -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in os.environ:
-        if name.startswith(PREFIX) and name not in known and not name.startswith(FOR_TESTS):
+        if name.startswith(PREFIX) and not name.startswith(FOR_TESTS) and name not in known | FOR_CLIENTS:
             raise SettingsError(f"{name} is set, but there is no such setting.")
 
 
