@@ -79,6 +79,12 @@ class Consumer(Protocol):
         """
         ...
 
+    async def stop(self) -> None:
+        """Take no more: what `next` has not handed out goes back to its queue at once, for others. Deliveries in hand
+        stay, to be settled as usual. `next` is not called again.
+        """
+        ...
+
 
 class JobQueue(Protocol):
     """Holds the work that is not done: the truth about what must still run."""

@@ -19,6 +19,12 @@ MAX_NESTING = 100
 
 INT64 = 2**63
 
+QUOTED = 100
+"""Characters."""
+
+MAX_DEADLINE = 30 * 86400.0
+"""Seconds a request may give a job."""
+
 
 class Strict(BaseModel):
     """No coercion: OpenAI answers 400 to a number in quotes."""
@@ -206,7 +212,7 @@ class ChatCompletionRequest(Strict):
     deadline_seconds: float | None = Field(
         None,
         gt=0,
-        le=30 * 86400,
+        le=MAX_DEADLINE,
         description="The job's deadline, in seconds from now; it covers the wait in the queue.",
     )
 
@@ -241,7 +247,7 @@ class ChatCompletionRequest(Strict):
         if not isinstance(name, str):
             yield "tool_choice.function.name", "Missing required parameter: 'tool_choice.function.name'."
         elif name not in self.function_names:
-            yield "tool_choice", f"tool_choice names the function {name!r}, which is not among 'tools'."
+            yield "tool_choice", f"tool_choice names the function {short(name)!r}, which is not among 'tools'."
 
     def _response_format_disagreements(self) -> Iterable[tuple[str, str]]:
         if self.response_format is None:
@@ -339,10 +345,15 @@ def first_error(error: ValidationError, value: Any) -> InvalidRequest:
         case "missing" | "union_tag_not_found":
             return InvalidRequest(f"Missing required parameter: '{param}'.", param=param)
         case "union_tag_invalid":
-            reason = f"{context['tag']!r} is not one of {context['expected_tags']}"
+            reason = f"{short(context['tag'])!r} is not one of {context['expected_tags']}"
         case _:
             reason = problem["msg"][0].lower() + problem["msg"][1:]
     return InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param)
+
+
+def short(text: str) -> str:
+    """What a client sent, for an answer that quotes it: megabytes do not come back."""
+    return text if len(text) <= QUOTED else text[: QUOTED - 1] + "…"
 
 
 def field_path(location: Sequence[str | int], value: Any) -> str:
@@ -354,6 +365,6 @@ def field_path(location: Sequence[str | int], value: Any) -> str:
             path += f"[{step}]"
             value = cast(list[Any], value)[step]
         elif isinstance(value, dict) and (step in value or last):
-            path += f".{step}" if path else str(step)
+            path += f".{short(str(step))}" if path else str(step)
             value = cast(dict[Any, Any], value).get(step)
     return path

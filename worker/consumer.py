@@ -66,6 +66,7 @@ class Worker:
             taking = group.create_task(self._take(consumer, group), name="worker-take")
             await stop.wait()
             taking.cancel()
+            await consumer.stop()
             await self._drain()
             listening.cancel()
             watching.cancel()
@@ -104,16 +105,23 @@ class Worker:
         job_id = delivery.message.job_id
         execution = self._running[job_id] = Execution(self._place, delivery)
         self._idle.clear()
-        task = group.create_task(execution.run(), name=f"execution {job_id}")
+        task = group.create_task(self._run(execution, job_id), name=f"execution {job_id}")
         self._tasks.add(task)
-        task.add_done_callback(lambda _: self._ended(job_id, task))
+        task.add_done_callback(self._tasks.discard)
 
-    def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
-        del self._running[job_id]
-        self._tasks.discard(task)
-        self._slots.release()
-        if not self._running:
-            self._idle.set()
+    async def _run(self, execution: Execution, job_id: str) -> None:
+        """A job that breaks its execution takes nobody else's with it."""
+        try:
+            await execution.run()
+        except Exception:
+            log.exception("execution.crashed", next="the job is tried again when its lease has run out")
+            await execution.postpone()
+        finally:
+            # In the turn in which the delivery was settled: another one that comes now is not adopted any more.
+            del self._running[job_id]
+            self._slots.release()
+            if not self._running:
+                self._idle.set()
 
     async def _listen(self, cancels: AsyncIterator[str]) -> None:
         async for job_id in cancels:

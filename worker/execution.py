@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, assert_never
 
 import orjson
@@ -94,6 +95,10 @@ class Execution:
         log.info("delivery.adopted", job=self._message.job_id)
         self._delivery = redelivery
 
+    async def postpone(self) -> None:
+        """After a crash: the claim is left to run out, then the job is anyone's."""
+        await self._let_go(after=self._place.lease_seconds)
+
     # ── claim ──
 
     async def _claim(self) -> Claim | NotClaimed:
@@ -106,6 +111,12 @@ class Execution:
         return refusal if refusal.owner is None else await self._claim_from(refusal.owner)
 
     async def _lives(self, owner: str) -> bool:
+        """Whether another worker holds the job.
+
+        A claim of our own that nothing here runs is one whose answer got lost.
+        """
+        if owner == self._place.worker_id:
+            return False
         for delay in OWNER_CHECKS:
             await asyncio.sleep(delay)
             if not await persistently(lambda: self._place.backend.registry.alive(owner)):
@@ -122,9 +133,9 @@ class Execution:
         """Nothing to run: the job is over or gone, or in another live worker's hands."""
         if refusal.owner is not None:
             log.info("claim.held", owner=refusal.owner, next=f"looking again in {STAND_BY:.0f} s")
-            await persistently(lambda: self._delivery.retry(STAND_BY))
+            await self._let_go(after=STAND_BY)
         else:
-            await self._delivery.ack()
+            await self._let_go()
 
     async def _end_cancelled(self, owner: str | None) -> None:
         ending = ended_early(JobStatus.CANCELLED, JobCancelled("The job was cancelled."))
@@ -233,7 +244,7 @@ class Execution:
                 await self._hand_back(claim, counted=False, after=0.0)
             case Fenced(reason):
                 log.warning("attempt.fenced", status=reason.status, next="whoever holds the claim settles the job")
-                await self._delivery.ack()
+                await self._let_go()
             case _:
                 assert_never(outcome)
 
@@ -253,7 +264,7 @@ class Execution:
             await persistently(lambda: self._store.release(claim.job_id, claim.attempt, counted=counted))
         except AttemptFenced as fenced:
             log.warning("attempt.fenced", status=fenced.status)
-        await persistently(lambda: self._delivery.retry(after))
+        await self._let_go(after=after)
 
     async def _finish(self, claim: Claim, ending: Ending) -> None:
         """Write the ending, then forget the message: a crash between the two is a redelivery of a job that is over."""
@@ -263,7 +274,14 @@ class Execution:
             await persistently(lambda: self._store.finish(claim.job_id, claim.attempt, offset, whole))
         except AttemptFenced as fenced:
             log.warning("attempt.fenced", status=fenced.status, next="its ending is dropped")
-        await self._delivery.ack()
+        await self._let_go()
+
+    async def _let_go(self, *, after: float | None = None) -> None:
+        """Settle the delivery, and any that is adopted meanwhile: forget it, or have it again `after` seconds."""
+        settled: Delivery | None = None
+        while settled is not self._delivery:
+            settled = self._delivery
+            await persistently(settled.ack if after is None else partial(settled.retry, after))
 
     async def _close_writer(self, claim: Claim) -> tuple[int, bytes]:
         return (claim.offset, b"") if self._writer is None else await self._writer.close()

@@ -19,7 +19,7 @@ from typing import Any
 
 import aio_pika
 import structlog
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity, ChannelPreconditionFailed, DeliveryError
 
 from shared.backends.envelope import decode_envelope, encode_envelope
@@ -272,6 +272,8 @@ class RabbitConsumer:
         self._declare = declare
         self._prefetch = prefetch
         self._lines: list[deque[RabbitDelivery]] = []
+        self._consuming: list[tuple[AbstractQueue, str]] = []
+        self._stopped = False
         self._arrived = asyncio.Event()
         self._connection: AbstractConnection | None = None
         self._broken = asyncio.Event()
@@ -302,10 +304,23 @@ class RabbitConsumer:
             self._arrived.clear()
             await self._arrived.wait()
 
+    async def stop(self) -> None:
+        self._stopped = True
+        try:
+            for queue, tag in self._consuming:
+                await queue.cancel(tag)
+        except FAILURES as error:
+            log.info("rabbitmq.consumer_lost", error=str(error), next="the broker takes back what was not handed out")
+        for line in self._lines:
+            while line:
+                await line.popleft().retry()
+
     async def _keep(self) -> None:
         delay = 0.1
         while True:
             await self._broken.wait()
+            if self._stopped:
+                return
             log.warning("rabbitmq.consumer_lost", next="connecting again")
             await close_quietly(self._connection)
             try:
@@ -317,7 +332,7 @@ class RabbitConsumer:
                 delay = min(delay * 2, 5.0)
 
     async def _connect(self) -> None:
-        self._lines, broken = [], asyncio.Event()
+        self._lines, self._consuming, broken = [], [], asyncio.Event()
         connection = self._connection = await connect(self._url, "ignite consumer")
         connection.close_callbacks.add(sets(broken))
         channel = await connection.channel(publisher_confirms=False)
@@ -330,7 +345,7 @@ class RabbitConsumer:
             line: deque[RabbitDelivery] = deque()
             self._lines.append(line)
             queue = await channel.get_queue(name, ensure=False)
-            await queue.consume(self._receiver(line))
+            self._consuming.append((queue, await queue.consume(self._receiver(line))))
         self._broken = broken
 
     def _receiver(self, line: deque[RabbitDelivery]) -> Callable[[AbstractIncomingMessage], Awaitable[Any]]:
@@ -342,7 +357,11 @@ class RabbitConsumer:
                 await self._publisher.set_aside(raw)
                 await raw.ack()
                 return
-            line.append(RabbitDelivery(message, raw, self._publisher))
-            self._arrived.set()
+            delivery = RabbitDelivery(message, raw, self._publisher)
+            if self._stopped:
+                await delivery.retry()
+            else:
+                line.append(delivery)
+                self._arrived.set()
 
         return receive

@@ -36,6 +36,7 @@ class RedisLog:
         try:
             yield follower
         finally:
+            follower.close()
             self._hub.remove(follower)
             if not follower.ended and job_id not in self._hub:
                 self._redis.step("unfollow", [keys.job(job_id)], self._replica).add_done_callback(retrieve)

@@ -7,17 +7,22 @@ its futures are resolved in one turn of the loop. So a fsync is shared by everyo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from shared.errors import BackendUnavailable
 
 T = TypeVar("T")
+R = TypeVar("R")
 Connection = sqlite3.Connection
+
+STEP_FAULTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
+"""What a step brings upon itself; every other error of SQLite's is about the file and concerns everyone."""
 
 
 class Work:
@@ -31,7 +36,7 @@ class Work:
     def __init__(
         self,
         step: Callable[[Connection], Any],
-        after: Callable[[Any], None] | None,
+        after: Callable[[Any], Any] | None,
         durable: bool,
         future: asyncio.Future[Any],
     ) -> None:
@@ -42,26 +47,21 @@ class Work:
         self.result: Any = None
         self.error: Exception | None = None
 
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
     def settle(self) -> None:
         if self.error is not None:
             self.fail(self.error)
             return
-        if self.after is not None:
-            self._run_after(self.after)
-        if not self.future.done():
-            self.future.set_result(self.result)
-
-    def _run_after(self, after: Callable[[Any], None]) -> None:
-        """A fault in one step's aftermath must not keep the rest of the transaction waiting."""
         try:
-            after(self.result)
+            answer = self.result if self.after is None else self.after(self.result)
         except Exception as error:
-            context = {"message": "a committed step's aftermath failed", "exception": error}
-            self.future.get_loop().call_exception_handler(context)
+            self.fail(error)
+            return
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class SpoiltTransaction(Exception):
@@ -87,8 +87,11 @@ class Writer:
     def prepare(self, step: Callable[[Connection], None]) -> None:
         try:
             step(self._db)
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
+        except BaseException as error:
+            self._db.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._unusable(error) from error
+            raise
 
     def transact(self, batch: Sequence[Work]) -> None:
         try:
@@ -117,9 +120,9 @@ class Writer:
         try:
             work.result = work.step(self._db)
             work.error = None
-        except sqlite3.OperationalError:
-            raise
         except Exception as error:
+            if isinstance(error, sqlite3.Error) and not isinstance(error, STEP_FAULTS):
+                raise
             work.error = error
             if self._db.total_changes != before:
                 raise SpoiltTransaction(work) from error
@@ -155,9 +158,13 @@ class Database:
         self._waiting: list[Work] = []
         self._running: list[Work] = []
         self._busy = False
-        self._closed = False
+        self._closed = True
         self._watchdog: asyncio.TimerHandle | None = None
         self._ended: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     async def open(self, prepare: Callable[[Connection], None]) -> None:
         """Start the thread; `prepare` runs there first, outside any transaction. Raises BackendUnavailable."""
@@ -171,16 +178,23 @@ class Database:
         except TimeoutError:
             self._inbox.put(None)
             raise self._overdue_error() from None
+        self._closed = False
 
+    @overload
+    def run(self, step: Callable[[Connection], T], *, durable: bool = ...) -> asyncio.Future[T]: ...
+    @overload
+    def run(
+        self, step: Callable[[Connection], T], *, after: Callable[[T], R], durable: bool = ...
+    ) -> asyncio.Future[R]: ...
     def run(
         self,
-        step: Callable[[Connection], T],
+        step: Callable[[Connection], Any],
         *,
-        after: Callable[[T], None] | None = None,
+        after: Callable[[Any], Any] | None = None,
         durable: bool = False,
-    ) -> asyncio.Future[T]:
-        """Commit `step` with this turn's others; it is under way when this returns."""
-        future: asyncio.Future[T] = self._loop.create_future()
+    ) -> asyncio.Future[Any]:
+        """Commit `step` with this turn's others; it is under way when this returns. The answer is `after`'s, if any."""
+        future: asyncio.Future[Any] = self._loop.create_future()
         work = Work(step, after, durable, future)
         if self._closed:
             work.fail(BackendUnavailable("The database is closed."))
@@ -250,16 +264,14 @@ class Database:
         finally:
             self._tell(self._thread_ended)
 
-    def _open_writer(
-        self, prepare: Callable[[Connection], None], opened: asyncio.Future[None]
-    ) -> Writer | None:
+    def _open_writer(self, prepare: Callable[[Connection], None], opened: asyncio.Future[None]) -> Writer | None:
         try:
             writer = Writer(self._path)
             writer.prepare(prepare)
         except Exception as error:
-            self._tell(lambda error=error: opened.done() or opened.set_exception(error))
+            self._tell(tell_opened, opened, error)
             return None
-        self._tell(lambda: opened.done() or opened.set_result(None))
+        self._tell(tell_opened, opened, None)
         return writer
 
     def _serve_with(self, writer: Writer) -> None:
@@ -271,5 +283,14 @@ class Database:
             writer.close()
 
     def _tell(self, callback: Callable[..., object], *args: Any) -> None:
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody is left to be told.
             self._loop.call_soon_threadsafe(callback, *args)
+
+
+def tell_opened(opened: asyncio.Future[None], error: Exception | None) -> None:
+    if opened.done():
+        return
+    if error is not None:
+        opened.set_exception(error)
+    else:
+        opened.set_result(None)

@@ -1,4 +1,5 @@
 -- KEYS job log body · ARGV spec, mode, retention s, deadline, ttl ms, followers, request body or '', queue
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], 'spec', ARGV[1], 'mode', ARGV[2], 'retention', ARGV[3], 'deadline', ARGV[4],
   'status', 'queued', 'attempt', 0, 'tries', 0, 'queue', ARGV[8])
 if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'followers', ARGV[6]) end

@@ -1,0 +1,151 @@
+"""The embedded backend: one process, one SQLite file, and wake-ups that never leave the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from pathlib import Path
+
+from shared.backends.embedded_jobs import drop_never_accepted
+from shared.backends.embedded_log import EmbeddedLog
+from shared.backends.embedded_purge import Purge
+from shared.backends.embedded_queue import EmbeddedQueue
+from shared.backends.embedded_registry import EmbeddedRegistry
+from shared.backends.embedded_schema import VERSION, migrate
+from shared.backends.embedded_store import EmbeddedStore
+from shared.backends.follower import FollowerHub
+from shared.backends.sqlite import Connection, Database
+from shared.errors import BackendUnavailable, DataDirectoryInUse
+
+CHECK_TIMEOUT = 5.0
+LOW_SPACE = 16 * 1024 * 1024
+
+
+class EmbeddedBackend:
+    name = "embedded"
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        queue_limit: int,
+        tombstone_retention: float,
+        model_retention: float,
+    ) -> None:
+        self._path = path
+        self._inode: int | None = None
+        self._hub = FollowerHub()
+        self._database = Database(path, on_lost=self._stop)
+        self._purge = Purge(self._database, tombstone_retention)
+        self.queue = EmbeddedQueue(self._database, queue_limit)
+        self.log = EmbeddedLog(self._database, self._hub)
+        self.registry = EmbeddedRegistry(self._database, model_retention)
+        self.store = EmbeddedStore(self._database, self._hub, self.registry, self._purge)
+
+    async def open(self) -> None:
+        """Raises BackendUnavailable."""
+        await self._database.open(prepare)
+        await self.queue.load()
+        self._purge.start()
+        if self._path is not None:
+            self._inode = self._path.stat().st_ino
+
+    async def check(self) -> Mapping[str, str | None]:
+        return {"database": await self._check()}
+
+    async def close(self) -> None:
+        await self._database.close()
+        self._stop()
+
+    def _stop(self) -> None:
+        """The database is closed or lost: whoever waits here must wake up and hear of it."""
+        self._purge.close()
+        self.queue.close()
+        self._hub.distrust_all()
+
+    async def _check(self) -> str | None:
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT):
+                await self._database.run(touch)
+        except BackendUnavailable as error:
+            return error.message
+        except TimeoutError:
+            return f"The database {self._path} does not answer."
+        return self._check_file(self._path) if self._path is not None else None
+
+    def _check_file(self, path: Path) -> str | None:
+        try:
+            if path.stat().st_ino != self._inode:
+                return f"The database {path} was replaced while it was in use: restart Ignite."
+            disk = os.statvfs(path.parent)
+        except OSError as error:
+            return f"The database {path} is not there any more: {error.strerror}."
+        if disk.f_bavail * disk.f_frsize < LOW_SPACE:
+            return f"The disk that holds {path} is nearly full."
+        return None
+
+
+def prepare(db: Connection) -> None:
+    migrate(db)
+    drop_never_accepted(db)
+
+
+def touch(db: Connection) -> None:
+    """Write something, so that a disk that is full or has become read-only is noticed."""
+    db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+@contextmanager
+def sole_use(data_dir: Path) -> Generator[None]:
+    """Two processes on one database would not hear each other's wake-ups. The lock dies with its process."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / "ignite.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise BackendUnavailable(f"The data directory {data_dir} cannot be used: {error.strerror}.") from error
+    try:
+        take_lock(descriptor, data_dir)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def take_lock(descriptor: int, data_dir: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 20).decode() or "unknown"
+        raise DataDirectoryInUse(
+            f"The data directory {data_dir} is in use by another Ignite (process {holder}):"
+            " stop that one, or choose another directory."
+        ) from error
+    os.truncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+
+
+@asynccontextmanager
+async def open_embedded(
+    data_dir: Path | None,
+    *,
+    queue_limit: int = 10_000,
+    tombstone_retention: float = 7 * 86400.0,
+    model_retention: float = 86400.0,
+) -> AsyncGenerator[EmbeddedBackend]:
+    """Everything in `data_dir`, or in memory if None. Times are in seconds: how long an expired job is remembered,
+    and a model that no worker serves. Raises BackendUnavailable, DataDirectoryInUse.
+    """
+    with sole_use(data_dir) if data_dir else nullcontext():
+        backend = EmbeddedBackend(
+            data_dir / "ignite.db" if data_dir else None,
+            queue_limit=queue_limit,
+            tombstone_retention=tombstone_retention,
+            model_retention=model_retention,
+        )
+        try:
+            await backend.open()
+            yield backend
+        finally:
+            await backend.close()

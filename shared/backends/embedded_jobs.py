@@ -1,0 +1,223 @@
+"""Each change of a job in the embedded database: one function, run in one transaction.
+
+A step decides before it writes: one that refuses leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import orjson
+
+from shared.backends.ending import encode_ending
+from shared.backends.sqlite import Connection
+from shared.frames import count_frames
+from shared.job import ENDINGS, Job, JobEvent, JobStatus, advance, sources
+from shared.ports import AttemptFenced, Claim, Ending, NotClaimed
+
+ABANDONED_AFTER = 24 * 3600.0
+"""Seconds after its deadline and retention when a record is dropped that nobody has ended."""
+
+
+class Row(NamedTuple):
+    """What the steps decide by."""
+
+    key: int
+    status: JobStatus
+    attempt: int
+    tries: int
+    owner: str | None
+    leased_until: float | None
+    cancelling: int
+    mode: str
+    retention: float
+    deadline_at: float
+    size: int
+    chunks: int
+
+
+class Extended(NamedTuple):
+    """Bytes that were new to the log, and where they start."""
+
+    offset: int
+    data: bytes
+
+
+class Ended(NamedTuple):
+    """A job's end as its followers hear of it."""
+
+    extended: Extended | None
+    size: int
+    ending: Ending
+    purge_at: float
+
+
+class Asked(NamedTuple):
+    """A running job was marked for cancellation: tell its owner."""
+
+    owner: str
+
+
+ROW = """
+SELECT key, status, attempt, tries, owner, leased_until, cancelling, mode, retention, deadline_at,
+       coalesce(log.until, 0), coalesce(log.chunks, 0)
+FROM jobs LEFT JOIN log ON log.job = key AND log.until = (SELECT max(until) FROM log WHERE job = key)
+WHERE id = ? AND purge_at > ?
+"""
+
+
+def find(db: Connection, job_id: str, now: float) -> Row | None:
+    row = db.execute(ROW, (job_id, now)).fetchone()
+    return Row(row[0], JobStatus(row[1]), *row[2:]) if row else None
+
+
+def create(db: Connection, job: Job, body: bytes | None) -> None:
+    """A repeated create finds the record there and leaves it as it is."""
+    purge_at = job.deadline_at + job.retention + ABANDONED_AFTER
+    created = db.execute(
+        "INSERT OR IGNORE INTO jobs (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached,"
+        " stored, seed, metadata, status, purge_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(
+                job.id,
+                job.tenant,
+                job.model,
+                job.tier,
+                job.mode,
+                job.created_at,
+                job.deadline_at,
+                job.retention,
+            ),
+            *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode(), job.status, purge_at),
+        ),
+    )
+    if created.rowcount and body is not None:
+        db.execute("INSERT INTO bodies (job, body) VALUES (?, ?)", (created.lastrowid, body))
+
+
+def discard(db: Connection, job_id: str) -> None:
+    rows = db.execute("SELECT key FROM jobs WHERE id = ? AND status = 'queued' AND attempt = 0", (job_id,))
+    erase(db, [key for (key,) in rows.fetchall()])
+
+
+def claim(db: Connection, job_id: str, owner: str, lease: float, lost: str | None, now: float) -> Claim | NotClaimed:
+    row = find(db, job_id, now)
+    if row is None:
+        return NotClaimed(None)
+    if row.cancelling or row.status not in sources(JobEvent.CLAIM):
+        return NotClaimed(row.status, owner=row.owner, cancelling=bool(row.cancelling))
+    if row.owner is not None and row.owner != lost and (row.leased_until or 0.0) > now:
+        return NotClaimed(row.status, owner=row.owner)
+    tries = row.tries + (row.owner is not None)
+    db.execute(
+        "UPDATE jobs SET status = ?, attempt = attempt + 1, tries = ?, owner = ?, leased_until = ?,"
+        " started_at = coalesce(started_at, ?) WHERE key = ?",
+        (advance(row.status, JobEvent.CLAIM), tries, owner, now + lease, now, row.key),
+    )
+    body = db.execute("SELECT body FROM bodies WHERE job = ?", (row.key,)).fetchone()
+    return Claim(job_id, row.attempt + 1, tries, row.size, row.deadline_at, body[0] if body else None)
+
+
+def renew(db: Connection, job_id: str, attempt: int, lease: float, now: float) -> None:
+    row = running(db, job_id, attempt, now)
+    if row.cancelling:
+        raise AttemptFenced(row.status, cancelling=True)
+    db.execute("UPDATE jobs SET leased_until = ? WHERE key = ?", (now + lease, row.key))
+
+
+def release(db: Connection, job_id: str, attempt: int, counted: bool, now: float) -> JobStatus:
+    row = running(db, job_id, attempt, now)
+    status = advance(row.status, JobEvent.RELEASE)
+    db.execute(
+        "UPDATE jobs SET status = ?, tries = tries + ?, owner = NULL, leased_until = NULL WHERE key = ?",
+        (status, counted, row.key),
+    )
+    return status
+
+
+def append(db: Connection, job_id: str, attempt: int, offset: int, frames: bytes, now: float) -> Extended | None:
+    row = running(db, job_id, attempt, now)
+    if row.cancelling:
+        raise AttemptFenced(row.status, cancelling=True)
+    return extend(db, row, offset, frames, now)
+
+
+def finish(db: Connection, job_id: str, attempt: int, offset: int, ending: Ending, now: float) -> Ended | None:
+    row = find(db, job_id, now)
+    if row is not None and row.attempt == attempt and row.status == ending.status:
+        return None
+    return end(db, running(db, job_id, attempt, now), offset, ending, now)
+
+
+def end_unclaimed(db: Connection, job_id: str, ending: Ending, owner: str | None, now: float) -> Ended | None:
+    row = find(db, job_id, now)
+    if row is None or row.status not in sources(ENDINGS[ending.status]) or row.owner not in (None, owner):
+        return None
+    return end(db, row, row.size, ending, now)
+
+
+def cancel(
+    db: Connection, job_id: str, ending: Ending, alive: Callable[[str], bool], now: float
+) -> Ended | Asked | None:
+    row = find(db, job_id, now)
+    if row is None or row.status not in sources(JobEvent.CANCEL):
+        return None
+    if row.owner is None or not alive(row.owner):
+        return end(db, row, row.size, ending, now)
+    db.execute("UPDATE jobs SET cancelling = 1 WHERE key = ?", (row.key,))
+    return Asked(row.owner)
+
+
+def running(db: Connection, job_id: str, attempt: int, now: float) -> Row:
+    """The job, if `attempt` runs it. Raises AttemptFenced."""
+    row = find(db, job_id, now)
+    if row is None or row.attempt != attempt or row.status is not JobStatus.IN_PROGRESS:
+        raise AttemptFenced(row.status if row else None)
+    return row
+
+
+def extend(db: Connection, row: Row, offset: int, data: bytes, now: float) -> Extended | None:
+    """Add what the log does not have yet; a repeated append adds nothing. Raises ValueError on a gap."""
+    if offset > row.size:
+        raise ValueError(f"offset {offset} is beyond the log's end, {row.size}")
+    fresh = data[row.size - offset :]
+    if not fresh:
+        return None
+    db.execute(
+        "INSERT INTO log (job, until, chunks, data) VALUES (?, ?, ?, ?)",
+        (row.key, row.size + len(fresh), row.chunks + count_frames(fresh), fresh),
+    )
+    if row.size == 0:
+        db.execute("UPDATE jobs SET first_token_at = ? WHERE key = ?", (now, row.key))
+    return Extended(row.size, fresh)
+
+
+def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> Ended:
+    status, header = advance(row.status, ENDINGS[ending.status]), encode_ending(ending)
+    extended = extend(db, row, offset, ending.frames, now) if ending.frames else None
+    expires_at = now + row.retention
+    db.execute(
+        "UPDATE jobs SET status = ?, owner = NULL, leased_until = NULL, cancelling = 0, finished_at = ?,"
+        " expires_at = ?, purge_at = ?, ending = ?, result = ? WHERE key = ?",
+        (status, now, expires_at, expires_at, header, ending.result, row.key),
+    )
+    told = Ending(status, b"", ending.result if row.mode == "unary" else None, ending.usage, ending.error)
+    return Ended(extended, row.size + (len(extended.data) if extended else 0), told, expires_at)
+
+
+# ── removal ──
+
+
+def drop_never_accepted(db: Connection) -> None:
+    """Jobs whose record was written and whose message was not when the process died: nobody was told of them."""
+    rows = db.execute(
+        "SELECT key FROM jobs WHERE status = 'queued' AND attempt = 0"
+        " AND NOT EXISTS (SELECT 1 FROM messages WHERE job_id = jobs.id)"
+    )
+    erase(db, [key for (key,) in rows.fetchall()])
+
+
+def erase(db: Connection, keys: Sequence[int]) -> None:
+    for table, column in (("log", "job"), ("bodies", "job"), ("jobs", "key")):
+        db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(key,) for key in keys])

@@ -1,0 +1,90 @@
+"""The embedded backend's registry: the workers of this process, and the models that were announced lately."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+
+import orjson
+
+from shared.backends.sqlite import Connection, Database
+from shared.ports import ModelInfo, WorkerInfo
+
+
+class StopRequests:
+    """The ids of jobs that a worker is asked to stop; ends when the worker leaves."""
+
+    def __init__(self) -> None:
+        self._ids: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def put(self, job_id: str | None) -> None:
+        self._ids.put_nowait(job_id)
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        job_id = await self._ids.get()
+        if job_id is None:
+            self.put(None)  # For whoever asks again.
+            raise StopAsyncIteration
+        return job_id
+
+
+class EmbeddedRegistry:
+    def __init__(self, database: Database, model_retention: float) -> None:
+        self._database = database
+        self._model_retention = model_retention
+        self._workers: dict[str, tuple[WorkerInfo, StopRequests]] = {}
+
+    @asynccontextmanager
+    async def join(self, worker: WorkerInfo) -> AsyncGenerator[AsyncIterator[str]]:
+        requests = StopRequests()
+        self._workers[worker.id] = (worker, requests)
+        try:
+            await self._announce(worker.model)
+            yield requests
+        finally:
+            del self._workers[worker.id]
+            requests.put(None)
+            # Not awaited: a worker that leaves is seen to leave at once, whatever the disk does.
+            self._announce(worker.model).add_done_callback(lambda announced: announced.exception())
+
+    async def alive(self, worker_id: str) -> bool:
+        return self.joined(worker_id)
+
+    def joined(self, worker_id: str) -> bool:
+        return worker_id in self._workers
+
+    def ask_to_stop(self, worker_id: str, job_id: str) -> None:
+        if worker_id in self._workers:
+            self._workers[worker_id][1].put(job_id)
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        return [worker for worker, _ in self._workers.values()]
+
+    async def models(self) -> Sequence[ModelInfo]:
+        since = time.time() - self._model_retention
+        seen = {model.id: model for model in await self._database.run(lambda db: load_models(db, since))}
+        for worker, _ in self._workers.values():
+            seen[worker.model.id] = replace(worker.model, seen_at=time.time())
+        return list(seen.values())
+
+    def _announce(self, model: ModelInfo) -> asyncio.Future[None]:
+        return self._database.run(lambda db: save_model(db, replace(model, seen_at=time.time())))
+
+
+def save_model(db: Connection, model: ModelInfo) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO models (id, seen_at, info) VALUES (?, ?, ?)",
+        (model.id, model.seen_at, orjson.dumps(asdict(model)).decode()),
+    )
+
+
+def load_models(db: Connection, since: float) -> list[ModelInfo]:
+    rows = db.execute("SELECT info FROM models WHERE seen_at > ? ORDER BY id", (since,))
+    models = (ModelInfo(**orjson.loads(info)) for (info,) in rows)
+    return [replace(model, capabilities=tuple(model.capabilities)) for model in models]

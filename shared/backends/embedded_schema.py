@@ -1,0 +1,96 @@
+"""The embedded database's tables and their version."""
+
+from __future__ import annotations
+
+from shared.backends.sqlite import Connection
+from shared.errors import BackendUnavailable
+
+VERSION = 1
+
+# `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
+# row tells the size of its log, and an append writes nothing but its own row.
+# `messages.dead`: a dead letter. Who holds a message is known in memory only: after a crash nobody does.
+# AUTOINCREMENT: the order of arrival, never given twice.
+TABLES = """
+CREATE TABLE jobs (
+    key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    model TEXT NOT NULL,
+    tier TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    deadline_at REAL NOT NULL,
+    retention REAL NOT NULL,
+    detached INTEGER NOT NULL,
+    stored INTEGER NOT NULL,
+    seed INTEGER,
+    metadata TEXT NOT NULL,
+    status TEXT NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    tries INTEGER NOT NULL DEFAULT 0,
+    owner TEXT,
+    leased_until REAL,
+    cancelling INTEGER NOT NULL DEFAULT 0,
+    started_at REAL,
+    first_token_at REAL,
+    finished_at REAL,
+    expires_at REAL,
+    purge_at REAL NOT NULL,
+    ending BLOB,
+    result BLOB
+);
+CREATE UNIQUE INDEX jobs_by_tenant ON jobs (tenant, id);
+CREATE INDEX jobs_queued ON jobs (model, tier, id) WHERE status = 'queued';
+CREATE INDEX jobs_by_purge ON jobs (purge_at);
+
+CREATE TABLE bodies (
+    job INTEGER PRIMARY KEY,
+    body BLOB NOT NULL
+);
+CREATE TABLE log (
+    job INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    chunks INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (job, until)
+) WITHOUT ROWID;
+
+CREATE TABLE messages (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    dead INTEGER NOT NULL DEFAULT 0,
+    job_id TEXT NOT NULL,
+    model TEXT NOT NULL,
+    tier TEXT NOT NULL,
+    visible_at REAL NOT NULL DEFAULT 0,
+    deadline_at REAL NOT NULL,
+    envelope TEXT NOT NULL,
+    body BLOB
+);
+CREATE INDEX messages_by_job ON messages (job_id);
+
+CREATE TABLE tombstones (
+    id TEXT PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    forget_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX tombstones_by_end ON tombstones (forget_at);
+
+CREATE TABLE models (
+    id TEXT PRIMARY KEY,
+    seen_at REAL NOT NULL,
+    info TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+def migrate(db: Connection) -> None:
+    """Bring the database to this version. Raises BackendUnavailable if it is a newer one."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise BackendUnavailable(
+            f"The database was written by a newer Ignite (its version is {version}, this one knows {VERSION}):"
+            " use that Ignite, or another data directory."
+        )
+    if version == 0:
+        db.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")

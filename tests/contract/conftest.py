@@ -1,0 +1,78 @@
+"""Every backend, made the same way. A backend that is not here is not held to the ports' promises."""
+
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import pytest
+import redis
+
+from shared.backends.distributed import open_distributed
+from shared.backends.embedded import open_embedded
+from shared.ports import Backend
+
+
+class Maker(Protocol):
+    """Opens a backend; what an earlier one left in the same test is there again, unless it lived in memory."""
+
+    def __call__(self, *, queue_limit: int = ...) -> AbstractAsyncContextManager[Backend]: ...
+
+
+BACKENDS = ("embedded", "embedded-memory", "distributed")
+
+
+@pytest.fixture(params=BACKENDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def maker(kind: str, request: pytest.FixtureRequest) -> Iterator[Maker]:
+    yield from MAKERS[kind](request)
+
+
+@pytest.fixture
+async def backend(maker: Maker) -> AsyncGenerator[Backend]:
+    async with maker() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def replicas(kind: str, maker: Maker) -> AsyncGenerator[tuple[Backend, Backend]]:
+    """Two processes' views of the same jobs. Embedded, there is only one process to look from."""
+    async with maker() as one, second(kind, one, maker) as other:
+        yield one, other
+
+
+@asynccontextmanager
+async def second(kind: str, one: Backend, maker: Maker) -> AsyncGenerator[Backend]:
+    if kind != "distributed":
+        yield one
+        return
+    async with maker() as other:
+        yield other
+
+
+def embedded(request: pytest.FixtureRequest) -> Iterator[Maker]:
+    yield partial(open_embedded, request.getfixturevalue("tmp_path"))
+
+
+def embedded_memory(_: pytest.FixtureRequest) -> Iterator[Maker]:
+    yield partial(open_embedded, None)
+
+
+def distributed(request: pytest.FixtureRequest) -> Iterator[Maker]:
+    """Whatever the test did, no key may stay in Redis for ever."""
+    redis_url: str = request.getfixturevalue("redis_url")
+    yield partial(open_distributed, request.getfixturevalue("amqp_url"), redis_url)
+    with redis.Redis.from_url(redis_url) as client:
+        kept: list[Any] = [key for key in client.scan_iter() if client.pttl(key) == -1]
+    assert not kept, f"keys without an expiry: {kept}"
+
+
+MAKERS: dict[str, Callable[[pytest.FixtureRequest], Iterator[Maker]]] = {
+    "embedded": embedded,
+    "embedded-memory": embedded_memory,
+    "distributed": distributed,
+}

@@ -1,0 +1,66 @@
+"""Registry: who works, on what, and the way to a worker's ear."""
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+
+from shared.ports import Backend
+from tests.contract.performers import CANCELLED, PATIENCE, a_worker, started
+from tests.support.wait_until import wait_until
+
+
+async def test_a_worker_is_there_while_it_is_inside(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    worker = a_worker()
+    assert not await other.registry.alive(worker.id)
+    async with one.registry.join(worker):
+        assert await other.registry.alive(worker.id)
+        (seen,) = await other.registry.workers()
+        assert replace(seen, model=replace(seen.model, seen_at=worker.model.seen_at)) == worker
+    await wait_until(lambda: is_dead(other, worker.id))
+    assert await other.registry.workers() == []
+
+
+async def is_dead(backend: Backend, worker_id: str) -> bool:
+    return not await backend.registry.alive(worker_id)
+
+
+async def test_a_worker_that_fails_is_gone_too(backend: Backend) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with backend.registry.join(a_worker()):
+            raise ZeroDivisionError
+    await wait_until(lambda: is_dead(backend, "worker-1"))
+    assert await backend.registry.workers() == []
+
+
+async def test_several_workers_and_their_models(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    first, second, third = a_worker("1", "model-a"), a_worker("2", "model-b"), a_worker("3", "model-b")
+    async with one.registry.join(first), other.registry.join(second), other.registry.join(third):
+        assert {worker.id for worker in await one.registry.workers()} == {"1", "2", "3"}
+        models = {model.id: model for model in await one.registry.models()}
+        assert set(models) == {"model-a", "model-b"}
+        assert models["model-a"] == replace(first.model, seen_at=models["model-a"].seen_at)
+
+
+async def test_a_model_is_known_after_its_last_worker_has_left(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    assert await other.registry.models() == []
+    async with one.registry.join(a_worker(model="model-a")):
+        pass
+    (model,) = await other.registry.models()
+    assert model.id == "model-a"
+    assert abs(model.seen_at - time.time()) < PATIENCE
+
+
+async def test_requests_reach_the_worker_they_are_for(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    async with one.registry.join(a_worker("1")) as first, one.registry.join(a_worker("2")) as second:
+        jobs = [(await started(one, owner=owner))[0] for owner in ("1", "2", "1")]
+        for job in jobs:
+            await other.store.cancel(job.id, CANCELLED)
+        async with asyncio.timeout(PATIENCE):
+            assert [await anext(first), await anext(first)] == [jobs[0].id, jobs[2].id]
+            assert await anext(second) == jobs[1].id

@@ -1,0 +1,320 @@
+"""A follower against a live path that loses, repeats, reorders and delays: exactly the log's bytes, and one ending."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.backends.follower import BUFFER_LIMIT, READ_LIMIT, FollowerHub, LogFollower, Snapshot
+from shared.errors import BackendUnavailable, Gone
+from shared.job import JobStatus
+from shared.ports import Ending, FollowerClosed, Update
+
+JOB = "chatcmpl-1"
+COMPLETED = Ending(JobStatus.COMPLETED, usage={"n": 1})
+PATIENCE = 5.0
+
+
+@dataclass
+class Stage:
+    """The log as it grows, and the live messages that tell of it."""
+
+    log: bytes = b""
+    status: JobStatus = JobStatus.QUEUED
+    ending: Ending | None = None
+    gone: bool = False
+    failures: int = 0
+    reads: int = 0
+    limit: int = READ_LIMIT
+    hub: FollowerHub = field(default_factory=FollowerHub)
+    during_read: Iterator[None] | None = None
+
+    def follow(self, offset: int = 0, *, stale: bool = True) -> LogFollower:
+        follower = LogFollower(JOB, offset, self.read, stale=stale)
+        self.hub.add(follower)
+        return follower
+
+    async def read(self, job_id: str, offset: int, limit: int) -> Snapshot | None:
+        """The answer is what the log was when it was read; things happen while it travels."""
+        self.reads += 1
+        if self.failures:
+            self.failures -= 1
+            raise BackendUnavailable("no answer")
+        if self.gone:
+            return None
+        answer = Snapshot(self.log[offset:][: min(limit, self.limit)], len(self.log), self.status, self.ending)
+        if self.during_read is not None:
+            next(self.during_read, None)
+        return answer
+
+    def append(self, data: bytes, *, tell: bool = True) -> None:
+        offset, self.log = len(self.log), self.log + data
+        if tell:
+            self.hub.deliver(JOB, offset, data)
+
+    def move(self, status: JobStatus) -> None:
+        self.status = status
+        self.hub.move(JOB, status)
+
+    def end(self, *, tell: bool = True) -> None:
+        self.ending, self.status = COMPLETED, COMPLETED.status
+        if tell:
+            self.hub.end(JOB, len(self.log), COMPLETED)
+
+
+async def read_to_end(follower: LogFollower) -> bytes:
+    data = b""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            update = await follower.next()
+            assert update is not None
+            data += update.data
+            if update.ending is not None:
+                assert update.status is update.ending.status is COMPLETED.status
+                return data
+
+
+# ── whatever the live path does ──
+
+Fault = Literal["none", "lost", "twice", "late"]
+FAULTS = st.sampled_from(["none", "none", "lost", "twice", "late"])
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens at a time: bytes or a status, told faultily; and what the reader or the link does meanwhile."""
+
+    size: int
+    fault: Fault
+    status: bool
+    link_breaks: bool
+    reader_comes: bool
+    read_fails: bool
+
+
+STEPS = st.builds(
+    Step,
+    size=st.sampled_from([1, 10, 100, BUFFER_LIMIT // 3]),
+    fault=FAULTS,
+    status=st.booleans(),
+    link_breaks=st.sampled_from([False, False, False, True]),
+    reader_comes=st.booleans(),
+    read_fails=st.sampled_from([False, False, False, True]),
+)
+
+
+class LivePath:
+    """Performs the steps: to the log at once, to the hub as faultily as they say."""
+
+    def __init__(self, stage: Stage, steps: list[Step]) -> None:
+        self._stage = stage
+        self._late: list[tuple[int, bytes] | JobStatus] = []
+        self._written = 0
+        self.steps = iter(steps)
+
+    def perform(self, step: Step) -> None:
+        if step.status:
+            self._tell(step.fault, JobStatus.IN_PROGRESS)
+            self._stage.status = JobStatus.IN_PROGRESS
+        data = bytes([self._written % 251]) * step.size
+        self._written += 1
+        offset = len(self._stage.log)
+        self._stage.append(data, tell=False)
+        self._tell(step.fault, (offset, data))
+        if step.link_breaks:
+            self._stage.hub.distrust_all()
+
+    def perform_next(self) -> Iterator[None]:
+        """For the reads: something happens while each of them is under way."""
+        while True:
+            if (step := next(self.steps, None)) is not None:
+                self.perform(step)
+            yield
+
+    def finish(self, end_lost: bool) -> None:
+        for step in self.steps:
+            self.perform(step)
+        self._stage.end(tell=not end_lost)
+        self._tell("none", None)
+        if end_lost:
+            self._stage.hub.distrust_all()
+        else:
+            self._stage.hub.end(JOB, len(self._stage.log), COMPLETED)
+
+    def _tell(self, fault: Fault, message: "tuple[int, bytes] | JobStatus | None") -> None:
+        """A late message comes after the next one, or after the end."""
+        if message is not None and fault == "late":
+            self._late.append(message)
+            return
+        if message is not None and fault != "lost":
+            for _ in range(2 if fault == "twice" else 1):
+                self._deliver(message)
+        late, self._late = self._late, []
+        for each in late:
+            self._deliver(each)
+
+    def _deliver(self, message: tuple[int, bytes] | JobStatus) -> None:
+        if isinstance(message, JobStatus):
+            self._stage.hub.move(JOB, message)
+        else:
+            self._stage.hub.deliver(JOB, *message)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    steps=st.lists(STEPS, max_size=12),
+    offset=st.sampled_from([0, 0, 1, 50, 1000]),
+    created_here=st.booleans(),
+    busy_reads=st.booleans(),
+    end_lost=st.booleans(),
+    limit=st.sampled_from([READ_LIMIT, 64]),
+)
+async def test_every_byte_comes_once_and_in_order(
+    steps: list[Step], offset: int, created_here: bool, busy_reads: bool, end_lost: bool, limit: int
+) -> None:
+    limit = limit if all(step.size <= 100 for step in steps) else READ_LIMIT
+    stage = Stage(limit=limit)
+    follower = stage.follow(0 if created_here else offset, stale=not created_here)
+    path = LivePath(stage, steps)
+    stage.during_read = path.perform_next() if busy_reads else None
+    data = b""
+    for step in path.steps:
+        path.perform(step)
+        stage.failures = int(step.read_fails)
+        if step.reader_comes:
+            data += await read_some(follower)
+    stage.failures = 0
+    path.finish(end_lost)
+    data += await read_to_end(follower)
+    assert data == stage.log[0 if created_here else offset :]
+    await expect_silence(stage, follower)
+
+
+async def read_some(follower: LogFollower) -> bytes:
+    try:
+        update = await follower.next(0.0)
+    except BackendUnavailable:
+        return b""
+    assert update is None or update.ending is None
+    return update.data if update is not None else b""
+
+
+async def expect_silence(stage: Stage, follower: LogFollower) -> None:
+    """After the ending there is no other update, whatever still arrives."""
+    stage.hub.deliver(JOB, 0, stage.log)
+    stage.hub.move(JOB, JobStatus.IN_PROGRESS)
+    stage.hub.end(JOB, len(stage.log), COMPLETED)
+    stage.hub.distrust_all()
+    assert await follower.next(0.0) is None
+
+
+# ── one by one ──
+
+
+async def test_the_creator_reads_nothing_from_the_log() -> None:
+    stage = Stage()
+    follower = stage.follow(stale=False)
+    stage.move(JobStatus.IN_PROGRESS)
+    stage.append(b"one")
+    stage.append(b"two")
+    stage.end()
+    assert await follower.next() == Update(b"onetwo", JobStatus.COMPLETED, COMPLETED)
+    assert stage.reads == 0
+
+
+async def test_nothing_is_told_before_there_is_something() -> None:
+    follower = Stage().follow(stale=False)
+    assert await follower.next(0.0) is None
+
+
+async def test_a_late_status_does_not_undo_the_ending() -> None:
+    """The log was read after a move whose live message is still on its way."""
+    stage = Stage(log=b"all", status=JobStatus.COMPLETED, ending=COMPLETED)
+    follower = stage.follow()
+    assert await follower.next() == Update(b"all", JobStatus.COMPLETED, COMPLETED)
+    stage.hub.move(JOB, JobStatus.IN_PROGRESS)
+    assert await follower.next(0.0) is None
+
+
+async def test_a_slow_readers_buffer_is_bounded() -> None:
+    stage = Stage()
+    follower = stage.follow(stale=False)
+    for number in range(40):
+        stage.append(bytes([number]) * (BUFFER_LIMIT // 8))
+    stage.end()
+    assert await read_to_end(follower) == stage.log
+    assert stage.reads >= 5
+
+
+async def test_what_has_expired_stays_gone() -> None:
+    stage = Stage(gone=True)
+    follower = stage.follow()
+    for _ in range(2):
+        with pytest.raises(Gone):
+            await follower.next(PATIENCE)
+
+
+async def test_a_failed_read_is_tried_again_by_the_next_call() -> None:
+    stage = Stage(log=b"all", failures=1)
+    follower = stage.follow()
+    with pytest.raises(BackendUnavailable):
+        await follower.next()
+    assert await follower.next() == Update(b"all", JobStatus.QUEUED)
+
+
+async def test_a_waiting_reader_hears_of_a_broken_link() -> None:
+    stage = Stage()
+    follower = stage.follow(stale=False)
+    reading = asyncio.create_task(follower.next(PATIENCE))
+    await asyncio.wait([reading], timeout=0.01)
+    stage.append(b"unheard", tell=False)
+    stage.hub.distrust_all()
+    assert await reading == Update(b"unheard", JobStatus.QUEUED)
+
+
+async def test_close_wakes_a_waiting_reader_and_nobody_else() -> None:
+    stage = Stage()
+    closes, stays = stage.follow(stale=False), stage.follow(stale=False)
+    reading = asyncio.create_task(closes.next())
+    await asyncio.wait([reading], timeout=0.01)
+    closes.close()
+    with pytest.raises(FollowerClosed):
+        await reading
+    stage.append(b"more")
+    assert await stays.next() == Update(b"more", JobStatus.QUEUED)
+
+
+async def test_a_cancelled_reader_loses_nothing() -> None:
+    stage = Stage()
+    follower = stage.follow(stale=False)
+    reading = asyncio.create_task(follower.next())
+    await asyncio.wait([reading], timeout=0.01)
+    stage.append(b"here")
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert await follower.next() == Update(b"here", JobStatus.QUEUED)
+
+
+async def test_following_from_beyond_the_end_waits_for_it() -> None:
+    stage = Stage(log=b"0123")
+    follower = stage.follow(offset=6)
+    assert await follower.next(0.0) == Update(b"", JobStatus.QUEUED)
+    stage.append(b"456")
+    stage.append(b"789")
+    stage.end()
+    assert await read_to_end(follower) == b"6789"
+
+
+async def test_the_hub_forgets_whom_nobody_follows() -> None:
+    stage = Stage()
+    one, other = stage.follow(), stage.follow()
+    assert len(stage.hub) == 2
+    stage.hub.remove(one)
+    assert JOB in stage.hub
+    stage.hub.remove(other)
+    assert JOB not in stage.hub
+    stage.append(b"for nobody")
