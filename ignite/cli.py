@@ -19,7 +19,8 @@ API = (
     *("keepalive", "unary_padding"),
 )
 WORKER = (
-    *("engine", "model", "model_id", "engine_url", "engine_api_key", "engine_command", "engine_args", "concurrency"),
+    *("engine", "model", "model_id", "engine_url", "engine_api_key", "engine_command", "engine_args"),
+    *("engine_continuation", "engine_start_timeout", "concurrency"),
     *("context_length", "threads", "gpu_layers", "simulated_tokens", "simulated_itl_ms", "simulated_ttft_ms"),
     *("lease", "max_tries", "retry_backoff", "stall_timeout"),
 )

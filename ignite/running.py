@@ -153,6 +153,8 @@ def engine_settings(settings: Settings) -> EngineSettings:
         api_key=settings.engine_api_key,
         command=settings.engine_command,
         extra_args=tuple(settings.engine_args.split()),
+        continuation=settings.engine_continuation,
+        start_timeout=settings.engine_start_timeout,
         stall_timeout=settings.stall_timeout,
         simulated_tokens=settings.simulated_tokens,
         simulated_itl_ms=settings.simulated_itl_ms,

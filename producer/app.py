@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from producer import completions, jobs, models
@@ -17,10 +17,10 @@ from producer.dead_letters import settle_dead_letters
 from producer.dependencies import Doors
 from producer.errors import install_error_handlers
 from producer.health import Health, health_router
-from producer.middleware import Authentication, BodyLimit, RequestContext
+from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext
+from producer.openapi import openapi_of
 from producer.service import JobService
 from shared.ports import Backend
-from shared.schema import ChatCompletionRequest
 from shared.settings import Settings
 
 EXPOSED = ("x-request-id", "x-job-id", "x-queue-wait-ms", "openai-processing-ms", "retry-after", "location", "etag")
@@ -39,14 +39,28 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
         finally:
             await doors.health.close()
 
-    app = FastAPI(title="Ignite", version="0.1.0", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
+    # The page at /docs brings its own script: GPU fleets often have no way out to a CDN.
+    app = FastAPIOffline(
+        title="Ignite",
+        version="0.1.0",
+        lifespan=lifespan,
+        redoc_url=None,
+        static_url=DOCS_ASSETS,
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
+    )
     app.state.doors = doors
     for router in (completions.router, jobs.router, models.router, health_router()):
         app.include_router(router)
     install_error_handlers(app)
     install_middleware(app, settings)
-    app.openapi = lambda: openapi_of(app)
+    app.openapi = lambda: openapi_of(app, keyed=bool(settings.keys))
     return app
+
+
+def operation_id(route: APIRoute) -> str:
+    """What generated clients call the operation."""
+    return route.name
 
 
 def install_middleware(app: FastAPI, settings: Settings) -> None:
@@ -57,14 +71,3 @@ def install_middleware(app: FastAPI, settings: Settings) -> None:
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
     )
     app.add_middleware(RequestContext)
-
-
-def openapi_of(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's description and the schema of the request, which the handlers check themselves from its bytes."""
-    if app.openapi_schema is None:
-        described = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        schema = ChatCompletionRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas = described.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update(schema.pop("$defs"), ChatCompletionRequest=schema)
-        app.openapi_schema = described
-    return app.openapi_schema

@@ -7,38 +7,41 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from producer.dependencies import Doors, doors_of, tenant_of
 from producer.event_stream import StreamAnswer, UnaryAnswer
-from producer.jobs import job_response
+from producer.jobs import MAX_WAIT, job_response
+from producer.openapi import COMPLETION, COMPLETION_REQUEST, COMPLETION_STREAM, FOR_COMPLETIONS, JOB_CREATED, answers
 from producer.service import Submission
 from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.job import Job
-from shared.schema import parse_request
+from shared.schema import MAX_DEADLINE, parse_request
 
 router = APIRouter(tags=["chat"])
 
 JSON_TYPES = re.compile(r"application/(.*\+)?json", re.IGNORECASE)
 
-REQUEST_SCHEMA: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatCompletionRequest"}}},
-    }
-}
 
-
-@router.post("/v1/chat/completions", openapi_extra=REQUEST_SCHEMA, summary="Create a chat completion")
+@router.post(
+    "/v1/chat/completions",
+    summary="Create a chat completion",
+    responses=answers(COMPLETION | JOB_CREATED, *FOR_COMPLETIONS),
+    openapi_extra=COMPLETION_REQUEST,
+)
 async def create_completion(request: Request) -> Response:
     """Unary; SSE when `stream` is true; 202 and a job with `background` or `Prefer: respond-async`."""
     return await answer(request, stream=None)
 
 
-@router.post("/v1/chat/completions/stream", openapi_extra=REQUEST_SCHEMA, summary="Stream a chat completion")
+@router.post(
+    "/v1/chat/completions/stream",
+    summary="Stream a chat completion",
+    responses=answers(COMPLETION_STREAM | JOB_CREATED, *FOR_COMPLETIONS),
+    openapi_extra=COMPLETION_REQUEST,
+)
 async def stream_completion(request: Request) -> Response:
     """SSE always, whatever `stream` says."""
     return await answer(request, stream=True)
@@ -63,7 +66,7 @@ async def answer_with_job(doors: Doors, submission: Submission, preferences: Pre
     """202 and the job; the completion itself where it is done within the `wait` that the client prefers."""
     job = await doors.service.submit(submission)
     if preferences.wait:
-        job = await wait_for_end(doors, job, preferences.wait)
+        job = await wait_for_end(doors, job, min(preferences.wait, MAX_WAIT))
         if job.status.terminal:
             return Response(await doors.service.result(job), media_type="application/json")
     response = await job_response(doors, job, status=202)
@@ -107,10 +110,11 @@ def deadline_of(headers: Mapping[str, str], *, waiting: bool) -> float | None:
     """Seconds that the client gives us: what it says, else the time after which its SDK stops waiting."""
     if (said := headers.get("cancel-after")) is not None:
         seconds = positive_number(said)
-        if seconds is None:
+        if seconds is None or seconds > MAX_DEADLINE:
             raise InvalidRequest("Invalid value for 'Cancel-After': expected seconds.", param="Cancel-After")
         return seconds
-    return positive_number(headers.get("x-stainless-read-timeout", "")) if waiting else None
+    patience = positive_number(headers.get("x-stainless-read-timeout", "")) if waiting else None
+    return patience and min(patience, MAX_DEADLINE)
 
 
 def positive_number(text: str) -> float | None:

@@ -108,10 +108,10 @@ async def handle_ignite_error(request: Request, error: Exception) -> Response:
 
 async def handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    status = error.status_code
+    status, path = error.status_code, request.scope["path"]
     message = {
-        404: f"Unknown request URL: {request.method} {request.url.path}.",
-        405: f"{request.method} is not allowed on {request.url.path}.",
+        404: f"Unknown request URL: {request.method} {path}.",
+        405: f"{request.method} is not allowed on {path}.",
     }.get(status, error.detail or HTTPStatus(status).phrase)
     body = HttpError(message, code=CODES.get(status, "http_error")).to_dict()
     return Response(error_body(body), status, dict(error.headers or {}), "application/json")
@@ -127,5 +127,5 @@ async def handle_validation_error(request: Request, error: Exception) -> Respons
 
 
 async def handle_surprise(request: Request, error: Exception) -> Response:
-    log.error("request.crashed", path=request.url.path, exc_info=error)
+    log.error("request.crashed", path=request.scope["path"], exc_info=error)
     return error_response(IgniteError("The server failed on this request."))

@@ -35,9 +35,6 @@ STREAM_HEADERS = {
 }
 ERROR_FRAME = b'data: {"error":'
 
-UNARY_PATIENCE = 30.0
-"""Seconds before an unary answer starts with newlines; clients stop timing out, and JSON may begin with white space."""
-
 OUTAGE_PATIENCE = 30.0
 """Seconds a waiting call outlives the store's absence."""
 
@@ -70,6 +67,7 @@ class CallAnswer(Response):
         self._open_call = open_call
         self._keepalive = keepalive
         self._started = False
+        self._waited: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._open_call() as call:
@@ -92,15 +90,28 @@ class CallAnswer(Response):
         raise NotImplementedError
 
     async def _next(self, call: Call, seconds: float) -> Update | None:
-        """As the follower's, but a store that is away for a moment is waited for."""
+        """As the follower's, but a store that is away for a moment is waited for, and a job that still waits at its
+        deadline ends here: the broker looks at messages only when they come to the head of their queue.
+        """
         until = time.monotonic() + OUTAGE_PATIENCE
         while True:
+            left = call.job.deadline_at - time.time()
             try:
-                return await call.follower.next(seconds)
+                update = await call.follower.next(min(seconds, left) if left > 0 else seconds)
+                if update is None and 0 < left <= seconds:
+                    await self._service.expire(call.job.id)
+                    continue
             except BackendUnavailable:
                 if time.monotonic() > until:
                     raise
                 await asyncio.sleep(0.2)
+            else:
+                self._note_wait(call.job, update)
+                return update
+
+    def _note_wait(self, job: Job, update: Update | None) -> None:
+        if self._waited is None and update is not None and update.status is not JobStatus.QUEUED:
+            self._waited = time.time() - job.created_at
 
     async def _place(self, call: Call) -> Place:
         try:
@@ -110,8 +121,9 @@ class CallAnswer(Response):
 
     async def _start(self, call: Call, send: Send, content_type: dict[str, str]) -> None:
         self._started = True
-        waited = time.time() - call.job.created_at
-        FIRST_BYTE.labels(call.job.model, self.mode).observe(waited)
+        taken = time.time() - call.job.created_at
+        waited = taken if self._waited is None else self._waited
+        FIRST_BYTE.labels(call.job.model, self.mode).observe(taken)
         headers = content_type | {"x-job-id": call.job.id, "x-queue-wait-ms": str(int(waited * 1000))}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
@@ -164,16 +176,18 @@ async def send_body(send: Send, data: bytes, *, more: bool) -> None:
 
 
 class UnaryAnswer(CallAnswer):
-    """The completion's bytes, once the job is over."""
+    """The completion's bytes, once the job is over. After `padding` seconds newlines go ahead of it: they keep clients
+    from timing out, and JSON may begin with white space. 0: they never do.
+    """
 
     mode = "unary"
 
-    def __init__(self, service: JobService, open_call: OpenCall, keepalive: float, *, padding: bool) -> None:
+    def __init__(self, service: JobService, open_call: OpenCall, keepalive: float, *, padding: float) -> None:
         super().__init__(service, open_call, keepalive)
         self._padding = padding
 
     async def _serve(self, call: Call, send: Send) -> str:
-        patience = UNARY_PATIENCE
+        patience = self._padding or self._keepalive
         while True:
             update = await self._next(call, patience)
             if update is None and self._padding:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from producer.metrics import QUEUE_DEPTH, WORKERS
+from producer.openapi import ALIVE, READINESS
+from shared.errors import BackendUnavailable
 from shared.job import QueueName, Tier
 from shared.ports import Backend
 
@@ -51,11 +54,11 @@ def health_router() -> APIRouter:
 
     router = APIRouter(tags=["operations"])
 
-    @router.get("/healthz", summary="Liveness")
+    @router.get("/healthz", summary="Liveness", responses=ALIVE)
     async def healthz() -> Response:
         return json_response({"status": "ok"})
 
-    @router.get("/readyz", summary="Readiness: the broker and the store answer")
+    @router.get("/readyz", summary="Readiness: the broker and the store answer", responses=READINESS)
     async def readyz(request: Request) -> Response:
         doors = doors_of(request)
         parts = {**await doors.backend.check(), **doors.health.complaints}
@@ -65,9 +68,10 @@ def health_router() -> APIRouter:
         shown = {name: problem or "ok" for name, problem in parts.items()}
         return json_response({"status": "ok" if ready else "unavailable", "checks": shown}, 200 if ready else 503)
 
-    @router.get("/metrics", summary="Prometheus metrics")
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
-        await measure(doors_of(request).backend)
+        with suppress(BackendUnavailable):  # What this process counts itself is wanted most when the rest is away.
+            await measure(doors_of(request).backend)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import structlog
 from starlette.types import Send
 
 from producer import wire
 from producer.event_stream import STREAM_HEADERS, StreamAnswer, send_body
 from producer.service import Call, JobService
 from producer.sse import Numbered
+from shared.errors import IgniteError
 from shared.job import Job, JobStatus
 from shared.ports import Update
+
+log = structlog.get_logger(__name__)
 
 
 class EventsAnswer(StreamAnswer):
@@ -27,7 +31,12 @@ class EventsAnswer(StreamAnswer):
     async def _serve(self, call: Call, send: Send) -> str:
         await self._start(call, send, STREAM_HEADERS)
         while True:
-            update = await self._next(call, self._keepalive)
+            try:
+                update = await self._next(call, self._keepalive)
+            except IgniteError as error:
+                # No frame of ours belongs into the log's bytes: the reader comes back and resumes.
+                log.warning("events.broken_off", job=call.job.id, error=error.message)
+                return "failed"
             if update is None:
                 await send_body(send, (await self._comment(call)).rstrip(b"\n") + b"\n", more=True)
                 continue

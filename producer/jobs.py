@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from producer import wire
+from producer import shapes, wire
 from producer.dependencies import Doors, doors_of, json_response, tenant_of
 from producer.job_events import EventsAnswer
+from producer.openapi import (
+    FOR_A_JOB,
+    LAST_EVENT_ID,
+    MAX_FRAME,
+    METADATA_FILTER,
+    UNCHANGED,
+    answers,
+    is_json,
+    is_stream,
+)
 from shared.errors import InvalidRequest
 from shared.job import Job, JobStatus
 from shared.ports import JobFilter
@@ -21,19 +32,27 @@ MAX_WAIT = 300.0
 """Seconds a poll may be held."""
 
 
-async def job_response(doors: Doors, job: Job, status: int = 200) -> Response:
+async def job_response(doors: Doors, job: Job, status: int = 200, *, known: str = "") -> Response:
     """The job object with where it waits; polls learn from the headers when to come back and whether anything
-    changed.
+    changed. `known`: the client's If-None-Match.
     """
     place = None if job.status is not JobStatus.QUEUED else await doors.service.place(job)
-    body = wire.job_object(job, position=place and place.position, eta=place and place.eta)
-    headers = {"etag": wire.etag(job), "x-job-id": job.id}
+    tag = wire.etag(job, place and place.position)
+    headers = {"etag": tag, "x-job-id": job.id}
     if not job.status.terminal:
         headers["retry-after"] = str(wire.POLL_SECONDS)
+    if tag in (entry.strip().removeprefix("W/") for entry in known.split(",")):
+        return Response(status_code=304, headers=headers)
+    body = wire.job_object(job, position=place and place.position, eta=place and place.eta)
     return json_response(body, status, headers)
 
 
-@router.get("", summary="List jobs, newest first")
+@router.get(
+    "",
+    summary="List jobs, newest first",
+    responses=answers(is_json(shapes.JobList, "A page of jobs."), 400),
+    openapi_extra=METADATA_FILTER,
+)
 async def list_jobs(
     request: Request,
     status: JobStatus | None = None,
@@ -58,7 +77,11 @@ def metadata_filter(request: Request) -> dict[str, str]:
     return wanted
 
 
-@router.get("/{job_id}", summary="A job's state")
+@router.get(
+    "/{job_id}",
+    summary="A job's state",
+    responses=answers(is_json(shapes.Job, "The job.") | UNCHANGED, *FOR_A_JOB),
+)
 async def get_job(
     request: Request, job_id: JobId, wait: Annotated[float, Query(ge=0, le=MAX_WAIT, allow_inf_nan=False)] = 0
 ) -> Response:
@@ -66,13 +89,14 @@ async def get_job(
     doors = doors_of(request)
     job = await doors.service.get(tenant_of(request), job_id)
     job = await doors.service.wait_change(job, wait)
-    response = await job_response(doors, job)
-    if request.headers.get("if-none-match") == wire.etag(job):
-        return Response(status_code=304, headers={"etag": wire.etag(job)})
-    return response
+    return await job_response(doors, job, known=request.headers.get("if-none-match", ""))
 
 
-@router.get("/{job_id}/result", summary="A job's completion")
+@router.get(
+    "/{job_id}/result",
+    summary="A job's completion",
+    responses=answers(is_json(shapes.ChatCompletion, "The completion."), *FOR_A_JOB, 409, 429, 500, 504),
+)
 async def get_result(request: Request, job_id: JobId) -> Response:
     """The `chat.completion`, verbatim; before the end 409."""
     service = doors_of(request).service
@@ -80,9 +104,14 @@ async def get_result(request: Request, job_id: JobId) -> Response:
     return Response(await service.result(job), media_type="application/json", headers={"x-job-id": job.id})
 
 
-@router.get("/{job_id}/events", summary="Follow a job's stream, or resume it")
+@router.get(
+    "/{job_id}/events",
+    summary="Follow a job's stream, or resume it",
+    responses=answers(is_stream("The frames of the stream, each with its number as `id`."), *FOR_A_JOB),
+    openapi_extra=LAST_EVENT_ID,
+)
 async def get_events(
-    request: Request, job_id: JobId, starting_after: Annotated[int | None, Query(ge=-1, le=2**53)] = None
+    request: Request, job_id: JobId, starting_after: Annotated[int | None, Query(ge=-1, le=MAX_FRAME)] = None
 ) -> Response:
     """SSE, each frame with its number as `id`. Resumes after `starting_after`, or after `Last-Event-ID`."""
     doors = doors_of(request)
@@ -95,12 +124,16 @@ def last_event(request: Request) -> int:
     text = request.headers.get("last-event-id", "").strip()
     if not text:
         return -1
-    if not text.isdecimal() or len(text) > 15:
+    if not re.fullmatch("[0-9]{1,16}", text) or int(text) > MAX_FRAME:
         raise InvalidRequest("Invalid value for 'Last-Event-ID': expected a frame's number.", param="Last-Event-ID")
     return int(text)
 
 
-@router.post("/{job_id}/cancel", summary="Cancel a job")
+@router.post(
+    "/{job_id}/cancel",
+    summary="Cancel a job",
+    responses=answers(is_json(shapes.Job, "The job as it is afterwards."), *FOR_A_JOB),
+)
 async def cancel_job(request: Request, job_id: JobId) -> Response:
     """Idempotent; the job as it is afterwards comes back."""
     doors = doors_of(request)

@@ -24,6 +24,9 @@ DRAIN_LIMIT = 1024 * 1024 * 1024
 """Bytes of a refused body that are read and dropped, so that the client gets to read the answer."""
 
 
+DOCS_ASSETS = "/docs-assets"
+
+
 class RequestContext:
     """Gives every answer its id and its time, and every log line the id."""
 
@@ -65,7 +68,7 @@ class Authentication:
         self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self.OPEN_PATHS:
+        if scope["type"] == "http" and not self._is_open(scope["path"]):
             try:
                 tenant = self._keyring.tenant_of(Headers(scope=scope).get("authorization"))
             except IgniteError as error:
@@ -73,6 +76,9 @@ class Authentication:
                 return
             scope.setdefault("state", {})["tenant"] = tenant
         await self._app(scope, receive, send)
+
+    def _is_open(self, path: str) -> bool:
+        return path in self.OPEN_PATHS or path.startswith(f"{DOCS_ASSETS}/")
 
 
 class BodyLimit:
@@ -89,13 +95,9 @@ class BodyLimit:
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdigit() and int(announced) > self._limit:
             await drop_body(receive)
-            await self._refuse(scope, receive, send)
+            await error_response(self._refusal())(scope, receive, send)
             return
-        try:
-            await self._app(scope, self._counting(receive), send)
-        except RequestTooLarge:
-            await drop_body(receive)
-            await self._refuse(scope, receive, send)
+        await self._app(scope, self._counting(receive), send)
 
     def _counting(self, receive: Receive) -> Receive:
         taken = 0
@@ -105,14 +107,15 @@ class BodyLimit:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self._limit:
-                raise RequestTooLarge("too large")
+                if message.get("more_body"):
+                    await drop_body(receive)
+                raise self._refusal()
             return message
 
         return receive_counted
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = RequestTooLarge(f"The request body is larger than {self._limit:,} bytes.")
-        await error_response(error)(scope, receive, send)
+    def _refusal(self) -> RequestTooLarge:
+        return RequestTooLarge(f"The request body is larger than {self._limit:,} bytes.")
 
 
 async def drop_body(receive: Receive) -> None:

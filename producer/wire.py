@@ -60,7 +60,7 @@ def queue_place(job: Job, position: int | None, eta: float | None) -> dict[str, 
 
 def progress(job: Job) -> dict[str, int]:
     """Until the engine tells its usage, tokens are counted by their chunks; the first chunk carries the role."""
-    tokens = job.usage["completion_tokens"] if job.usage else max(0, job.chunks - 1)
+    tokens = (job.usage or {}).get("completion_tokens", max(0, job.chunks - 1))
     return {"chunks": job.chunks, "completion_tokens": tokens}
 
 
@@ -68,9 +68,9 @@ def whole(moment: float | None) -> int | None:
     return None if moment is None else int(moment)
 
 
-def etag(job: Job) -> str:
+def etag(job: Job, position: int | None = None) -> str:
     """Changes whenever the job object does."""
-    return f'"{job.status}-{job.attempt}-{job.chunks}"'
+    return f'"{job.status}-{job.attempt}-{job.chunks}-{"" if position is None else position}"'
 
 
 def page(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]:

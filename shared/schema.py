@@ -165,6 +165,13 @@ class CustomTool(Strict):
 Tool = Annotated[FunctionTool | CustomTool, Discriminator("type")]
 
 
+RESPONSE_FORMATS = ("text", "json_object", "json_schema", "structural_tag")
+ResponseFormat = Annotated[
+    dict[str, JsonValue],
+    Field(json_schema_extra={"properties": {"type": {"enum": [*RESPONSE_FORMATS]}}, "required": ["type"]}),
+]
+
+
 class StreamOptions(Strict):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -192,7 +199,7 @@ class ChatCompletionRequest(Strict):
     parallel_tool_calls: bool | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     reasoning_effort: str | None = None
-    response_format: dict[str, JsonValue] | None = None
+    response_format: ResponseFormat | None = None
     safety_identifier: str | None = None
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
@@ -233,7 +240,8 @@ class ChatCompletionRequest(Strict):
         choice = self.tool_choice
         if isinstance(choice, str):
             if choice not in ("none", "auto", "required"):
-                yield "tool_choice", "expected 'none', 'auto', 'required', or an object that names a tool."
+                expected = "'none', 'auto', 'required', or an object that names a tool"
+                yield "tool_choice", invalid("tool_choice", f"expected {expected}")
             elif choice == "required" and not self.tools:
                 yield "tool_choice", "'tool_choice' is only allowed when 'tools' are specified."
         elif choice is not None:
@@ -253,8 +261,9 @@ class ChatCompletionRequest(Strict):
         if self.response_format is None:
             return
         kind = self.response_format.get("type")
-        if kind not in ("text", "json_object", "json_schema", "structural_tag"):
-            yield "response_format.type", "expected 'text', 'json_object' or 'json_schema'."
+        if kind not in RESPONSE_FORMATS:
+            expected = "'text', 'json_object' or 'json_schema'"
+            yield "response_format.type", invalid("response_format.type", f"expected {expected}")
         if kind == "json_schema" and not isinstance(self.response_format.get("json_schema"), dict):
             yield "response_format.json_schema", "Missing required parameter: 'response_format.json_schema'."
 
@@ -299,17 +308,17 @@ def parse_json(body: bytes) -> Any:
 
 def nesting(value: Any) -> int:
     """Levels of lists and objects in a JSON value."""
-    depth, level = 0, children(value)
+    depth, level = 0, containers([value])
     while level:
         depth += 1
-        level = [grandchild for child in level for grandchild in children(child)]
-    return depth + (1 if isinstance(value, list | dict) else 0)
+        level = [inner for container in level for inner in containers(container)]
+    return depth
 
 
-def children(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(cast(dict[str, Any], value).values())
-    return cast(list[Any], value) if isinstance(value, list) else []
+def containers(values: Iterable[Any]) -> list[Iterable[Any]]:
+    """The lists among `values`, and the values of the objects among them."""
+    objects = [cast(dict[str, Any], value).values() for value in values if isinstance(value, dict)]
+    return [*objects, *(cast(list[Any], value) for value in values if isinstance(value, list))]
 
 
 def parse_request(body: bytes, *, stream: bool | None = None) -> ChatCompletionRequest:
@@ -319,7 +328,7 @@ def parse_request(body: bytes, *, stream: bool | None = None) -> ChatCompletionR
     """
     value = parse_json(body)
     if not isinstance(value, dict):
-        raise InvalidRequest("expected a JSON object.", code="invalid_json")
+        raise InvalidRequest("The request body is not a JSON object.", code="invalid_json")
     return check_request(cast(dict[str, Any], value), stream=stream)
 
 
@@ -348,7 +357,11 @@ def first_error(error: ValidationError, value: Any) -> InvalidRequest:
             reason = f"{short(context['tag'])!r} is not one of {context['expected_tags']}"
         case _:
             reason = problem["msg"][0].lower() + problem["msg"][1:]
-    return InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param)
+    return InvalidRequest(invalid(param, reason), param=param)
+
+
+def invalid(param: str, reason: str) -> str:
+    return f"Invalid value for '{param}': {reason}."
 
 
 def short(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -29,7 +30,6 @@ FOR_TESTS = "IGNITE_TEST_"
 FOR_CLIENTS = frozenset({"IGNITE_URL", "IGNITE_API_KEY"})
 """What `ignite jobs` reads: not settings of a process."""
 
-LOOPBACK = ("127.", "::1", "localhost")
 
 EngineName = Literal["llamacpp", "openai", "vllm", "simulated"]
 
@@ -71,6 +71,10 @@ class Settings(BaseSettings):
     engine_api_key: str | None = Field(None, description="the key for that server")
     engine_command: str | None = Field(None, description="serving command with {model} and {port} or {uds}")
     engine_args: str = Field("", description="more arguments for the serving command")
+    engine_continuation: Literal["vllm", "prefill", "none"] | None = Field(
+        None, description="how the engine's server goes on after a partial answer; None: as the engine is known to"
+    )
+    engine_start_timeout: float = Field(600, gt=0, description="for the engine to load and answer")
     concurrency: int | None = Field(None, ge=1, description="requests the engine works on at once")
     context_length: int | None = Field(None, ge=16, description="tokens per request")
     threads: int | None = Field(None, ge=1, description="threads of the llamacpp engine")
@@ -124,7 +128,10 @@ class Settings(BaseSettings):
 
     @property
     def on_loopback(self) -> bool:
-        return self.host.startswith(LOOPBACK)
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 def split_list(value: str) -> list[str]:
@@ -175,7 +182,7 @@ def check_agreement(settings: Settings) -> None:
     ):
         if url is not None and urlsplit(url).scheme not in schemes:
             raise SettingsError(f"The setting {name} must begin with {' or '.join(f'{scheme}:' for scheme in schemes)}")
-    if not settings.on_loopback and not settings.api_keys:
+    if not settings.on_loopback and not settings.keys:
         raise SettingsError(
             f"{settings.host} is not a loopback address, so keys are needed: set {PREFIX}API_KEYS=name=key, "
             "or bind to 127.0.0.1."

@@ -89,16 +89,16 @@ class Worker:
             await self._slots.acquire()
             await self._engine.wait_healthy()
             delivery = await consumer.next()
-            if self._adopted(delivery):
+            if await self._adopted(delivery):
                 self._slots.release()
             else:
                 self._start(delivery, group)
 
-    def _adopted(self, delivery: Delivery) -> bool:
+    async def _adopted(self, delivery: Delivery) -> bool:
         """Whether the delivery is one more of a job that runs here already."""
         execution = self._running.get(delivery.message.job_id)
         if execution is not None:
-            execution.adopt(delivery)
+            await execution.adopt(delivery)
         return execution is not None
 
     def _start(self, delivery: Delivery, group: asyncio.TaskGroup) -> None:

@@ -65,6 +65,7 @@ class Execution:
         self._place = place
         self._delivery = delivery
         self._message = delivery.message
+        self._settling: Delivery | None = None
         self._store = place.backend.store
         self._scope: asyncio.Timeout | None = None
         self._stopped: Outcome | None = None
@@ -90,10 +91,12 @@ class Execution:
             if self._scope is not None:
                 self._scope.reschedule(asyncio.get_running_loop().time())
 
-    def adopt(self, redelivery: Delivery) -> None:
-        """The broker lost the first delivery of the job that runs here and sent another: settle that one instead."""
+    async def adopt(self, redelivery: Delivery) -> None:
+        """The broker sent the job that runs here once more: it lost the first delivery, or has two. One is kept."""
         log.info("delivery.adopted", job=self._message.job_id)
-        self._delivery = redelivery
+        older, self._delivery = self._delivery, redelivery
+        if older is not self._settling:
+            await older.ack()
 
     async def postpone(self) -> None:
         """After a crash: the claim is left to run out, then the job is anyone's."""
@@ -278,10 +281,9 @@ class Execution:
 
     async def _let_go(self, *, after: float | None = None) -> None:
         """Settle the delivery, and any that is adopted meanwhile: forget it, or have it again `after` seconds."""
-        settled: Delivery | None = None
-        while settled is not self._delivery:
-            settled = self._delivery
-            await persistently(settled.ack if after is None else partial(settled.retry, after))
+        while self._settling is not self._delivery:
+            delivery = self._settling = self._delivery
+            await persistently(delivery.ack if after is None else partial(delivery.retry, after))
 
     async def _close_writer(self, claim: Claim) -> tuple[int, bytes]:
         return (claim.offset, b"") if self._writer is None else await self._writer.close()

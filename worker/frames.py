@@ -63,7 +63,7 @@ class FrameEncoder:
         if index not in self._begun:
             self._begun.add(index)
             yield shaped(index, {"role": "assistant", "content": ""})
-        delta = {key: value for key, value in part["delta"].items() if key != "role" and value not in (None, "")}
+        delta = {key: value for key, value in part["delta"].items() if key != "role" and value not in (None, "", [])}
         if delta or logprobs:
             yield shaped(index, delta, logprobs)
         if part.get("finish_reason") and index not in self._ended:

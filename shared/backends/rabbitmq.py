@@ -37,6 +37,9 @@ CONNECT_TIMEOUT = 5.0
 CONFIRM_TIMEOUT = 5.0
 """Seconds; a broker that blocks publishers (memory alarm) confirms nothing, and the client must hear of it."""
 
+SETUP_TIMEOUT = 10.0
+"""Seconds for declaring everything: a broker that is just coming up may take a connection and say nothing on it."""
+
 REDELIVERY_LIMIT = 1000
 """Only a safety net: the broker counts every innocent job that a crashing worker had prefetched.
 
@@ -163,7 +166,7 @@ class Publisher:
         channel = self._channel
         if channel is not None and not channel.is_closed and (queue is None or queue in self._declared):
             return channel
-        async with self._opening:
+        async with asyncio.timeout(SETUP_TIMEOUT), self._opening:
             if self._channel is None or self._channel.is_closed:
                 await self._open()
             assert self._channel is not None
@@ -173,7 +176,8 @@ class Publisher:
             return self._channel
 
     async def _open(self) -> None:
-        if self._connection is None or self._connection.is_closed:
+        # Not `is_closed`: that is true only of a connection that was closed from this side.
+        if self._connection is None or not self._connection.connected.is_set():
             self._connection = await connect(self._url, "ignite publisher")
         self._exchanges, self._declared = {}, set()
         channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
@@ -332,6 +336,10 @@ class RabbitConsumer:
                 delay = min(delay * 2, 5.0)
 
     async def _connect(self) -> None:
+        async with asyncio.timeout(SETUP_TIMEOUT):
+            await self._consume()
+
+    async def _consume(self) -> None:
         self._lines, self._consuming, broken = [], [], asyncio.Event()
         connection = self._connection = await connect(self._url, "ignite consumer")
         connection.close_callbacks.add(sets(broken))

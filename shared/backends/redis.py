@@ -40,6 +40,9 @@ FOREVER = cast(float, None)
 BATCH = 512
 """Commands per round trip: enough to share its cost, few enough that nobody waits long for the answers."""
 
+FAILURES = (RedisError, OSError, RuntimeError)
+"""What a broken connection raises; RuntimeError is uvloop's word for writing to a closed one."""
+
 
 class Script:
     """One atomic step: `prelude.lua` and the step's own file."""
@@ -107,7 +110,7 @@ class Pipeline:
     async def _send(self, batch: list[tuple[asyncio.Future[Any], tuple[Argument, ...]]]) -> None:
         try:
             answers = await self._exchange([arguments for _, arguments in batch])
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             failure = unavailable(error)
             answers = [failure] * len(batch)
         except BaseException:
@@ -176,7 +179,7 @@ class Subscription:
         """Returns when messages will no longer be missed."""
         try:
             pubsub = await self._subscribe()
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             await self._client.aclose()
             raise unavailable(error) from error
         self._task = asyncio.create_task(self._listen(pubsub), name=f"redis-subscription {self._channel}")
@@ -191,7 +194,7 @@ class Subscription:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        with suppress(RedisError, OSError):
+        with suppress(*FAILURES):
             await self._client.aclose()
 
     async def _subscribe(self) -> PubSub:
@@ -204,7 +207,7 @@ class Subscription:
         while True:
             try:
                 await self._receive_all(pubsub)
-            except (RedisError, OSError) as error:
+            except FAILURES as error:
                 log.warning(
                     "redis.subscription_lost", channel=self._channel, error=str(error), next="subscribing again"
                 )
@@ -223,13 +226,13 @@ class Subscription:
         while True:
             try:
                 return await self._subscribe()
-            except (RedisError, OSError):
+            except FAILURES:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 1.0)
 
 
 async def close_quietly(pubsub: PubSub) -> None:
-    with suppress(RedisError, OSError):
+    with suppress(*FAILURES):
         await pubsub.aclose()
 
 
@@ -257,7 +260,7 @@ class RedisServer:
         """Redis's own account of itself. Raises BackendUnavailable."""
         try:
             return await self._client.info()  # pyright: ignore[reportUnknownMemberType]
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             raise unavailable(error) from error
 
     async def close(self) -> None:

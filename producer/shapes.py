@@ -1,0 +1,139 @@
+"""The shapes of answers, for /openapi.json only: handlers send bytes, and these models never touch them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from shared.job import JobStatus, Tier
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(BaseModel):
+    error: ErrorBody
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class CompletionMessage(BaseModel):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: str | None
+    tool_calls: list[dict[str, Any]] = []
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    message: CompletionMessage
+    logprobs: dict[str, Any] | None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    service_tier: Tier
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class ChunkChoice(BaseModel):
+    index: int
+    delta: dict[str, Any]
+    logprobs: dict[str, Any] | None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletionChunk(BaseModel):
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    service_tier: Tier
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+
+
+class JobQueuePlace(BaseModel):
+    position: int | None = Field(description="From 1.")
+    eta_seconds: int | None
+
+
+class JobProgress(BaseModel):
+    chunks: int
+    completion_tokens: int
+
+
+class JobUrls(BaseModel):
+    self: str
+    result: str
+    events: str
+    cancel: str
+
+
+class Job(BaseModel):
+    """Times are Unix seconds. A job that ended early keeps the part of its result that there is."""
+
+    id: str
+    object: Literal["chat.completion.job"]
+    status: JobStatus
+    model: str
+    service_tier: Tier
+    created_at: int
+    started_at: int | None
+    first_token_at: int | None
+    finished_at: int | None
+    deadline_at: int
+    expires_at: int | None
+    queue: JobQueuePlace | None
+    progress: JobProgress
+    attempts: int
+    result: dict[str, Any] | None
+    usage: Usage | None
+    error: ErrorBody | None
+    metadata: dict[str, str]
+    urls: JobUrls
+
+
+class JobList(BaseModel):
+    object: Literal["list"]
+    data: list[Job]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    engine: str
+    context_length: int | None
+    description: str | None
+    capabilities: list[str]
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class HealthReport(BaseModel):
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = Field({}, description="Each part with `ok`, or what is wrong with it.")

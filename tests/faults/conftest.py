@@ -1,0 +1,3 @@
+from tests.system.conftest import cluster
+
+__all__ = ["cluster"]

@@ -1,0 +1,37 @@
+"""An API for each test. It runs on the loop that it runs on in production: they differ in how clients leave."""
+
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+import structlog
+import uvloop
+
+from shared.backends.distributed import open_distributed
+from tests.producer.api import Api, embedded_api, running_api, settings_for_tests
+
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, object]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    async with embedded_api() as api:
+        yield api
+
+
+@pytest.fixture
+async def idle_api() -> AsyncIterator[Api]:
+    """No worker is there."""
+    async with embedded_api(worker=False) as api:
+        yield api
+
+
+@pytest.fixture
+async def distributed_api(amqp_url: str, redis_url: str) -> AsyncIterator[Api]:
+    settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url)
+    async with open_distributed(amqp_url, redis_url) as backend, running_api(backend, settings) as api:
+        yield api

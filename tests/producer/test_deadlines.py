@@ -1,0 +1,88 @@
+"""A deadline covers the wait in the queue; what was not started by then never is."""
+
+import pytest
+
+from tests.producer.api import Answer, Api, ask, embedded_api
+from tests.support.wait_until import wait_until
+
+NONSENSE = ["soon", "-1", "0", "nan", "inf", "1e300", ""]
+HOW = ["body", "Cancel-After", "x-stainless-read-timeout"]
+
+
+@pytest.fixture(params=["embedded", "distributed"])
+def any_api(request: pytest.FixtureRequest) -> Api:
+    return request.getfixturevalue({"embedded": "api", "distributed": "distributed_api"}[request.param])
+
+
+async def post_within(api: Api, seconds: float, how: str, prompt: str = "ttft=60000", **fields: object) -> Answer:
+    if how == "body":
+        return await api.post(ask(prompt, deadline_seconds=seconds, **fields))
+    return await api.call("POST", "/v1/chat/completions", json=ask(prompt, **fields), headers={how: str(seconds)})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("how", HOW)
+async def test_passing_in_the_queue_is_a_timeout(idle_api: Api, how: str, stream: bool) -> None:
+    answer = await post_within(idle_api, 0.1, how, stream=stream)
+    assert answer.status == 504
+    assert (answer.error["type"], answer.error["code"]) == ("timeout_error", "deadline_exceeded_in_queue")
+
+
+async def test_the_engine_never_sees_what_was_late(idle_api: Api) -> None:
+    await post_within(idle_api, 0.1, "body", "late")
+    async with idle_api.worker():
+        await idle_api.post(ask("in time"))
+    assert [request["messages"][0]["content"] for request in idle_api.engine.asked] == ["in time"]
+
+
+async def test_a_job_that_was_late_has_expired(idle_api: Api) -> None:
+    job = await idle_api.ended(await idle_api.submit(ask(deadline_seconds=0.1)))
+    assert (job["status"], job["attempts"]) == ("expired", 0)
+    assert job["error"]["code"] == "deadline_exceeded_in_queue"
+    assert (await idle_api.get(job["urls"]["result"])).status == 504
+
+
+async def test_passing_while_it_runs_stops_the_engine(any_api: Api) -> None:
+    answer = await post_within(any_api, 0.3, "body")
+    assert (answer.status, answer.error["code"]) == (504, "deadline_exceeded")
+    await wait_until(lambda: not any_api.engine.working)
+
+
+async def test_passing_while_it_streams_is_said_in_band(any_api: Api) -> None:
+    answer = await post_within(any_api, 0.3, "body", "itl=20", stream=True, max_tokens=10_000)
+    assert answer.status == 200
+    assert answer.frames[-1]["error"]["code"] == "deadline_exceeded"
+    assert " t001" in answer.body.decode()
+
+
+async def test_an_expired_job_keeps_what_it_has_said(api: Api) -> None:
+    job = await api.ended(await api.submit(ask("seed=7 itl=60000", deadline_seconds=0.3)))
+    assert job["status"] == "expired"
+    assert job["result"]["choices"][0]["message"]["content"] == " t007"
+
+
+async def test_the_body_says_it_more_clearly_than_a_header(idle_api: Api) -> None:
+    answer = await idle_api.post(ask(deadline_seconds=600, background=True), Cancel_After="5")
+    assert answer.json["deadline_at"] - answer.json["created_at"] in (600, 601)
+
+
+async def test_how_long_a_client_waits_is_no_deadline_for_a_job(idle_api: Api) -> None:
+    job_id = await idle_api.submit(ask(), **{"x-stainless-read-timeout": "5"})
+    job = await idle_api.job(job_id)
+    assert job["deadline_at"] - job["created_at"] == idle_api.settings.job_deadline
+
+
+async def test_without_any_the_operators_deadline_holds() -> None:
+    async with embedded_api(worker=False, job_deadline=0.1) as api:
+        assert (await api.post(ask())).status == 504
+
+
+async def test_a_cancel_after_that_is_no_number_of_seconds_is_refused(api: Api) -> None:
+    for seconds in NONSENSE:
+        answer = await api.post(ask(), Cancel_After=seconds)
+        assert (answer.status, answer.error["param"]) == (400, "Cancel-After"), seconds
+
+
+async def test_an_sdk_that_says_nonsense_about_its_patience_is_served(api: Api) -> None:
+    for seconds in NONSENSE:
+        assert (await api.post(ask(), **{"x-stainless-read-timeout": seconds})).status == 200, seconds

@@ -1,0 +1,113 @@
+"""A client that leaves takes its work with it, unless it said otherwise: the engine works for nobody else's silence."""
+
+import asyncio
+import socket
+
+import pytest
+
+from tests.producer.api import Api, ask, raw_post
+from tests.support.leak_check import no_leaks
+from tests.support.wait_until import wait_until
+
+AT_ONCE = 1.0
+"""Seconds the contract gives the engine to hear of it."""
+
+ENDLESS = 2**40
+
+
+@pytest.fixture(params=["embedded", "distributed"])
+def any_api(request: pytest.FixtureRequest) -> Api:
+    return request.getfixturevalue({"embedded": "api", "distributed": "distributed_api"}[request.param])
+
+
+async def engine_is_working(api: Api) -> None:
+    await wait_until(lambda: api.engine.working, "the engine to work")
+
+
+async def engine_is_idle(api: Api) -> None:
+    await wait_until(lambda: not api.engine.working, "the engine to hear of it", AT_ONCE)
+
+
+async def test_leaving_while_the_server_waits_for_the_engine(any_api: Api) -> None:
+    for stream in (False, True):
+        async with any_api.connected(raw_post(ask("ttft=60000", stream=stream))):
+            await engine_is_working(any_api)
+        await engine_is_idle(any_api)
+
+
+async def test_leaving_in_the_middle_of_a_stream(any_api: Api) -> None:
+    async with any_api.connected(raw_post(ask("itl=20", stream=True, max_tokens=10_000))) as reader:
+        await reader.readuntil(b" t003")
+    await engine_is_idle(any_api)
+
+
+async def test_leaving_while_the_server_waits_for_the_client_to_read(any_api: Api) -> None:
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, any_api.server.servers[0].sockets[0].getsockname())
+        await loop.sock_sendall(client, raw_post(ask("go", stream=True, max_tokens=ENDLESS)))
+        await wait_until(lambda: server_waits_to_send(any_api), "the server to wait in send", 30)
+        assert any_api.engine.working
+    await engine_is_idle(any_api)
+
+
+def server_waits_to_send(api: Api) -> bool:
+    return any(connection.flow.write_paused for connection in api.server.server_state.connections)
+
+
+async def test_a_cancelled_clients_task_counts_as_leaving(any_api: Api) -> None:
+    call = asyncio.create_task(any_api.post(ask("ttft=60000")))
+    await engine_is_working(any_api)
+    call.cancel()
+    await engine_is_idle(any_api)
+
+
+async def test_the_job_of_a_client_that_left_is_cancelled(api: Api) -> None:
+    async with api.connected(raw_post(ask("itl=20", stream=True, max_tokens=10_000))) as reader:
+        job_id = job_of(await reader.readuntil(b"\r\n\r\n"))
+        await reader.readuntil(b" t003")
+    job = await api.ended(job_id)
+    assert job["status"] == "cancelled"
+    assert job["result"]["choices"][0]["message"]["content"].startswith(" t000 t001 t002 t003")
+
+
+async def test_leaving_the_queue_spares_the_engine_the_job(idle_api: Api) -> None:
+    async with idle_api.connected(raw_post(ask("seed=1"))):
+        (job,) = await wait_until(idle_api.queued, "the call to wait")
+    await idle_api.ended(job["id"])
+    async with idle_api.worker():
+        await idle_api.post(ask("seed=2"))
+    assert [request["messages"][0]["content"] for request in idle_api.engine.asked] == ["seed=2"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("wish", ["header", "store"])
+async def test_work_that_is_to_run_on_runs_on(any_api: Api, stream: bool, wish: str) -> None:
+    headers = ["X-On-Disconnect: continue"] if wish == "header" else []
+    body = ask("seed=7 ttft=300", stream=stream, store=wish == "store")
+    async with any_api.connected(raw_post(body, *headers)):
+        await engine_is_working(any_api)
+        (job,) = await any_api.jobs()
+    ended = await any_api.ended(job["id"])
+    assert ended["status"] == "completed"
+    assert ended["result"]["choices"][0]["message"]["content"] == " t007 t008 t009"
+
+
+async def test_nothing_is_left_behind(any_api: Api) -> None:
+    """No task and no socket, whichever way they left."""
+    await any_api.post(ask())  # opens the connections that stay
+    async with no_leaks():
+        async with any_api.connected(raw_post(ask("ttft=60000"))):
+            await engine_is_working(any_api)
+        async with any_api.connected(raw_post(ask("itl=5", stream=True, max_tokens=10_000))) as reader:
+            job_id = job_of(await reader.readuntil(b"\r\n\r\n"))
+            request = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\n\r\n"
+            async with any_api.connected(request.encode()) as events:
+                await events.readuntil(b"id: 3\n")
+
+
+def job_of(head: bytes) -> str:
+    (line,) = [line for line in head.decode().splitlines() if line.startswith("x-job-id: ")]
+    return line.removeprefix("x-job-id: ")

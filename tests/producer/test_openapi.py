@@ -1,0 +1,98 @@
+"""The description that tools read: whole, and true."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from producer import shapes
+from tests.producer.api import Api, ask, embedded_api
+
+
+@pytest.fixture
+async def document(api: Api) -> Any:
+    return (await api.get("/openapi.json")).json
+
+
+def operations(document: Any) -> Iterator[tuple[str, Any]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method} {path}", operation
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from references(child)
+
+
+async def test_every_reference_leads_somewhere(document: Any) -> None:
+    assert document["openapi"].startswith("3.1.")
+    components = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert set(references(document)) <= components
+
+
+async def test_every_operation_has_a_name_and_says_how_it_fails(document: Any) -> None:
+    described = dict(operations(document))
+    ids = [operation["operationId"] for operation in described.values()]
+    assert len(set(ids)) == len(ids)
+    for name, operation in described.items():
+        if "/v1/" in name:
+            error = operation["responses"]["default"]["content"]["application/json"]["schema"]
+            assert error == {"$ref": "#/components/schemas/Error"}, name
+            assert {"401", "503"} <= operation["responses"].keys(), name
+        assert "422" not in operation["responses"], name
+
+
+async def test_the_request_is_described_to_the_field(document: Any) -> None:
+    schemas = document["components"]["schemas"]
+    for path in ("/v1/chat/completions", "/v1/chat/completions/stream"):
+        content = document["paths"][path]["post"]["requestBody"]["content"]
+        assert content["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatCompletionRequest"}
+    fields = schemas["ChatCompletionRequest"]["properties"]
+    assert {"messages", "tools", "response_format", "deadline_seconds"} <= fields.keys()
+    assert schemas["ChatCompletionRequest"]["required"] == ["model", "messages"]
+
+
+async def test_keys_are_asked_for_where_there_are_any() -> None:
+    async with embedded_api(api_keys="alice=secret-alice") as api:
+        document = (await api.get("/openapi.json")).json
+    assert document["security"] == [{"key": []}]
+    assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+
+
+async def test_the_page_for_people_brings_its_own_script_and_needs_no_key() -> None:
+    async with embedded_api(api_keys="alice=secret-alice") as api:
+        page = await api.get("/docs")
+        scripts = re.findall(r'<script src="([^"]+)"', page.body.decode())
+        assert page.headers["content-type"].startswith("text/html")
+        assert b"/openapi.json" in page.body
+        assert scripts
+        for script in scripts:
+            assert (await api.get(script)).status == 200
+        for way_out in ("..", "%2e%2e", "../../etc/passwd"):
+            assert (await api.get(f"{scripts[0].rpartition('/')[0]}/{way_out}")).status in (401, 404)
+
+
+def fits(shape: type[BaseModel], value: Any) -> None:
+    """All fields are there, of their types, and there are no others."""
+    TypeAdapter(shape).validate_python(value, extra="forbid")
+
+
+async def test_answers_have_the_shapes_that_are_described(api: Api) -> None:
+    completion = (await api.post(ask(n=2))).json
+    fits(shapes.ChatCompletion, completion)
+    for chunk in (await api.post(ask(stream=True, stream_options={"include_usage": True}))).frames:
+        fits(shapes.ChatCompletionChunk, chunk)
+    fits(shapes.Job, await api.job(completion["id"]))
+    fits(shapes.Job, await api.job(await api.submit(ask("refuse")), wait=5))
+    fits(shapes.JobList, (await api.get("/v1/jobs")).json)
+    fits(shapes.ModelList, (await api.get("/v1/models")).json)
+    fits(shapes.Error, (await api.get("/nowhere")).json)
+    fits(shapes.HealthReport, (await api.get("/readyz")).json)

@@ -1,0 +1,96 @@
+"""POST /v1/chat/completions without `stream`."""
+
+import aiohttp
+import pytest
+
+from tests.producer.api import COMPLETIONS, Api, ask, embedded_api
+
+
+async def test_the_answer_is_openais_completion(api: Api) -> None:
+    answer = await api.post(ask(service_tier="auto"))
+    completion = answer.json
+    assert answer.status == 200
+    assert completion.pop("id") == answer.headers["x-job-id"]
+    assert completion.pop("created") > 0
+    assert completion == {
+        "object": "chat.completion",
+        "model": "simulated",
+        "service_tier": "default",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": " t007 t008 t009", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4},
+    }
+
+
+async def test_every_answer_says_what_it_took(api: Api) -> None:
+    headers = (await api.post(ask("seed=7 ttft=300"))).headers
+    assert headers["content-type"] == "application/json"
+    assert headers["x-request-id"].startswith("req_")
+    assert int(headers["openai-processing-ms"]) >= 300
+    assert int(headers["x-queue-wait-ms"]) < 300
+
+
+async def test_a_clients_own_request_id_is_kept(api: Api) -> None:
+    assert (await api.post(ask(), x_request_id="mine-7")).headers["x-request-id"] == "mine-7"
+
+
+async def test_each_choice_is_its_own(api: Api) -> None:
+    choices = (await api.post(ask(n=2))).json["choices"]
+    assert [choice["message"]["content"] for choice in choices] == [" t007 t008 t009", " t008 t009 t010"]
+
+
+async def test_the_tier_that_was_used_comes_back(api: Api) -> None:
+    assert (await api.post(ask(service_tier="priority"))).json["service_tier"] == "priority"
+
+
+async def test_what_the_engine_refuses_is_a_client_error(api: Api) -> None:
+    answer = await api.post(ask("refuse"))
+    assert answer.status == 400
+    assert (answer.error["code"], answer.error["param"]) == ("context_length_exceeded", "messages")
+    assert answer.error["message"] == "The prompt is too long."
+
+
+async def test_unknown_fields_reach_the_engine_and_ours_do_not(api: Api) -> None:
+    await api.post(ask(top_k=5, priority=9, request_id="x", metadata={"a": "b"}))
+    (request,) = api.engine.asked
+    assert request["top_k"] == 5
+    assert not {"priority", "request_id", "metadata", "model"} & request.keys()
+
+
+async def test_a_model_that_nobody_serves_is_not_found(api: Api) -> None:
+    answer = await api.post(ask() | {"model": "other"})
+    assert answer.status == 404
+    assert (answer.error["code"], answer.error["param"]) == ("model_not_found", "model")
+
+
+async def test_newlines_precede_an_answer_that_takes_long() -> None:
+    async with embedded_api(unary_padding=0.05, keepalive=0.05) as api:
+        answer = await api.post(ask("seed=7 ttft=300"))
+    padding, completion = answer.body.split(b"{", 1)
+    assert padding.strip(b"\n") == b""
+    assert len(padding) > 1
+    assert completion.endswith(b"}")
+    assert answer.json["choices"][0]["message"]["content"] == " t007 t008 t009"
+    assert answer.headers["content-type"] == "application/json"
+
+
+async def test_a_failure_after_newlines_breaks_the_connection() -> None:
+    """An error body after a 200 would be read as a completion."""
+    async with embedded_api(unary_padding=0.05, keepalive=0.05) as api:
+        api.engine.gate.clear()
+        async with api.http.post(COMPLETIONS, json=ask("refuse")) as response:
+            assert response.status == 200
+            api.engine.gate.set()
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
+
+
+async def test_padding_can_be_switched_off() -> None:
+    async with embedded_api(unary_padding=0, keepalive=0.05) as api:
+        assert (await api.post(ask("ttft=300"))).body.startswith(b"{")

@@ -1,0 +1,66 @@
+"""What a client sees while it waits: nothing at first, then signs of life."""
+
+import asyncio
+
+import pytest
+
+from tests.producer.api import COMPLETIONS, Api, ask, embedded_api, raw_post
+from tests.support.wait_until import wait_until
+
+
+async def test_the_status_line_waits_for_the_first_word(api: Api) -> None:
+    """So that a refusal, which may still come, is a proper 4xx."""
+    api.engine.gate.clear()
+    answer = asyncio.create_task(api.post(ask("refuse", stream=True)))
+    await wait_until(lambda: api.engine.working)
+    assert not answer.done()
+    api.engine.gate.set()
+    assert (await answer).status == 400
+
+
+async def test_a_stream_that_waits_for_a_worker_says_so() -> None:
+    async with (
+        embedded_api(worker=False, keepalive=0.05) as api,
+        api.connected(raw_post(ask(stream=True))) as reader,
+    ):
+        assert b"200 OK" in await reader.readline()
+        assert await reader.readuntil(b": queued position=1\n\n")
+        async with api.worker():
+            rest = await reader.readuntil(b"data: [DONE]\n\n")
+    assert rest.count(b"data: ") == 6
+
+
+async def test_the_place_in_the_queue_is_told() -> None:
+    async with embedded_api(worker=False, keepalive=0.05) as api:
+        await api.submit(ask())
+        async with api.connected(raw_post(ask(stream=True))) as reader:
+            assert await reader.readuntil(b": queued position=2\n\n")
+
+
+async def test_a_stream_whose_worker_thinks_says_that_it_runs() -> None:
+    async with embedded_api(keepalive=0.05) as api:
+        api.engine.gate.clear()
+        async with api.connected(raw_post(ask(stream=True))) as reader:
+            assert await reader.readuntil(b": running\n\n")
+            assert await reader.readuntil(b": running\n\n")
+            api.engine.gate.set()
+            assert await reader.readuntil(b"data: [DONE]\n\n")
+
+
+async def test_after_the_first_comment_a_refusal_comes_in_band() -> None:
+    async with embedded_api(keepalive=0.05) as api:
+        api.engine.gate.clear()
+        async with api.http.post(COMPLETIONS, json=ask("refuse", stream=True)) as response:
+            api.engine.gate.set()
+            body = await response.read()
+    assert body.startswith(b": running\n\n")
+    assert b'data: {"error":{' in body
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_outlives_a_wait_for_its_worker(idle_api: Api, stream: bool) -> None:
+    answer = asyncio.create_task(idle_api.post(ask(stream=stream)))
+    await wait_until(idle_api.queued, "the call to wait")
+    async with idle_api.worker():
+        assert b"t009" in (await answer).body

@@ -1,0 +1,146 @@
+"""Calls to a server whose engine is the simulated one: what was asked says which bytes must come."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from tests.support.wait_until import wait_until
+
+DONE = "data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`itl` and `ttft` in milliseconds. A constrained answer is one that only a replay can go on with."""
+
+    seed: int = 0
+    tokens: int = 20
+    itl: int = 0
+    ttft: int = 0
+    constrained: bool = False
+
+    def body(self, **more: Any) -> dict[str, Any]:
+        says = f"seed={self.seed} itl={self.itl} ttft={self.ttft}"
+        body = {"model": "simulated", "max_tokens": self.tokens, "messages": [{"role": "user", "content": says}]}
+        return body | ({"response_format": {"type": "json_object"}} if self.constrained else {}) | more
+
+    @property
+    def words(self) -> list[str]:
+        return [f" t{(self.seed + at) % 1000:03d}" for at in range(self.tokens)]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+    def stream(self, head: dict[str, Any]) -> str:
+        """The whole stream of a job whose chunks share `head`."""
+        role = choice({"role": "assistant", "content": ""})
+        words = [choice({"content": word}) for word in self.words]
+        choices = [role, *words, choice({}, "stop")]
+        return "".join(f"data: {compact({**head, 'choices': [each]})}\n\n" for each in choices) + DONE
+
+
+def choice(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+def compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+class Stream:
+    """A streamed call, and its answer as far as it has come. Comments keep the wire alive and are no part of it."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.status = 0
+        self.job_id = ""
+        self.longest_silence = 0.0
+        self._data = bytearray()
+
+    async def read(self, session: aiohttp.ClientSession, **more: Any) -> None:
+        async with session.post("/v1/chat/completions", json=self.prompt.body(stream=True, **more)) as response:
+            self.status, self.job_id = response.status, response.headers.get("x-job-id", "")
+            heard = time.monotonic()
+            async for data in response.content.iter_any():
+                self._data += data
+                heard, before = time.monotonic(), heard
+                self.longest_silence = max(self.longest_silence, heard - before)
+
+    @property
+    def frames(self) -> list[str]:
+        """Those that are complete, comments left out."""
+        parts = self._data.decode(errors="replace").split("\n\n")[:-1]
+        return [part + "\n\n" for part in parts if not part.startswith(":")]
+
+    @property
+    def comments(self) -> list[str]:
+        return [part for part in self._data.decode().split("\n\n") if part.startswith(":")]
+
+    def assert_whole(self) -> None:
+        """Byte for byte what an undisturbed answer is, and nothing after it."""
+        assert self.status == 200, self._data.decode()
+        assert self._data.endswith(b"\n\n"), self._data[-300:]
+        frames = self.frames
+        head: dict[str, Any] = json.loads(frames[0].removeprefix("data: "))
+        del head["choices"]
+        assert head["id"] == self.job_id
+        assert "".join(frames) == self.prompt.stream(head)
+
+
+async def reached(streams: Sequence[Stream], frames: int) -> None:
+    """All of them have got so far."""
+    await wait_until(
+        lambda: all(len(stream.frames) >= frames for stream in streams),
+        f"{len(streams)} streams to have {frames} frames",
+        seen=lambda: [len(stream.frames) for stream in streams],
+    )
+
+
+@asynccontextmanager
+async def session_with(url: str) -> AsyncGenerator[aiohttp.ClientSession]:
+    """As many calls at once as the test likes, each as long as it takes."""
+    wire = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(url, connector=wire, timeout=aiohttp.ClientTimeout(None)) as session:
+        yield session
+
+
+@asynccontextmanager
+async def streaming(url: str, prompts: Iterable[Prompt], **more: Any) -> AsyncGenerator[Sequence[Stream]]:
+    """The streams run while the block does, and have ended after it."""
+    streams = [Stream(prompt) for prompt in prompts]
+    async with session_with(url) as session, asyncio.TaskGroup() as calls:
+        for stream in streams:
+            calls.create_task(stream.read(session, **more))
+        yield streams
+
+
+async def job_of(session: aiohttp.ClientSession, job_id: str) -> dict[str, Any]:
+    async with session.get(f"/v1/jobs/{job_id}") as response:
+        assert response.status == 200, await response.text()
+        return await response.json()
+
+
+async def submit(session: aiohttp.ClientSession, prompt: Prompt) -> str:
+    async with session.post("/v1/chat/completions", json=prompt.body(background=True)) as response:
+        assert response.status == 202, await response.text()
+        return (await response.json())["id"]
+
+
+async def ended(session: aiohttp.ClientSession, job_id: str) -> dict[str, Any]:
+    """The job once it is over."""
+    job = await job_of(session, job_id)
+    while job["status"] in ("queued", "in_progress"):
+        job = await job_of(session, f"{job_id}?wait=30")
+    return job
+
+
+async def content_of(session: aiohttp.ClientSession, job_id: str) -> str:
+    async with session.get(f"/v1/jobs/{job_id}/result") as response:
+        return (await response.json())["choices"][0]["message"]["content"]

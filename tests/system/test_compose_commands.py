@@ -1,0 +1,39 @@
+"""The services of docker-compose.yml, run by hand: their very commands and settings, with private servers."""
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from tests.support.chat import session_with
+from tests.support.run_process import RunningProcess, run_ignite
+from tests.support.server import free_ports
+from tests.system.test_compose import SERVICES
+
+KEY = "a-key-of-ours"
+
+
+def service(name: str, servers: Mapping[str, str]) -> AbstractAsyncContextManager[RunningProcess]:
+    """Host names and secrets are what Docker would fill in; everything else is as the file says."""
+    settings = {key: str(value) for key, value in SERVICES[name]["environment"].items()}
+    return run_ignite(*SERVICES[name]["command"], env={**settings, **servers})
+
+
+async def test_the_services_answer_a_chat_with_the_demo_model(amqp_url: str, redis_url: str) -> None:
+    (port,) = free_ports(1)
+    servers = {"IGNITE_AMQP_URL": amqp_url, "IGNITE_REDIS_URL": redis_url}
+    outside = {"IGNITE_PORT": str(port), "IGNITE_API_KEYS": f"me={KEY}"}
+
+    async with service("api", {**servers, **outside}) as api, service("worker", servers) as worker:
+        await api.wait_for("ignite api is ready")
+        found = await worker.wait_for(r"ignite worker is ready: model (\S+)")
+        async with session_with(f"http://127.0.0.1:{port}") as session:
+            session.headers["authorization"] = f"Bearer {KEY}"
+            async with session.post("/v1/chat/completions", json=request_for(found[1])) as response:
+                answer = await response.json()
+
+    assert response.status == 200, answer
+    assert answer["choices"][0]["message"]["content"]
+
+
+def request_for(model: str) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "Say this is a test!"}]}

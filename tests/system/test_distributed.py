@@ -1,0 +1,58 @@
+"""An API and two workers on RabbitMQ and Redis: every byte, what it costs, and what it leaves behind."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from shared.backends.redis import LUA, script
+from tests.support.chat import Prompt, streaming
+from tests.support.cluster import Cluster, all_settled
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.redis import Command, Redis
+from tests.support.wait_until import wait_until
+
+STEPS = {script(file.stem).sha: file.stem for file in LUA.glob("*.lua") if file.stem != "prelude"}
+HEARTBEAT = ("ignite:worker:", "ignite:workers", "ignite:models")
+
+
+async def test_two_hundred_streams_get_every_byte_and_leave_nothing_behind(
+    cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str, redis_server: Redis, redis_database: int
+) -> None:
+    api, workers = await cluster.with_workers(2)
+    prompts = [Prompt(seed=number * 7, tokens=20 + number % 30, itl=number % 5) for number in range(200)]
+
+    async with streaming(api.url, prompts) as streams:
+        pass
+
+    for stream in streams:
+        stream.assert_whole()
+    assert len({stream.job_id for stream in streams}) == 200
+    for worker in workers:
+        assert "attempt.over" in worker.output, "every worker has its share"
+    await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")
+    assert redis_server.keys_without_expiry(redis_database) == []
+
+
+async def test_a_token_costs_one_append_and_waiting_costs_nothing(cluster: Cluster, redis_server: Redis) -> None:
+    api, _ = await cluster.with_workers(2)
+    async with streaming(api.url, [Prompt()]):
+        pass  # From here on both sides know the scripts, and the API the models.
+
+    async with redis_server.monitor() as commands, streaming(api.url, [Prompt(tokens=50, itl=10, ttft=2000)]):
+        pass
+
+    cost = counted(commands)
+    assert cost.pop("append") <= 50 + 2
+    assert cost == {"create": 1, "index": 2, "claim": 1, "ZREM": 1, "finish": 1}
+
+
+def counted(commands: Iterable[Command]) -> Counter[str]:
+    """Round trips by name, without the workers' heartbeats."""
+    return Counter(step_of(each) for each in commands if not each.by_script and not is_heartbeat(each))
+
+
+def is_heartbeat(command: Command) -> bool:
+    return any(f" {key}" in command.text for key in HEARTBEAT)
+
+
+def step_of(command: Command) -> str:
+    return STEPS[command.text.split()[1]] if command.name == "EVALSHA" else command.name

@@ -1,0 +1,76 @@
+"""`ignite jobs` against a running server."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+
+import pytest
+import pytest_asyncio
+from click.testing import CliRunner
+
+from ignite.cli import cli
+from tests.support.chat import Prompt, ended, job_of, session_with, submit
+from tests.system.test_up import ready
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
+    async with ready(tmp_path_factory.mktemp("data")) as (_, url):
+        yield url
+
+
+async def jobs(url: str, *arguments: str, status: int = 0) -> str:
+    """What the command prints. It runs an event loop of its own, and so gets a thread."""
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["jobs", "--url", url, *arguments])
+    assert done.exit_code == status, done.output
+    return done.output
+
+
+async def test_ls_lists_the_latest_first(url: str) -> None:
+    async with session_with(url) as session:
+        ids = [await submit(session, Prompt()) for _ in range(2)]
+        for job in ids:
+            await ended(session, job)
+
+    heading, *rows = (await jobs(url, "ls", "--limit", "2")).splitlines()
+
+    assert heading.split()[:2] == ["ID", "STATUS"]
+    assert [row.split()[:2] for row in rows] == [[ids[1], "completed"], [ids[0], "completed"]]
+
+
+async def test_get_shows_the_job_as_the_api_does(url: str) -> None:
+    async with session_with(url) as session:
+        job = await submit(session, Prompt())
+        record = await ended(session, job)
+
+    assert json.loads(await jobs(url, "get", job)) == record
+
+
+async def test_get_of_no_job_is_one_sentence(url: str) -> None:
+    assert await jobs(url, "get", "chatcmpl-none", status=1) == "Error: No job 'chatcmpl-none'.\n"
+
+
+async def test_tail_follows_a_running_job_to_its_end(url: str) -> None:
+    prompt = Prompt(tokens=50, itl=20)
+    async with session_with(url) as session:
+        job = await submit(session, prompt)
+
+    assert await jobs(url, "tail", job) == prompt.text + "\n"
+
+
+async def test_cancel_ends_a_running_job(url: str) -> None:
+    async with session_with(url) as session:
+        job = await submit(session, Prompt(tokens=1000, itl=1000))
+
+        shown = json.loads(await jobs(url, "cancel", job))
+
+        assert shown["status"] == (await job_of(session, job))["status"] == "cancelled"
+
+
+async def test_no_server_is_one_sentence() -> None:
+    output = await jobs("http://127.0.0.1:9", "ls", status=1)
+
+    assert "http://127.0.0.1:9 does not answer" in output
+    assert len(output.splitlines()) == 1

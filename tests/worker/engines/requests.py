@@ -1,0 +1,34 @@
+"""What the tests ask for, and how they read the answers."""
+
+from typing import Any
+
+from worker.engines.base import Chunk, Engine, Request
+
+
+def ask(text: str = "Tell me a story", **fields: Any) -> Request:
+    return {
+        "messages": [{"role": "user", "content": text}],
+        "temperature": 0,
+        "seed": 7,
+        "max_tokens": 24,
+        **fields,
+    }
+
+
+def ask_long(**fields: Any) -> Request:
+    """An answer that nothing but its limit ends, and that takes long enough to be interrupted."""
+    return ask("Tell me a story itl=5", max_tokens=900, ignore_eos=True, **fields)
+
+
+async def read(engine: Engine, request: Request, prefix: str = "") -> list[Chunk]:
+    return [chunk async for chunk in engine.generate(request, prefix)]
+
+
+def pieces(chunks: list[Chunk], index: int = 0) -> list[str]:
+    """The first choice's text as it came."""
+    choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
+    return [choice["delta"]["content"] for choice in choices if choice["delta"].get("content")]
+
+
+def text_of(chunks: list[Chunk], index: int = 0) -> str:
+    return "".join(pieces(chunks, index))

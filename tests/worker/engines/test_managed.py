@@ -1,0 +1,178 @@
+"""A serving process that dies is noticed, replaced, and never left behind."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import EngineError
+from tests.support.run_process import run_process
+from tests.support.wait_until import wait_until
+from tests.worker.engines.conftest import BY_PORT, BY_SOCKET
+from tests.worker.engines.requests import ask, ask_long, read
+from worker.engines.base import Engine
+from worker.engines.demo_model import MODEL_PATH
+from worker.engines.managed import ManagedEngine, ManagedOptions
+from worker.engines.open_engine import EngineSettings, open_engine
+from worker.engines.openai_http import UpstreamOptions
+from worker.engines.serving_process import ServingProcess
+from worker.engines.upstream import Address
+
+WITHIN = 20
+
+
+def managed(command: str, **fields: Any) -> Engine:
+    return open_engine(EngineSettings("vllm", model=str(MODEL_PATH), model_id="managed", command=command, **fields))
+
+
+def serving_processes(parent: int) -> list[tuple[int, int]]:
+    """Each guardian with its command."""
+    return [(guardian, pid) for guardian in children(parent) for pid in children(guardian)]
+
+
+def grandchildren(parent: int) -> list[int]:
+    return [pid for child in children(parent) for pid in children(child)]
+
+
+def children(pid: int) -> list[int]:
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for each in lists for child in each.read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def gone(*pids: int) -> None:
+    await wait_until(lambda: not any(map(is_running, pids)), f"processes {pids} to end", WITHIN)
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    engine = managed(BY_PORT)
+    try:
+        await engine.start()
+        yield engine
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["guardian", "command"])
+async def test_kill_9_fails_what_runs_and_the_next_process_serves(engine: Engine, victim: int) -> None:
+    very_long = ask_long() | {"max_tokens": 4000}
+    streams = [asyncio.create_task(read(engine, very_long)) for _ in range(2)]
+    unary = asyncio.create_task(engine.complete(very_long))
+    unhealthy = asyncio.create_task(engine.wait_unhealthy())
+    await read(engine, ask(max_tokens=1))
+    [processes] = serving_processes(os.getpid())
+    os.kill(processes[victim], signal.SIGKILL)
+    async with asyncio.timeout(WITHIN):
+        ends = await asyncio.gather(*streams, unary, return_exceptions=True)
+        assert [type(end) for end in ends if not isinstance(end, EngineError)] == []
+        assert await unhealthy
+        await engine.wait_healthy()
+        assert (await engine.complete(ask()))["usage"]
+    assert not any(map(is_running, processes))
+
+
+async def test_closing_ends_the_process(engine: Engine) -> None:
+    [processes] = serving_processes(os.getpid())
+    await engine.close()
+    await gone(*processes)
+
+
+async def test_its_output_is_ours_with_its_name_in_front(engine: Engine, capfd: pytest.CaptureFixture[str]) -> None:
+    seen = ""
+
+    def printed() -> str:
+        nonlocal seen
+        seen += capfd.readouterr().err
+        return seen
+
+    await engine.close()
+    again = managed(BY_SOCKET)
+    await again.start()
+    await wait_until(lambda: "[vllm] unix://" in printed(), "the process's line")
+    await again.close()
+
+
+async def test_a_command_that_ends_is_said_at_once() -> None:
+    engine = managed("false {port}", start_timeout=60)
+    async with asyncio.timeout(WITHIN):
+        with pytest.raises(EngineError, match=r"`false \d+` has ended with status 1"):
+            await engine.start()
+        await engine.close()
+
+
+async def test_a_command_that_is_not_there_is_said_at_once() -> None:
+    engine = managed("no-such-command {port}", start_timeout=60)
+    async with asyncio.timeout(WITHIN):
+        with pytest.raises(EngineError, match="no-such-command"):
+            await engine.start()
+        await engine.close()
+
+
+async def test_a_command_that_never_answers_is_ended() -> None:
+    engine = managed("tail -f /dev/null {port}", start_timeout=0.3)
+    async with asyncio.timeout(WITHIN):
+        with pytest.raises(EngineError, match="not answered"):
+            await engine.start()
+    assert serving_processes(os.getpid()) == []
+    await engine.close()
+
+
+async def test_kill_9_of_the_worker_takes_the_process_along(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys; from worker.engines.open_engine import *\n"
+        "async def main():\n"
+        f"    engine = open_engine(EngineSettings('vllm', model={str(MODEL_PATH)!r}, command={BY_SOCKET!r}))\n"
+        "    await engine.start(); print('started', flush=True); await asyncio.Event().wait()\n"
+        "asyncio.run(main())"
+    )
+    async with run_process(sys.executable, "-c", code, env={"TMPDIR": str(tmp_path)}, ready="started") as worker:
+        [processes] = serving_processes(worker.pid)
+        worker.kill()
+        await gone(*processes)
+
+
+async def test_a_process_that_hangs_is_replaced() -> None:
+    upstream = UpstreamOptions(Address(""), stall_timeout=0.3)
+    engine = ManagedEngine(ManagedOptions(str(MODEL_PATH), upstream, BY_SOCKET, grace=0.1))
+    await engine.start()
+    [processes] = serving_processes(os.getpid())
+    os.kill(processes[1], signal.SIGSTOP)
+    async with asyncio.timeout(WITHIN):
+        with pytest.raises(EngineError):
+            await read(engine, ask())
+        await gone(*processes)
+        await engine.wait_healthy()
+        assert (await engine.complete(ask()))["usage"]
+        await engine.close()
+
+
+async def test_a_stubborn_process_and_its_children_are_killed_after_the_grace() -> None:
+    deaf = "trap '' TERM; tail -f /dev/null & echo ready; wait"
+    async with asyncio.timeout(WITHIN):
+        process = await ServingProcess.start("deaf", ["sh", "-c", deaf])
+        await wait_until(lambda: grandchildren(process.pid), "the shell's child")
+        family = [*children(process.pid), *grandchildren(process.pid)]
+        await process.stop(grace=0.1)
+        await gone(*family)
+
+
+def test_the_command_must_say_where_to_listen() -> None:
+    with pytest.raises(EngineError, match="where to listen"):
+        managed("serve {model}")
+
+
+def test_a_model_is_needed() -> None:
+    with pytest.raises(EngineError, match="model"):
+        open_engine(EngineSettings("vllm"))

@@ -1,0 +1,143 @@
+"""llama.cpp's departures from OpenAI's API, on the way in and on the way out."""
+
+from typing import Any
+
+import pytest
+
+from shared.errors import EngineError, EngineRefused
+from tests.worker.engines.requests import ask
+from worker.engines.quirks import AnswerCorrection, error_from, error_from_exception, request_per_choice
+
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("add", "search")]
+
+
+def sent(**fields: Any) -> dict[str, Any]:
+    return request_per_choice(ask(**fields))[0]
+
+
+def names(request: dict[str, Any]) -> list[str]:
+    return [tool["function"]["name"] for tool in request["tools"]]
+
+
+def chunk(content: str | None = None, **fields: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": None, **fields}
+    return {"id": "a", "created": 1, "model": "m", "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def usage_chunk(prompt: int, completion: int) -> dict[str, Any]:
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {**chunk(), "choices": [], "usage": usage}
+
+
+def test_a_named_tool_is_the_only_one_left_and_required() -> None:
+    request = sent(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "search"}})
+    assert names(request) == ["search"]
+    assert request["tool_choice"] == "required"
+
+
+def test_allowed_tools_are_the_ones_left() -> None:
+    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "add"}}]}
+    request = sent(tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    assert names(request) == ["add"]
+    assert request["tool_choice"] == "auto"
+
+
+def test_a_name_that_no_tool_has_is_refused() -> None:
+    with pytest.raises(EngineRefused, match="'walk'") as refused:
+        sent(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "walk"}})
+    assert refused.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize(("choice", "kept"), [("required", False), ("auto", True)])
+def test_a_forced_tool_goes_before_a_response_format(choice: str, kept: bool) -> None:
+    request = sent(tools=TOOLS, tool_choice=choice, response_format={"type": "json_object"})
+    assert ("response_format" in request) is kept
+
+
+def test_nulls_are_left_out() -> None:
+    assert {"stop", "tools"}.isdisjoint(sent(stop=None, tools=None))
+
+
+def test_each_choice_has_its_seed() -> None:
+    requests = request_per_choice(ask(n=3))
+    assert [request["seed"] for request in requests] == [7, 8, 9]
+    assert all("n" not in request for request in requests)
+
+
+@pytest.mark.parametrize(("given", "sent_on"), [(None, 1), (0, 1), (5, 5)])
+def test_logprobs_are_on_without_alternatives(given: int | None, sent_on: int) -> None:
+    assert sent(logprobs=True, top_logprobs=given)["top_logprobs"] == sent_on
+
+
+def test_alternatives_nobody_asked_for_are_taken_out() -> None:
+    token = {"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "a", "logprob": -1.0}]}
+    corrected = AnswerCorrection(ask(logprobs=True)).correct(0, chunk("a", logprobs={"content": [token]}))
+    assert corrected is not None
+    assert corrected["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
+
+
+def test_null_content_becomes_empty() -> None:
+    corrected = AnswerCorrection(ask()).correct(0, chunk(None))
+    assert corrected is not None
+    assert corrected["choices"][0]["delta"]["content"] == ""
+
+
+def test_progress_is_for_those_who_asked() -> None:
+    progress = {**chunk(None), "prompt_progress": {"total": 9}}
+    assert AnswerCorrection(ask()).correct(0, dict(progress)) is None
+    assert AnswerCorrection(ask(return_progress=True)).correct(0, dict(progress))
+
+
+def test_the_choices_become_one_stream_with_one_usage() -> None:
+    correction = AnswerCorrection(ask(n=2))
+    first = correction.correct(0, chunk("a"))
+    second = correction.correct(1, {**chunk("b"), "id": "b", "created": 2})
+    assert first is not None and second is not None
+    assert (second["id"], second["created"], second["choices"][0]["index"]) == (first["id"], first["created"], 1)
+    assert correction.correct(0, usage_chunk(10, 3)) is None
+    assert correction.correct(1, usage_chunk(10, 4)) is None
+    assert correction.usage_chunk()["usage"] == usage_chunk(10, 7)["usage"]
+
+
+def test_a_prefix_counts_as_answer() -> None:
+    correction = AnswerCorrection(ask(), prefix_tokens=4)
+    correction.correct(0, usage_chunk(14, 3))
+    assert correction.usage_chunk()["usage"] == usage_chunk(10, 7)["usage"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (
+            {"code": 400, "type": "exceed_context_size_error", "message": "too long"},
+            EngineRefused,
+            "context_length_exceeded",
+        ),
+        ({"code": 400, "type": "invalid_request_error", "message": "bad"}, EngineRefused, "invalid_value"),
+        ({"code": 500, "type": "server_error", "message": "decode failed"}, EngineError, "engine_error"),
+        ({"code": 503, "type": "unavailable_error", "message": "loading"}, EngineError, "engine_error"),
+    ],
+)
+def test_error_objects(error: dict[str, Any], kind: type[Exception], code: str) -> None:
+    translated = error_from(error)
+    assert type(translated) is kind
+    assert (translated.message, translated.code) == (error["message"], code)
+
+
+@pytest.mark.parametrize(
+    ("thrown", "param"),
+    [
+        (RuntimeError("Failed to parse tools: Expected 'tools' to be an array"), "tools"),
+        (RuntimeError("image input is not supported - hint: you may need the mmproj"), "messages"),
+        (ValueError("Invalid tool_choice: x"), "tool_choice"),
+        (ValueError("something else"), None),
+    ],
+)
+def test_what_it_throws_while_reading_the_request_is_refused(thrown: Exception, param: str | None) -> None:
+    translated = error_from_exception(thrown)
+    assert isinstance(translated, EngineRefused)
+    assert translated.param == param
+
+
+def test_out_of_memory_may_pass() -> None:
+    assert isinstance(error_from_exception(MemoryError()), EngineError)

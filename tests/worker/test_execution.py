@@ -1,0 +1,355 @@
+"""One delivery from claim to settlement, on the real embedded backend."""
+
+import time
+from collections.abc import AsyncGenerator
+
+import orjson
+import pytest
+from structlog.testing import capture_logs
+
+from shared.job import Job, JobStatus
+from shared.ports import Claim
+from tests.support.wait_until import wait_until
+from tests.worker.scripted import ANSWER, USAGE, WORKER, Bench, a_worker, ended_with_nothing, open_bench, text_of
+from worker.outcome import Cancelled, Interrupted
+
+WHOLE = "".join(ANSWER)
+
+
+@pytest.fixture
+async def bench() -> AsyncGenerator[Bench]:
+    async with open_bench() as bench:
+        yield bench
+
+
+@pytest.fixture(params=[False, True], ids=["replays", "continues"])
+async def any_bench(request: pytest.FixtureRequest) -> AsyncGenerator[Bench]:
+    """With an engine that can go on after a text, and with one that cannot."""
+    async with open_bench(continues_text=request.param) as bench:
+        yield bench
+
+
+async def claimed_by(bench: Bench, job: Job, owner: str, lease: float = 30.0) -> Claim:
+    claim = await bench.backend.store.claim(job.id, owner, lease)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+# ── the ways an attempt ends ──
+
+
+async def test_a_stream_is_logged_finished_and_acknowledged(bench: Bench) -> None:
+    job = await bench.submit("answer")
+
+    delivery = await bench.run()
+
+    record, frames = await bench.record(job), await bench.frames(job)
+    assert delivery.settled == ["ack"]
+    assert (record.status, record.attempt, record.tries, record.usage) == (JobStatus.COMPLETED, 1, 0, USAGE)
+    assert text_of(frames) == WHOLE
+    assert frames[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert frames[-2]["choices"][0]["finish_reason"] == "stop"
+    assert frames[-1] == "[DONE]"
+
+
+async def test_the_result_of_a_stream_is_its_completion(bench: Bench) -> None:
+    job = await bench.submit("answer")
+
+    await bench.run()
+
+    result = orjson.loads((await bench.record(job)).result or b"")
+    assert (result["id"], result["object"], result["model"]) == (job.id, "chat.completion", job.model)
+    assert result["choices"][0]["message"] == {"role": "assistant", "content": WHOLE, "refusal": None}
+    assert result["usage"] == USAGE
+
+
+async def test_an_unlogged_job_has_its_result_and_no_frames(bench: Bench) -> None:
+    job = await bench.submit("answer", unary=True)
+
+    await bench.run()
+
+    record = await bench.record(job)
+    assert orjson.loads(record.result or b"")["choices"][0]["message"]["content"] == WHOLE
+    assert await bench.frames(job) == []
+
+
+async def test_the_usage_is_streamed_where_the_client_asks_for_it(bench: Bench) -> None:
+    job = await bench.submit("answer", request={"stream_options": {"include_usage": True}})
+
+    await bench.run()
+
+    *chunks, last, done = await bench.frames(job)
+    assert (last["choices"], last["usage"], done) == ([], USAGE, "[DONE]")
+    assert all(chunk["usage"] is None for chunk in chunks)
+
+
+async def test_an_engine_gets_the_request_without_what_is_ours_and_with_a_seed(bench: Bench) -> None:
+    await bench.submit("answer", request={"store": True, "top_k": 7}, message={"seed": 42})
+
+    await bench.run()
+
+    (request,) = bench.engine.requests
+    assert {"messages", "top_k", "seed"} == request.keys()
+    assert request["seed"] == 42
+
+
+async def test_a_refusal_is_final(bench: Bench) -> None:
+    job = await bench.submit("refuse")
+
+    delivery = await bench.run()
+
+    record, frames = await bench.record(job), await bench.frames(job)
+    assert delivery.settled == ["ack"]
+    assert (record.status, record.error and record.error["code"]) == (JobStatus.FAILED, "context_length_exceeded")
+    assert [frames[0]["error"], frames[1]] == [record.error, "[DONE]"]
+
+
+async def test_a_failure_is_tried_again_and_the_stream_goes_on_where_it_was(any_bench: Bench) -> None:
+    job = await any_bench.submit("fail once in the middle")
+
+    first = await any_bench.run()
+    second = await any_bench.run()
+
+    record, frames = await any_bench.record(job), await any_bench.frames(job)
+    assert (first.settled, second.settled) == (["retry after 0.01"], ["ack"])
+    assert (record.status, record.attempt, record.tries) == (JobStatus.COMPLETED, 2, 1)
+    assert [text_of([frame]) for frame in frames] == ["", *ANSWER, "", ""], "no frame twice"
+    assert orjson.loads(record.result or b"")["choices"][0]["message"]["content"] == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("request_has", "prefix"), [({}, "one two"), ({"response_format": {"type": "json_object"}}, "")]
+)
+async def test_an_engine_that_can_continues_plain_text_and_replays_the_rest(
+    request_has: dict[str, object], prefix: str
+) -> None:
+    async with open_bench(continues_text=True) as bench:
+        job, delivery = await bench.submit("hang", request=request_has), await bench.delivery()
+        async with bench.running(delivery) as execution:
+            execution.stop(Interrupted())
+        bench.engine.hold.set()
+
+        await bench.run()
+
+        assert bench.engine.prefixes == ["", prefix]
+        assert text_of(await bench.frames(job)) == WHOLE
+
+
+async def test_a_replay_that_diverges_ends_with_an_error_in_the_stream(bench: Bench) -> None:
+    job = await bench.submit("change its mind")
+
+    record = await bench.run_until(JobStatus.FAILED, job)
+
+    assert record.error and record.error["code"] == "worker_lost"
+    role, yes, error, done = await bench.frames(job)
+    assert text_of([role, yes]) == "yes"
+    assert (error, done) == ({"error": record.error}, "[DONE]")
+
+
+@pytest.mark.parametrize("says", ["fail", "crash", "break off"])
+async def test_what_always_fails_is_given_up_after_the_last_try(bench: Bench, says: str) -> None:
+    job = await bench.submit(says)
+
+    record = await bench.run_until(JobStatus.FAILED, job)
+
+    assert bench.engine.asked[says] == 3
+    assert record.error and record.error["code"] == "attempts_exhausted"
+    assert await bench.waiting() == 0
+
+
+async def test_the_pause_before_a_try_doubles(bench: Bench) -> None:
+    await bench.submit("fail")
+
+    assert [(await bench.run()).settled for _ in range(3)] == [["retry after 0.01"], ["retry after 0.02"], ["ack"]]
+
+
+async def test_a_job_that_took_its_workers_down_is_not_run_again(bench: Bench) -> None:
+    job = await bench.submit("answer")
+    for number in range(4):
+        await bench.backend.store.claim(job.id, f"dead-{number}", 30.0, lost=f"dead-{number - 1}")
+
+    delivery = await bench.run()
+
+    record = await bench.record(job)
+    assert (record.status, record.error and record.error["code"]) == (JobStatus.FAILED, "attempts_exhausted")
+    assert delivery.settled == ["ack"]
+    assert not bench.engine.requests
+
+
+# ── ended from outside ──
+
+
+async def test_a_running_job_that_is_cancelled_keeps_its_partial_result(bench: Bench) -> None:
+    job, delivery = await bench.submit("hang"), await bench.delivery()
+
+    async with bench.running(delivery) as execution:
+        execution.stop(Cancelled())
+
+    record, frames = await bench.record(job), await bench.frames(job)
+    assert (record.status, delivery.settled, bench.engine.aborted) == (JobStatus.CANCELLED, ["ack"], 1)
+    assert orjson.loads(record.result or b"")["choices"][0]["message"]["content"] == "one two"
+    assert [frames[-2], frames[-1]] == [{"error": record.error}, "[DONE]"]
+
+
+async def test_a_cancel_that_nobody_told_the_worker_of_ends_the_job_with_the_next_renewal(bench: Bench) -> None:
+    bench.with_place(lease_seconds=0.3)
+    job, delivery = await bench.submit("hang"), await bench.delivery()
+
+    async with bench.running(delivery):
+        await bench.backend.store.cancel(job.id, ended_with_nothing())
+
+    assert ((await bench.record(job)).status, delivery.settled) == (JobStatus.CANCELLED, ["ack"])
+
+
+async def test_a_job_cancelled_while_queued_is_only_acknowledged(bench: Bench) -> None:
+    job = await bench.submit("answer")
+    await bench.backend.store.cancel(job.id, ended_with_nothing())
+
+    delivery = await bench.run()
+
+    assert (delivery.settled, (await bench.record(job)).status) == (["ack"], JobStatus.CANCELLED)
+    assert not bench.engine.requests
+
+
+async def test_a_stop_before_the_claim_is_heeded(bench: Bench) -> None:
+    job, delivery = await bench.submit("answer"), await bench.delivery()
+    execution = bench.execution(delivery)
+
+    execution.stop(Cancelled())
+    await execution.run()
+
+    assert ((await bench.record(job)).status, bench.engine.requests) == (JobStatus.CANCELLED, [])
+
+
+async def test_the_deadline_ends_a_running_job(bench: Bench) -> None:
+    job, delivery = await bench.submit("hang", deadline=0.3), await bench.delivery()
+
+    async with bench.running(delivery):
+        pass
+
+    record = await bench.record(job)
+    assert (record.status, record.error and record.error["code"]) == (JobStatus.EXPIRED, "deadline_exceeded")
+    assert (delivery.settled, bench.engine.aborted) == (["ack"], 1)
+
+
+async def test_a_job_whose_deadline_passed_on_the_way_is_not_run(bench: Bench) -> None:
+    job, delivery = await bench.submit("answer", deadline=0.05), await bench.delivery()
+    await wait_until(lambda: time.time() > job.deadline_at, "the deadline")
+
+    await bench.execution(delivery).run()
+
+    assert ((await bench.record(job)).status, bench.engine.requests) == (JobStatus.EXPIRED, [])
+
+
+async def test_a_drained_job_goes_back_uncounted_and_is_continued(any_bench: Bench) -> None:
+    job, delivery = await any_bench.submit("hang"), await any_bench.delivery()
+
+    async with any_bench.running(delivery) as execution:
+        execution.stop(Interrupted())
+    drained = await any_bench.record(job)
+    any_bench.engine.hold.set()
+    await any_bench.run()
+
+    assert (drained.status, drained.tries, delivery.settled) == (JobStatus.QUEUED, 0, ["retry after 0"])
+    record = await any_bench.record(job)
+    assert (record.status, record.attempt, record.tries) == (JobStatus.COMPLETED, 2, 0)
+    assert text_of(await any_bench.frames(job)) == WHOLE
+
+
+# ── others have a hand in it ──
+
+
+async def test_a_zombie_is_fenced_says_so_and_contradicts_nobody(bench: Bench) -> None:
+    bench.with_place(lease_seconds=0.3)
+    job, delivery = await bench.submit("hang"), await bench.delivery()
+
+    with capture_logs() as logs:
+        async with bench.running(delivery):
+            heir = await bench.backend.store.claim(job.id, "heir", 30.0, lost=WORKER)
+
+    assert isinstance(heir, Claim)
+    assert "attempt.fenced" in [line["event"] for line in logs]
+    record = await bench.record(job)
+    assert (record.status, record.owner, record.attempt) == (JobStatus.IN_PROGRESS, "heir", 2)
+    assert text_of(await bench.frames(job)) == "one two"
+    assert delivery.settled == ["ack"]
+
+
+async def test_a_zombie_that_goes_on_writing_is_fenced_too(bench: Bench) -> None:
+    job, delivery = await bench.submit("hang"), await bench.delivery()
+
+    async with bench.running(delivery):
+        await bench.backend.store.claim(job.id, "heir", 30.0, lost=WORKER)
+        bench.engine.hold.set()
+
+    assert ((await bench.record(job)).owner, delivery.settled) == ("heir", ["ack"])
+    assert text_of(await bench.frames(job)) == "one two"
+
+
+async def test_of_two_deliveries_of_a_running_job_the_first_is_let_go_at_once_and_the_last_with_the_job(
+    bench: Bench,
+) -> None:
+    job, first = await bench.submit("hang"), await bench.delivery()
+
+    async with bench.running(first) as execution:
+        await bench.backend.queue.publish(first.message)
+        last = await bench.delivery()
+        await execution.adopt(last)
+        assert (first.settled, last.settled) == (["ack"], [])
+        bench.engine.hold.set()
+
+    assert (first.settled, last.settled) == (["ack"], ["ack"])
+    assert ((await bench.record(job)).status, await bench.waiting()) == (JobStatus.COMPLETED, 0)
+
+
+async def test_the_redelivery_of_a_job_that_is_over_is_only_acknowledged(bench: Bench) -> None:
+    job, delivery = await bench.submit("answer"), await bench.delivery()
+    claim = await claimed_by(bench, job, WORKER)
+    await bench.backend.store.finish(job.id, claim.attempt, 0, ended_with_nothing(JobStatus.COMPLETED))
+
+    await bench.execution(delivery).run()
+
+    assert (delivery.settled, bench.engine.requests) == (["ack"], [])
+
+
+async def test_a_job_nobody_knows_any_more_is_only_acknowledged(bench: Bench) -> None:
+    job = await bench.submit("answer")
+    await bench.backend.store.discard(job)
+
+    assert (await bench.run()).settled == ["ack"]
+    assert not bench.engine.requests
+
+
+async def test_a_job_in_a_living_workers_hands_is_looked_at_again_later(bench: Bench) -> None:
+    job, delivery = await bench.submit("answer"), await bench.delivery()
+
+    async with bench.backend.registry.join(a_worker("worker-2")):
+        await claimed_by(bench, job, "worker-2")
+        await bench.execution(delivery).run()
+
+    assert delivery.settled == ["retry after 1"]
+    record = await bench.record(job)
+    assert (record.owner, record.attempt, bench.engine.requests) == ("worker-2", 1, [])
+
+
+async def test_a_dead_workers_job_is_taken_over_at_once_and_counted(bench: Bench) -> None:
+    job, delivery = await bench.submit("answer"), await bench.delivery()
+    await claimed_by(bench, job, "dead", lease=3600.0)
+
+    await bench.execution(delivery).run()
+
+    record = await bench.record(job)
+    assert (record.status, record.attempt, record.tries) == (JobStatus.COMPLETED, 2, 1)
+    assert delivery.settled == ["ack"]
+
+
+async def test_a_job_cancelled_in_a_workers_hands_ends_although_the_worker_died(bench: Bench) -> None:
+    job, delivery = await bench.submit("answer"), await bench.delivery()
+    async with bench.backend.registry.join(a_worker("dying")):
+        await claimed_by(bench, job, "dying")
+        await bench.backend.store.cancel(job.id, ended_with_nothing())
+
+    await bench.execution(delivery).run()
+
+    assert (delivery.settled, (await bench.record(job)).status) == (["ack"], JobStatus.CANCELLED)
+    assert not bench.engine.requests

@@ -1,0 +1,262 @@
+"""An engine's chunks as the client's frames, and the writer that puts them into the log."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from shared.errors import BackendUnavailable
+from shared.frames import DONE
+from shared.ports import AttemptFenced
+from tests.support.wait_until import wait_until
+from tests.worker.scripted import USAGE, chunk, delta
+from worker import frames
+from worker.frames import FrameEncoder, FrameWriter
+
+HEAD = {"id": "chatcmpl-1", "created": 7, "model": "m", "service_tier": "default"}
+ROLE = {"role": "assistant", "content": ""}
+
+
+def encoded(*chunks: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+    encoder = FrameEncoder(HEAD, **{"include_usage": False, **options})
+    return decoded(b"".join(encoder.encode(each) for each in chunks))
+
+
+def decoded(data: bytes) -> list[dict[str, Any]]:
+    return [orjson.loads(frame.removeprefix(b"data: ")) for frame in data.split(b"\n\n")[:-1]]
+
+
+def said(sent: Sequence[dict[str, Any]]) -> list[Any]:
+    """Each frame's delta, or its finish reason."""
+    parts = [part for each in sent for part in each["choices"]]
+    return [part["finish_reason"] or part["delta"] for part in parts]
+
+
+# ── encoder ──
+
+
+def test_a_frame_is_one_choice_under_the_jobs_own_head() -> None:
+    (role,) = encoded(chunk(delta("", role="assistant")))
+
+    choice = {"index": 0, "delta": ROLE, "logprobs": None, "finish_reason": None}
+    assert role == {**HEAD, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param(
+            [chunk(delta("", role="assistant")), chunk(delta("hi")), chunk(delta(finish="stop"))], id="as OpenAI does"
+        ),
+        pytest.param([chunk(delta("hi")), chunk(delta(finish="stop"))], id="without a role"),
+        pytest.param([chunk(delta("hi", role="assistant", finish="stop"))], id="all in one chunk"),
+        pytest.param([chunk(delta("hi", role="assistant")), chunk(delta("", finish="stop"))], id="role with content"),
+        pytest.param(
+            [chunk(delta("hi", role="assistant")), chunk(delta("", role="assistant", finish="stop"))], id="role twice"
+        ),
+        pytest.param(
+            [chunk(delta("hi", refusal=None, tool_calls=[])), chunk(delta(tool_calls=[], finish="stop"))], id="nothings"
+        ),
+        pytest.param(
+            [chunk(delta("hi")), chunk(delta(finish="stop")), chunk(delta("", finish="stop"))], id="finished twice"
+        ),
+        pytest.param([chunk(), chunk(delta("hi")), chunk(delta(finish="stop")), chunk(usage=USAGE)], id="empty chunks"),
+        pytest.param([chunk(delta("hi")), chunk(delta(finish="eos_token"))], id="a finish reason of its own"),
+    ],
+)
+def test_however_an_engine_begins_and_ends_clients_get_one_shape(chunks: list[dict[str, Any]]) -> None:
+    assert said(encoded(*chunks)) == [ROLE, {"content": "hi"}, "stop"]
+
+
+def test_choices_begin_and_end_each_for_itself() -> None:
+    sent = encoded(chunk(delta("a"), delta("b", index=1)), chunk(delta(finish="stop", index=1)), chunk(delta("c")))
+
+    assert [part["index"] for each in sent for part in each["choices"]] == [0, 0, 1, 1, 1, 0]
+    assert said(sent) == [ROLE, {"content": "a"}, ROLE, {"content": "b"}, "stop", {"content": "c"}]
+
+
+def test_log_probabilities_travel_with_their_token() -> None:
+    logprobs = {"content": [{"token": "hi", "logprob": -0.1, "bytes": None, "top_logprobs": []}], "refusal": None}
+
+    sent = encoded(chunk({**delta("hi"), "logprobs": logprobs}))
+
+    assert [part["logprobs"] for each in sent for part in each["choices"]] == [None, logprobs]
+
+
+def test_an_attempt_that_goes_on_repeats_neither_beginning_nor_end() -> None:
+    sent = encoded(chunk(delta("more", role="assistant", finish="stop")), begun={0}, ended={0})
+
+    assert said(sent) == [{"content": "more"}]
+
+
+def test_the_end_is_done_alone_unless_usage_was_asked_for() -> None:
+    assert FrameEncoder(HEAD, include_usage=False).end(USAGE) == DONE
+
+    end = FrameEncoder(HEAD, include_usage=True).end(USAGE)
+    (last,) = decoded(end.removesuffix(DONE))
+    assert last == {**HEAD, "object": "chat.completion.chunk", "choices": [], "usage": USAGE}
+
+
+def test_with_usage_every_other_frame_says_null() -> None:
+    assert [each["usage"] for each in encoded(chunk(delta("hi")), include_usage=True)] == [None, None]
+    assert "usage" not in encoded(chunk(delta("hi")))[0]
+
+
+# ── writer ──
+
+
+class ScriptedLog:
+    """A job's log whose appends the test answers."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.appends: list[tuple[int, bytes]] = []
+        self._answer: asyncio.Future[None] | None = None
+
+    @property
+    def pending(self) -> bool:
+        return self._answer is not None
+
+    def append(self, job_id: str, attempt: int, offset: int, data: bytes) -> asyncio.Future[None]:
+        assert self._answer is None, "one append at a time"
+        self.appends.append((offset, data))
+        self._answer = asyncio.get_running_loop().create_future()
+        return self._answer
+
+    async def take(self) -> None:
+        offset, data = self.appends[-1]
+        self.data = self.data[:offset] + data
+        self._settle().set_result(None)
+        await turn()
+
+    async def refuse(self, error: Exception) -> None:
+        self._settle().set_exception(error)
+        await turn()
+
+    def _settle(self) -> asyncio.Future[None]:
+        assert self._answer is not None, "no append is under way"
+        answer, self._answer = self._answer, None
+        return answer
+
+    async def follow(self, *_: Any) -> Any: ...
+    async def read(self, *_: Any) -> Any: ...
+
+
+async def turn() -> None:
+    """Callbacks that are due have run."""
+    done = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(done.set_result, None)
+    await done
+
+
+class Writing:
+    def __init__(self, offset: int = 0) -> None:
+        self.log = ScriptedLog()
+        self.log.data = b"." * offset
+        self.failures: list[BaseException] = []
+        log: Any = self.log
+        self.writer = FrameWriter(log, "job", 1, offset, self.failures.append)
+
+
+@pytest.fixture
+def writing() -> Writing:
+    return Writing()
+
+
+async def test_the_first_frame_goes_at_once_and_what_gathers_meanwhile_goes_together(writing: Writing) -> None:
+    for data in (b"a", b"b", b"c"):
+        writing.writer.write(data)
+    assert writing.log.appends == [(0, b"a")]
+
+    await writing.log.take()
+    await writing.log.take()
+
+    assert writing.log.appends == [(0, b"a"), (1, b"bc")]
+    assert not writing.log.pending
+
+
+async def test_offsets_count_from_where_the_log_stood() -> None:
+    writing = Writing(offset=5)
+
+    writing.writer.write(b"abc")
+    await writing.log.take()
+    writing.writer.write(b"d")
+
+    assert [offset for offset, _ in writing.log.appends] == [5, 8]
+
+
+async def test_drain_returns_when_everything_is_in_the_log(writing: Writing) -> None:
+    writing.writer.write(b"a")
+    writing.writer.write(b"b")
+    draining = asyncio.create_task(writing.writer.drain())
+
+    await writing.log.take()
+    assert not draining.done()
+    await writing.log.take()
+    await draining
+
+    assert writing.log.data == b"ab"
+
+
+async def test_it_is_full_while_too_much_waits(writing: Writing) -> None:
+    writing.writer.write(b"a")
+    writing.writer.write(b"x" * (frames.WRITE_LIMIT + 1))
+    assert writing.writer.full
+
+    await writing.log.take()
+
+    assert not writing.writer.full
+
+
+async def test_close_waits_for_the_append_under_way_and_returns_the_rest(writing: Writing) -> None:
+    writing.writer.write(b"a")
+    writing.writer.write(b"b")
+    closing = asyncio.create_task(writing.writer.close())
+    await turn()
+
+    await writing.log.take()
+
+    assert await closing == (1, b"b")
+    assert writing.log.appends == [(0, b"a")], "the rest goes with the ending"
+
+
+async def test_a_refusal_is_told_once_and_nothing_is_lost(writing: Writing) -> None:
+    fenced = AttemptFenced(None)
+    writing.writer.write(b"a")
+    writing.writer.write(b"b")
+
+    await writing.log.refuse(fenced)
+
+    assert writing.failures == [fenced]
+    assert await writing.writer.close() == (0, b"ab")
+
+
+async def test_a_store_that_is_away_is_waited_for(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "RETRY_DELAY", 0.0)
+    writing.writer.write(b"a")
+    writing.writer.write(b"b")
+
+    await writing.log.refuse(BackendUnavailable("away"))
+    await wait_until(lambda: writing.log.pending, "another try")
+    await writing.log.take()
+    await writing.log.take()
+
+    assert writing.log.appends == [(0, b"a"), (0, b"a"), (1, b"b")]
+    assert (writing.log.data, writing.failures) == (b"ab", [])
+
+
+async def test_closing_does_not_wait_for_a_store_that_stays_away(
+    writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "RETRY_DELAY", 0.0)
+    writing.writer.write(b"a")
+    await writing.log.refuse(BackendUnavailable("away"))
+    closing = asyncio.create_task(writing.writer.close())
+
+    await wait_until(lambda: writing.log.pending, "another try")
+    await writing.log.refuse(BackendUnavailable("away"))
+
+    assert await closing == (0, b"a")
+    assert writing.failures == []

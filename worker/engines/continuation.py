@@ -1,0 +1,58 @@
+"""Going on after a partial answer: `max_tokens` and `usage` still speak of the whole answer. Pure."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from worker.engines.base import Chunk, Request
+
+LIMITS = ("max_completion_tokens", "max_tokens")
+
+
+def is_spent(request: Request, prefix_tokens: int) -> bool:
+    """Whether the partial answer is already as long as the request allows."""
+    if not prefix_tokens:
+        return False
+    limit = next((request[key] for key in LIMITS if request.get(key)), None)
+    return limit is not None and prefix_tokens >= limit
+
+
+def continue_after(request: Request, prefix: str, prefix_tokens: int) -> Request:
+    """The request that goes on after `prefix`, as the start of the assistant's message."""
+    messages = list(request["messages"])
+    last = messages[-1]
+    # A client may have begun the answer itself, and engines refuse two assistant messages in a row.
+    if last.get("role") == "assistant" and isinstance(last.get("content"), str):
+        messages[-1] = {**last, "content": last["content"] + prefix}
+    else:
+        messages.append({"role": "assistant", "content": prefix})
+    limits = {key: request[key] - prefix_tokens for key in LIMITS if request.get(key)}
+    return {**request, **limits, "messages": messages}
+
+
+def whole_usage(usage: dict[str, Any], prefix_tokens: int) -> dict[str, Any]:
+    """The usage of the whole answer: the engine counted the prefix as part of its prompt."""
+    if not prefix_tokens:
+        return usage
+    whole = usage | {
+        "prompt_tokens": usage["prompt_tokens"] - prefix_tokens,
+        "completion_tokens": usage["completion_tokens"] + prefix_tokens,
+    }
+    whole.pop("prompt_tokens_details", None)  # it counts the prefix too
+    return whole
+
+
+def spent_chunks(model: str, prefix_tokens: int) -> Iterator[Chunk]:
+    """The end of an answer that has no tokens left. The prompt is not read, so its size is not known."""
+    head = {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": model,
+    }
+    yield {**head, "choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}]}
+    usage = {"prompt_tokens": 0, "completion_tokens": prefix_tokens, "total_tokens": prefix_tokens}
+    yield {**head, "choices": [], "usage": usage}

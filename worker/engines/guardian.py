@@ -1,0 +1,52 @@
+"""Runs a command and takes its whole process group down as soon as our parent is gone, however it went.
+
+`guardian.py NAME COMMAND…`, as the leader of a process group, with standard input on a pipe that only the parent holds:
+the kernel closes it even after a kill -9. What the command prints goes to standard error with its name in front.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from types import FrameType
+from typing import BinaryIO
+
+DRAIN_TIMEOUT = 1
+
+
+def main(name: str, command: list[str]) -> int:
+    # The group's signals are the command's business; we leave with its status. Not SIG_IGN: it would inherit that.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave_it_to_the_command)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    printing = threading.Thread(target=_print_with_name, args=(name, process.stdout), daemon=True)
+    printing.start()
+    status = process.wait()
+    printing.join(DRAIN_TIMEOUT)
+    return status if status >= 0 else 128 - status
+
+
+def _end_with_parent() -> None:
+    # Not through sys.stdin: its lock is held while it reads, and the interpreter wants it when it ends.
+    while os.read(0, 4096):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def _print_with_name(name: str, output: BinaryIO) -> None:
+    prefix = f"[{name}] ".encode()
+    for line in output:
+        os.write(2, prefix + line)
+
+
+def _leave_it_to_the_command(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,135 @@
+"""The only door to the engines. Each is imported when asked for: a GPU machine needs no llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from shared.errors import EngineError
+from worker.engines.base import Engine
+
+if TYPE_CHECKING:
+    from worker.engines.openai_http import UpstreamOptions
+    from worker.engines.upstream import Address
+
+EngineKind = Literal["llamacpp", "openai", "vllm", "simulated"]
+Continuation = Literal["vllm", "prefill", "none"]
+
+DEMO_DESCRIPTION = "Demo: a few megabytes that show the pipe works. It knows a handful of sentences."
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How to reach or make one engine. None means the engine's own default; the rest it ignores.
+
+    `model` is a GGUF file, a name `vllm serve` knows, or the upstream's name; `model_id` is our name for it.
+    `command` is a template with `{model}` and `{port}` or `{uds}`; `extra_args` follow it. Times in seconds.
+    """
+
+    kind: EngineKind = "llamacpp"
+    model: str | None = None
+    model_id: str | None = None
+    concurrency: int | None = None
+    context_length: int | None = None
+    threads: int | None = None
+    gpu_layers: int | None = None
+    url: str | None = None
+    api_key: str | None = None
+    command: str | None = None
+    extra_args: tuple[str, ...] = ()
+    continuation: Continuation | None = None
+    start_timeout: float = 600
+    stall_timeout: float = 300
+    simulated_tokens: int = 64
+    simulated_seed: int = 0
+    simulated_itl_ms: int = 0
+    simulated_ttft_ms: int = 0
+
+
+def open_engine(settings: EngineSettings) -> Engine:
+    """Make an engine; it loads nothing before `start`. Raises EngineError where a setting is missing."""
+    return _OPENERS[settings.kind](settings)
+
+
+def _simulated(settings: EngineSettings) -> Engine:
+    from worker.engines.simulated import SimulatedEngine
+
+    return SimulatedEngine(
+        model_id=settings.model_id or settings.model or "simulated",
+        concurrency=settings.concurrency or 1024,
+        tokens=settings.simulated_tokens,
+        seed=settings.simulated_seed,
+        itl_ms=settings.simulated_itl_ms,
+        ttft_ms=settings.simulated_ttft_ms,
+    )
+
+
+def _llamacpp(settings: EngineSettings) -> Engine:
+    from worker.engines.llamacpp import LlamaCppEngine
+    from worker.engines.llamacpp_server import LlamaOptions
+
+    options = LlamaOptions(
+        path=Path(settings.model) if settings.model else _demo_model(),
+        model_id=settings.model_id or (Path(settings.model).stem if settings.model else "demo"),
+        slots=settings.concurrency or (4 if settings.model else 16),
+        context_length=settings.context_length or 4096,
+        # The demo is so small that a second thread costs more than it brings.
+        threads=settings.threads or (None if settings.model else 1),
+        gpu_layers=settings.gpu_layers,
+    )
+    description = None if settings.model else DEMO_DESCRIPTION
+    return LlamaCppEngine(options, description=description, stall_timeout=settings.stall_timeout)
+
+
+def _openai(settings: EngineSettings) -> Engine:
+    from worker.engines.openai_http import OpenAIEngine
+    from worker.engines.upstream import Address
+
+    if not settings.url:
+        raise EngineError("The openai engine needs the server's address, like http://127.0.0.1:8001/v1.")
+    return OpenAIEngine(_upstream(settings, Address(settings.url, settings.api_key), "none"))
+
+
+def _vllm(settings: EngineSettings) -> Engine:
+    from worker.engines.managed import VLLM_COMMAND, ManagedEngine, ManagedOptions
+    from worker.engines.upstream import Address
+
+    command = settings.command or VLLM_COMMAND
+    if "{port}" not in command and "{uds}" not in command:
+        raise EngineError("The serving command must say where to listen: put {port} or {uds} into it.")
+    if not settings.model:
+        raise EngineError("The vllm engine needs a model: a name that `vllm serve` knows, or a directory.")
+    upstream = _upstream(settings, Address("", settings.api_key), "none" if settings.command else "vllm")
+    # The process may serve the model under a name of its own choice: whatever it lists is asked for.
+    upstream = replace(upstream, model=None, model_id=settings.model_id or settings.model)
+    return ManagedEngine(ManagedOptions(settings.model, upstream, command, settings.extra_args))
+
+
+def _upstream(settings: EngineSettings, address: Address, continuation: Continuation) -> UpstreamOptions:
+    from worker.engines.openai_http import UpstreamOptions
+
+    return UpstreamOptions(
+        address,
+        model=settings.model,
+        model_id=settings.model_id,
+        concurrency=settings.concurrency or 64,
+        continuation=settings.continuation or continuation,
+        start_timeout=settings.start_timeout,
+        stall_timeout=settings.stall_timeout,
+    )
+
+
+def _demo_model() -> Path:
+    from worker.engines.demo_model import MODEL_PATH
+
+    return MODEL_PATH
+
+
+_OPENERS: dict[EngineKind, Callable[[EngineSettings], Engine]] = {
+    "llamacpp": _llamacpp,
+    "openai": _openai,
+    "vllm": _vllm,
+    "simulated": _simulated,
+}

@@ -1,0 +1,139 @@
+"""Where llama.cpp departs from OpenAI's API, corrected on the way in and on the way out. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from shared.errors import EngineError, EngineRefused, IgniteError
+from worker.engines.base import Chunk, Request
+from worker.engines.continuation import whole_usage
+
+
+def request_per_choice(request: Request) -> list[Request]:
+    """One request for each of `n` choices.
+
+    llama.cpp takes no more choices than it has slots, waits until that many are free at once, and counts the
+    tokens of one only. Each choice gets its own seed, or all would be the same.
+    """
+    corrected = _correct(request)
+    seed = corrected.get("seed")
+    if seed is None:
+        return [corrected] * (request.get("n") or 1)
+    return [{**corrected, "seed": seed + index} for index in range(request.get("n") or 1)]
+
+
+def _correct(request: Request) -> Request:
+    corrected = {key: value for key, value in request.items() if value is not None and key != "n"}
+    _choose_tools(corrected)
+    if corrected.get("logprobs") and not corrected.get("top_logprobs"):
+        corrected["top_logprobs"] = 1  # 0 turns logprobs off, none means 20
+    # Progress makes a long prompt interruptible: the callback is called after every step of it.
+    return corrected | {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
+
+
+def _choose_tools(request: Request) -> None:
+    """llama.cpp reads a named tool as "any tool", and lets `response_format` win over a forced one."""
+    choice = request.get("tool_choice")
+    if isinstance(choice, dict):
+        mode, names = _chosen(cast(dict[str, Any], choice))
+        request["tools"] = _tools_named(request.get("tools") or [], names)
+        request["tool_choice"] = mode
+    if request.get("tool_choice") == "required":
+        request.pop("response_format", None)
+
+
+def _chosen(choice: Mapping[str, Any]) -> tuple[str, list[str]]:
+    if choice.get("type") == "allowed_tools":
+        allowed: dict[str, Any] = choice.get("allowed_tools") or {}
+        tools: list[dict[str, Any]] = allowed.get("tools") or []
+        return allowed.get("mode", "auto"), [_tool_name(tool) for tool in tools]
+    return "required", [_tool_name(choice)]
+
+
+def _tool_name(tool: Mapping[str, Any]) -> str:
+    """`{"type": "function", "function": {"name": …}}`, and likewise for other types."""
+    definition: dict[str, Any] = tool.get(str(tool.get("type"))) or {}
+    return str(definition.get("name"))
+
+
+def _tools_named(tools: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+    unknown = set(names) - {_tool_name(tool) for tool in tools}
+    if unknown:
+        raise EngineRefused(f"'tools' has no tool named {min(unknown)!r}.", param="tool_choice")
+    return [tool for tool in tools if _tool_name(tool) in names]
+
+
+class AnswerCorrection:
+    """Makes llama.cpp's chunks, one stream per choice, into one OpenAI stream."""
+
+    def __init__(self, request: Request, prefix_tokens: int = 0) -> None:
+        self._bare_logprobs = bool(request.get("logprobs")) and not request.get("top_logprobs")
+        self._wants_progress = bool(request.get("return_progress"))
+        self._prefix_tokens = prefix_tokens
+        self._head: Chunk = {}
+        self._tail: Chunk = {}
+
+    def correct(self, index: int, chunk: Chunk) -> Chunk | None:
+        """The chunk to pass on, or None. The usage of each choice is kept back for `usage_chunk`."""
+        if "error" in chunk:
+            raise error_from(chunk["error"])
+        if not chunk["choices"]:
+            self._add_usage(chunk)
+            return None
+        if "prompt_progress" in chunk and not self._wants_progress:
+            return None
+        self._head = self._head or {"id": chunk["id"], "created": chunk["created"]}
+        self._correct_choice(index, chunk["choices"][0])
+        return chunk | self._head
+
+    def usage_chunk(self) -> Chunk:
+        """The last chunk: what all choices and the prefix cost together."""
+        return self._tail | self._head | {"usage": whole_usage(self._tail["usage"], self._prefix_tokens)}
+
+    def _correct_choice(self, index: int, choice: dict[str, Any]) -> None:
+        choice["index"] = index
+        delta = choice["delta"]
+        if delta.get("content", "") is None:
+            delta["content"] = ""
+        if self._bare_logprobs and "logprobs" in choice:
+            for token in choice["logprobs"]["content"]:
+                token["top_logprobs"] = []
+
+    def _add_usage(self, chunk: Chunk) -> None:
+        if self._tail:
+            completion = self._tail["usage"]["completion_tokens"] + chunk["usage"]["completion_tokens"]
+            chunk["usage"]["completion_tokens"] = completion
+            chunk["usage"]["total_tokens"] = chunk["usage"]["prompt_tokens"] + completion
+        self._tail = chunk
+
+
+def error_from(error: Mapping[str, Any]) -> IgniteError:
+    """llama.cpp's error object: `code` is the HTTP status."""
+    message, status = str(error.get("message", error)), error.get("code")
+    if error.get("type") == "exceed_context_size_error":
+        return EngineRefused(message, code="context_length_exceeded", param="messages")
+    if isinstance(status, int) and 400 <= status < 500:
+        return EngineRefused(message, param=_field_named_in(message))
+    return EngineError(message)
+
+
+def error_from_exception(error: Exception) -> IgniteError:
+    """What llama.cpp throws is thrown while it reads the request, so it is the request's fault.
+
+    Its own HTTP server answers 500 to some of these: tools that are no list, an image for a text model.
+    """
+    if isinstance(error, MemoryError):
+        return EngineError("llama.cpp is out of memory.")
+    return EngineRefused(str(error), param=_field_named_in(str(error)))
+
+
+_FIELDS = ("tools", "tool_choice", "response_format", "top_logprobs", "grammar", "n")
+
+
+def _field_named_in(message: str) -> str | None:
+    words = set(re.findall(r"\w+", message))
+    if "input" in words or "content" in words or "messages" in words:
+        return "messages"
+    return next((field for field in _FIELDS if field in words), None)

@@ -1,0 +1,57 @@
+"""A serving process in a group of its own, which ends when it is told to, and when we are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from shared.errors import EngineError
+from worker.engines import guardian
+
+
+class ServingProcess:
+    """A command under its guardian. Every end takes the whole group: engines leave children that hold the GPU."""
+
+    def __init__(self, process: asyncio.subprocess.Process, command: Sequence[str]) -> None:
+        self._process = process
+        self._command = shlex.join(command)
+
+    @classmethod
+    async def start(cls, name: str, command: Sequence[str]) -> ServingProcess:
+        # The pipe to its standard input is never written to: its end tells the guardian of ours.
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", guardian.__file__, name, *command),
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        return cls(process, command)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def wait(self) -> EngineError:
+        """What its end means."""
+        status = await self._process.wait()
+        self._signal(signal.SIGKILL)
+        return EngineError(f"`{self._command}` has ended with status {status}.")
+
+    async def stop(self, grace: float) -> None:
+        """SIGTERM, and SIGKILL for whatever is left after `grace` seconds."""
+        try:
+            self._signal(signal.SIGTERM)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._process.wait()
+        finally:
+            self._signal(signal.SIGKILL)
+            await self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)

@@ -1,0 +1,206 @@
+"""The simulated engine: numbered tokens at a set pace, so that load tests measure the path and not a model.
+
+An answer is ` t000` … ` t999`, five characters a token, counting up from a seed and wrapping. The last user
+message may say `seed=7 itl=20 ttft=100` (milliseconds); what it does not say comes from the settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import EngineError
+from worker.engines.base import Chunk, Completion, ModelCard, Request
+from worker.engines.health import Health
+
+TOKEN_CHARS = 5
+TOKENS = tuple(f" t{number:03d}" for number in range(1000))
+DESCRIPTION = "Simulated: numbered tokens at a set pace. For load tests only; there is no model behind it."
+
+# Eighteen digits: nobody means more, and int() refuses thousands of them.
+_SEED = re.compile(r"\bseed=(\d{1,18})")
+_ITL = re.compile(r"\bitl=(\d{1,18})")
+_TTFT = re.compile(r"\bttft=(\d{1,18})")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One answer: per choice `tokens` in all, of which `skipped` were said before. Times in seconds."""
+
+    seed: int
+    tokens: int
+    skipped: int
+    choices: int
+    prompt_tokens: int
+    itl: float
+    ttft: float
+
+    @property
+    def duration(self) -> float:
+        return self.ttft + self.itl * max(0, self.tokens - self.skipped - 1)
+
+    def text(self, choice: int) -> str:
+        start = self.seed + choice
+        return "".join(TOKENS[(start + at) % 1000] for at in range(self.skipped, self.tokens))
+
+    def usage(self) -> dict[str, int]:
+        completion = self.tokens * self.choices
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": completion,
+            "total_tokens": self.prompt_tokens + completion,
+        }
+
+
+class SimulatedEngine:
+    """Answers any request; costs a fraction of a microsecond and one event-loop turn per token."""
+
+    continues_text = True
+
+    def __init__(
+        self,
+        *,
+        model_id: str = "simulated",
+        concurrency: int = 1024,
+        tokens: int = 64,
+        seed: int = 0,
+        itl_ms: int = 0,
+        ttft_ms: int = 0,
+    ) -> None:
+        self.card = ModelCard(model_id, "simulated", description=DESCRIPTION)
+        self.concurrency = concurrency
+        self._tokens, self._seed, self._itl_ms, self._ttft_ms = tokens, seed, itl_ms, ttft_ms
+        self._health = Health()
+        self._sleepers: set[asyncio.Future[None]] = set()
+
+    async def start(self) -> None:
+        self._health.recovered()
+
+    async def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
+        self._require_open()
+        script = self._script(request, prefix)
+        head = self._head("chat.completion.chunk")
+        loop = asyncio.get_running_loop()
+        due = loop.time() + script.ttft
+        for index in range(script.choices):
+            yield {**head, "choices": _choice(index, {"role": "assistant", "content": ""})}
+        for at in range(script.skipped, script.tokens):
+            if due > loop.time():
+                await self._sleep_until(due)
+            else:
+                await asyncio.sleep(0)  # others get their turn however late we are
+            self._require_open()
+            due += script.itl
+            for index in range(script.choices):
+                yield {**head, "choices": _content(index, script.seed + index + at)}
+        for index in range(script.choices):
+            yield {**head, "choices": _choice(index, {}, "stop")}
+        yield {**head, "choices": [], "usage": script.usage()}
+
+    async def complete(self, request: Request) -> Completion:
+        self._require_open()
+        script = self._script(request)
+        await self._sleep_until(asyncio.get_running_loop().time() + script.duration)
+        self._require_open()
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": script.text(index), "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+            for index in range(script.choices)
+        ]
+        return {**self._head("chat.completion"), "choices": choices, "usage": script.usage()}
+
+    async def wait_unhealthy(self) -> str:
+        return await self._health.wait_unhealthy()
+
+    async def wait_healthy(self) -> None:
+        await self._health.wait_healthy()
+
+    async def close(self) -> None:
+        self._health.failed("the engine is closed")
+        for sleeper in self._sleepers:
+            _wake(sleeper)
+
+    def _require_open(self) -> None:
+        if not self._health.well:
+            raise EngineError(f"The simulated engine cannot generate: {self._health.reason}.")
+
+    async def _sleep_until(self, due: float) -> None:
+        """Like asyncio.sleep, but closing the engine ends it."""
+        loop = asyncio.get_running_loop()
+        sleeper = loop.create_future()
+        alarm = loop.call_at(due, _wake, sleeper)
+        self._sleepers.add(sleeper)
+        try:
+            await sleeper
+        finally:
+            alarm.cancel()
+            self._sleepers.discard(sleeper)
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.card.id,
+        }
+
+    def _script(self, request: Request, prefix: str = "") -> Script:
+        tokens = request.get("max_completion_tokens") or request.get("max_tokens") or self._tokens
+        messages: list[dict[str, Any]] = request.get("messages") or []
+        knobs = _last_user_text(messages)
+        return Script(
+            seed=_knob(_SEED, knobs, self._seed),
+            tokens=tokens,
+            skipped=min(tokens, len(prefix) // TOKEN_CHARS),
+            choices=request.get("n") or 1,
+            prompt_tokens=sum(len(_text(message).split()) for message in messages),
+            itl=_knob(_ITL, knobs, self._itl_ms) / 1000,
+            ttft=_knob(_TTFT, knobs, self._ttft_ms) / 1000,
+        )
+
+
+def _choice(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> list[dict[str, Any]]:
+    return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]
+
+
+# Shared by all chunks that carry the same token in the first choice: readers must not write into `choices`.
+_FIRST_CHOICE = tuple(_choice(0, {"content": token}) for token in TOKENS)
+
+
+def _content(index: int, number: int) -> list[dict[str, Any]]:
+    if index == 0:
+        return _FIRST_CHOICE[number % 1000]
+    return _choice(index, {"content": TOKENS[number % 1000]})
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
+
+
+def _last_user_text(messages: Iterable[dict[str, Any]]) -> str:
+    users = [message for message in messages if message.get("role") == "user"]
+    return _text(users[-1]) if users else ""
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else " ".join(_part_texts(content or []))
+
+
+def _part_texts(parts: Iterable[dict[str, Any]]) -> Iterator[str]:
+    return (part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+def _knob(pattern: re.Pattern[str], text: str, default: int) -> int:
+    said = pattern.search(text)
+    return int(said[1]) if said else default
