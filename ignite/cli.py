@@ -21,7 +21,15 @@ API = (
 WORKER = (
     *("engine", "model", "model_id", "engine_url", "engine_api_key", "engine_command", "engine_args"),
     *("engine_continuation", "engine_start_timeout", "concurrency"),
-    *("context_length", "threads", "gpu_layers", "simulated_tokens", "simulated_itl_ms", "simulated_ttft_ms"),
+    *(
+        "context_length",
+        "threads",
+        "gpu_layers",
+        "simulated_tokens",
+        "simulated_seed",
+        "simulated_itl_ms",
+        "simulated_ttft_ms",
+    ),
     *("lease", "max_tries", "retry_backoff", "stall_timeout"),
 )
 PROCESS = ("drain", "log_level", "log_format")
@@ -60,8 +68,8 @@ def cli() -> None:
 @settings_options(*API, "data_dir", *WORKER, *BACKEND, *PROCESS)
 def up(**options: Any) -> None:
     """API and worker in one process, no servers, with the demo model."""
-    from ignite.mains import run_up
     from ignite.running import run
+    from ignite.up import run_up
 
     settings = settings_of(options)
     run(settings, run_up(settings))
@@ -71,7 +79,7 @@ def up(**options: Any) -> None:
 @settings_options(*API, *BACKEND, *PROCESS)
 def api(**options: Any) -> None:
     """The API; needs RabbitMQ and Redis."""
-    from ignite.mains import run_api
+    from ignite.api_process import run_api
     from ignite.running import run
 
     settings = settings_of(options)
@@ -82,8 +90,8 @@ def api(**options: Any) -> None:
 @settings_options(*WORKER, *BACKEND, *PROCESS)
 def worker(**options: Any) -> None:
     """A worker with one engine; needs RabbitMQ and Redis."""
-    from ignite.mains import run_worker
     from ignite.running import run
+    from ignite.worker_process import run_worker
 
     settings = settings_of(options)
     run(settings, run_worker(settings))

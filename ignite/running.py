@@ -1,26 +1,20 @@
-"""The life of a process on one page: start, say that it is ready, run until told to stop, drain, close."""
+"""What all processes share: run a main, stop on signals, say that one is ready."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import signal
-from collections.abc import AsyncGenerator, Coroutine, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any, NoReturn, cast
 
 import click
-import uvicorn
 import uvloop
 
-from producer.app import create_app
 from shared.errors import IgniteError
 from shared.logs import set_up_logs
-from shared.ports import Backend
 from shared.settings import Settings, SettingsError
-from worker.consumer import Worker, WorkerOptions
-from worker.engines.base import Engine
-from worker.engines.open_engine import EngineSettings, open_engine
 
 MENDABLE = (IgniteError, SettingsError, OSError)
 
@@ -80,124 +74,6 @@ def stop_signals() -> Generator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
-class ApiServer(uvicorn.Server):
-    """uvicorn without its signal handlers: signals belong to the main."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-    @property
-    def address(self) -> str:
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-@asynccontextmanager
-async def serving(backend: Backend, settings: Settings) -> AsyncGenerator[ApiServer]:
-    """The API is up inside; on leaving it takes no more calls and lets those that are open finish."""
-    app = create_app(backend, settings)
-    server = ApiServer(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            loop="none",
-            http="httptools",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=True,
-            backlog=4096,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=max(1, round(settings.drain)),
-        )
-    )
-    task = asyncio.create_task(serve(server), name="api")
-    try:
-        await started(server, task)
-        yield server
-    finally:
-        app.state.doors.service.draining = True
-        server.should_exit = True
-        await task
-
-
-async def serve(server: ApiServer) -> None:
-    try:
-        await server.serve()
-    except SystemExit as error:
-        # uvicorn's way to say that it could not bind; its log line names the reason.
-        raise OSError(f"cannot listen on {server.config.host}:{server.config.port}") from error
-
-
-async def started(server: ApiServer, task: asyncio.Task[None]) -> None:
-    while not server.started:
-        await asyncio.wait([task], timeout=0.01)
-        if task.done():
-            task.result()
-            raise OSError(f"the API did not start on {server.config.host}:{server.config.port}")
-
-
-def engine_settings(settings: Settings) -> EngineSettings:
-    return EngineSettings(
-        kind=settings.engine,
-        model=settings.model,
-        model_id=settings.model_id,
-        concurrency=settings.concurrency,
-        context_length=settings.context_length,
-        threads=settings.threads,
-        gpu_layers=settings.gpu_layers,
-        url=settings.engine_url,
-        api_key=settings.engine_api_key,
-        command=settings.engine_command,
-        extra_args=tuple(settings.engine_args.split()),
-        continuation=settings.engine_continuation,
-        start_timeout=settings.engine_start_timeout,
-        stall_timeout=settings.stall_timeout,
-        simulated_tokens=settings.simulated_tokens,
-        simulated_itl_ms=settings.simulated_itl_ms,
-        simulated_ttft_ms=settings.simulated_ttft_ms,
-    )
-
-
-@asynccontextmanager
-async def running_engine(settings: Settings) -> AsyncGenerator[Engine]:
-    engine = open_engine(engine_settings(settings))
-    try:
-        await engine.start()
-        yield engine
-    finally:
-        await engine.close()
-
-
-def worker_options(settings: Settings) -> WorkerOptions:
-    return WorkerOptions(settings.lease, settings.drain, settings.max_tries, settings.retry_backoff)
-
-
-@asynccontextmanager
-async def working(backend: Backend, engine: Engine, settings: Settings) -> AsyncGenerator[asyncio.Task[None]]:
-    """A worker takes jobs inside; on leaving it drains. Its task ends early only if it has died."""
-    stop = asyncio.Event()
-    worker = Worker(backend, engine, worker_options(settings))
-    task = asyncio.create_task(worker.run(stop), name="worker")
-    try:
-        await worker_ready(worker, task)
-        yield task
-    finally:
-        stop.set()
-        await task
-
-
-async def worker_ready(worker: Worker, task: asyncio.Task[None]) -> None:
-    ready = asyncio.create_task(worker.ready.wait())
-    await asyncio.wait([ready, task], return_when=asyncio.FIRST_COMPLETED)
-    ready.cancel()
-    if task.done():
-        task.result()
-
-
 async def until(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
     """Until told to stop, or until a task that should not end has ended: then its error ends the process."""
     stopped = asyncio.create_task(stop.wait())
@@ -210,3 +86,11 @@ async def until(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
 def say(line: str) -> None:
     """A line on stdout, at once: whoever started us may be reading it."""
     click.echo(line)
+
+
+def require_distributed(settings: Settings, command: str) -> None:
+    if not settings.distributed:
+        raise SettingsError(
+            f"'{command}' needs RabbitMQ and Redis: set IGNITE_AMQP_URL and IGNITE_REDIS_URL, "
+            "or run everything in one process with 'ignite up'."
+        )

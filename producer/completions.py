@@ -22,6 +22,8 @@ from shared.schema import MAX_DEADLINE, parse_request
 
 router = APIRouter(tags=["chat"])
 
+SDK_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
+
 JSON_TYPES = re.compile(r"application/(.*\+)?json", re.IGNORECASE)
 
 
@@ -53,7 +55,12 @@ async def answer(request: Request, *, stream: bool | None) -> Response:
     if submission.background:
         return await answer_with_job(doors, submission, preferences)
     if submission.mode == "stream":
-        return StreamAnswer(doors.service, lambda: doors.service.call(submission), doors.settings.keepalive)
+        return StreamAnswer(
+            doors.service,
+            lambda: doors.service.call(submission),
+            doors.settings.keepalive,
+            patience=submission.patience,
+        )
     return UnaryAnswer(
         doors.service,
         lambda: doors.service.call(submission),
@@ -100,21 +107,28 @@ async def read_submission(request: Request, stream: bool | None) -> tuple[Submis
         mode="stream" if streams and not background else "unary",
         detached=request.headers.get("x-on-disconnect", "").lower() == "continue",
         background=background,
-        deadline_seconds=deadline_of(request.headers, waiting=not background),
+        deadline_seconds=said_deadline(request.headers),
+        patience=None if background else sdk_patience(request.headers),
         traceparent=request.headers.get("traceparent"),
     )
     return submission, preferences
 
 
-def deadline_of(headers: Mapping[str, str], *, waiting: bool) -> float | None:
-    """Seconds that the client gives us: what it says, else the time after which its SDK stops waiting."""
-    if (said := headers.get("cancel-after")) is not None:
-        seconds = positive_number(said)
-        if seconds is None or seconds > MAX_DEADLINE:
-            raise InvalidRequest("Invalid value for 'Cancel-After': expected seconds.", param="Cancel-After")
-        return seconds
-    patience = positive_number(headers.get("x-stainless-read-timeout", "")) if waiting else None
-    return patience and min(patience, MAX_DEADLINE)
+def said_deadline(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the client gives the job, where a header says so."""
+    if (said := headers.get("cancel-after")) is None:
+        return None
+    seconds = positive_number(said)
+    if seconds is None or seconds > MAX_DEADLINE:
+        raise InvalidRequest("Invalid value for 'Cancel-After': expected seconds.", param="Cancel-After")
+    return seconds
+
+
+def sdk_patience(headers: Mapping[str, str]) -> float | None:
+    """Seconds after which the client's SDK stops waiting for us to say something: Python's and Node's names for it."""
+    stated = (positive_number(headers.get(name, "")) for name in SDK_TIMEOUTS)
+    seconds = next((value for value in stated if value), None)
+    return seconds and min(seconds, MAX_DEADLINE)
 
 
 def positive_number(text: str) -> float | None:

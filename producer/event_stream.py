@@ -8,6 +8,7 @@ server waits in `send`.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -61,8 +62,12 @@ class CallAnswer(Response):
 
     mode = ""
 
-    def __init__(self, service: JobService, open_call: OpenCall, keepalive: float) -> None:
+    def __init__(
+        self, service: JobService, open_call: OpenCall, keepalive: float, *, patience: float | None = None
+    ) -> None:
+        """`patience`: seconds after which a job that still waits is given up, where that is before its deadline."""
         super().__init__()
+        self._patience = math.inf if patience is None else patience
         self._service = service
         self._open_call = open_call
         self._keepalive = keepalive
@@ -80,7 +85,8 @@ class CallAnswer(Response):
                     ending = "hung_up"
                     await self._service.abandon(call)
                 except asyncio.CancelledError:
-                    await self._service.abandon(call)
+                    # This process is stopping, not the client leaving: the job runs on, and its events can be followed.
+                    ending = "cut_off"
                     raise
                 finally:
                     CALLS_ENDED.labels(call.job.model, ending).inc()
@@ -95,7 +101,7 @@ class CallAnswer(Response):
         """
         until = time.monotonic() + OUTAGE_PATIENCE
         while True:
-            left = call.job.deadline_at - time.time()
+            left = min(call.job.deadline_at, call.job.created_at + self._patience) - time.time()
             try:
                 update = await call.follower.next(min(seconds, left) if left > 0 else seconds)
                 if update is None and 0 < left <= seconds:

@@ -45,7 +45,10 @@ CANCEL_PATIENCE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A checked request and what its call says about it. `detached`: the job runs on when the client leaves."""
+    """A checked request and what its call says about it. `detached`: the job runs on when the client leaves.
+
+    `patience`: seconds for which the client's SDK waits to hear something.
+    """
 
     tenant: str
     body: bytes
@@ -54,7 +57,16 @@ class Submission:
     detached: bool = False
     background: bool = False
     deadline_seconds: float | None = None
+    patience: float | None = None
     traceparent: str | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds until the job's deadline, where the client set one. Its SDK's patience is one for a unary call; a
+        stream that has begun may go on for longer than that.
+        """
+        patience = self.patience if self.mode == "unary" else None
+        return self.request.deadline_seconds or self.deadline_seconds or patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +122,7 @@ class JobService:
     def _new_job(self, submission: Submission) -> Job:
         request, now = submission.request, time.time()
         stored = bool(request.store)
-        deadline = request.deadline_seconds or submission.deadline_seconds or self._settings.job_deadline
+        deadline = submission.deadline or self._settings.job_deadline
         kept = submission.background or stored
         return Job(
             id=new_job_id(now),
@@ -251,7 +263,7 @@ class JobService:
     async def abandon(self, call: Call) -> None:
         """The client hung up: cancel its job unless it is to run on.
 
-        Shielded: the caller may be being cancelled too.
+        Shielded: the process may be stopping too.
         """
         if not (call.job.detached or call.attached):
             log.info("client.gone", job=call.job.id, next="cancelling the job")

@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="threads of the llamacpp engine")
     gpu_layers: int | None = Field(None, description="layers that the llamacpp engine puts on the GPU")
     simulated_tokens: int = Field(64, ge=1, description="the simulated engine: tokens where the request sets none")
+    simulated_seed: int = Field(0, ge=0, description="the simulated engine: the token it counts up from")
     simulated_itl_ms: int = Field(0, ge=0, description="the simulated engine: milliseconds between tokens")
     simulated_ttft_ms: int = Field(0, ge=0, description="the simulated engine: milliseconds to the first token")
     lease: float = Field(30, gt=0, description="how long a silent worker keeps its jobs")

@@ -10,7 +10,8 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionFunctionToolParam
 from pydantic import BaseModel
 
-from ignite.running import serving, working
+from ignite.api_process import serving
+from ignite.worker_process import working
 from shared.backends.embedded import open_embedded
 from tests.clients.test_openai_sdk import fits, says, text_of
 from tests.producer.api import settings_for_tests

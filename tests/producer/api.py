@@ -9,7 +9,8 @@ from typing import Any
 
 import aiohttp
 
-from ignite.running import ApiServer, serving, working
+from ignite.api_process import ApiServer, serving
+from ignite.worker_process import working
 from producer.service import JobService
 from shared.backends.embedded import open_embedded
 from shared.errors import EngineError, EngineRefused

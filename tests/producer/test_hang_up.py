@@ -95,16 +95,16 @@ async def test_work_that_is_to_run_on_runs_on(any_api: Api, stream: bool, wish: 
     assert ended["result"]["choices"][0]["message"]["content"] == " t007 t008 t009"
 
 
-async def test_nothing_is_left_behind(any_api: Api) -> None:
+async def test_nothing_is_left_behind(api: Api) -> None:
     """No task and no socket, whichever way they left."""
-    await any_api.post(ask())  # opens the connections that stay
+    await api.post(ask())  # opens the connections that stay
     async with no_leaks():
-        async with any_api.connected(raw_post(ask("ttft=60000"))):
-            await engine_is_working(any_api)
-        async with any_api.connected(raw_post(ask("itl=5", stream=True, max_tokens=10_000))) as reader:
+        async with api.connected(raw_post(ask("ttft=60000"))):
+            await engine_is_working(api)
+        async with api.connected(raw_post(ask("itl=5", stream=True, max_tokens=10_000))) as reader:
             job_id = job_of(await reader.readuntil(b"\r\n\r\n"))
             request = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\n\r\n"
-            async with any_api.connected(request.encode()) as events:
+            async with api.connected(request.encode()) as events:
                 await events.readuntil(b"id: 3\n")
 
 

@@ -60,7 +60,7 @@ class Engine(Protocol):
         Closing the generator (`aclose`) or cancelling its reader aborts the engine's work within one step and frees its
         slot.
         With `prefix` (only where `continues_text`) generation goes on after that partial assistant text and the chunks
-        carry only what follows it.
+        carry only what follows it; `max_tokens` and usage speak of the whole answer, prefix included.
         """
         ...
 

@@ -14,11 +14,14 @@ from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from shared.errors import EngineError
+from shared.errors import EngineError, EngineRefused
 from worker.engines.base import Chunk, Completion, ModelCard, Request
 from worker.engines.health import Health
 
 TOKEN_CHARS = 5
+CONTEXT_LENGTH = 1_000_000
+"""Tokens in one answer: more would take all the memory for a load test that nobody means."""
+
 TOKENS = tuple(f" t{number:03d}" for number in range(1000))
 DESCRIPTION = "Simulated: numbered tokens at a set pace. For load tests only; there is no model behind it."
 
@@ -58,7 +61,7 @@ class Script:
 
 
 class SimulatedEngine:
-    """Answers any request; costs a fraction of a microsecond and one event-loop turn per token."""
+    """Answers any request; a token costs about two microseconds and one turn of the event loop."""
 
     continues_text = True
 
@@ -72,7 +75,7 @@ class SimulatedEngine:
         itl_ms: int = 0,
         ttft_ms: int = 0,
     ) -> None:
-        self.card = ModelCard(model_id, "simulated", description=DESCRIPTION)
+        self.card = ModelCard(model_id, "simulated", CONTEXT_LENGTH, DESCRIPTION)
         self.concurrency = concurrency
         self._tokens, self._seed, self._itl_ms, self._ttft_ms = tokens, seed, itl_ms, ttft_ms
         self._health = Health()
@@ -155,6 +158,12 @@ class SimulatedEngine:
 
     def _script(self, request: Request, prefix: str = "") -> Script:
         tokens = request.get("max_completion_tokens") or request.get("max_tokens") or self._tokens
+        if tokens > CONTEXT_LENGTH:
+            raise EngineRefused(
+                f"The simulated engine makes at most {CONTEXT_LENGTH} tokens, not {tokens}.",
+                code="context_length_exceeded",
+                param="max_tokens",
+            )
         messages: list[dict[str, Any]] = request.get("messages") or []
         knobs = _last_user_text(messages)
         return Script(

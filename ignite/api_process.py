@@ -1,0 +1,85 @@
+"""The API as a process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+
+from ignite.running import require_distributed, say, stop_signals, until
+from producer.app import create_app
+from shared.backends import open_backend
+from shared.ports import Backend
+from shared.settings import Settings
+
+
+async def run_api(settings: Settings) -> None:
+    require_distributed(settings, "ignite api")
+    with stop_signals() as stop:
+        async with open_backend(settings) as backend, serving(backend, settings) as server:
+            say(f"ignite api is ready: {server.address}/v1")
+            await until(stop, server.task)
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn without its signal handlers: signals belong to the main. `task` ends early only if it died."""
+
+    task: asyncio.Task[None]
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    @property
+    def address(self) -> str:
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+@asynccontextmanager
+async def serving(backend: Backend, settings: Settings) -> AsyncGenerator[ApiServer]:
+    """The API is up inside; on leaving it takes no more calls and lets those that are open finish."""
+    app = create_app(backend, settings)
+    server = ApiServer(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            loop="none",
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            backlog=4096,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=max(1, round(settings.drain)),
+        )
+    )
+    task = server.task = asyncio.create_task(serve(server), name="api")
+    try:
+        await started(server, task)
+        yield server
+    finally:
+        app.state.doors.service.draining = True
+        server.should_exit = True
+        await task
+
+
+async def serve(server: ApiServer) -> None:
+    try:
+        await server.serve()
+    except SystemExit as error:
+        # uvicorn's way to say that it could not bind; its log line names the reason.
+        raise OSError(f"cannot listen on {server.config.host}:{server.config.port}") from error
+
+
+async def started(server: ApiServer, task: asyncio.Task[None]) -> None:
+    while not server.started:
+        await asyncio.wait([task], timeout=0.01)
+        if task.done():
+            task.result()
+            raise OSError(f"the API did not start on {server.config.host}:{server.config.port}")

@@ -1,0 +1,87 @@
+"""A worker as a process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from ignite.running import require_distributed, say, stop_signals, until
+from shared.backends import open_backend
+from shared.ports import Backend
+from shared.settings import Settings
+from worker.consumer import Worker, WorkerOptions
+from worker.engines.base import Engine
+from worker.engines.open_engine import EngineSettings, open_engine
+
+
+async def run_worker(settings: Settings) -> None:
+    require_distributed(settings, "ignite worker")
+    with stop_signals() as stop:
+        async with (
+            open_backend(settings) as backend,
+            running_engine(settings) as engine,
+            working(backend, engine, settings) as worker,
+        ):
+            card = engine.card
+            say(f"ignite worker is ready: model {card.id} · engine {card.engine} · {engine.concurrency} slots")
+            await until(stop, worker)
+
+
+def engine_settings(settings: Settings) -> EngineSettings:
+    return EngineSettings(
+        kind=settings.engine,
+        model=settings.model,
+        model_id=settings.model_id,
+        concurrency=settings.concurrency,
+        context_length=settings.context_length,
+        threads=settings.threads,
+        gpu_layers=settings.gpu_layers,
+        url=settings.engine_url,
+        api_key=settings.engine_api_key,
+        command=settings.engine_command,
+        extra_args=tuple(settings.engine_args.split()),
+        continuation=settings.engine_continuation,
+        start_timeout=settings.engine_start_timeout,
+        stall_timeout=settings.stall_timeout,
+        simulated_tokens=settings.simulated_tokens,
+        simulated_seed=settings.simulated_seed,
+        simulated_itl_ms=settings.simulated_itl_ms,
+        simulated_ttft_ms=settings.simulated_ttft_ms,
+    )
+
+
+@asynccontextmanager
+async def running_engine(settings: Settings) -> AsyncGenerator[Engine]:
+    engine = open_engine(engine_settings(settings))
+    try:
+        await engine.start()
+        yield engine
+    finally:
+        await engine.close()
+
+
+def worker_options(settings: Settings) -> WorkerOptions:
+    return WorkerOptions(settings.lease, settings.drain, settings.max_tries, settings.retry_backoff)
+
+
+@asynccontextmanager
+async def working(backend: Backend, engine: Engine, settings: Settings) -> AsyncGenerator[asyncio.Task[None]]:
+    """A worker takes jobs inside; on leaving it drains. Its task ends early only if it has died."""
+    stop = asyncio.Event()
+    worker = Worker(backend, engine, worker_options(settings))
+    task = asyncio.create_task(worker.run(stop), name="worker")
+    try:
+        await worker_ready(worker, task)
+        yield task
+    finally:
+        stop.set()
+        await task
+
+
+async def worker_ready(worker: Worker, task: asyncio.Task[None]) -> None:
+    ready = asyncio.create_task(worker.ready.wait())
+    await asyncio.wait([ready, task], return_when=asyncio.FIRST_COMPLETED)
+    ready.cancel()
+    if task.done():
+        task.result()
