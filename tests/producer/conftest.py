@@ -1,7 +1,7 @@
 """An API for each test. It runs on the loop that it runs on in production: they differ in how clients leave."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import structlog
@@ -10,11 +10,17 @@ import uvloop
 from shared.backends.distributed import open_distributed
 from tests.producer.api import Api, embedded_api, running_api, settings_for_tests
 
-structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, object]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def warnings_only() -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture
