@@ -233,6 +233,8 @@ class ChatCompletionRequest(Strict):
     def _disagreements(self) -> Iterable[tuple[str, str]]:
         if self.top_logprobs is not None and not self.logprobs:
             yield "top_logprobs", "'top_logprobs' is only allowed when 'logprobs' is true."
+        if (self.model_extra or {}).get("webhook_url") is not None:
+            yield "webhook_url", "webhooks are not supported yet: poll the job, or follow its events."
         yield from self._tool_choice_disagreements()
         yield from self._response_format_disagreements()
 

@@ -150,6 +150,12 @@ def test_rules_that_span_fields() -> None:
     assert check_request(request(stream_options={"include_usage": True}), stream=True).include_usage
 
 
+def test_a_webhook_is_refused_and_not_silently_dropped() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check_request(request(webhook_url="https://example.org/hook"))
+    assert refused.value.param == "webhook_url"
+
+
 def test_a_refusal_quotes_only_so_much() -> None:
     error = refusal(request(metadata={"k" * 10_000: 1}))
     assert len(error.param or "") < QUOTED + 20
