@@ -31,8 +31,9 @@ def managed(command: str, **fields: Any) -> Engine:
 
 
 def serving_processes(parent: int) -> list[tuple[int, int]]:
-    """Each guardian with its command."""
-    return [(guardian, pid) for guardian in children(parent) for pid in children(guardian)]
+    """Each guardian with its command. Other children, such as the test run's own servers, do not count."""
+    guardians = [pid for pid in children(parent) if b"guardian.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [(guardian, pid) for guardian in guardians for pid in children(guardian)]
 
 
 def grandchildren(parent: int) -> list[int]:
