@@ -187,9 +187,10 @@ class Execution:
         body = claim.body if self._message.body is None else self._message.body
         if body is None:
             raise IgniteError("The request's body has expired.", code="request_lost")
-        request = shape.engine_request(body, self._message)
+        asked = orjson.loads(body)
+        request = shape.engine_request(asked, self._message)
         if self._message.logged:
-            return await self._stream(claim, request, shape.include_usage(body))
+            return await self._stream(claim, request, shape.include_usage(asked))
         answer = await self._place.engine.complete(request)
         return Completed(shape.completion(self._message, answer))
 

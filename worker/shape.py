@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from shared.errors import EngineError
 from shared.ports import Message
 from shared.schema import NOT_FOR_ENGINES
@@ -14,16 +12,16 @@ from shared.schema import NOT_FOR_ENGINES
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 
 
-def engine_request(body: bytes, message: Message) -> dict[str, Any]:
+def engine_request(asked: Mapping[str, Any], message: Message) -> dict[str, Any]:
     """The client's request without what is ours; a job without a client's seed got one, so that it can be replayed."""
-    request: dict[str, Any] = {key: value for key, value in orjson.loads(body).items() if key not in NOT_FOR_ENGINES}
+    request = {key: value for key, value in asked.items() if key not in NOT_FOR_ENGINES}
     if request.get("seed") is None and message.seed is not None:
         request["seed"] = message.seed
     return request
 
 
-def include_usage(body: bytes) -> bool:
-    options: dict[str, Any] = orjson.loads(body).get("stream_options") or {}
+def include_usage(asked: Mapping[str, Any]) -> bool:
+    options: Mapping[str, Any] = asked.get("stream_options") or {}
     return bool(options.get("include_usage"))
 
 

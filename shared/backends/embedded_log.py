@@ -28,12 +28,8 @@ class EmbeddedLog:
     @asynccontextmanager
     async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:
         follower = LogFollower(job_id, offset, self._snapshot, stale=not created_here)
-        self._hub.add(follower)
-        try:
+        with self._hub.following(follower):
             yield follower
-        finally:
-            follower.close()
-            self._hub.remove(follower)
 
     async def read(self, job_id: str, offset: int = 0) -> bytes:
         return await self._database.run(lambda db: views.read_all(db, job_id, offset, time.time()))

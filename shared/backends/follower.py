@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from shared.errors import Gone
@@ -196,6 +197,16 @@ class FollowerHub:
 
     def __len__(self) -> int:
         return sum(map(len, self._followers.values()))
+
+    @contextmanager
+    def following(self, follower: LogFollower) -> Generator[LogFollower]:
+        """`follower` hears what happens to its job while inside; a reader still waiting on it afterwards is let go."""
+        self.add(follower)
+        try:
+            yield follower
+        finally:
+            follower.close()
+            self.remove(follower)
 
     def add(self, follower: LogFollower) -> None:
         self._followers[follower.job_id].append(follower)

@@ -256,13 +256,6 @@ class RedisServer:
         self._client = connect(url)
         self.pipeline = Pipeline(self._client)
 
-    async def info(self) -> dict[str, Any]:
-        """Redis's own account of itself. Raises BackendUnavailable."""
-        try:
-            return await self._client.info()  # pyright: ignore[reportUnknownMemberType]
-        except FAILURES as error:
-            raise unavailable(error) from error
-
     async def close(self) -> None:
         await self.pipeline.close()
         await self._client.aclose()

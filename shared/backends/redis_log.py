@@ -32,12 +32,10 @@ class RedisLog:
     @asynccontextmanager
     async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:
         follower = LogFollower(job_id, offset, self._snapshot, stale=not created_here)
-        self._hub.add(follower)
         try:
-            yield follower
+            with self._hub.following(follower):
+                yield follower
         finally:
-            follower.close()
-            self._hub.remove(follower)
             if not follower.ended and job_id not in self._hub:
                 self._redis.step("unfollow", [keys.job(job_id)], self._replica).add_done_callback(retrieve)
 
