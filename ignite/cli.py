@@ -13,10 +13,10 @@ from shared.settings import Settings, SettingsError, load_settings
 
 Command = Callable[..., Any]
 
-BACKEND = ("amqp_url", "redis_url", "queue_limit")
+BACKEND = ("amqp_url", "redis_url", "queue_limit", "consumer_timeout")
 API = (
     *("host", "port", "api_keys", "body_limit", "models", "job_deadline", "retention", "job_retention"),
-    *("keepalive", "unary_padding"),
+    *("keepalive", "unary_padding", "sweep"),
 )
 WORKER = (
     *("engine", "model", "model_id", "engine_url", "engine_api_key", "engine_command", "engine_args"),
@@ -30,7 +30,7 @@ WORKER = (
         "simulated_itl_ms",
         "simulated_ttft_ms",
     ),
-    *("lease", "max_tries", "retry_backoff", "stall_timeout"),
+    *("lease", "max_tries", "retry_backoff", "quarantine_after", "stall_timeout"),
 )
 PROCESS = ("drain", "log_level", "log_format")
 

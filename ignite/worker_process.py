@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+
+import structlog
 
 from ignite.running import require_distributed, say, stop_signals, until
 from shared.backends import open_backend
+from shared.errors import BackendUnavailable
 from shared.ports import Backend
 from shared.settings import Settings
 from worker.consumer import Worker, WorkerOptions
 from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
 
+log = structlog.get_logger(__name__)
+
 
 async def run_worker(settings: Settings) -> None:
     require_distributed(settings, "ignite worker")
     with stop_signals() as stop:
         async with (
-            open_backend(settings) as backend,
+            open_backend(settings, follows=False) as backend,
             running_engine(settings) as engine,
             working(backend, engine, settings) as worker,
         ):
             card = engine.card
+            await warn(backend, settings.job_deadline)
             say(f"ignite worker is ready: model {card.id} · engine {card.engine} · {engine.concurrency} slots")
             await until(stop, worker)
+
+
+async def warn(backend: Backend, longest_job: float) -> None:
+    """Tell the operator what will bite later; a broker that has just gone away is somebody else's to notice."""
+    with suppress(BackendUnavailable):
+        for sentence in await backend.warnings(longest_job):
+            log.warning("backend.warning", warning=sentence)
 
 
 def engine_settings(settings: Settings) -> EngineSettings:
@@ -62,7 +75,9 @@ async def running_engine(settings: Settings) -> AsyncGenerator[Engine]:
 
 
 def worker_options(settings: Settings) -> WorkerOptions:
-    return WorkerOptions(settings.lease, settings.drain, settings.max_tries, settings.retry_backoff)
+    return WorkerOptions(
+        *(settings.lease, settings.drain, settings.max_tries, settings.retry_backoff, settings.quarantine_after)
+    )
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from producer.health import Health, health_router
 from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext
 from producer.openapi import openapi_of
 from producer.service import JobService
+from producer.sweeper import sweep
 from shared.ports import Backend
 from shared.settings import Settings
 
@@ -34,10 +35,12 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         doors.health.run("dead-letters", settle_dead_letters(backend, doors.service))
+        doors.health.run("sweeper", sweep(doors.service, catalog, settings.sweep))
         try:
             yield
         finally:
             await doors.health.close()
+            await doors.service.close()
 
     # The page at /docs brings its own script: GPU fleets often have no way out to a CDN.
     app = FastAPIOffline(

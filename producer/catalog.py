@@ -16,6 +16,9 @@ RECHECK.
 
 RECHECK = 0.5
 
+REMEMBERED = 30.0
+"""Seconds after its last sign of life in which a model that the store does not know any more is served on."""
+
 
 class Catalog:
     def __init__(self, registry: Registry, configured: Sequence[str]) -> None:
@@ -38,11 +41,16 @@ class Catalog:
             raise NotFound(f"The model '{model_id}' does not exist.", param="model", code="model_not_found")
         return self._known[model_id]
 
+    def _seen_lately(self) -> dict[str, ModelInfo]:
+        """What a store that has lost its memory hears again with the next heartbeats."""
+        since = time.time() - REMEMBERED
+        return {name: model for name, model in self._known.items() if model.seen_at > since}
+
     async def _refresh(self, age: float) -> None:
         if time.monotonic() - self._read_at < age:
             return
         async with self._reading:
             if time.monotonic() - self._read_at >= age:
                 announced = {model.id: model for model in await self._registry.models()}
-                self._known = {**self._configured, **announced}
+                self._known = {**self._configured, **self._seen_lately(), **announced}
                 self._read_at = time.monotonic()

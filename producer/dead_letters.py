@@ -31,8 +31,8 @@ async def settle_dead_letters(backend: Backend, service: JobService) -> None:
 async def settle_all(consumer: Consumer, service: JobService) -> None:
     while True:
         delivery = await consumer.next()
-        job_id = delivery.message.job_id
-        if delivery.message.deadline_at <= time.time():
+        job_id = delivery.message.job.id
+        if delivery.message.job.deadline_at <= time.time():
             await service.expire(job_id)
         else:
             log.error("job.dead", job=job_id, next="the job has failed")

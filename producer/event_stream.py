@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from producer.metrics import CALLS_ENDED, FIRST_BYTE, OPEN_CALLS
 from producer.service import Call, JobService, Place
 from producer.sse import keepalive
-from shared.errors import BackendUnavailable, IgniteError, RecordedError
+from shared.errors import BackendUnavailable, Gone, IgniteError, RecordedError
 from shared.frames import error_frames
 from shared.job import Job, JobStatus
 from shared.ports import FollowerClosed, Update
@@ -83,7 +83,7 @@ class CallAnswer(Response):
                         ending = await self._serve(call, send)
                 except FollowerClosed:
                     ending = "hung_up"
-                    await self._service.abandon(call)
+                    self._service.abandon(call)
                 except asyncio.CancelledError:
                     # This process is stopping, not the client leaving: the job runs on, and its events can be followed.
                     ending = "cut_off"
@@ -111,6 +111,9 @@ class CallAnswer(Response):
                 if time.monotonic() > until:
                     raise
                 await asyncio.sleep(0.2)
+            except Gone:
+                if not await self._service.restore(call):
+                    raise
             else:
                 self._note_wait(call.job, update)
                 return update

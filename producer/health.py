@@ -79,7 +79,7 @@ def health_router() -> APIRouter:
 
 async def measure(backend: Backend) -> None:
     """Gauges that are looked up when somebody looks: nothing polls."""
-    workers = Counter(worker.model.id for worker in await backend.registry.workers())
+    workers = Counter(worker.model.id for worker in await backend.registry.workers() if worker.ready)
     for model in await backend.registry.models():
         WORKERS.labels(model.id).set(workers[model.id])
         for tier in Tier:

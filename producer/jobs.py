@@ -57,11 +57,14 @@ async def list_jobs(
     request: Request,
     status: JobStatus | None = None,
     model: str | None = None,
+    code: str | None = None,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
-    """Filters: `status`, `model`, `metadata[key]=value`. `after`: the last id of the page before."""
-    where = JobFilter(status, model, metadata_filter(request))
+    """Filters: `status`, `model`, `code` (of the error), `metadata[key]=value`. `after`: the last id of the page
+    before.
+    """
+    where = JobFilter(status, model, code, metadata_filter(request))
     jobs, more = await doors_of(request).service.list(tenant_of(request), where, after=after, limit=limit)
     return json_response(wire.page([wire.job_object(job) for job in jobs], has_more=more))
 
@@ -139,3 +142,15 @@ async def cancel_job(request: Request, job_id: JobId) -> Response:
     doors = doors_of(request)
     job = await doors.service.get(tenant_of(request), job_id)
     return await job_response(doors, await doors.service.cancel_and_wait(job))
+
+
+@router.post(
+    "/{job_id}/retry",
+    summary="Try a failed job again",
+    responses=answers(is_json(shapes.Job, "The job, queued again."), *FOR_A_JOB, 409, 429),
+)
+async def retry_job(request: Request, job_id: JobId) -> Response:
+    """The same id, a fresh log, and as much time as it had at first. A job that waits or runs is left as it is."""
+    doors = doors_of(request)
+    job = await doors.service.get(tenant_of(request), job_id)
+    return await job_response(doors, await doors.service.retry(job))

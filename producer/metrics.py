@@ -16,4 +16,4 @@ FIRST_BYTE = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 QUEUE_DEPTH = Gauge("ignite_queue_depth", "Jobs that wait in the queue", ["model", "tier"])
-WORKERS = Gauge("ignite_workers", "Workers that are there", ["model"])
+WORKERS = Gauge("ignite_workers", "Workers that are there, with an engine that can generate", ["model"])

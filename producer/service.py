@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from producer import admission
 from producer.catalog import Catalog
+from producer.chores import Chores
 from producer.drain_rate import DrainRate
 from producer.metrics import JOBS_SUBMITTED
 from shared.errors import (
@@ -24,9 +24,10 @@ from shared.errors import (
     NotFound,
     QueueFull,
     RecordedError,
+    RequestLost,
 )
 from shared.frames import error_frames
-from shared.job import Job, JobStatus, Mode, Tier, new_job_id
+from shared.job import Job, JobStatus, Mode, QueueName, Tier, new_job_id
 from shared.ports import Backend, Ending, Follower, JobFilter, Message
 from shared.schema import ChatCompletionRequest
 from shared.settings import Settings
@@ -71,11 +72,15 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A job with a client waiting for it; `attached`: one that did not submit it."""
+    """A job with a client waiting for it; `body` is its request, None for a client that did not submit it."""
 
     job: Job
     follower: Follower
-    attached: bool = False
+    body: bytes | None = None
+
+    @property
+    def attached(self) -> bool:
+        return self.body is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,12 @@ class JobService:
         self._catalog = catalog
         self._settings = settings
         self._rates = DrainRate()
+        self._chores = Chores()
         self.draining = False
+
+    async def close(self) -> None:
+        """Sees through what was begun, as far as the store lets it."""
+        await self._chores.close()
 
     # ── submit ──
 
@@ -104,7 +114,7 @@ class JobService:
         job = await self._admit(submission)
         async with self._backend.log.follow(job.id, created_here=True) as follower:
             await self._enqueue(job, submission, followed=True)
-            yield Call(job, follower)
+            yield Call(job, follower, submission.body)
 
     async def submit(self, submission: Submission) -> Job:
         """Submit a request whose client will come back for it."""
@@ -141,35 +151,27 @@ class JobService:
 
     async def _enqueue(self, job: Job, submission: Submission, *, followed: bool) -> None:
         """Only when the broker has confirmed is the job accepted; refused, it leaves no trace."""
-        keep_body = job.detached or len(submission.body) > BODY_IN_MESSAGE
-        body = submission.body
-        await self._backend.store.create(job, body=body if keep_body else None, followed=followed)
+        queue_may_have_it = False
         try:
-            await self._backend.queue.publish(
-                Message(
-                    job.id,
-                    job.queue,
-                    job.mode,
-                    job.created_at,
-                    job.deadline_at,
-                    body=None if keep_body else body,
-                    logged=job.mode == "stream" or job.detached,
-                    seed=job.seed,
-                    traceparent=submission.traceparent,
-                )
-            )
+            await self._backend.store.create(job, body=submission.body, followed=followed)
+            queue_may_have_it = True
+            await self._publish(job, submission.body, submission.traceparent)
         except IgniteError as error:
-            await self._discard(job)
-            if isinstance(error, QueueFull):
-                error.retry_after = self._rates.seconds_for(str(job.queue), 1)
+            may_come = queue_may_have_it and not isinstance(error, QueueFull)
+            self._chores.insist(
+                f"discard {job.id}", lambda: self._backend.store.discard(job, may_come=may_come), job.deadline_at
+            )
             raise
         JOBS_SUBMITTED.labels(job.model, job.tier, job.mode).inc()
 
-    async def _discard(self, job: Job) -> None:
+    async def _publish(self, job: Job, body: bytes, traceparent: str | None = None) -> None:
+        """The store and the message both hold the request: what one of them loses, the other still has."""
+        message = Message(job, body if len(body) <= BODY_IN_MESSAGE else None, traceparent)
         try:
-            await self._backend.store.discard(job)
-        except IgniteError as error:
-            log.warning("submit.discard_failed", job=job.id, error=error.message, next="the record expires by itself")
+            await self._backend.queue.publish(message)
+        except QueueFull as error:
+            error.retry_after = self._rates.seconds_for(str(job.queue), 1)
+            raise
 
     # ── look ──
 
@@ -237,7 +239,59 @@ class JobService:
     async def attach(self, job: Job) -> AsyncGenerator[Call]:
         """Follow a job that is there already, from the start of its log. Leaving it cancels nothing."""
         async with self._backend.log.follow(job.id) as follower:
-            yield Call(job, follower, attached=True)
+            yield Call(job, follower)
+
+    # ── mend ──
+
+    async def restore(self, call: Call) -> bool:
+        """Whether a call whose job the store has lost may go on waiting: the store is told of it again, or has been by
+        the worker that its message came to.
+        """
+        if call.body is None:
+            return False
+        if await self._backend.store.restore(call.job, body=call.body):
+            log.warning("job.restored", job=call.job.id, next="the store had lost it; it waits as before")
+            return True
+        return await self._backend.store.get(call.job.id) is not None
+
+    async def retry(self, job: Job) -> Job:
+        """A failed job once more, under the same id, with a fresh log and as much time as it had at first. One that
+        waits or runs is left alone. Raises Conflict.
+        """
+        if not job.status.terminal:
+            return job
+        if job.status is not JobStatus.FAILED:
+            raise Conflict(f"The job is {job.status}: only a failed one can be tried again.", code="not_failed")
+        deadline_at = time.time() + job.deadline_at - job.created_at
+        body = await self._backend.store.body(job.id)
+        if body is None or not await self._backend.store.retry(job.id, deadline_at):
+            raise Conflict("The job's request was not kept: send it again.", code="request_lost")
+        try:
+            await self._publish(replace(job, deadline_at=deadline_at), body)
+        except IgniteError:
+            await self.end_unclaimed(job.id, JobStatus.FAILED, RecordedError(job.error or {}))
+            raise
+        return await self.get(job.tenant, job.id)
+
+    async def sweep(self, queue: QueueName, waited: float) -> int:
+        """Publish again what the broker has lost of `queue`, and end what is too late; how many there were."""
+        strays = await self._backend.strays(queue, waited)
+        for job in strays:
+            await self._mend(job)
+        return len(strays)
+
+    async def _mend(self, job: Job) -> None:
+        if job.deadline_at <= time.time():
+            await self.expire(job.id, owner=job.owner)
+        elif (body := await self._backend.store.body(job.id)) is None:
+            log.error("job.request_lost", job=job.id, next="the job has failed")
+            await self.end_unclaimed(
+                job.id, JobStatus.FAILED, RequestLost("No copy of the job's request is left."), owner=job.owner
+            )
+        else:
+            log.warning("job.stray", job=job.id, status=job.status, next="it had no message: published again")
+            await self._publish(job, body)
+            await self._backend.store.requeued(job.id)
 
     # ── end ──
 
@@ -251,23 +305,24 @@ class JobService:
         await self.cancel(job.id)
         return await self.wait_change(await self.get(job.tenant, job.id), CANCEL_PATIENCE)
 
-    async def expire(self, job_id: str) -> None:
+    async def expire(self, job_id: str, *, owner: str | None = None) -> None:
         """End a job whose deadline passed while it waited."""
         late = DeadlineExceeded("The job's deadline passed while it was queued.", code="deadline_exceeded_in_queue")
-        await self.end_unclaimed(job_id, JobStatus.EXPIRED, late)
+        await self.end_unclaimed(job_id, JobStatus.EXPIRED, late, owner=owner)
 
-    async def end_unclaimed(self, job_id: str, status: JobStatus, error: IgniteError) -> None:
+    async def end_unclaimed(
+        self, job_id: str, status: JobStatus, error: IgniteError, *, owner: str | None = None
+    ) -> None:
+        """End a job that nobody runs; `owner` is the worker that did and is dead."""
         record = error.to_dict()
-        await self._backend.store.end_unclaimed(job_id, Ending(status, error_frames(record), error=record))
+        ending = Ending(status, error_frames(record), error=record)
+        await self._backend.store.end_unclaimed(job_id, ending, owner=owner)
 
-    async def abandon(self, call: Call) -> None:
-        """The client hung up: cancel its job unless it is to run on.
-
-        Shielded: the process may be stopping too.
-        """
+    def abandon(self, call: Call) -> None:
+        """The client hung up: cancel its job unless it is to run on."""
         if not (call.job.detached or call.attached):
             log.info("client.gone", job=call.job.id, next="cancelling the job")
-            await asyncio.shield(self.cancel(call.job.id))
+            self._chores.insist(f"cancel {call.job.id}", lambda: self.cancel(call.job.id), call.job.deadline_at)
 
 
 def tier_of(request: ChatCompletionRequest) -> Tier:

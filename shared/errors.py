@@ -161,8 +161,20 @@ class WorkerLost(EngineError):
     retryable = False
 
 
+class LogLost(Unavailable):
+    """The store has lost what this job's client had been sent already."""
+
+    default_code = "log_lost"
+
+
+class RequestLost(IgniteError):
+    """No copy of the job's request is left."""
+
+    default_code = "request_lost"
+
+
 class AttemptsExhausted(IgniteError):
-    """Every allowed attempt failed."""
+    """Every allowed attempt failed, or the job took too many workers down."""
 
     default_code = "attempts_exhausted"
 

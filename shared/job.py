@@ -1,16 +1,23 @@
 """A job and the one table of its life.
 
 Theory. A *request* that was accepted is a *job*. Its id is the completion's id and outlives every *attempt*. A job is
-always in exactly one status; the three in `TERMINAL`'s complement can still move. Every move is one *event* of the
-table below, applied atomically by a store; an event that the table does not list for the present status is illegal: it
-raises (or, in a store, is refused) and changes nothing. An attempt is numbered from 1 and the number is the *fencing
-token*: a worker that lost its claim still holds an old number, and everything it then writes is refused.
+always in exactly one status; those in `TERMINAL` are its end, unless a person asks for more. Every move is one *event*
+of the table below, applied atomically by a store; an event that the table does not list for the present status is
+illegal: it raises (or, in a store, is refused) and changes nothing. An attempt is numbered from 1 and the number is
+the *fencing token*: a worker that lost its claim still holds an old number, and everything it then writes is refused.
 
     queued ──claim──▶ in_progress ──complete | fail | cancel | expire──▶ (terminal)
       ▲ │                │    ▲ │
       │ └─ fail|cancel|  │    └─┘ claim: takeover of a lost attempt
       │    expire        │
       └──── release ─────┘  interrupted (drained: not counted as a try) or to be tried again (counted)
+
+    failed ──retry──▶ queued: asked for by hand, under the same id, with a fresh log and fresh tries
+
+What a takeover says about the job depends on what the lost attempt had done. If it had added to the log, the job was
+getting on and its worker died of something else: nothing is counted. If it had added nothing, the job may be what
+killed its worker: it counts as a try, and a job that lost so many workers in a row (two, by default) is quarantined:
+it fails, and waits for a person to look at it and to retry it.
 """
 
 from __future__ import annotations
@@ -46,6 +53,7 @@ class JobEvent(StrEnum):
     FAIL = "fail"
     CANCEL = "cancel"
     EXPIRE = "expire"
+    RETRY = "retry"
 
 
 TRANSITIONS: Mapping[tuple[JobStatus, JobEvent], JobStatus] = {
@@ -59,6 +67,7 @@ TRANSITIONS: Mapping[tuple[JobStatus, JobEvent], JobStatus] = {
     (JobStatus.IN_PROGRESS, JobEvent.FAIL): JobStatus.FAILED,
     (JobStatus.IN_PROGRESS, JobEvent.CANCEL): JobStatus.CANCELLED,
     (JobStatus.IN_PROGRESS, JobEvent.EXPIRE): JobStatus.EXPIRED,
+    (JobStatus.FAILED, JobEvent.RETRY): JobStatus.QUEUED,
 }
 
 
@@ -113,8 +122,8 @@ class QueueName:
 class Job:
     """A job's record. Times are Unix seconds; `result` is the `chat.completion` as JSON bytes.
 
-    `attempt` is the fencing token and counts every claim; `tries` counts only those that failed or were lost.
-    `stored` is the client's `store: true`; `detached` jobs run on when the client leaves.
+    `attempt` is the fencing token and counts every claim; `tries` counts those that failed, or were lost before they
+    had added anything. `stored` is the client's `store: true`; `detached` jobs run on when the client leaves.
     """
 
     id: str
@@ -145,6 +154,13 @@ class Job:
     @property
     def queue(self) -> QueueName:
         return QueueName(self.model, self.tier)
+
+    @property
+    def logged(self) -> bool:
+        """Whether it is generated as a stream into its log, whatever shape the client asked for; otherwise the engine
+        is asked for the whole completion at once, and only the ending is written.
+        """
+        return self.mode == "stream" or self.detached
 
 
 def new_job_id(now: float | None = None) -> str:

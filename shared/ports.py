@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from shared.job import Job, JobStatus, Mode, QueueName
+from shared.job import Job, JobStatus, QueueName
 
 
 class AttemptFenced(Exception):
@@ -31,20 +31,13 @@ class AttemptFenced(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The envelope of a job in a queue. `body` is the client's request as it came, or None where the store keeps it.
+    """A job in a queue: its record as it was submitted, so that even a store that has forgotten it can be told again.
 
-    `logged`: generate as a stream into the job's log, whatever shape the client asked for; otherwise the engine is
-    asked for the whole completion at once and only the ending is written.
+    `body` is the client's request as it came, or None where only the store keeps it.
     """
 
-    job_id: str
-    queue: QueueName
-    mode: Mode
-    created_at: float
-    deadline_at: float
+    job: Job
     body: bytes | None
-    logged: bool = True
-    seed: int | None = None
     traceparent: str | None = None
 
 
@@ -79,10 +72,14 @@ class Consumer(Protocol):
         """
         ...
 
-    async def stop(self) -> None:
+    async def pause(self) -> None:
         """Take no more: what `next` has not handed out goes back to its queue at once, for others. Deliveries in hand
-        stay, to be settled as usual. `next` is not called again.
+        stay, to be settled as usual. Pausing twice does nothing.
         """
+        ...
+
+    async def resume(self) -> None:
+        """Take deliveries again."""
         ...
 
 
@@ -144,7 +141,9 @@ class Follower(Protocol):
         """Everything that has gathered since the last call; waits if there is nothing; None after `timeout` seconds.
 
         Every byte of the log comes exactly once, in order, whatever the live path loses. After an update with an ending
-        there is no other. Raises Gone if the job's data has expired, BackendUnavailable if the log cannot be read.
+        there is no other. A call after one that timed out looks at the log first, so that nothing waits for ever on a
+        live path that has gone silent. Raises Gone if the job's data has expired, LogLost if the store has lost bytes
+        that this follower has told, BackendUnavailable if the log cannot be read.
         """
         ...
 
@@ -187,11 +186,15 @@ class JobLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to run one attempt. `offset` is the log's length, `body` the request where the store keeps it."""
+    """The right to run one attempt. `offset` is the log's length, `body` the request where it was asked for.
+
+    `lost`: how many attempts in a row lost their worker before they had added anything to the log.
+    """
 
     job_id: str
     attempt: int
     tries: int
+    lost: int
     offset: int
     deadline_at: float
     body: bytes | None = None
@@ -211,8 +214,11 @@ class NotClaimed:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
+    """`code` is that of the error which ended the job."""
+
     status: JobStatus | None = None
     model: str | None = None
+    code: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -222,19 +228,32 @@ class JobStore(Protocol):
     Every change is one atomic step of job.py's table.
     """
 
-    async def create(self, job: Job, *, body: bytes | None = None, followed: bool = False) -> None:
-        """Write the record of a queued job. `body` is kept where given; `followed` lists this replica as a follower."""
+    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> None:
+        """Write the record of a queued job and keep its request's `body` until its end (that of a detached or failed
+        job for as long as the record). `followed` lists this replica as a follower.
+        """
         ...
 
-    async def discard(self, job: Job) -> None:
-        """Undo `create` for a job that no queue accepted."""
+    async def discard(self, job: Job, *, may_come: bool = False) -> None:
+        """Undo `create` for a job that no queue accepted. With `may_come` the queue did not say: should a message of
+        the job come all the same, it finds nothing to run.
+        """
         ...
 
-    async def claim(self, job_id: str, owner: str, lease: float, *, lost: str | None = None) -> Claim | NotClaimed:
+    async def restore(self, job: Job, *, body: bytes | None) -> bool:
+        """Write again the record of a job that the store has lost, as its message tells it. False where it has not: the
+        record is there, was discarded, or has expired.
+        """
+        ...
+
+    async def claim(
+        self, job_id: str, owner: str, lease: float, *, lost: str | None = None, with_body: bool = False
+    ) -> Claim | NotClaimed:
         """Take the right to run the next attempt, for `lease` seconds.
 
         Not granted when the job is gone, over, being cancelled, or leased by another owner; `lost` names an owner known
-        to be dead, whose lease counts for nothing. Taking over from a lost owner counts as a try.
+        to be dead, whose lease counts for nothing. Taking over from a lost owner counts as a try where the lost attempt
+        had added nothing to the log. A claim of the owner's own is one whose answer got lost: it may claim again.
         """
         ...
 
@@ -242,8 +261,10 @@ class JobStore(Protocol):
         """Hold the claim for another `lease` seconds. Raises AttemptFenced, also when the job is being cancelled."""
         ...
 
-    async def release(self, job_id: str, attempt: int, *, counted: bool) -> None:
-        """Put a running job back to queued; `counted` if the attempt failed. Raises AttemptFenced."""
+    async def release(self, job_id: str, attempt: int, *, counted: bool, after: float = 0.0) -> None:
+        """Put a running job back to queued, to come up in `after` seconds; `counted` if the attempt failed. Raises
+        AttemptFenced.
+        """
         ...
 
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
@@ -266,8 +287,22 @@ class JobStore(Protocol):
         """
         ...
 
+    async def retry(self, job_id: str, deadline_at: float) -> bool:
+        """Put a failed job back to queued, with an empty log, no tries and a new deadline. False where it is not
+        failed, or its request was not kept.
+        """
+        ...
+
+    async def requeued(self, job_id: str) -> None:
+        """Note that a message of this job was published again: it waits from now on."""
+        ...
+
     async def get(self, job_id: str) -> Job | None:
         """The record, or None if there is none (any more)."""
+        ...
+
+    async def body(self, job_id: str) -> bytes | None:
+        """The job's request, or None where it is not kept (any more)."""
         ...
 
     async def list(self, tenant: str, where: JobFilter, *, after: str | None, limit: int) -> Sequence[Job]:
@@ -301,20 +336,34 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
+    """`ready`: whether its engine can generate at present."""
+
     id: str
     model: ModelInfo
     concurrency: int
     started_at: float
+    ready: bool = True
+
+
+class Membership(Protocol):
+    @property
+    def cancels(self) -> AsyncIterator[str]:
+        """The ids of jobs that the worker is asked to stop.
+
+        Requests may get lost: the log and the lease refuse a cancelled job as well.
+        """
+        ...
+
+    def announce(self, *, ready: bool) -> None:
+        """Tell everybody whether the worker's engine can generate. Does not wait for them to hear it."""
+        ...
 
 
 class Registry(Protocol):
     """Who works, on what; and the way to a worker's ear."""
 
-    def join(self, worker: WorkerInfo) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Announce a worker while inside; iterate the ids of jobs that it is asked to stop.
-
-        Requests may get lost: the log and the lease refuse a cancelled job as well.
-        """
+    def join(self, worker: WorkerInfo) -> AbstractAsyncContextManager[Membership]:
+        """Announce a worker while inside."""
         ...
 
     async def alive(self, worker_id: str) -> bool:
@@ -343,6 +392,18 @@ class Backend(Protocol):
     def store(self) -> JobStore: ...
     @property
     def registry(self) -> Registry: ...
+
+    async def strays(self, queue: QueueName, waited: float) -> Sequence[Job]:
+        """Jobs of `queue` that have waited for more than `waited` seconds, and for which neither a message nor a living
+        worker stands, as far as can be told: what a broker lost, or a process that died between two steps.
+
+        A job that is named here by mistake takes no harm from one message more.
+        """
+        ...
+
+    async def warnings(self, longest_job: float) -> Sequence[str]:
+        """What an operator should mend before jobs of `longest_job` seconds are run, a sentence each."""
+        ...
 
     async def check(self) -> Mapping[str, str | None]:
         """Each part's name with None if it answers, else with one sentence on what is wrong."""

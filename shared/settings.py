@@ -46,10 +46,13 @@ class Settings(BaseSettings):
     )
 
     # the backend
-    amqp_url: str | None = Field(None, description="RabbitMQ; with redis_url: the distributed backend")
+    amqp_url: str | None = Field(
+        None, description="RabbitMQ, a cluster's nodes separated by commas; with redis_url: the distributed backend"
+    )
     redis_url: str | None = Field(None, description="Redis; with amqp_url: the distributed backend")
     data_dir: Path = Field(Path("ignite-data"), description="the embedded backend's files")
     queue_limit: int = Field(10_000, ge=1, description="jobs that may wait in one queue before submits are refused")
+    consumer_timeout: float = Field(1800, gt=0, description="what RabbitMQ before 3.12 has been told by that name")
 
     # the API
     host: str = Field("127.0.0.1", description="address to bind")
@@ -61,6 +64,7 @@ class Settings(BaseSettings):
     retention: float = Field(3_600, gt=0, description="how long a finished call's record and log are kept")
     job_retention: float = Field(86_400, gt=0, description="the same for jobs that were asked for as such, or stored")
     keepalive: float = Field(10, gt=0, description="between keep-alives of a quiet stream")
+    sweep: float = Field(60, gt=0, description="between searches for jobs that the broker has lost")
     unary_padding: float = Field(30, ge=0, description="until a waiting unary answer sends newlines; 0: it never does")
 
     # the worker
@@ -85,7 +89,10 @@ class Settings(BaseSettings):
     simulated_ttft_ms: int = Field(0, ge=0, description="the simulated engine: milliseconds to the first token")
     lease: float = Field(30, gt=0, description="how long a silent worker keeps its jobs")
     max_tries: int = Field(3, ge=1, description="failed attempts before a job has failed")
-    retry_backoff: float = Field(1, gt=0, description="before the second try; doubles with each")
+    retry_backoff: float = Field(1, gt=0, description="before the second try; doubles with each, give or take a half")
+    quarantine_after: int = Field(
+        2, ge=1, description="workers lost in a row before a job that said nothing has failed"
+    )
     drain: float = Field(60, ge=0, description="for finishing what is held after SIGTERM")
     stall_timeout: float = Field(300, gt=0, description="an engine that says nothing for so long has failed")
 
@@ -176,12 +183,12 @@ def check_agreement(settings: Settings) -> None:
             f"{PREFIX}{given.upper()}_URL is set and {PREFIX}{missing.upper()}_URL is not: "
             "set both (RabbitMQ and Redis), or neither (embedded)."
         )
-    for name, url, schemes in (
-        ("amqp_url", settings.amqp_url, ("amqp", "amqps")),
-        ("redis_url", settings.redis_url, ("redis", "rediss", "unix")),
-        ("engine_url", settings.engine_url, ("http", "https", "unix")),
+    for name, urls, schemes in (
+        ("amqp_url", split_list(settings.amqp_url or ""), ("amqp", "amqps")),
+        ("redis_url", [settings.redis_url], ("redis", "rediss", "unix")),
+        ("engine_url", [settings.engine_url], ("http", "https", "unix")),
     ):
-        if url is not None and urlsplit(url).scheme not in schemes:
+        if any(url is not None and urlsplit(url).scheme not in schemes for url in urls):
             raise SettingsError(f"The setting {name} must begin with {' or '.join(f'{scheme}:' for scheme in schemes)}")
     if not settings.on_loopback and not settings.keys:
         raise SettingsError(

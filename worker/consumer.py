@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from shared.job import QueueName, Tier
-from shared.ports import Backend, Consumer, Delivery, ModelInfo, WorkerInfo
+from shared.ports import Backend, Consumer, Delivery, Membership, ModelInfo, WorkerInfo
 from worker.engines.base import Engine
 from worker.execution import Execution, Workplace
 from worker.outcome import Cancelled, Interrupted
@@ -19,6 +19,9 @@ from worker.outcome import Cancelled, Interrupted
 log = structlog.get_logger(__name__)
 
 TIERS = (Tier.PRIORITY, Tier.DEFAULT, Tier.FLEX)
+FULL_PATIENCE = 1.0
+"""Seconds for which a worker with all slots taken keeps deliveries that it cannot start; then others may have them."""
+
 HAND_BACK_SECONDS = 5.0
 """For giving interrupted jobs back once the grace period is over."""
 
@@ -31,6 +34,7 @@ class WorkerOptions:
     drain_seconds: float = 60.0
     max_tries: int = 3
     retry_backoff: float = 1.0
+    quarantine_after: int = 2
 
 
 class Worker:
@@ -47,29 +51,31 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._holding: set[str] = set()
         self._place = Workplace(
-            *(self.id, backend, engine, options.lease_seconds, options.max_tries, options.retry_backoff)
+            *(self.id, backend, engine, options.lease_seconds, options.max_tries, options.retry_backoff),
+            quarantine_after=options.quarantine_after,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
         model = self._engine.card.id
         queues = [QueueName(model, tier) for tier in TIERS]
         async with (
-            self._backend.registry.join(self._info()) as cancels,
+            self._backend.registry.join(self._info()) as membership,
             self._backend.queue.consume(queues, self._engine.concurrency) as consumer,
             asyncio.TaskGroup() as group,
         ):
             self.ready.set()
             log.info("worker.ready", worker=self.id, model=model, concurrency=self._engine.concurrency)
-            listening = group.create_task(self._listen(cancels), name="worker-cancels")
-            watching = group.create_task(self._watch_engine(), name="worker-engine")
+            listening = group.create_task(self._listen(membership.cancels), name="worker-cancels")
+            watching = group.create_task(self._watch_engine(membership, consumer), name="worker-engine")
             taking = group.create_task(self._take(consumer, group), name="worker-take")
             await stop.wait()
             taking.cancel()
-            await consumer.stop()
+            watching.cancel()
+            await consumer.pause()
             await self._drain()
             listening.cancel()
-            watching.cancel()
 
     def _info(self) -> WorkerInfo:
         card, now = self._engine.card, time.time()
@@ -86,7 +92,7 @@ class Worker:
 
     async def _take(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
         while True:
-            await self._slots.acquire()
+            await self._take_slot(consumer)
             await self._engine.wait_healthy()
             delivery = await consumer.next()
             if await self._adopted(delivery):
@@ -94,15 +100,37 @@ class Worker:
             else:
                 self._start(delivery, group)
 
+    async def _take_slot(self, consumer: Consumer) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        try:
+            async with asyncio.timeout(FULL_PATIENCE):
+                await self._slots.acquire()
+        except TimeoutError:
+            await self._hold("full", consumer)
+            await self._slots.acquire()
+            await self._go_on("full", consumer)
+
+    async def _hold(self, reason: str, consumer: Consumer) -> None:
+        """Deliveries that nobody here can start soon go back to those who can."""
+        self._holding.add(reason)
+        await consumer.pause()
+
+    async def _go_on(self, reason: str, consumer: Consumer) -> None:
+        self._holding.discard(reason)
+        if not self._holding:
+            await consumer.resume()
+
     async def _adopted(self, delivery: Delivery) -> bool:
         """Whether the delivery is one more of a job that runs here already."""
-        execution = self._running.get(delivery.message.job_id)
+        execution = self._running.get(delivery.message.job.id)
         if execution is not None:
             await execution.adopt(delivery)
         return execution is not None
 
     def _start(self, delivery: Delivery, group: asyncio.TaskGroup) -> None:
-        job_id = delivery.message.job_id
+        job_id = delivery.message.job.id
         execution = self._running[job_id] = Execution(self._place, delivery)
         self._idle.clear()
         task = group.create_task(self._run(execution, job_id), name=f"execution {job_id}")
@@ -128,13 +156,17 @@ class Worker:
             if (execution := self._running.get(job_id)) is not None:
                 execution.stop(Cancelled())
 
-    async def _watch_engine(self) -> None:
-        """Only says so: `_take` waits for a healthy engine, and running attempts hear from the engine itself."""
+    async def _watch_engine(self, membership: Membership, consumer: Consumer) -> None:
+        """A worker whose engine cannot generate is not ready; running attempts hear from the engine itself."""
         while True:
             reason = await self._engine.wait_unhealthy()
-            log.warning("engine.unhealthy", reason=reason, next="taking no jobs until it is back")
+            log.warning("engine.unhealthy", reason=reason, next="not ready: taking no jobs until it is back")
+            membership.announce(ready=False)
+            await self._hold("unhealthy", consumer)
             await self._engine.wait_healthy()
-            log.info("engine.healthy")
+            log.info("engine.healthy", next="ready again")
+            membership.announce(ready=True)
+            await self._go_on("unhealthy", consumer)
 
     async def _drain(self) -> None:
         """Finish what is held within the grace period, then hand the rest back at once for others to continue.

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, assert_never
+from typing import Any, TypeVar, assert_never, cast
 
 import orjson
 import structlog
@@ -25,7 +25,9 @@ from shared.errors import (
     DeadlineExceeded,
     EngineError,
     IgniteError,
+    InvalidRequest,
     JobCancelled,
+    RequestLost,
 )
 from shared.frames import error_frames
 from shared.job import JobStatus
@@ -58,6 +60,7 @@ class Workplace:
     lease_seconds: float
     max_tries: int
     retry_backoff: float
+    quarantine_after: int
 
 
 class Execution:
@@ -65,7 +68,9 @@ class Execution:
         self._place = place
         self._delivery = delivery
         self._message = delivery.message
+        self._job = delivery.message.job
         self._settling: Delivery | None = None
+        self._held: Claim | None = None
         self._store = place.backend.store
         self._scope: asyncio.Timeout | None = None
         self._stopped: Outcome | None = None
@@ -74,11 +79,12 @@ class Execution:
 
     async def run(self) -> None:
         """Claim the job, attempt it, settle it."""
-        bind_contextvars(job=self._message.job_id)
+        bind_contextvars(job=self._job.id)
         claim = await self._claim()
         if isinstance(claim, NotClaimed):
             await self._pass_by(claim)
             return
+        self._held = claim
         bind_contextvars(attempt=claim.attempt)
         outcome = await self._attempt(claim)
         log.info("attempt.over", outcome=type(outcome).__name__.lower())
@@ -93,19 +99,28 @@ class Execution:
 
     async def adopt(self, redelivery: Delivery) -> None:
         """The broker sent the job that runs here once more: it lost the first delivery, or has two. One is kept."""
-        log.info("delivery.adopted", job=self._message.job_id)
+        log.info("delivery.adopted", job=self._job.id)
         older, self._delivery = self._delivery, redelivery
         if older is not self._settling:
             await older.ack()
 
     async def postpone(self) -> None:
-        """After a crash: the claim is left to run out, then the job is anyone's."""
-        await self._let_go(after=self._place.lease_seconds)
+        """After a crash of the execution itself, which counts as a try. A claim that cannot be given up runs out."""
+        after = self._place.retry_backoff
+        try:
+            if self._held is not None:
+                await self._store.release(self._held.job_id, self._held.attempt, counted=True, after=after)
+        except Exception as error:
+            after = self._place.lease_seconds
+            log.warning("claim.not_released", error=str(error), next=f"it runs out in {after:.0f} s")
+        await self._let_go(after=after)
 
     # ── claim ──
 
     async def _claim(self) -> Claim | NotClaimed:
         refusal = await self._claim_from(None)
+        if isinstance(refusal, NotClaimed) and refusal.status is None and await self._restored():
+            refusal = await self._claim_from(None)
         if not isinstance(refusal, NotClaimed) or (refusal.owner is not None and await self._lives(refusal.owner)):
             return refusal
         if refusal.cancelling:
@@ -114,12 +129,9 @@ class Execution:
         return refusal if refusal.owner is None else await self._claim_from(refusal.owner)
 
     async def _lives(self, owner: str) -> bool:
-        """Whether another worker holds the job.
-
-        A claim of our own that nothing here runs is one whose answer got lost.
-        """
+        """Whether another worker holds the job."""
         if owner == self._place.worker_id:
-            return False
+            return False  # Nothing here runs it: the answer to a claim of ours got lost.
         for delay in OWNER_CHECKS:
             await asyncio.sleep(delay)
             if not await persistently(lambda: self._place.backend.registry.alive(owner)):
@@ -129,8 +141,19 @@ class Execution:
     async def _claim_from(self, lost: str | None) -> Claim | NotClaimed:
         place = self._place
         return await persistently(
-            lambda: self._store.claim(self._message.job_id, place.worker_id, place.lease_seconds, lost=lost)
+            lambda: self._store.claim(
+                *(self._job.id, place.worker_id, place.lease_seconds),
+                lost=lost,
+                with_body=self._message.body is None,
+            )
         )
+
+    async def _restored(self) -> bool:
+        """Whether the store had lost the job, and knows it again from its message."""
+        restored = await persistently(lambda: self._store.restore(self._job, body=self._message.body))
+        if restored:
+            log.warning("job.restored", next="the store had lost it; it is run from the start")
+        return restored
 
     async def _pass_by(self, refusal: NotClaimed) -> None:
         """Nothing to run: the job is over or gone, or in another live worker's hands."""
@@ -142,14 +165,14 @@ class Execution:
 
     async def _end_cancelled(self, owner: str | None) -> None:
         ending = ended_early(JobStatus.CANCELLED, JobCancelled("The job was cancelled."))
-        await persistently(lambda: self._store.end_unclaimed(self._message.job_id, ending, owner=owner))
+        await persistently(lambda: self._store.end_unclaimed(self._job.id, ending, owner=owner))
 
     # ── attempt ──
 
     async def _attempt(self, claim: Claim) -> Outcome:
-        left = self._message.deadline_at - time.time()
-        if claim.tries >= self._place.max_tries:
-            return Failed(AttemptsExhausted(f"The job took {claim.tries} workers down with it; it is not tried again."))
+        left = self._job.deadline_at - time.time()
+        if (reason := self._given_up(claim)) is not None:
+            return Failed(AttemptsExhausted(reason))
         if self._stopped is not None or left <= 0:
             return self._stopped or Expired()
         scope = self._scope = asyncio.timeout(left)
@@ -164,6 +187,15 @@ class Execution:
             return self._failed_with(error)
         finally:
             self._scope = None
+
+    def _given_up(self, claim: Claim) -> str | None:
+        """Why the job is not attempted once more."""
+        if claim.lost >= self._place.quarantine_after:
+            log.error("job.quarantined", lost=claim.lost, next="it has failed; look at it before it is tried again")
+            return f"The job lost {claim.lost} workers before it had said anything; it is not tried again."
+        if claim.tries >= self._place.max_tries:
+            return f"The job was tried {claim.tries} times; it is not tried again."
+        return None
 
     def _claim_lost(self, error: BaseException) -> None:
         if isinstance(error, AttemptFenced):
@@ -186,21 +218,23 @@ class Execution:
     async def _generate(self, claim: Claim) -> Completed:
         body = claim.body if self._message.body is None else self._message.body
         if body is None:
-            raise IgniteError("The request's body has expired.", code="request_lost")
-        asked = orjson.loads(body)
-        request = shape.engine_request(asked, self._message)
-        if self._message.logged:
+            raise RequestLost("No copy of the job's request is left.")
+        asked = decoded(body)
+        request = shape.engine_request(asked, self._job)
+        if self._logged(claim):
             return await self._stream(claim, request, shape.include_usage(asked))
         answer = await self._place.engine.complete(request)
-        return Completed(shape.completion(self._message, answer))
+        return Completed(shape.completion(self._job, answer))
+
+    def _logged(self, claim: Claim) -> bool:
+        """A job that has lost a worker is logged from then on: what it gets done is kept, and clears it of blame."""
+        return self._job.logged or claim.offset > 0 or claim.lost > 0
 
     async def _stream(self, claim: Claim, request: dict[str, Any], include_usage: bool) -> Completed:
         engine, sent = self._place.engine, await self._sent_before(claim)
         going_on = engine.continues_text and can_continue(request, sent)
         replay = Replay(Sent() if going_on else sent)
-        encoder = FrameEncoder(
-            shape.head(self._message), include_usage=include_usage, begun=sent.begun, ended=sent.ended
-        )
+        encoder = FrameEncoder(shape.head(self._job), include_usage=include_usage, begun=sent.begun, ended=sent.ended)
         writer = self._writer = FrameWriter(
             self._place.backend.log, claim.job_id, claim.attempt, claim.offset, self._claim_lost
         )
@@ -214,7 +248,7 @@ class Execution:
                         await writer.drain()
         if not self._fold.finished:
             raise EngineError("The engine's stream ended before its answer did.")
-        return Completed(shape.completion(self._message, self._fold.completion), encoder.end(self._fold.usage))
+        return Completed(shape.completion(self._job, self._fold.completion), encoder.end(self._fold.usage))
 
     async def _sent_before(self, claim: Claim) -> Sent:
         """What earlier attempts have put into the log."""
@@ -246,6 +280,9 @@ class Execution:
                 await self._try_again(claim, error)
             case Interrupted():
                 await self._hand_back(claim, counted=False, after=0.0)
+            case Fenced(AttemptFenced(status=None)):
+                log.warning("attempt.fenced", status=None, next="the store has lost the job: it is delivered again")
+                await self._let_go(after=0.0)
             case Fenced(reason):
                 log.warning("attempt.fenced", status=reason.status, next="whoever holds the claim settles the job")
                 await self._let_go()
@@ -265,7 +302,7 @@ class Execution:
     async def _hand_back(self, claim: Claim, *, counted: bool, after: float) -> None:
         await self._close_writer(claim)
         try:
-            await persistently(lambda: self._store.release(claim.job_id, claim.attempt, counted=counted))
+            await persistently(lambda: self._store.release(claim.job_id, claim.attempt, counted=counted, after=after))
         except AttemptFenced as fenced:
             log.warning("attempt.fenced", status=fenced.status)
         await self._let_go(after=after)
@@ -278,13 +315,20 @@ class Execution:
             await persistently(lambda: self._store.finish(claim.job_id, claim.attempt, offset, whole))
         except AttemptFenced as fenced:
             log.warning("attempt.fenced", status=fenced.status, next="its ending is dropped")
+            if fenced.status is None:  # The store has lost the job: it is delivered again.
+                await self._let_go(after=0.0)
+                return
         await self._let_go()
 
     async def _let_go(self, *, after: float | None = None) -> None:
         """Settle the delivery, and any that is adopted meanwhile: forget it, or have it again `after` seconds."""
         while self._settling is not self._delivery:
             delivery = self._settling = self._delivery
-            await persistently(delivery.ack if after is None else partial(delivery.retry, after))
+            try:
+                await persistently(delivery.ack if after is None else partial(delivery.retry, after))
+            except BaseException:
+                self._settling = None  # It is still to be settled.
+                raise
 
     async def _close_writer(self, claim: Claim) -> tuple[int, bytes]:
         return (claim.offset, b"") if self._writer is None else await self._writer.close()
@@ -294,8 +338,19 @@ class Execution:
         partial = self._fold.completion
         if not partial["choices"]:
             return ended_early(status, error)
-        result = orjson.dumps(shape.completion(self._message, partial))
+        result = orjson.dumps(shape.completion(self._job, partial))
         return ended_early(status, error, result=result, usage=self._fold.usage)
+
+
+def decoded(body: bytes) -> dict[str, Any]:
+    """The request. The API sends none that is not JSON; whoever else publishes learns it from the job's failure."""
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The request is not JSON: {error}.", code="invalid_json") from error
+    if not isinstance(asked, dict):
+        raise InvalidRequest("The request is not a JSON object.", code="invalid_json")
+    return cast(dict[str, Any], asked)
 
 
 def ended_early(

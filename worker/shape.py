@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.errors import EngineError
-from shared.ports import Message
+from shared.job import Job
 from shared.schema import NOT_FOR_ENGINES
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 
 
-def engine_request(asked: Mapping[str, Any], message: Message) -> dict[str, Any]:
+def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
     """The client's request without what is ours; a job without a client's seed got one, so that it can be replayed."""
     request = {key: value for key, value in asked.items() if key not in NOT_FOR_ENGINES}
-    if request.get("seed") is None and message.seed is not None:
-        request["seed"] = message.seed
+    if request.get("seed") is None and job.seed is not None:
+        request["seed"] = job.seed
     return request
 
 
@@ -25,23 +25,23 @@ def include_usage(asked: Mapping[str, Any]) -> bool:
     return bool(options.get("include_usage"))
 
 
-def head(message: Message) -> dict[str, Any]:
+def head(job: Job) -> dict[str, Any]:
     """What every chunk and the completion of a job share."""
     return {
-        "id": message.job_id,
-        "created": int(message.created_at),
-        "model": message.queue.model,
-        "service_tier": str(message.queue.tier),
+        "id": job.id,
+        "created": int(job.created_at),
+        "model": job.model,
+        "service_tier": str(job.tier),
     }
 
 
-def completion(message: Message, answer: Mapping[str, Any]) -> dict[str, Any]:
+def completion(job: Job, answer: Mapping[str, Any]) -> dict[str, Any]:
     """An engine's completion as clients get it. Raises EngineError if the engine left out what OpenAI requires."""
     try:
         choices = [shaped_choice(choice) for choice in answer["choices"]]
     except (KeyError, TypeError) as error:
         raise EngineError(f"The engine's answer is not a chat completion: {error!r}.") from error
-    return {**head(message), "object": "chat.completion", "choices": choices, "usage": answer.get("usage")}
+    return {**head(job), "object": "chat.completion", "choices": choices, "usage": answer.get("usage")}
 
 
 def shaped_choice(choice: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,19 @@ from shared.ports import Backend
 from shared.settings import Settings
 
 
-def open_backend(settings: Settings) -> AbstractAsyncContextManager[Backend]:
-    """The backend that the settings ask for, open while inside; each is imported when asked for."""
+def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncContextManager[Backend]:
+    """The backend that the settings ask for, open while inside; each is imported when asked for. `follows`: whether
+    logs are to be followed from this process.
+    """
     if settings.amqp_url and settings.redis_url:
         from shared.backends.distributed import open_distributed
 
-        return open_distributed(settings.amqp_url, settings.redis_url, queue_limit=settings.queue_limit)
+        return open_distributed(
+            *(settings.amqp_url, settings.redis_url),
+            queue_limit=settings.queue_limit,
+            consumer_timeout=settings.consumer_timeout,
+            follows=follows,
+        )
     from shared.backends.embedded import open_embedded
 
     return open_embedded(settings.data_dir, queue_limit=settings.queue_limit)

@@ -4,42 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 from shared.backends import redis_keys as keys
 from shared.backends.follower import FollowerHub
-from shared.backends.rabbitmq_queue import RabbitQueue
+from shared.backends.rabbitmq import RabbitQueue
 from shared.backends.redis import RedisServer, Subscription
 from shared.backends.redis_log import RedisLog, dispatch
 from shared.backends.redis_registry import RedisRegistry
 from shared.backends.redis_store import RedisStore
+from shared.backends.redis_strays import StrayFinder
 from shared.errors import BackendUnavailable
+from shared.job import Job, QueueName
 
 
 class DistributedBackend:
     name = "distributed"
 
-    def __init__(self, amqp_url: str, redis_url: str, *, queue_limit: int) -> None:
+    def __init__(self, amqp_url: str, redis_url: str, *, queue_limit: int, consumer_timeout: float) -> None:
         replica = os.urandom(8).hex()
         hub = FollowerHub()
         self._server = RedisServer(redis_url)
         self._live = Subscription(redis_url, keys.replica(replica), partial(dispatch, hub), hub.distrust_all)
-        self.queue = RabbitQueue(amqp_url, queue_limit=queue_limit)
+        self.queue = RabbitQueue(amqp_url, queue_limit=queue_limit, consumer_timeout=consumer_timeout)
         self.log = RedisLog(self._server.pipeline, hub, replica)
         self.store = RedisStore(self._server.pipeline, replica)
         self.registry = RedisRegistry(self._server)
+        self._strays = StrayFinder(self._server.pipeline, self.queue.depth)
 
-    async def open(self) -> None:
+    async def open(self, *, follows: bool) -> None:
         """Raises BackendUnavailable."""
-        await self._live.open()
+        if follows:
+            await self._live.open()
+        else:
+            await self._server.pipeline.command("PING")
+
+    async def strays(self, queue: QueueName, waited: float) -> Sequence[Job]:
+        return await self._strays.find(queue, waited)
+
+    async def warnings(self, longest_job: float) -> Sequence[str]:
+        return await self.queue.warnings(longest_job)
 
     async def check(self) -> Mapping[str, str | None]:
         broker, store = await asyncio.gather(
             self.queue.check(), self._server.pipeline.command("PING"), return_exceptions=True
         )
-        live = "the live subscription has ended" if self._live.task.done() else None
+        live = "the live subscription has ended" if self._live.ended else None
         return {"broker": complaint(broker), "store": complaint(store) or live}
 
     async def close(self) -> None:
@@ -58,12 +70,14 @@ def complaint(outcome: object) -> str | None:
 
 @asynccontextmanager
 async def open_distributed(
-    amqp_url: str, redis_url: str, *, queue_limit: int = 10_000
+    amqp_url: str, redis_url: str, *, queue_limit: int = 10_000, consumer_timeout: float = 1800.0, follows: bool = True
 ) -> AsyncGenerator[DistributedBackend]:
-    """Connected to Redis on entry; to RabbitMQ when first needed. Raises BackendUnavailable."""
-    backend = DistributedBackend(amqp_url, redis_url, queue_limit=queue_limit)
+    """Connected to Redis on entry; to RabbitMQ when first needed. `consumer_timeout`: what the broker is set to, in
+    seconds; `follows`: whether logs are to be followed here. Raises BackendUnavailable.
+    """
+    backend = DistributedBackend(amqp_url, redis_url, queue_limit=queue_limit, consumer_timeout=consumer_timeout)
     try:
-        await backend.open()
+        await backend.open(follows=follows)
         yield backend
     finally:
         await backend.close()

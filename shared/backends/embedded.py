@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncGenerator, Generator, Mapping
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
+from shared.backends import embedded_views as views
 from shared.backends.embedded_jobs import drop_never_accepted
 from shared.backends.embedded_log import EmbeddedLog
 from shared.backends.embedded_purge import Purge
@@ -19,6 +21,7 @@ from shared.backends.embedded_store import EmbeddedStore
 from shared.backends.follower import FollowerHub
 from shared.backends.sqlite import Connection, Database
 from shared.errors import BackendUnavailable, DataDirectoryInUse
+from shared.job import Job, QueueName
 
 CHECK_TIMEOUT = 5.0
 LOW_SPACE = 16 * 1024 * 1024
@@ -52,6 +55,14 @@ class EmbeddedBackend:
         self._purge.start()
         if self._path is not None:
             self._inode = self._path.stat().st_ino
+
+    async def strays(self, queue: QueueName, waited: float) -> Sequence[Job]:
+        now = time.time()
+        return await self._database.run(lambda db: views.strays(db, queue, now - waited, now))
+
+    async def warnings(self, longest_job: float) -> Sequence[str]:
+        del longest_job
+        return ()
 
     async def check(self) -> Mapping[str, str | None]:
         return {"database": await self._check()}

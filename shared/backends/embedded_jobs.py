@@ -27,9 +27,12 @@ class Row(NamedTuple):
     status: JobStatus
     attempt: int
     tries: int
+    lost: int
+    base: int
     owner: str | None
     leased_until: float | None
     cancelling: int
+    detached: int
     mode: str
     retention: float
     deadline_at: float
@@ -60,8 +63,8 @@ class Asked(NamedTuple):
 
 
 ROW = """
-SELECT key, status, attempt, tries, owner, leased_until, cancelling, mode, retention, deadline_at,
-       coalesce(log.until, 0), coalesce(log.chunks, 0)
+SELECT key, status, attempt, tries, lost, base, owner, leased_until, cancelling, detached, mode, retention,
+       deadline_at, coalesce(log.until, 0), coalesce(log.chunks, 0)
 FROM jobs LEFT JOIN log ON log.job = key AND log.until = (SELECT max(until) FROM log WHERE job = key)
 WHERE id = ? AND purge_at > ?
 """
@@ -72,7 +75,7 @@ def find(db: Connection, job_id: str, now: float) -> Row | None:
     return Row(row[0], JobStatus(row[1]), *row[2:]) if row else None
 
 
-def create(db: Connection, job: Job, body: bytes | None) -> None:
+def create(db: Connection, job: Job, body: bytes) -> None:
     """A repeated create finds the record there and leaves it as it is."""
     purge_at = job.deadline_at + job.retention + ABANDONED_AFTER
     created = db.execute(
@@ -92,7 +95,7 @@ def create(db: Connection, job: Job, body: bytes | None) -> None:
             *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode(), job.status, purge_at),
         ),
     )
-    if created.rowcount and body is not None:
+    if created.rowcount:
         db.execute("INSERT INTO bodies (job, body) VALUES (?, ?)", (created.lastrowid, body))
 
 
@@ -107,16 +110,40 @@ def claim(db: Connection, job_id: str, owner: str, lease: float, lost: str | Non
         return NotClaimed(None)
     if row.cancelling or row.status not in sources(JobEvent.CLAIM):
         return NotClaimed(row.status, owner=row.owner, cancelling=bool(row.cancelling))
-    if row.owner is not None and row.owner != lost and (row.leased_until or 0.0) > now:
+    if row.owner not in (None, owner, lost) and (row.leased_until or 0.0) > now:
         return NotClaimed(row.status, owner=row.owner)
-    tries = row.tries + (row.owner is not None)
+    tries, losses = blame(row, owner)
     db.execute(
-        "UPDATE jobs SET status = ?, attempt = attempt + 1, tries = ?, owner = ?, leased_until = ?,"
+        "UPDATE jobs SET status = ?, attempt = attempt + 1, tries = ?, lost = ?, base = ?, owner = ?, leased_until = ?,"
         " started_at = coalesce(started_at, ?) WHERE key = ?",
-        (advance(row.status, JobEvent.CLAIM), tries, owner, now + lease, now, row.key),
+        (advance(row.status, JobEvent.CLAIM), tries, losses, row.size, owner, now + lease, now, row.key),
     )
-    body = db.execute("SELECT body FROM bodies WHERE job = ?", (row.key,)).fetchone()
-    return Claim(job_id, row.attempt + 1, tries, row.size, row.deadline_at, body[0] if body else None)
+    return Claim(job_id, row.attempt + 1, tries, losses, row.size, row.deadline_at)
+
+
+def blame(row: Row, owner: str) -> tuple[int, int]:
+    """Tries, and attempts lost in a row, once `owner` takes the job over: see job.py."""
+    if row.owner in (None, owner):
+        return row.tries, row.lost
+    return (row.tries + 1, row.lost + 1) if row.size == row.base else (row.tries, 0)
+
+
+def body(db: Connection, job_id: str) -> bytes | None:
+    found = db.execute("SELECT body FROM bodies JOIN jobs ON key = job WHERE id = ?", (job_id,)).fetchone()
+    return found[0] if found else None
+
+
+def retry(db: Connection, job_id: str, deadline_at: float, now: float) -> bool:
+    row = find(db, job_id, now)
+    if row is None or row.status not in sources(JobEvent.RETRY) or body(db, job_id) is None:
+        return False
+    db.execute("DELETE FROM log WHERE job = ?", (row.key,))
+    db.execute(
+        "UPDATE jobs SET status = ?, deadline_at = ?, purge_at = ?, tries = 0, lost = 0, started_at = NULL,"
+        " first_token_at = NULL, finished_at = NULL, expires_at = NULL, ending = NULL, result = NULL WHERE key = ?",
+        (advance(row.status, JobEvent.RETRY), deadline_at, deadline_at + row.retention + ABANDONED_AFTER, row.key),
+    )
+    return True
 
 
 def renew(db: Connection, job_id: str, attempt: int, lease: float, now: float) -> None:
@@ -202,6 +229,8 @@ def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> En
         " expires_at = ?, purge_at = ?, ending = ?, result = ? WHERE key = ?",
         (status, now, expires_at, expires_at, header, ending.result, row.key),
     )
+    if not row.detached and status is not JobStatus.FAILED:
+        db.execute("DELETE FROM bodies WHERE job = ?", (row.key,))
     told = Ending(status, b"", ending.result if row.mode == "unary" else None, ending.usage, ending.error)
     return Ended(extended, row.size + (len(extended.data) if extended else 0), told, expires_at)
 

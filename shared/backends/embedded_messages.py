@@ -27,7 +27,7 @@ def add(db: Connection, message: Message) -> int:
     cursor = db.execute(
         "INSERT INTO messages (job_id, model, tier, deadline_at, envelope, body) VALUES (?, ?, ?, ?, ?, ?)",
         (
-            *(message.job_id, message.queue.model, message.queue.tier, message.deadline_at),
+            *(message.job.id, message.job.model, message.job.tier, message.job.deadline_at),
             *(orjson.dumps(encode_envelope(message)).decode(), message.body),
         ),
     )

@@ -96,9 +96,9 @@ class EmbeddedQueue:
             self.place(Entry(*stored))
 
     async def publish(self, message: Message) -> None:
-        line = self._lines[message.queue]
+        line = self._lines[message.job.queue]
         if len(line) + line.arriving >= self._queue_limit:
-            raise QueueFull(f"The queue for model '{message.queue.model}' is full.")
+            raise QueueFull(f"The queue for model '{message.job.model}' is full.")
         line.arriving += 1
         added = self._database.run(
             lambda db: messages.add(db, message), after=partial(self._published, message), durable=True
@@ -142,7 +142,7 @@ class EmbeddedQueue:
         self._at_hand[seq] = message
         if len(self._at_hand) > AT_HAND:
             self._at_hand.popitem(last=False)
-        self.place(Entry(seq, message.queue, 0.0, message.deadline_at))
+        self.place(Entry(seq, message.job.queue, 0.0, message.job.deadline_at))
 
     @staticmethod
     def _arrived(line: Line) -> None:
@@ -250,6 +250,7 @@ class EmbeddedConsumer:
         self._prefetch = prefetch
         self._held: dict[int, Entry] = {}
         self._left = False
+        self._paused = False
         self._changed = asyncio.Event()
 
     async def next(self) -> Delivery:
@@ -265,8 +266,13 @@ class EmbeddedConsumer:
                 return EmbeddedDelivery(self._queue, self, entry, message)
             self.let_go(entry)  # An ack that was given up for lost has taken place after all.
 
-    async def stop(self) -> None:
+    async def pause(self) -> None:
         """Nothing is taken ahead of `next`, so there is nothing to give back."""
+        self._paused = True
+
+    async def resume(self) -> None:
+        self._paused = False
+        self.wake()
 
     async def _next_entry(self) -> Entry:
         while (entry := self._take()) is None:
@@ -277,7 +283,7 @@ class EmbeddedConsumer:
     def _take(self) -> Entry | None:
         if self._queue.closed or self._left:
             raise BackendUnavailable("The queue is closed.")
-        for key in self.keys:
+        for key in () if self._paused else self.keys:
             if self._has_room(key) and (entry := self._queue.take(key)) is not None:
                 self._held[entry.seq] = entry
                 return entry

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import orjson
 
 from shared.backends.sqlite import Connection, Database
-from shared.ports import ModelInfo, WorkerInfo
+from shared.ports import Membership, ModelInfo, WorkerInfo
 
 
 class StopRequests:
@@ -34,22 +34,36 @@ class StopRequests:
         return job_id
 
 
+class Member:
+    """A worker in this process."""
+
+    def __init__(self, worker: WorkerInfo) -> None:
+        self.worker = worker
+        self.requests = StopRequests()
+
+    @property
+    def cancels(self) -> AsyncIterator[str]:
+        return self.requests
+
+    def announce(self, *, ready: bool) -> None:
+        self.worker = replace(self.worker, ready=ready)
+
+
 class EmbeddedRegistry:
     def __init__(self, database: Database, model_retention: float) -> None:
         self._database = database
         self._model_retention = model_retention
-        self._workers: dict[str, tuple[WorkerInfo, StopRequests]] = {}
+        self._workers: dict[str, Member] = {}
 
     @asynccontextmanager
-    async def join(self, worker: WorkerInfo) -> AsyncGenerator[AsyncIterator[str]]:
-        requests = StopRequests()
-        self._workers[worker.id] = (worker, requests)
+    async def join(self, worker: WorkerInfo) -> AsyncGenerator[Membership]:
+        member = self._workers[worker.id] = Member(worker)
         try:
             await self._announce(worker.model)
-            yield requests
+            yield member
         finally:
             del self._workers[worker.id]
-            requests.put(None)
+            member.requests.put(None)
             # Not awaited: a worker that leaves is seen to leave at once, whatever the disk does.
             self._announce(worker.model).add_done_callback(lambda announced: announced.exception())
 
@@ -61,16 +75,16 @@ class EmbeddedRegistry:
 
     def ask_to_stop(self, worker_id: str, job_id: str) -> None:
         if worker_id in self._workers:
-            self._workers[worker_id][1].put(job_id)
+            self._workers[worker_id].requests.put(job_id)
 
     async def workers(self) -> Sequence[WorkerInfo]:
-        return [worker for worker, _ in self._workers.values()]
+        return [member.worker for member in self._workers.values()]
 
     async def models(self) -> Sequence[ModelInfo]:
         since = time.time() - self._model_retention
         seen = {model.id: model for model in await self._database.run(lambda db: load_models(db, since))}
-        for worker, _ in self._workers.values():
-            seen[worker.model.id] = replace(worker.model, seen_at=time.time())
+        for member in self._workers.values():
+            seen[member.worker.model.id] = replace(member.worker.model, seen_at=time.time())
         return list(seen.values())
 
     def _announce(self, model: ModelInfo) -> asyncio.Future[None]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from shared.backends.sqlite import Connection
 from shared.errors import BackendUnavailable
 
-VERSION = 1
+VERSION = 2
 
 # `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
 # row tells the size of its log, and an append writes nothing but its own row.
+# `jobs.base`: the size of the log when the running attempt began; `lost`: how many in a row lost their worker there.
 # `messages.dead`: a dead letter. Who holds a message is known in memory only: after a crash nobody does.
 # AUTOINCREMENT: the order of arrival, never given twice.
 TABLES = """
@@ -29,6 +30,8 @@ CREATE TABLE jobs (
     status TEXT NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
     tries INTEGER NOT NULL DEFAULT 0,
+    lost INTEGER NOT NULL DEFAULT 0,
+    base INTEGER NOT NULL DEFAULT 0,
     owner TEXT,
     leased_until REAL,
     cancelling INTEGER NOT NULL DEFAULT 0,
@@ -91,6 +94,10 @@ def migrate(db: Connection) -> None:
         raise BackendUnavailable(
             f"The database was written by a newer Ignite (its version is {version}, this one knows {VERSION}):"
             " use that Ignite, or another data directory."
+        )
+    if version == 1:
+        raise BackendUnavailable(
+            "The database was written by a version of Ignite that was never released: move the data directory away."
         )
     if version == 0:
         db.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")

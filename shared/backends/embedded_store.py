@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from shared.backends import embedded_jobs as jobs
 from shared.backends import embedded_views as views
@@ -25,27 +26,39 @@ class EmbeddedStore:
         self._registry = registry
         self._purge = purge
 
-    async def create(self, job: Job, *, body: bytes | None = None, followed: bool = False) -> None:
+    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> None:
         del followed  # Every follower is in this process and hears of every job anyway.
         await self._database.run(lambda db: jobs.create(db, job, body))
 
-    async def discard(self, job: Job) -> None:
+    async def discard(self, job: Job, *, may_come: bool = False) -> None:
+        del may_come  # A message without a record is never run: `restore` refuses it.
         await self._database.run(lambda db: jobs.discard(db, job.id))
 
-    async def claim(self, job_id: str, owner: str, lease: float, *, lost: str | None = None) -> Claim | NotClaimed:
+    async def restore(self, job: Job, *, body: bytes | None) -> bool:
+        """Records and messages are in one file: it does not lose the one and keep the other."""
+        del job, body
+        return False
+
+    async def claim(
+        self, job_id: str, owner: str, lease: float, *, lost: str | None = None, with_body: bool = False
+    ) -> Claim | NotClaimed:
         def claimed(outcome: Claim | NotClaimed) -> Claim | NotClaimed:
             if isinstance(outcome, Claim):
                 self._hub.move(job_id, JobStatus.IN_PROGRESS)
             return outcome
 
-        return await self._database.run(
+        claim = await self._database.run(
             lambda db: jobs.claim(db, job_id, owner, lease, lost, time.time()), after=claimed
         )
+        if with_body and isinstance(claim, Claim):
+            return replace(claim, body=await self.body(job_id))
+        return claim
 
     async def renew(self, job_id: str, attempt: int, lease: float) -> None:
         await self._database.run(lambda db: jobs.renew(db, job_id, attempt, lease, time.time()))
 
-    async def release(self, job_id: str, attempt: int, *, counted: bool) -> None:
+    async def release(self, job_id: str, attempt: int, *, counted: bool, after: float = 0.0) -> None:
+        del after  # Positions go by age here.
         await self._database.run(
             lambda db: jobs.release(db, job_id, attempt, counted, time.time()),
             after=lambda status: self._hub.move(job_id, status),
@@ -71,6 +84,15 @@ class EmbeddedStore:
             after=lambda outcome: self._tell(job_id, outcome),
             durable=True,
         )
+
+    async def retry(self, job_id: str, deadline_at: float) -> bool:
+        return await self._database.run(lambda db: jobs.retry(db, job_id, deadline_at, time.time()), durable=True)
+
+    async def requeued(self, job_id: str) -> None:
+        """A message that was published again is in the database, and that is what `strays` looks for."""
+
+    async def body(self, job_id: str) -> bytes | None:
+        return await self._database.run(lambda db: jobs.body(db, job_id))
 
     async def get(self, job_id: str) -> Job | None:
         return await self._database.run(lambda db: views.get(db, job_id, time.time()))

@@ -11,7 +11,7 @@ from shared.backends.embedded_jobs import find
 from shared.backends.ending import decode_ending
 from shared.backends.follower import Snapshot
 from shared.backends.sqlite import Connection
-from shared.job import Job, JobStatus, Tier
+from shared.job import Job, JobStatus, QueueName, Tier
 from shared.ports import JobFilter
 
 
@@ -92,7 +92,12 @@ def get(db: Connection, job_id: str, now: float) -> Job | None:
 def list_jobs(db: Connection, tenant: str, where: JobFilter, after: str | None, limit: int, now: float) -> list[Job]:
     conditions = ["tenant = ?", "purge_at > ?"]
     values: list[Any] = [tenant, now]
-    for condition, value in (("status = ?", where.status), ("model = ?", where.model), ("id < ?", after)):
+    for condition, value in (
+        ("status = ?", where.status),
+        ("model = ?", where.model),
+        ("json_extract(CAST(ending AS TEXT), '$.error.code') = ?", where.code),
+        ("id < ?", after),
+    ):
         if value is not None:
             conditions.append(condition)
             values.append(value)
@@ -101,6 +106,16 @@ def list_jobs(db: Connection, tenant: str, where: JobFilter, after: str | None, 
         values += (key, value)
     query = f"{RECORD} WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
     return [record(row) for row in db.execute(query, (*values, limit))]
+
+
+def strays(db: Connection, queue: QueueName, before: float, now: float) -> list[Job]:
+    """Jobs of the queue that are not over, are older than `before`, and have no message (a dead letter is one)."""
+    rows = db.execute(
+        f"{RECORD} WHERE model = ? AND tier = ? AND finished_at IS NULL AND created_at <= ? AND purge_at > ?"
+        " AND NOT EXISTS (SELECT 1 FROM messages WHERE job_id = jobs.id)",
+        (queue.model, queue.tier, before, now),
+    )
+    return [record(row) for row in rows]
 
 
 def knew(db: Connection, tenant: str, job_id: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from shared.errors import Gone
+from shared.errors import Gone, LogLost
 from shared.job import JobStatus
 from shared.ports import Ending, FollowerClosed, Update
 
@@ -25,12 +25,16 @@ READ_LIMIT = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The log as it stands: bytes from the offset asked for, its whole size, and the ending if the job is over."""
+    """The log as it stands: bytes from the offset asked for, its whole size, and the ending if the job is over.
+
+    `restored`: the store had lost the job, and its log began afresh.
+    """
 
     data: bytes
     size: int
     status: JobStatus
     ending: Ending | None = None
+    restored: bool = False
 
 
 ReadLog = Callable[[str, int, int], Awaitable[Snapshot | None]]
@@ -52,6 +56,8 @@ class LogFollower:
         self._parts: list[bytes] = []
         self._buffered = 0
         self._stale = stale
+        self._told_any = False
+        self._restored = False if not stale else None
         self._filling: list[tuple[int, bytes]] | None = None
         self._status: JobStatus | None = None if stale else JobStatus.QUEUED
         self._told: JobStatus | None = self._status
@@ -134,6 +140,7 @@ class LogFollower:
             if (update := self._take()) is not None:
                 return update
             if not self._stale and not await self._wait(until):
+                self._stale = True  # So long a silence: the next call makes sure that it is none of ours.
                 return None
 
     def _take(self) -> Update | None:
@@ -141,6 +148,7 @@ class LogFollower:
             return None
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._position += len(data)
+        self._told_any |= bool(data)
         self._parts, self._buffered = [], 0
         ending, self._ending = self._ending, None
         self._told = self._status
@@ -171,12 +179,18 @@ class LogFollower:
             self._filling = None
         if snapshot is None:
             self._stale = True
+            if self._told_any:
+                raise LogLost("The store has lost this stream.")
             raise Gone(f"The data of job '{self.job_id}' has expired.")
         self._take_snapshot(snapshot)
         for offset, data in meanwhile:
             self._accept(offset, data)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
+        if self._told_any and snapshot.restored and not self._restored:
+            self._stale = True
+            raise LogLost("The store lost this stream; its job is run again from the start, under the same id.")
+        self._restored = snapshot.restored
         self._status = snapshot.status
         if snapshot.data:
             self._parts, self._buffered = [snapshot.data], len(snapshot.data)

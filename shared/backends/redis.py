@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -34,8 +34,10 @@ CONNECT_TIMEOUT = 2.0
 ANSWER_TIMEOUT = 5.0
 """Seconds a round trip may take before the store counts as unavailable."""
 
-FOREVER = cast(float, None)
-"""No read timeout: a quiet channel is not a dead one. redis-py takes None for that, whatever its hint says."""
+PING_AFTER = 5.0
+"""Seconds of silence after which a subscription asks whether anybody is there: a wire that was cut without a word looks
+just like a channel on which nothing happens.
+"""
 
 BATCH = 512
 """Commands per round trip: enough to share its cost, few enough that nobody waits long for the answers."""
@@ -67,8 +69,8 @@ def connect(url: str) -> Redis:
         url,
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=ANSWER_TIMEOUT,
-        retry=Retry(NoBackoff(), 1),
-        retry_on_error=[RedisConnectionError],
+        # Once more over a fresh connection, where the old one had died unnoticed; silence is not asked twice.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         max_connections=16,
     )
 
@@ -112,6 +114,8 @@ class Pipeline:
             answers = await self._exchange([arguments for _, arguments in batch])
         except FAILURES as error:
             failure = unavailable(error)
+            # Those who came meanwhile need not wait as long again to hear the same.
+            batch, self._waiting = batch + self._waiting, []
             answers = [failure] * len(batch)
         except BaseException:
             for future, _ in batch:
@@ -173,6 +177,7 @@ class Subscription:
         self._channel = channel
         self._receive = receive
         self._broken = broken
+        self._heard = 0
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -190,6 +195,11 @@ class Subscription:
         assert self._task is not None
         return self._task
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was opened and has died."""
+        return self._task is not None and self._task.done()
+
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
@@ -206,7 +216,7 @@ class Subscription:
     async def _listen(self, pubsub: PubSub) -> None:
         while True:
             try:
-                await self._receive_all(pubsub)
+                await first_to_end(self._receive_all(pubsub), self._watch(pubsub))
             except FAILURES as error:
                 log.warning(
                     "redis.subscription_lost", channel=self._channel, error=str(error), next="subscribing again"
@@ -217,9 +227,25 @@ class Subscription:
 
     async def _receive_all(self, pubsub: PubSub) -> None:
         while True:
-            message = cast(list[Any], await pubsub.parse_response(block=True, timeout=FOREVER))
+            message = cast(list[Any], await pubsub.parse_response(block=True))
+            self._heard += 1
             if message[0] == b"message":
                 self._receive(message[2])
+
+    async def _watch(self, pubsub: PubSub) -> None:
+        """Raises once the wire is silent though somebody was asked. Beside the reading, so that a message costs no
+        timer.
+        """
+        while True:
+            if await self._silent(PING_AFTER):
+                await pubsub.ping()  # pyright: ignore[reportUnknownMemberType]
+                if await self._silent(PING_AFTER):
+                    raise RedisTimeoutError("no answer to a ping")
+
+    async def _silent(self, seconds: float) -> bool:
+        heard = self._heard
+        await asyncio.sleep(seconds)
+        return heard == self._heard
 
     async def _resubscribe(self) -> PubSub:
         delay = 0.05
@@ -228,7 +254,20 @@ class Subscription:
                 return await self._subscribe()
             except FAILURES:
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, 1.0)
+                delay = min(delay * 2, 0.25)
+
+
+async def first_to_end(*works: Coroutine[Any, Any, None]) -> None:
+    """Run them side by side until one of them ends, by itself or with an error."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def close_quietly(pubsub: PubSub) -> None:

@@ -19,9 +19,9 @@ def of_job(job_id: str) -> tuple[str, str, str]:
     return job(job_id), log(job_id), body(job_id)
 
 
-def waiting(queue: str) -> str:
-    """Queued jobs of a queue by age: positions."""
-    return f"ignite:waiting:{queue}"
+def open_jobs(queue: str) -> str:
+    """The jobs of a queue that are not over: those that wait by age, and far behind them those that run."""
+    return f"ignite:open:{queue}"
 
 
 def jobs_of(tenant: str) -> str:

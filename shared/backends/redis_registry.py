@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import structlog
 from shared.backends import redis_keys as keys
 from shared.backends.redis import RedisServer, subscription
 from shared.errors import BackendUnavailable
-from shared.ports import ModelInfo, WorkerInfo
+from shared.ports import Membership, ModelInfo, WorkerInfo
 
 log = structlog.get_logger(__name__)
 
@@ -27,22 +27,46 @@ MODEL_TTL = 86400.0
 """Seconds for which a model stays in the catalog after its last worker was seen: its jobs wait for the next one."""
 
 
+RETURNS_WITHIN = 3
+"""Seconds in which every worker that lives has subscribed again after the store was restarted."""
+
+
+class RedisMembership:
+    cancels: AsyncIterator[str]
+
+    def __init__(self, worker: WorkerInfo) -> None:
+        self.worker = worker
+        self._news = asyncio.Event()
+
+    def announce(self, *, ready: bool) -> None:
+        self.worker = replace(self.worker, ready=ready)
+        self._news.set()
+
+    async def wait_news(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        self._news.clear()
+
+
 class RedisRegistry:
     def __init__(self, server: RedisServer) -> None:
         self._server = server
         self._redis = server.pipeline
 
     @asynccontextmanager
-    async def join(self, worker: WorkerInfo) -> AsyncGenerator[AsyncIterator[str]]:
+    async def join(self, worker: WorkerInfo) -> AsyncGenerator[Membership]:
         requests: asyncio.Queue[str] = asyncio.Queue()
         channel = keys.worker_channel(worker.id)
         async with subscription(
             self._server.url, channel, lambda raw: requests.put_nowait(raw.decode()), nothing
         ) as ear:
             await self._announce(worker)
-            heart = asyncio.create_task(self._beat(worker), name="registry-heartbeat")
+            member = RedisMembership(worker)
+            heart = asyncio.create_task(self._beat(member), name="registry-heartbeat")
+            member.cancels = heard(requests, (heart, ear.task))
             try:
-                yield heard(requests, (heart, ear.task))
+                yield member
             finally:
                 heart.cancel()
                 await asyncio.gather(heart, return_exceptions=True)
@@ -60,11 +84,11 @@ class RedisRegistry:
             self._redis.command("PEXPIRE", keys.MODELS, int(MODEL_TTL * 1000)),
         )
 
-    async def _beat(self, worker: WorkerInfo) -> None:
+    async def _beat(self, member: RedisMembership) -> None:
         while True:
-            await asyncio.sleep(HEARTBEAT)
+            await member.wait_news(HEARTBEAT)
             try:
-                await self._announce(worker)
+                await self._announce(member.worker)
             except BackendUnavailable as error:
                 log.warning("registry.heartbeat_missed", error=error.message, next="trying again")
 
@@ -79,7 +103,12 @@ class RedisRegistry:
 
     async def alive(self, worker_id: str) -> bool:
         _, listeners = await self._redis.command("PUBSUB", "NUMSUB", keys.worker_channel(worker_id))
-        return listeners > 0
+        return listeners > 0 or await self._just_started()
+
+    async def _just_started(self) -> bool:
+        """Whether the store is so young that the living may not have come back to their channels yet."""
+        answer = await self._redis.command("INFO", "server")
+        return uptime(answer) < RETURNS_WITHIN
 
     async def workers(self) -> Sequence[WorkerInfo]:
         since = time.time() - WORKER_TTL
@@ -113,6 +142,15 @@ async def heard(requests: asyncio.Queue[str], watched: Sequence[asyncio.Task[Non
             yield getting.result()
         finally:
             getting.cancel()
+
+
+def uptime(info: Mapping[str, Any] | bytes) -> int:
+    """Seconds, from INFO's answer, which a pipeline of raw commands may leave as text."""
+    if isinstance(info, bytes):
+        fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    else:
+        fields = info
+    return int(fields["uptime_in_seconds"])
 
 
 def decode_worker(fields: dict[str, Any]) -> WorkerInfo:

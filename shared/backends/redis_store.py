@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from shared.backends import redis_keys as keys
 from shared.backends.ending import decode_ending, encode_ending
 from shared.backends.redis import Pipeline
+from shared.backends.spec import decode_spec, encode_spec
 from shared.frames import count_frames
-from shared.job import ENDINGS, Job, JobEvent, JobStatus, Tier, new_job_id, sources
+from shared.job import ENDINGS, Job, JobEvent, JobStatus, new_job_id, sources
 from shared.ports import AttemptFenced, Claim, Ending, JobFilter, NotClaimed
 
 MEMORY_OF_IDS = 7 * 86400.0
@@ -22,20 +21,8 @@ MEMORY_OF_IDS = 7 * 86400.0
 PAGE = 200
 """Records looked at per round trip while a filtered list is gathered."""
 
-SPEC_FIELDS = (
-    "id",
-    "tenant",
-    "model",
-    "tier",
-    "mode",
-    "created_at",
-    "deadline_at",
-    "retention",
-    "detached",
-    "stored",
-    "seed",
-    "metadata",
-)
+RUNNING = 1e10
+"""Added to a job's place in its queue's index while it runs: beyond all that wait, and still in their order."""
 
 
 def listed(statuses: Iterable[JobStatus]) -> str:
@@ -45,6 +32,8 @@ def listed(statuses: Iterable[JobStatus]) -> str:
 CLAIMABLE = listed(sources(JobEvent.CLAIM))
 RELEASABLE = listed(sources(JobEvent.RELEASE))
 CANCELLABLE = listed(sources(JobEvent.CANCEL))
+RETRIABLE = listed(sources(JobEvent.RETRY))
+OPEN = listed(status for status in JobStatus if not status.terminal)
 
 
 def endable(status: JobStatus) -> str:
@@ -79,16 +68,18 @@ class RedisStore:
         self._redis = pipeline
         self._replica = replica
 
-    async def create(self, job: Job, *, body: bytes | None = None, followed: bool = False) -> None:
-        spec = orjson.dumps({name: getattr(job, name) for name in SPEC_FIELDS})
-        ttl = milliseconds(max(0.0, job.deadline_at - time.time()) + job.retention)
-        follower = self._replica if followed else ""
-        await asyncio.gather(
+    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> None:
+        await self._create(job, body, follower=self._replica if followed else "")
+
+    async def _create(self, job: Job, body: bytes, *, follower: str = "", restored: bool = False) -> bool:
+        ttl = time_to_live(job, job.deadline_at)
+        made, _, _ = await asyncio.gather(
             self._redis.step(
                 *("create", keys.of_job(job.id)),
-                *(spec, job.mode, job.retention, job.deadline_at, ttl, follower, body or b"", str(job.queue)),
+                *(encode_spec(job), job.mode, job.retention, job.deadline_at, ttl, follower, body, str(job.queue)),
+                *(job.created_at, int(job.detached), int(restored)),
             ),
-            self._wait_in_line(job, ttl),
+            self._redis.step("index", [keys.open_jobs(str(job.queue))], job.id, job.created_at, ttl, ""),
             self._redis.step(
                 *("index", [keys.jobs_of(job.tenant)]),
                 *(
@@ -99,39 +90,51 @@ class RedisStore:
                 ),
             ),
         )
+        return bool(made)
 
-    def _wait_in_line(self, job: Job, ttl: int) -> asyncio.Future[Any]:
-        return self._redis.step("index", [keys.waiting(str(job.queue))], job.id, job.created_at, ttl, "")
+    def _move_in_line(self, job_id: str, queue: bytes, score: float) -> asyncio.Future[Any]:
+        return self._redis.command("ZADD", keys.open_jobs(queue.decode()), "XX", score, job_id)
 
-    def _leave_line(self, job_id: str, queue: str) -> None:
-        """Only positions hang on it, so nobody waits for the answer."""
-        self._redis.command("ZREM", keys.waiting(queue), job_id).add_done_callback(retrieve)
+    def _leave_line(self, job_id: str, queue: bytes) -> None:
+        """Positions and the sweeper hang on it, and the sweeper mends it: so nobody waits for the answer."""
+        if queue:
+            self._redis.command("ZREM", keys.open_jobs(queue.decode()), job_id).add_done_callback(retrieve)
 
-    async def discard(self, job: Job) -> None:
-        self._leave_line(job.id, str(job.queue))
+    async def discard(self, job: Job, *, may_come: bool = False) -> None:
+        self._leave_line(job.id, str(job.queue).encode())
+        left = milliseconds(job.deadline_at - time.time())
         await asyncio.gather(
-            self._redis.command("DEL", *keys.of_job(job.id)),
+            self._redis.step("discard", keys.of_job(job.id), left)
+            if may_come
+            else self._redis.command("DEL", *keys.of_job(job.id)),
             self._redis.command("ZREM", keys.jobs_of(job.tenant), job.id),
         )
 
-    async def claim(self, job_id: str, owner: str, lease: float, *, lost: str | None = None) -> Claim | NotClaimed:
-        answer = await self._redis.step("claim", keys.of_job(job_id), job_id, owner, lease, lost or "", CLAIMABLE)
+    async def restore(self, job: Job, *, body: bytes | None) -> bool:
+        """A store that has lost a job's record has lost the list that knew it, too."""
+        return not await self.knew(job.tenant, job.id) and await self._create(job, body or b"", restored=True)
+
+    async def claim(
+        self, job_id: str, owner: str, lease: float, *, lost: str | None = None, with_body: bool = False
+    ) -> Claim | NotClaimed:
+        answer = await self._redis.step(
+            *("claim", keys.of_job(job_id)), *(job_id, owner, lease, lost or "", CLAIMABLE, int(with_body))
+        )
         if answer[0] == b"no":
             _, status, holder, cancelling = answer
             return NotClaimed(status_of(status), owner=holder.decode() or None, cancelling=bool(cancelling))
-        _, attempt, tries, offset, deadline, queue, body = answer
-        self._leave_line(job_id, queue.decode())
-        return Claim(job_id, attempt, tries, offset, float(deadline), body)
+        _, attempt, tries, losses, offset, deadline, queue, queued, body = answer
+        self._move_in_line(job_id, queue, RUNNING + float(queued)).add_done_callback(retrieve)
+        return Claim(job_id, attempt, tries, losses, offset, float(deadline), body)
 
     async def renew(self, job_id: str, attempt: int, lease: float) -> None:
         raise_if_refused(await self._redis.step("renew", [keys.job(job_id)], attempt, lease))
 
-    async def release(self, job_id: str, attempt: int, *, counted: bool) -> None:
-        answer = await self._redis.step("release", [keys.job(job_id)], job_id, attempt, int(counted), RELEASABLE)
+    async def release(self, job_id: str, attempt: int, *, counted: bool, after: float = 0.0) -> None:
+        answer = await self._redis.step("release", [keys.job(job_id)], job_id, attempt, int(counted), RELEASABLE, after)
         raise_if_refused(answer)
-        if (job := await self.get(job_id)) is not None:
-            ttl = milliseconds(max(0.0, job.deadline_at - time.time()) + job.retention)
-            await self._wait_in_line(job, ttl)
+        _, queue, place = answer
+        await self._move_in_line(job_id, queue, float(place))
 
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
         answer = await self._redis.step(
@@ -140,6 +143,7 @@ class RedisStore:
             *(ending.status, encode_ending(ending), ending.result or b"", endable(ending.status)),
         )
         raise_if_refused(answer)
+        self._leave_line(job_id, answer[1])
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         queue = await self._redis.step(
@@ -147,8 +151,7 @@ class RedisStore:
             *(job_id, owner or "", ending.frames, count_frames(ending.frames)),
             *(ending.status, encode_ending(ending), endable(ending.status)),
         )
-        if queue:
-            self._leave_line(job_id, queue.decode())
+        self._leave_line(job_id, queue)
         return bool(queue)
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
@@ -159,6 +162,23 @@ class RedisStore:
         told = owner and await self._redis.command("PUBLISH", keys.worker_channel(owner), job_id)
         if not told:
             await self.end_unclaimed(job_id, ending, owner=owner)
+
+    async def retry(self, job_id: str, deadline_at: float) -> bool:
+        if (job := await self.get(job_id)) is None:
+            return False
+        now, ttl = time.time(), time_to_live(job, deadline_at)
+        # In its queue's index first: should this process die in between, the sweeper finds it there.
+        await self._redis.step("index", [keys.open_jobs(str(job.queue))], job_id, now, ttl, "")
+        done = await self._redis.step(*("retry", keys.of_job(job_id)), *(job_id, deadline_at, ttl, now, RETRIABLE))
+        return bool(done)
+
+    async def requeued(self, job_id: str) -> None:
+        now = time.time()
+        if queue := await self._redis.step("requeued", [keys.job(job_id)], now, OPEN):
+            await self._move_in_line(job_id, queue, now)
+
+    async def body(self, job_id: str) -> bytes | None:
+        return await self._redis.command("GET", keys.body(job_id))
 
     async def get(self, job_id: str) -> Job | None:
         return decode_job(await self._redis.command("HGETALL", keys.job(job_id)))
@@ -181,25 +201,39 @@ class RedisStore:
         return await self._redis.command("ZSCORE", keys.jobs_of(tenant), job_id) is not None
 
     async def position(self, job: Job) -> int | None:
-        return await self._redis.command("ZRANK", keys.waiting(str(job.queue)), job.id)
+        index = keys.open_jobs(str(job.queue))
+        rank, score = await asyncio.gather(
+            self._redis.command("ZRANK", index, job.id), self._redis.command("ZSCORE", index, job.id)
+        )
+        return rank if score is not None and float(score) < RUNNING else None
 
 
 def matches(job: Job, where: JobFilter) -> bool:
     return (
         where.status in (None, job.status)
         and where.model in (None, job.model)
+        and where.code in (None, (job.error or {}).get("code"))
         and where.metadata.items() <= job.metadata.items()
     )
 
 
+def time_to_live(job: Job, deadline_at: float) -> int:
+    """Milliseconds that a job's keys must live for if nobody ever ends it."""
+    return milliseconds(max(0.0, deadline_at - time.time()) + job.retention)
+
+
+def fields_of(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Mapping[bytes, bytes]:
+    """HGETALL's answer, which a pipeline of raw commands may leave as a flat list."""
+    return raw if isinstance(raw, Mapping) else dict(zip(raw[::2], raw[1::2], strict=True))
+
+
 def decode_job(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Job | None:
-    """A record from HGETALL's answer, which a pipeline of raw commands may leave as a flat list."""
-    if not raw:
+    """A record from HGETALL's answer."""
+    fields = fields_of(raw)
+    if b"spec" not in fields:
         return None
-    fields = raw if isinstance(raw, Mapping) else dict(zip(raw[::2], raw[1::2], strict=True))
-    spec = orjson.loads(fields[b"spec"])
-    spec["tier"] = Tier(spec["tier"])
-    job = Job(**spec)
+    job = decode_spec(fields[b"spec"])
+    job.deadline_at = float(fields[b"deadline"])
     job.status = JobStatus(fields[b"status"].decode())
     job.attempt, job.tries = int(fields[b"attempt"]), int(fields[b"tries"])
     job.chunks = int(fields.get(b"chunks", 0))

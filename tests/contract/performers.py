@@ -59,8 +59,7 @@ def new_job(
 
 
 def message_for(job: Job, body: bytes | None = b"{}", **changes: Any) -> Message:
-    message = Message(job.id, job.queue, job.mode, job.created_at, job.deadline_at, body)
-    return replace(message, **changes)
+    return replace(Message(job, body), **changes)
 
 
 def some_frames(count: int, start: int = 0) -> list[bytes]:
@@ -75,7 +74,7 @@ async def publish(backend: Backend, *jobs: Job) -> list[str]:
 
 async def submit(backend: Backend, **wishes: Any) -> Job:
     job = new_job(**wishes)
-    await backend.store.create(job)
+    await backend.store.create(job, body=b"{}")
     await backend.queue.publish(message_for(job))
     return job
 
@@ -83,7 +82,7 @@ async def submit(backend: Backend, **wishes: Any) -> Job:
 async def created(backend: Backend, **wishes: Any) -> Job:
     """A job whose message does not matter to the test."""
     job = new_job(**wishes)
-    await backend.store.create(job)
+    await backend.store.create(job, body=b"{}")
     return job
 
 
@@ -142,7 +141,7 @@ async def taken(consumer: Consumer, count: int) -> list[str]:
     ids: list[str] = []
     for _ in range(count):
         delivery = await next_of(consumer)
-        ids.append(delivery.message.job_id)
+        ids.append(delivery.message.job.id)
         await delivery.ack()
     return ids
 

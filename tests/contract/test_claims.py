@@ -38,8 +38,8 @@ async def test_a_claim_is_the_right_to_run_the_next_attempt(backend: Backend) ->
     job = new_job()
     await backend.store.create(job, body=b'{"a":1}')
     before = time.time()
-    claim = await claimed(backend, job, "worker-1")
-    assert claim == Claim(job.id, 1, 0, 0, job.deadline_at, b'{"a":1}')
+    claim = await claimed(backend, job, "worker-1", with_body=True)
+    assert claim == Claim(job.id, 1, 0, 0, 0, job.deadline_at, b'{"a":1}')
     record = await record_of(backend, job.id)
     assert (record.status, record.attempt, record.owner) == (JobStatus.IN_PROGRESS, 1, "worker-1")
     assert record.started_at is not None
@@ -105,12 +105,28 @@ async def test_a_renewed_lease_holds(backend: Backend) -> None:
 
 
 async def test_a_lost_owners_lease_counts_for_nothing(backend: Backend) -> None:
-    job, lost = await started(backend, owner="dead")
-    size = await write(backend, lost, some_frames(2))
+    job, _ = await started(backend, owner="dead")
     assert isinstance(await backend.store.claim(job.id, "worker-2", LEASE, lost="someone else"), NotClaimed)
     claim = await claimed(backend, job, "worker-2", lost="dead")
-    assert claim == Claim(job.id, 2, 1, size, job.deadline_at)
+    assert claim == Claim(job.id, 2, tries=1, lost=1, offset=0, deadline_at=job.deadline_at)
     assert (await record_of(backend, job.id)).owner == "worker-2"
+
+
+async def test_an_attempt_that_got_on_clears_its_job_of_blame(backend: Backend) -> None:
+    job, _ = await started(backend, owner="dead-1")
+    second = await claimed(backend, job, "dead-2", lost="dead-1")
+    assert (second.tries, second.lost) == (1, 1)
+    size = await write(backend, second, some_frames(2))
+    third = await claimed(backend, job, "dead-3", lost="dead-2")
+    assert (third.tries, third.lost, third.offset) == (1, 0, size)
+    fourth = await claimed(backend, job, "dead-4", lost="dead-3")
+    assert (fourth.tries, fourth.lost) == (2, 1), "the third had added nothing"
+
+
+async def test_a_claim_whose_answer_got_lost_may_be_repeated_and_counts_for_nothing(backend: Backend) -> None:
+    job, _ = await started(backend, owner="worker-1")
+    again = await claimed(backend, job, "worker-1")
+    assert (again.attempt, again.tries, again.lost) == (2, 0, 0)
 
 
 async def test_a_claim_keeps_the_first_start(backend: Backend) -> None:
@@ -170,7 +186,7 @@ async def test_a_released_job_is_queued_and_runs_again(backend: Backend, counted
     record = await record_of(backend, job.id)
     assert (record.status, record.owner, record.tries) == (JobStatus.QUEUED, None, int(counted))
     again = await claimed(backend, job, "worker-2")
-    assert again == Claim(job.id, 2, int(counted), size, job.deadline_at)
+    assert again == Claim(job.id, 2, int(counted), 0, size, job.deadline_at)
     await expect_fenced(backend.store.release(job.id, first.attempt, counted=True), JobStatus.IN_PROGRESS)
 
 
@@ -233,7 +249,7 @@ async def test_a_queued_job_is_ended_and_its_followers_told(replicas: tuple[Back
     one, other = replicas
     job = new_job()
     async with one.log.follow(job.id, created_here=True) as follower:
-        await one.store.create(job, followed=True)
+        await one.store.create(job, body=b"{}", followed=True)
         assert await other.store.end_unclaimed(job.id, ending)
         story = await read_to_end(follower)
     assert story.data == ending.frames
@@ -269,7 +285,7 @@ async def test_a_queued_job_is_cancelled_at_once(replicas: tuple[Backend, Backen
     one, other = replicas
     job = new_job()
     async with one.log.follow(job.id, created_here=True) as follower:
-        await one.store.create(job, followed=True)
+        await one.store.create(job, body=b"{}", followed=True)
         await other.store.cancel(job.id, CANCELLED)
         story = await read_to_end(follower)
     assert (story.data, story.ending.status) == (CANCELLED.frames, JobStatus.CANCELLED)
@@ -278,11 +294,11 @@ async def test_a_queued_job_is_cancelled_at_once(replicas: tuple[Backend, Backen
 
 async def test_a_running_jobs_owner_is_told(replicas: tuple[Backend, Backend]) -> None:
     one, other = replicas
-    async with one.registry.join(a_worker("worker-1")) as requests, one.registry.join(a_worker("worker-2")):
+    async with one.registry.join(a_worker("worker-1")) as member, one.registry.join(a_worker("worker-2")):
         job, _ = await started(one, owner="worker-1")
         await other.store.cancel(job.id, CANCELLED)
         async with asyncio.timeout(PATIENCE):
-            assert await anext(requests) == job.id
+            assert await anext(member.cancels) == job.id
         assert (await record_of(one, job.id)).status is JobStatus.IN_PROGRESS
 
 

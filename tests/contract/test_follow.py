@@ -59,7 +59,7 @@ async def test_the_replica_that_creates_a_job_follows_it_from_the_start(replicas
     one, other = replicas
     job = new_job()
     async with one.log.follow(job.id, created_here=True) as follower:
-        await one.store.create(job, followed=True)
+        await one.store.create(job, body=b"{}", followed=True)
         log = await perform(other, await claimed(other, job), some_frames(20))
         story = await read_to_end(follower)
     assert story.data == log
@@ -70,7 +70,7 @@ async def test_a_follower_hears_of_the_claim_before_there_are_bytes(replicas: tu
     one, other = replicas
     job = new_job()
     async with one.log.follow(job.id, created_here=True) as follower, one.log.follow(job.id) as reader:
-        await one.store.create(job, followed=True)
+        await one.store.create(job, body=b"{}", followed=True)
         assert await is_told(reader, JobStatus.QUEUED)
         claim = await claimed(other, job)
         assert await is_told(follower, JobStatus.IN_PROGRESS)
@@ -109,7 +109,7 @@ async def test_a_slow_reader_gets_every_byte(replicas: tuple[Backend, Backend]) 
         other.log.follow(job.id, created_here=True) as slow,
         one.log.follow(job.id) as slower,
     ):
-        await other.store.create(job, followed=True)
+        await other.store.create(job, body=b"{}", followed=True)
         claim = await claimed(one, job)
         size = await write(one, claim, frames[:1])
         assert await read_at_least(slow, size) == await read_at_least(slower, size)
@@ -168,7 +168,7 @@ async def test_the_ending_says_how_it_ended(replicas: tuple[Backend, Backend], e
     one, other = replicas
     job = new_job(mode=mode)
     async with one.log.follow(job.id, created_here=True) as live, other.log.follow(job.id) as read:
-        await one.store.create(job, followed=True)
+        await one.store.create(job, body=b"{}", followed=True)
         assert await is_told(read, JobStatus.QUEUED)
         log = await perform(other, await claimed(other, job), some_frames(2), ending)
         stories = [await read_to_end(live), await read_to_end(read), await follow_to_end(other, job.id)]
@@ -181,7 +181,7 @@ async def test_an_ending_without_frames_is_told(backend: Backend) -> None:
     """A unary job that was not logged: only the ending is written."""
     job = new_job(mode="unary")
     async with backend.log.follow(job.id, created_here=True) as follower:
-        await backend.store.create(job, followed=True)
+        await backend.store.create(job, body=b"{}", followed=True)
         claim = await claimed(backend, job)
         await backend.store.finish(job.id, claim.attempt, 0, Ending(JobStatus.COMPLETED, b"", b"{}", {"n": 1}))
         story = await read_to_end(follower)

@@ -31,7 +31,7 @@ async def test_a_record_is_read_as_it_was_written(replicas: tuple[Backend, Backe
     job = new_job(
         queue=queue, mode="unary", detached=True, stored=True, seed=2**63 - 1, metadata={"a.b": 'x"y', "ключ": "值"}
     )
-    await one.store.create(job)
+    await one.store.create(job, body=b"{}")
     assert await other.store.get(job.id) == job
 
 
@@ -41,7 +41,7 @@ async def test_there_is_no_record_of_an_unknown_job(backend: Backend) -> None:
 
 async def test_repeating_a_create_changes_nothing(backend: Backend) -> None:
     job, claim = await started(backend)
-    await backend.store.create(job)
+    await backend.store.create(job, body=b"{}")
     assert (await record_of(backend, job.id)).attempt == claim.attempt
     await perform(backend, claim, [])
 
@@ -166,7 +166,7 @@ async def test_closing_gives_everything_back(maker: Maker) -> None:
     async with no_leaks(), maker() as backend:
         job = new_job()
         async with backend.log.follow(job.id, created_here=True), backend.queue.consume([job.queue], 4):
-            await backend.store.create(job, followed=True)
+            await backend.store.create(job, body=b"{}", followed=True)
             claim = await backend.store.claim(job.id, "worker-1", LEASE)
             assert isinstance(claim, Claim)
             await perform(backend, claim, [], COMPLETED)

@@ -62,5 +62,5 @@ async def test_requests_reach_the_worker_they_are_for(replicas: tuple[Backend, B
         for job in jobs:
             await other.store.cancel(job.id, CANCELLED)
         async with asyncio.timeout(PATIENCE):
-            assert [await anext(first), await anext(first)] == [jobs[0].id, jobs[2].id]
-            assert await anext(second) == jobs[1].id
+            assert [await anext(first.cancels), await anext(first.cancels)] == [jobs[0].id, jobs[2].id]
+            assert await anext(second.cancels) == jobs[1].id

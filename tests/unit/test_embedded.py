@@ -83,14 +83,14 @@ async def test_queued_and_running_jobs_survive_a_kill(tmp_path: Path) -> None:
         assert await backend.store.get(never_accepted) is None
         assert len(await backend.store.list("tenant", JobFilter(), after=None, limit=10)) == 3
         async with consume(backend) as consumer:
-            assert [(await next_of(consumer)).message.job_id for _ in range(2)] == [queued, running]
+            assert [(await next_of(consumer)).message.job.id for _ in range(2)] == [queued, running]
         assert isinstance(await backend.store.claim(queued, "worker-2", LEASE), Claim)
         refusal = await backend.store.claim(running, "worker-2", LEASE)
         assert refusal == NotClaimed(JobStatus.IN_PROGRESS, "victim")
         assert not await backend.registry.alive("victim")
         claim = await backend.store.claim(running, "worker-2", LEASE, lost="victim")
         assert isinstance(claim, Claim)
-        assert (claim.attempt, claim.tries) == (2, 1)
+        assert (claim.attempt, claim.tries, claim.lost) == (2, 0, 0), "it had got on"
         log = b"".join(some_frames(3))
         assert await backend.log.read(running) == log
         assert await perform(backend, claim, []) == COMPLETED.frames
@@ -192,9 +192,9 @@ async def test_closing_wakes_everyone_who_waits(tmp_path: Path) -> None:
 
 async def test_a_workers_requests_end_when_it_leaves() -> None:
     async with open_embedded(None) as backend:
-        async with backend.registry.join(a_worker()) as requests:
+        async with backend.registry.join(a_worker()) as member:
             pass
-        assert [job_id async for job_id in requests] == []
+        assert [job_id async for job_id in member.cancels] == []
 
 
 # ── the queue and the database ──

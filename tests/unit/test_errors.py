@@ -28,9 +28,11 @@ STATUSES = {
     "EngineError": 500,
     "WorkerLost": 500,
     "AttemptsExhausted": 500,
+    "RequestLost": 500,
     "Unavailable": 503,
     "BackendUnavailable": 503,
     "DataDirectoryInUse": 503,
+    "LogLost": 503,
     "ShuttingDown": 503,
     "DeadlineExceeded": 504,
 }

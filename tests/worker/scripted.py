@@ -197,7 +197,9 @@ class Bench:
     def __init__(self, backend: Backend, consumer: Consumer, engine: ScriptedEngine) -> None:
         self.backend = backend
         self.engine = engine
-        self.place = Workplace(WORKER, backend, engine, lease_seconds=30.0, max_tries=3, retry_backoff=0.01)
+        self.place = Workplace(
+            *(WORKER, backend, engine), lease_seconds=30.0, max_tries=3, retry_backoff=0.01, quarantine_after=2
+        )
         self._consumer = consumer
 
     def with_place(self, **changes: Any) -> None:
@@ -206,10 +208,10 @@ class Bench:
     async def submit(self, says: str, *, unary: bool = False, **wishes: Any) -> Job:
         """`request` and `message` among the wishes: more fields of either."""
         request = {"model": QUEUE.model, "messages": [{"role": "user", "content": says}], **wishes.pop("request", {})}
-        envelope = {"logged": not unary, **wishes.pop("message", {})}
+        body, envelope = orjson.dumps(request), wishes.pop("message", {})
         job = new_job(mode="unary" if unary else "stream", **wishes)
-        await self.backend.store.create(job)
-        await self.backend.queue.publish(message_for(job, orjson.dumps(request), **envelope))
+        await self.backend.store.create(job, body=body)
+        await self.backend.queue.publish(message_for(job, body, **envelope))
         return job
 
     async def delivery(self) -> Watched:
@@ -235,7 +237,7 @@ class Bench:
         execution = self.execution(delivery)
         async with asyncio.timeout(10), asyncio.TaskGroup() as group:
             group.create_task(execution.run())
-            await wait_until(lambda: self.has_said(delivery.message.job_id, ANSWER[1]), "the first words")
+            await wait_until(lambda: self.has_said(delivery.message.job.id, ANSWER[1]), "the first words")
             yield execution
 
     async def has_said(self, job_id: str, word: str) -> bool:

@@ -84,7 +84,7 @@ async def test_the_usage_is_streamed_where_the_client_asks_for_it(bench: Bench) 
 
 
 async def test_an_engine_gets_the_request_without_what_is_ours_and_with_a_seed(bench: Bench) -> None:
-    await bench.submit("answer", request={"store": True, "top_k": 7}, message={"seed": 42})
+    await bench.submit("answer", request={"store": True, "top_k": 7}, seed=42)
 
     await bench.run()
 

@@ -35,18 +35,18 @@ local function extend(job, log, id, followers, offset, data, frames)
   return size + #fresh
 end
 
--- Write the ending; the job's keys live on for its retention.
+-- Write the ending; the job's keys live on for its retention, its body only where somebody may ask for it.
 local function close(keys, id, followers, status, header, result)
   local job, log, body = keys[1], keys[2], keys[3]
   local at = now()
-  local mode, retention = unpack(redis.call('HMGET', job, 'mode', 'retention'))
+  local mode, retention, detached = unpack(redis.call('HMGET', job, 'mode', 'retention', 'detached'))
   local ttl = math.max(1, math.floor(tonumber(retention) * 1000))
   redis.call('HSET', job, 'status', status, 'ending', header, 'finished', at, 'expires', at + ttl / 1000)
   if result ~= '' then redis.call('HSET', job, 'result', result) end
-  redis.call('HDEL', job, 'owner', 'lease', 'cancel', 'followers')
+  redis.call('HDEL', job, 'owner', 'lease', 'cancel', 'followers', 'base')
   redis.call('PEXPIRE', job, ttl)
   redis.call('PEXPIRE', log, ttl)
-  redis.call('PEXPIRE', body, ttl)
+  if detached or status == 'failed' then redis.call('PEXPIRE', body, ttl) else redis.call('DEL', body) end
   local live = ''
   if mode == 'unary' and #result <= 65536 then live = result end
   tell(followers, id, 'e', redis.call('STRLEN', log), header .. '\n' .. live)

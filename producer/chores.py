@@ -1,0 +1,56 @@
+"""Steps that nobody waits for and that must take place all the same: tried again while the backend is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from shared.errors import BackendUnavailable
+
+log = structlog.get_logger(__name__)
+
+TRY_AGAIN = 1.0
+CLOSE_PATIENCE = 2.0
+"""Seconds for what is still to be done when the process stops."""
+
+
+class Chores:
+    """Owns the tasks; one that breaks says so in the log."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def insist(self, name: str, step: Callable[[], Awaitable[object]], until: float) -> None:
+        """Take `step`, which may safely be repeated, until it has been done or the clock says `until` (Unix time)."""
+        task = asyncio.create_task(insist(name, step, until), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def close(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_PATIENCE)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("chore.crashed", chore=task.get_name(), exc_info=error)
+
+
+async def insist(name: str, step: Callable[[], Awaitable[object]], until: float) -> None:
+    while True:
+        try:
+            await step()
+        except BackendUnavailable as error:
+            if time.time() >= until:
+                log.warning("chore.given_up", chore=name, error=error.message)
+                return
+            log.warning("chore.delayed", chore=name, error=error.message, next=f"trying again in {TRY_AGAIN:.0f} s")
+            await asyncio.sleep(TRY_AGAIN)
+        else:
+            return

@@ -1,0 +1,134 @@
+"""Connections to the broker: one that is there when it is asked for, at whichever of its nodes answers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aiormq.abc import AbstractConnection as Wire
+
+from shared.errors import BackendUnavailable, sentence
+
+log = structlog.get_logger(__name__)
+
+CONNECT_TIMEOUT = 5.0
+CLOSE_TIMEOUT = 2.0
+SETUP_TIMEOUT = 10.0
+"""Seconds for declaring everything: a broker that is just coming up may take a connection and say nothing on it."""
+
+FAILURES = (*CONNECTION_EXCEPTIONS, ConnectionError, TimeoutError)
+"""What a broken connection raises, or a broker that says nothing."""
+
+Arguments = dict[str, Any]
+Channel = AbstractChannel
+
+
+@contextmanager
+def lost_is_no_cancellation() -> Generator[None]:
+    """The driver cancels whoever waits on a connection that dies. Only who cancels this task means it."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionError("the connection was lost") from None
+
+
+def unavailable(error: BaseException) -> BackendUnavailable:
+    return BackendUnavailable(f"The broker (RabbitMQ) does not answer: {sentence(error)}.", retry_after=2)
+
+
+class Link:
+    """One connection, opened when it is needed and again after it broke. `urls`: the nodes, comma-separated; the next
+    one is tried where one does not answer.
+    """
+
+    def __init__(self, urls: str, name: str) -> None:
+        self._nodes = [with_heartbeat(url.strip()) for url in urls.split(",")]
+        self._name = name
+        self._connection: AbstractConnection | None = None
+        self._opening = asyncio.Lock()
+
+    async def connection(self) -> AbstractConnection:
+        """Raises one of FAILURES."""
+        async with self._opening:
+            if self._connection is None or not is_open(self._connection):
+                await close_quietly(self._connection)
+                self._connection = None
+                self._connection = await self._connect()
+            return self._connection
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        await close_quietly(connection)
+
+    async def _connect(self) -> AbstractConnection:
+        """To the node that answered last, or else to the others in turn."""
+        for left in reversed(range(len(self._nodes))):
+            try:
+                with lost_is_no_cancellation():
+                    return await aio_pika.connect(
+                        self._nodes[0], timeout=CONNECT_TIMEOUT, client_properties={"connection_name": self._name}
+                    )
+            except FAILURES as error:
+                self._nodes.append(self._nodes.pop(0))
+                if not left:
+                    raise
+                log.warning("rabbitmq.node_away", error=sentence(error), next="trying the next one")
+        raise AssertionError("there is at least one node")
+
+
+def with_heartbeat(url: str) -> str:
+    """A connection whose death is noticed in about 20 s even behind a silent network."""
+    return url if "heartbeat=" in url else f"{url}{'&' if '?' in url else '?'}heartbeat=10"
+
+
+def is_open(connection: AbstractConnection) -> bool:
+    """Not `is_closed`: that is true only of a connection that was closed from this side."""
+    return connection.connected.is_set()
+
+
+def wire_of(connection: AbstractConnection) -> Wire:
+    assert connection.transport is not None
+    return connection.transport.connection
+
+
+async def is_blocked(connection: AbstractConnection) -> bool:
+    """Whether the broker has said that it takes no messages for now (an alarm: memory or disk)."""
+    try:
+        async with asyncio.timeout(0):
+            await wire_of(connection).ready()
+    except TimeoutError:
+        return True
+    return False
+
+
+def version_of(connection: AbstractConnection) -> tuple[int, ...]:
+    """The broker's, as it says itself; () where it says nothing one can read."""
+    properties: Arguments = getattr(wire_of(connection), "server_properties", None) or {}
+    found = re.match(r"(\d+)\.(\d+)", str(properties.get("version", "")))
+    return (int(found[1]), int(found[2])) if found else ()
+
+
+async def close_quietly(connection: AbstractConnection | None) -> None:
+    if connection is not None:
+        with suppress(*FAILURES):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                with lost_is_no_cancellation():
+                    await connection.close()
+
+
+async def close_channel(channel: AbstractChannel | None) -> None:
+    if channel is not None:
+        with suppress(*FAILURES):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                with lost_is_no_cancellation():
+                    await channel.close()

@@ -1,0 +1,250 @@
+"""Taking deliveries. Each queue has a channel and a keeper of its own: one that is in trouble holds up no other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import structlog
+from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
+
+from shared.backends.envelope import decode_envelope
+from shared.backends.rabbitmq.connection import (
+    FAILURES,
+    SETUP_TIMEOUT,
+    Channel,
+    Link,
+    close_channel,
+    lost_is_no_cancellation,
+    unavailable,
+)
+from shared.backends.rabbitmq.publisher import Publisher
+from shared.backends.rabbitmq.topology import UNDECODABLE
+from shared.errors import BackendUnavailable, sentence
+from shared.ports import Delivery, Message
+
+log = structlog.get_logger(__name__)
+
+FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
+"""Seconds between tries to get a queue back."""
+
+PAUSE_TIMEOUT = 2.0
+"""Seconds for the broker to say that it sends no more: a worker that is told to stop does not wait for a dead one."""
+
+Declare = Callable[[Channel], Awaitable[str]]
+"""Declares a queue, and answers its name."""
+
+
+class RabbitDelivery:
+    def __init__(self, message: Message, raw: AbstractIncomingMessage, publisher: Publisher) -> None:
+        self.message = message
+        self._raw = raw
+        self._publisher = publisher
+
+    async def ack(self) -> None:
+        await self._settle(self._raw.ack())
+
+    async def retry(self, after: float = 0.0) -> None:
+        if after <= 0:
+            await self._settle(self._raw.nack(requeue=True))
+            return
+        await self._publisher.publish_later(self.message, after)
+        await self.ack()
+
+    async def reject(self) -> None:
+        await self._settle(self._raw.reject(requeue=False))
+
+    async def _settle(self, settling: Awaitable[None]) -> None:
+        try:
+            with lost_is_no_cancellation():
+                await settling
+        except FAILURES as error:
+            log.info("delivery.lost", job=self.message.job.id, error=str(error), next="the broker delivers it again")
+
+
+def sets(event: asyncio.Event) -> Callable[..., None]:
+    def callback(*_: Any) -> None:
+        event.set()
+
+    return callback
+
+
+class Line:
+    """The deliveries of one queue that nobody has taken yet, oldest first."""
+
+    def __init__(
+        self, link: Link, publisher: Publisher, declare: Declare, prefetch: int, arrived: asyncio.Event
+    ) -> None:
+        self._link = link
+        self._publisher = publisher
+        self._declare = declare
+        self._prefetch = prefetch
+        self._arrived = arrived
+        self._waiting: deque[RabbitDelivery] = deque()
+        self._channel: Channel | None = None
+        self._queue: AbstractQueue | None = None
+        self._tag: str | None = None
+        self._paused = False
+        self._broken = asyncio.Event()
+        self._on_close = sets(self._broken)
+        self._changing = asyncio.Lock()
+
+    def take(self) -> RabbitDelivery | None:
+        return self._waiting.popleft() if self._waiting else None
+
+    async def open(self) -> None:
+        """Raises one of FAILURES, or BackendUnavailable."""
+        async with asyncio.timeout(SETUP_TIMEOUT), self._changing:
+            with lost_is_no_cancellation():
+                await self._open()
+
+    async def _open(self) -> None:
+        self._waiting, self._tag, broken = deque(), None, asyncio.Event()
+        connection = await self._link.connection()
+        connection.close_callbacks.discard(self._on_close)
+        self._on_close = sets(broken)
+        connection.close_callbacks.add(self._on_close)
+        channel = self._channel = await connection.channel(publisher_confirms=False)
+        channel.close_callbacks.add(sets(broken))
+        name = await self._declare(channel)
+        underlay = await channel.get_underlay_channel()
+        underlay.on_consumer_cancel_callbacks.add(sets(broken))
+        await channel.set_qos(prefetch_count=self._prefetch)
+        self._queue, self._broken = await channel.get_queue(name, ensure=False), broken
+        await self._consume()
+
+    async def keep(self, *, opened: bool) -> None:
+        """Get the queue back whenever it is lost, for ever."""
+        delay = FIRST_DELAY
+        while True:
+            if opened:
+                await self._broken.wait()
+                log.warning("rabbitmq.queue_lost", queue=self._name, next="consuming again")
+            await close_channel(self._channel)
+            try:
+                await self.open()
+                opened, delay = True, FIRST_DELAY
+            except (*FAILURES, BackendUnavailable) as error:
+                log.warning(
+                    "rabbitmq.queue_away",
+                    queue=self._name,
+                    error=sentence(error),
+                    next=f"trying again in {delay:.1f} s",
+                )
+                opened = False
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, LONGEST_DELAY)
+
+    async def pause(self) -> None:
+        self._paused = True
+        async with self._changing:
+            tag, self._tag = self._tag, None
+            try:
+                async with asyncio.timeout(PAUSE_TIMEOUT):
+                    with lost_is_no_cancellation():
+                        await self._cancel(tag)
+            except FAILURES as error:
+                log.info("rabbitmq.queue_lost", error=sentence(error), next="the broker takes back what nobody took")
+            while self._waiting:
+                await self._waiting.popleft().retry()
+
+    async def resume(self) -> None:
+        self._paused = False
+        async with self._changing:
+            try:
+                async with asyncio.timeout(SETUP_TIMEOUT):
+                    with lost_is_no_cancellation():
+                        await self._consume()
+            except FAILURES as error:
+                log.warning("rabbitmq.not_resumed", error=sentence(error), next="opening a new channel")
+                self._broken.set()
+
+    async def close(self) -> None:
+        await close_channel(self._channel)
+
+    @property
+    def _name(self) -> str | None:
+        return self._queue and self._queue.name
+
+    async def _cancel(self, tag: str | None) -> None:
+        if tag is not None and self._queue is not None:
+            await self._queue.cancel(tag)
+
+    async def _consume(self) -> None:
+        if self._queue is not None and self._tag is None and not self._paused:
+            self._tag = await self._queue.consume(self._receive)
+
+    async def _receive(self, raw: AbstractIncomingMessage) -> None:
+        try:
+            message = decode_envelope(raw.headers, raw.body)
+        except (KeyError, ValueError, TypeError) as error:
+            await self._set_aside(raw, error)
+            return
+        delivery = RabbitDelivery(message, raw, self._publisher)
+        if self._paused:
+            await delivery.retry()
+        else:
+            self._waiting.append(delivery)
+            self._arrived.set()
+
+    async def _set_aside(self, raw: AbstractIncomingMessage, error: Exception) -> None:
+        log.error("delivery.undecodable", error=repr(error), next=f"set aside in {UNDECODABLE}")
+        try:
+            await self._publisher.set_aside(raw)
+            await raw.ack()
+        except (*FAILURES, BackendUnavailable) as failure:
+            # Left as it is: it takes one place of the prefetch until the broker delivers it again.
+            log.warning("delivery.not_set_aside", error=sentence(failure), next="the broker delivers it again")
+
+
+class RabbitConsumer:
+    """Deliveries of several queues, the first queue's first. Owns a connection, and the tasks that keep the queues."""
+
+    def __init__(self, urls: str, publisher: Publisher, declares: Sequence[Declare], prefetch: int) -> None:
+        self._link = Link(urls, "ignite consumer")
+        self._arrived = asyncio.Event()
+        self._lines = [Line(self._link, publisher, declare, prefetch, self._arrived) for declare in declares]
+        self._keepers: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> RabbitConsumer:
+        """One queue is enough to begin with. Raises BackendUnavailable."""
+        opened = await asyncio.gather(*(line.open() for line in self._lines), return_exceptions=True)
+        failed = [failure for failure in opened if failure is not None]
+        if len(failed) == len(self._lines):
+            await self._link.close()
+            raise translated(failed[0]) from failed[0]
+        for line, failure in zip(self._lines, opened, strict=True):
+            keeper = asyncio.create_task(line.keep(opened=failure is None), name="rabbitmq-queue")
+            # Its death must reach whoever waits for a delivery.
+            keeper.add_done_callback(lambda _: self._arrived.set())
+            self._keepers.append(keeper)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self._link.close()
+
+    async def next(self) -> Delivery:
+        while True:
+            for line in self._lines:
+                if (delivery := line.take()) is not None:
+                    return delivery
+            for keeper in self._keepers:
+                if keeper.done():
+                    keeper.result()
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def pause(self) -> None:
+        await asyncio.gather(*(line.pause() for line in self._lines))
+
+    async def resume(self) -> None:
+        await asyncio.gather(*(line.resume() for line in self._lines))
+
+
+def translated(error: BaseException) -> BaseException:
+    return unavailable(error) if isinstance(error, FAILURES) else error

@@ -1,0 +1,171 @@
+"""Publishing with confirms. Nothing is published before the broker is known to have the queue for it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import aio_pika
+from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
+
+from shared.backends.envelope import encode_envelope
+from shared.backends.rabbitmq.connection import (
+    CONNECT_TIMEOUT,
+    FAILURES,
+    SETUP_TIMEOUT,
+    Channel,
+    Link,
+    is_blocked,
+    lost_is_no_cancellation,
+    unavailable,
+    version_of,
+)
+from shared.backends.rabbitmq.topology import UNDECODABLE, Topology, retry_name, routing_key, with_jitter
+from shared.errors import BackendUnavailable, QueueFull
+from shared.job import QueueName
+from shared.ports import Message
+
+CONFIRM_TIMEOUT = 5.0
+"""Seconds for the broker to confirm a message: past them the client must hear that nobody knows."""
+
+
+Target = QueueName | int | None
+"""What must be declared first: the queue of a model and tier, that of a back-off in milliseconds, or neither."""
+
+
+def blocked() -> BackendUnavailable:
+    return BackendUnavailable("The broker (RabbitMQ) is out of memory or disk and takes no messages.", retry_after=10)
+
+
+class Publisher:
+    """One confirmed channel, opened when needed and again after it broke."""
+
+    def __init__(self, urls: str, topology: Topology) -> None:
+        self._link = Link(urls, "ignite publisher")
+        self._topology = topology
+        self._channel: Channel | None = None
+        self._exchanges: dict[str, aio_pika.abc.AbstractExchange] = {}
+        self._declared: set[Target] = set()
+        self._opening = asyncio.Lock()
+
+    async def publish(self, exchange: str, message: Message, *, expires_in: float | None = None) -> None:
+        """Returns once the broker has taken it. Raises QueueFull, BackendUnavailable."""
+        queue = message.job.queue
+        await self._send(exchange, to_amqp(message, expires_in), routing_key(queue), queue)
+
+    async def publish_later(self, message: Message, seconds: float) -> None:
+        """As `publish`, into a queue from which the message comes back after about that long."""
+        delay, queue = with_jitter(seconds), message.job.queue
+        await self._send(retry_name(delay), to_amqp(message, None), routing_key(queue), delay)
+
+    async def set_aside(self, raw: AbstractIncomingMessage) -> None:
+        """Keep what nobody can decode where a person finds it."""
+        copy = aio_pika.Message(raw.body, headers=raw.headers, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+        await self._send("", copy, UNDECODABLE, None)
+
+    async def _send(self, exchange: str, message: aio_pika.Message, key: str, target: Target) -> None:
+        try:
+            with lost_is_no_cancellation():
+                channel = await self._ready(target)
+                await self._exchange(channel, exchange).publish(message, key, timeout=CONFIRM_TIMEOUT)
+        except DeliveryError as error:
+            full = f"The queue for model '{target.model}'" if isinstance(target, QueueName) else f"The queue '{key}'"
+            raise QueueFull(f"{full} is full.") from error
+        except FAILURES as error:
+            raise await self._gone(error) from error
+
+    def _exchange(self, channel: Channel, name: str) -> aio_pika.abc.AbstractExchange:
+        if not name:
+            return channel.default_exchange
+        if name not in self._exchanges:
+            self._exchanges[name] = aio_pika.Exchange(channel, name, durable=True)
+        return self._exchanges[name]
+
+    async def _ready(self, target: Target) -> Channel:
+        """A channel that is open, on a connection that takes messages, and has declared the target."""
+        channel = self._channel
+        connection = await self._link.connection()
+        if await is_blocked(connection):
+            raise blocked()
+        if channel is not None and not channel.is_closed and (target is None or target in self._declared):
+            return channel
+        async with asyncio.timeout(SETUP_TIMEOUT), self._opening:
+            if self._channel is None or self._channel.is_closed:
+                await self._open()
+            assert self._channel is not None
+            await self._declare(self._channel, target)
+            return self._channel
+
+    async def _declare(self, channel: Channel, target: Target) -> None:
+        match target:
+            case QueueName() if target not in self._declared:
+                await self._topology.declare_jobs(channel, target)
+            case int() if target not in self._declared:
+                await self._topology.declare_retry(channel, target)
+            case _:
+                return
+        self._declared.add(target)
+
+    async def _open(self) -> None:
+        connection = await self._link.connection()
+        self._exchanges, self._declared = {}, set()
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        await self._topology.declare_base(channel)
+        self._channel = channel
+
+    async def _gone(self, error: BaseException) -> BackendUnavailable:
+        """What failed, for whoever asked. The next publish begins afresh: what a broken channel has declared is not
+        known. A connection that is merely blocked is kept: it hears when the alarm is over.
+        """
+        if self._channel is not None and not self._channel.is_closed and isinstance(error, TimeoutError):
+            with suppress(*FAILURES):
+                if await is_blocked(await self._link.connection()):
+                    return blocked()
+        self._channel = None
+        await self._link.close()
+        return unavailable(error)
+
+    async def depth(self, name: str) -> int:
+        try:
+            with lost_is_no_cancellation():
+                await self._ready(None)
+                connection = await self._link.connection()
+                async with asyncio.timeout(CONNECT_TIMEOUT), connection.channel() as channel:
+                    queue = await channel.declare_queue(name, passive=True)
+                    return queue.declaration_result.message_count or 0
+        except ChannelNotFoundEntity:
+            return 0
+        except FAILURES as error:
+            raise unavailable(error) from error
+
+    async def version(self) -> tuple[int, ...]:
+        try:
+            return version_of(await self._link.connection())
+        except FAILURES as error:
+            raise unavailable(error) from error
+
+    async def check(self) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                with lost_is_no_cancellation():
+                    await self._ready(None)
+        except FAILURES as error:
+            raise unavailable(error) from error
+
+    async def close(self) -> None:
+        self._channel = None
+        await self._link.close()
+
+
+def to_amqp(message: Message, expires_in: float | None) -> aio_pika.Message:
+    return aio_pika.Message(
+        message.body or b"",
+        headers=dict(encode_envelope(message)),
+        content_type="application/json",
+        type="chat.completion",
+        message_id=message.job.id,
+        timestamp=message.job.created_at,
+        expiration=expires_in,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+    )

@@ -1,0 +1,74 @@
+"""The job queue on RabbitMQ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+from shared.backends.rabbitmq.connection import Channel
+from shared.backends.rabbitmq.consumer import RabbitConsumer
+from shared.backends.rabbitmq.publisher import Publisher
+from shared.backends.rabbitmq.topology import DEAD, JOBS, Topology, routing_key
+from shared.job import QueueName
+from shared.ports import Consumer, Message
+
+DEAD_LETTERS_PREFETCH = 16
+LIMIT_PER_QUEUE = (3, 12)
+"""The RabbitMQ from which a queue says for itself how long a delivery may stay unacknowledged."""
+
+
+class RabbitQueue:
+    """`urls`: the broker's nodes, comma-separated. `queue_limit`: messages that may wait in one queue before publishing
+    is refused. `consumer_timeout`: what the broker is set to, in seconds; it cannot be asked.
+    """
+
+    def __init__(self, urls: str, *, queue_limit: int, consumer_timeout: float) -> None:
+        self._urls = urls
+        self._consumer_timeout = consumer_timeout
+        self._topology = Topology(queue_limit)
+        self._publisher = Publisher(urls, self._topology)
+
+    async def publish(self, message: Message) -> None:
+        await self._publisher.publish(JOBS, message, expires_in=max(0.0, message.job.deadline_at - time.time()))
+
+    @asynccontextmanager
+    async def consume(self, queues: Sequence[QueueName], prefetch: int) -> AsyncGenerator[Consumer]:
+        declares = [partial(self._declare_jobs, queue) for queue in queues]
+        async with RabbitConsumer(self._urls, self._publisher, declares, prefetch) as consumer:
+            yield consumer
+
+    @asynccontextmanager
+    async def dead_letters(self) -> AsyncGenerator[Consumer]:
+        async with RabbitConsumer(self._urls, self._publisher, [self._declare_dead], DEAD_LETTERS_PREFETCH) as consumer:
+            yield consumer
+
+    async def depth(self, queue: QueueName) -> int:
+        return await self._publisher.depth(routing_key(queue))
+
+    async def warnings(self, longest_job: float) -> Sequence[str]:
+        version = await self._publisher.version()
+        if version >= LIMIT_PER_QUEUE or longest_job <= self._consumer_timeout:
+            return ()
+        return (
+            f"RabbitMQ {'.'.join(map(str, version))} takes a delivery back that stays unacknowledged for "
+            f"{self._consumer_timeout:.0f} s (consumer_timeout), and a job may take {longest_job:.0f} s. Such a job is "
+            f"adopted again and loses nothing, but raise consumer_timeout in rabbitmq.conf and tell Ignite "
+            f"(IGNITE_CONSUMER_TIMEOUT), or use RabbitMQ 3.12 or newer.",
+        )
+
+    async def check(self) -> None:
+        """Raises BackendUnavailable."""
+        await self._publisher.check()
+
+    async def close(self) -> None:
+        await self._publisher.close()
+
+    async def _declare_jobs(self, queue: QueueName, channel: Channel) -> str:
+        await self._topology.declare_base(channel)
+        return await self._topology.declare_jobs(channel, queue)
+
+    async def _declare_dead(self, channel: Channel) -> str:
+        await self._topology.declare_base(channel)
+        return DEAD

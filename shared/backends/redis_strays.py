@@ -1,0 +1,84 @@
+"""Finds jobs that the broker has lost: a broker cannot be asked for a message, so what it must have delivered by now
+says it.
+
+A job's message is gone if its queue is empty and nobody runs the job, or if one that joined the queue much later has
+been claimed. For the latter the newest job that waits is remembered until it has been claimed: whatever joined well
+before it and waits still has been overtaken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from shared.backends import redis_keys as keys
+from shared.backends.redis import Pipeline
+from shared.backends.redis_store import RUNNING, decode_job, fields_of
+from shared.job import Job, JobStatus, QueueName
+
+PAGE = 1000
+"""Jobs looked at in one search of a queue."""
+
+CLAIMED = {JobStatus.IN_PROGRESS, JobStatus.COMPLETED, JobStatus.FAILED}
+
+
+class Waiting(NamedTuple):
+    """A job in its queue's index, and since when anybody could have claimed it."""
+
+    job_id: str
+    since: float
+
+
+class StrayFinder:
+    """`depth`: how many messages of a queue wait to be delivered."""
+
+    def __init__(self, pipeline: Pipeline, depth: Callable[[QueueName], Awaitable[int]]) -> None:
+        self._redis = pipeline
+        self._depth = depth
+        self._newest: dict[QueueName, Waiting] = {}
+        self._overtaken: dict[QueueName, float] = {}
+
+    async def find(self, queue: QueueName, waited: float) -> Sequence[Job]:
+        await self._watch(queue)
+        latest = time.time() - waited
+        if await self._depth(queue) > 0:
+            latest = min(latest, self._overtaken.get(queue, 0.0) - waited)
+        suspects = await asyncio.gather(*(self._look(each, queue, latest) for each in await self._open(queue, latest)))
+        return [job for job in suspects if job is not None]
+
+    async def _watch(self, queue: QueueName) -> None:
+        """Move on to another newest job once the one remembered has been claimed, or waits no more."""
+        newest = self._newest.get(queue)
+        if newest is not None:
+            status = await self._redis.command("HGET", keys.job(newest.job_id), "status")
+            if status == JobStatus.QUEUED.encode():
+                return
+            if status is not None and JobStatus(status.decode()) in CLAIMED:
+                self._overtaken[queue] = newest.since
+            del self._newest[queue]
+        for newest in await self._range(queue, f"({RUNNING}", "-inf", "REV", limit=1):
+            self._newest[queue] = newest
+
+    async def _open(self, queue: QueueName, latest: float) -> list[Waiting]:
+        waiting = await self._range(queue, "-inf", latest, limit=PAGE)
+        return waiting + await self._range(queue, RUNNING, RUNNING + latest, limit=PAGE)
+
+    async def _range(
+        self, queue: QueueName, start: float | str, stop: float | str, *how: str, limit: int
+    ) -> list[Waiting]:
+        found = await self._redis.command(
+            *("ZRANGE", keys.open_jobs(str(queue)), start, stop, "BYSCORE", *how, "LIMIT", 0, limit, "WITHSCORES")
+        )
+        return [Waiting(raw.decode(), float(score)) for raw, score in zip(found[::2], found[1::2], strict=True)]
+
+    async def _look(self, waiting: Waiting, queue: QueueName, latest: float) -> Job | None:
+        """The job, if nobody could be running it."""
+        record = fields_of(await self._redis.command("HGETALL", keys.job(waiting.job_id)))
+        job = decode_job(record)
+        if job is None or job.status.terminal:
+            await self._redis.command("ZREM", keys.open_jobs(str(queue)), waiting.job_id)
+            return None
+        since = max(float(record.get(name, 0.0)) for name in (b"queued", b"lease"))
+        return None if since > latest else job

@@ -1,0 +1,41 @@
+"""A job as it was submitted, as the store and the message both keep it: one JSON object."""
+
+from __future__ import annotations
+
+import math
+
+import orjson
+
+from shared.job import Job, Tier
+
+FIELDS = (
+    "id",
+    "tenant",
+    "model",
+    "tier",
+    "mode",
+    "created_at",
+    "deadline_at",
+    "retention",
+    "detached",
+    "stored",
+    "seed",
+    "metadata",
+)
+
+
+def encode_spec(job: Job) -> bytes:
+    return orjson.dumps({name: getattr(job, name) for name in FIELDS})
+
+
+def decode_spec(data: bytes | str) -> Job:
+    """A queued job. Raises KeyError, ValueError or TypeError where `data` is not what `encode_spec` makes."""
+    spec = orjson.loads(data)
+    if spec["mode"] not in ("unary", "stream"):
+        raise ValueError(f"unknown mode {spec['mode']!r}")
+    spec["tier"] = Tier(spec["tier"])
+    for name in ("created_at", "deadline_at", "retention"):
+        spec[name] = float(spec[name])
+        if not math.isfinite(spec[name]):
+            raise ValueError(f"{name} is {spec[name]}")
+    return Job(**spec)
