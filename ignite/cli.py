@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ignite import __version__
+from ignite.dead_command import dead
 from ignite.jobs_command import jobs
 from shared.settings import Settings, SettingsError, load_settings
 
@@ -107,3 +108,4 @@ def doctor(**options: Any) -> None:
 
 
 cli.add_command(jobs)
+cli.add_command(dead)

@@ -93,6 +93,8 @@ async def check_backend(settings: Settings) -> AsyncIterator[Finding]:
         async with asyncio.timeout(3 * ANSWER_TIMEOUT), open_backend(settings) as backend:
             for part, problem in (await backend.check()).items():
                 yield Finding(part, problem is None, problem or "answers", advice)
+            for warning in await backend.warnings(settings.job_deadline):
+                yield Finding("note", True, warning)
             async for finding in check_workers(settings, backend):
                 yield finding
     except DataDirectoryInUse as error:

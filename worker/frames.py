@@ -60,10 +60,12 @@ class FrameEncoder:
 
     def _shape(self, part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         index, logprobs = part["index"], part.get("logprobs")
+        delta = {key: value for key, value in part["delta"].items() if key != "role" and value not in (None, "", [])}
+        if not (delta or logprobs or part.get("finish_reason")):
+            return  # Engines announce a role before they have done anything; what is in the log is progress.
         if index not in self._begun:
             self._begun.add(index)
             yield shaped(index, {"role": "assistant", "content": ""})
-        delta = {key: value for key, value in part["delta"].items() if key != "role" and value not in (None, "", [])}
         if delta or logprobs:
             yield shaped(index, delta, logprobs)
         if part.get("finish_reason") and index not in self._ended:

@@ -281,7 +281,7 @@ async def test_a_cancelled_next_takes_nothing_away(backend: Backend) -> None:
     assert sorted(found) == sorted(ids)
 
 
-async def test_a_consumer_that_stops_leaves_the_rest_to_others_and_keeps_what_it_holds(
+async def test_a_paused_consumer_leaves_the_rest_to_others_and_keeps_what_it_holds(
     replicas: tuple[Backend, Backend],
 ) -> None:
     one, other = replicas
@@ -294,3 +294,14 @@ async def test_a_consumer_that_stops_leaves_the_rest_to_others_and_keeps_what_it
         await held.ack()
     async with consume(other) as consumer:
         assert await nothing_comes(consumer)
+
+
+async def test_a_resumed_consumer_takes_again(replicas: tuple[Backend, Backend]) -> None:
+    one, _ = replicas
+    async with consume(one) as consumer:
+        await consumer.pause()
+        await consumer.pause()
+        ids = await publish(one, *(new_job() for _ in range(3)))
+        assert await nothing_comes(consumer)
+        await consumer.resume()
+        assert await taken(consumer, 3) == ids

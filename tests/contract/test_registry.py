@@ -64,3 +64,15 @@ async def test_requests_reach_the_worker_they_are_for(replicas: tuple[Backend, B
         async with asyncio.timeout(PATIENCE):
             assert [await anext(first.cancels), await anext(first.cancels)] == [jobs[0].id, jobs[2].id]
             assert await anext(second.cancels) == jobs[1].id
+
+
+async def test_a_worker_tells_whether_it_is_ready(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    async with one.registry.join(a_worker()) as member:
+        for ready in (False, True):
+            member.announce(ready=ready)
+            await wait_until(lambda ready=ready: readiness_is(other, ready))
+
+
+async def readiness_is(backend: Backend, ready: bool) -> bool:
+    return [worker.ready for worker in await backend.registry.workers()] == [ready]

@@ -163,6 +163,40 @@ async def test_the_result_of_a_failed_job_is_its_error(api: Api) -> None:
     assert answer.error == job["error"]
 
 
+# ── trying again ──
+
+
+async def test_a_failed_job_is_tried_again_under_its_id(api: Api) -> None:
+    api.engine.gate.clear()
+    job_id = await api.submit(ask("refuse"))
+    api.engine.gate.set()
+    failed = await api.ended(job_id)
+
+    again = await api.post(None, f"/v1/jobs/{job_id}/retry")
+
+    assert (again.status, again.json["id"], again.json["error"]) == (200, job_id, None)
+    assert again.json["deadline_at"] > failed["deadline_at"]
+    second = await api.ended(job_id)
+    assert (second["status"], second["attempts"]) == ("failed", 2), "the engine has refused it again"
+
+
+async def test_only_a_failed_job_is_tried_again(api: Api, running: str) -> None:
+    left_alone = await api.post(None, f"/v1/jobs/{running}/retry")
+    assert (left_alone.status, left_alone.json["attempts"]) == (200, 1)
+    completed = await api.ended(await api.submit(ask()))
+    refused = await api.post(None, f"/v1/jobs/{completed['id']}/retry")
+    assert (refused.status, refused.error["code"]) == (409, "not_failed")
+    assert refused.headers["x-should-retry"] == "false"
+
+
+async def test_jobs_are_found_by_their_errors_code(api: Api) -> None:
+    failed = await api.ended(await api.submit(ask("refuse")))
+    await api.ended(await api.submit(ask()))
+    found = await api.jobs("code=context_length_exceeded")
+    assert [job["id"] for job in found] == [failed["id"]]
+    assert await api.jobs("code=engine_error") == []
+
+
 # ── cancelling ──
 
 

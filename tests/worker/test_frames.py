@@ -38,10 +38,15 @@ def said(sent: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def test_a_frame_is_one_choice_under_the_jobs_own_head() -> None:
-    (role,) = encoded(chunk(delta("", role="assistant")))
+    role, _ = encoded(chunk(delta("hi", role="assistant")))
 
     choice = {"index": 0, "delta": ROLE, "logprobs": None, "finish_reason": None}
     assert role == {**HEAD, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def test_a_role_alone_says_nothing_yet() -> None:
+    """What is in the log is taken for progress; engines announce a role before they have done anything."""
+    assert encoded(chunk(delta("", role="assistant"))) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""The API as the commands use it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import aiohttp
+import click
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+CONNECT_TIMEOUT = 5.0
+
+
+class Api:
+    """Every failure is one sentence."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self._url = url.rstrip("/").removesuffix("/v1")
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+
+    async def json(self, method: str, path: str, **options: Any) -> Any:
+        async with self.open(method, path, **options) as response:
+            return await response.json()
+
+    @asynccontextmanager
+    async def open(self, method: str, path: str, **options: Any) -> AsyncGenerator[aiohttp.ClientResponse]:
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT)
+        try:
+            async with (
+                aiohttp.ClientSession(self._url, headers=self._headers, timeout=timeout) as session,
+                session.request(method, path, **options) as response,
+            ):
+                if response.status >= 400:
+                    raise click.ClickException(await sentence_of(response))
+                yield response
+        except aiohttp.ClientConnectionError as error:
+            raise click.ClickException(f"{self._url} does not answer ({error}). Is 'ignite up' running?") from None
+
+
+async def sentence_of(response: aiohttp.ClientResponse) -> str:
+    try:
+        return (await response.json())["error"]["message"]
+    except (ValueError, KeyError, TypeError, aiohttp.ContentTypeError):
+        return f"{response.url} answered {response.status}: is this an Ignite server?"
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run(work)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def talks_to_the_api(command: Command) -> Command:
+    """The options that say which API, and with what key."""
+    url = click.option("--url", envvar="IGNITE_URL", default=DEFAULT_URL, show_default=True, help="the API")
+    key = click.option("--key", envvar="IGNITE_API_KEY", help="the key to use")
+    return url(key(command))
+
+
+def show(api: Api, method: str, path: str) -> None:
+    """Print what the API answers, as JSON for people."""
+
+    async def work() -> None:
+        click.echo(json.dumps(await api.json(method, path), indent=2, ensure_ascii=False))
+
+    run(work())

@@ -1,0 +1,52 @@
+"""`ignite dead` against a running cluster."""
+
+import asyncio
+
+import aiohttp
+from click.testing import CliRunner
+
+from ignite.cli import cli
+from tests.support.chat import Prompt, content_of, ended, job_of, session_with, submit
+from tests.support.cluster import Cluster
+from tests.support.wait_until import wait_until
+
+
+async def test_a_job_that_took_its_worker_down_is_listed_and_replayed_under_its_own_id(cluster: Cluster) -> None:
+    api, (victim,) = await cluster.with_workers(1)
+    prompt = Prompt(seed=7, ttft=3000)
+    async with session_with(api.url) as session:
+        job_id = await submit(session, prompt)
+        await wait_until(lambda: is_running(session, job_id))
+        victim.kill()
+        await cluster.worker("--quarantine-after", "1")
+        record = await ended(session, job_id)
+        assert (record["status"], record["error"]["code"]) == ("failed", "attempts_exhausted")
+
+        heading, *rows = (await dead(api.url, "ls")).splitlines()
+        assert heading.split()[0] == "ID"
+        assert [row.split()[0] for row in rows] == [job_id]
+        assert (await dead(api.url, "ls", "--model", "another")).splitlines() == [heading]
+
+        assert await dead(api.url, "replay", "--all") == f"{job_id}  queued\n"
+
+        record = await ended(session, job_id)
+        assert (record["status"], record["error"]) == ("completed", None)
+        assert await content_of(session, job_id) == prompt.text
+    assert (await dead(api.url, "ls")).splitlines() == [heading]
+
+
+async def test_replay_wants_to_know_what(cluster: Cluster) -> None:
+    api = await cluster.api()
+    assert "name the jobs, or say --all" in await dead(api.url, "replay", status=2)
+    assert await dead(api.url, "replay", "chatcmpl-none", status=1) == "Error: No job 'chatcmpl-none'.\n"
+
+
+async def is_running(session: aiohttp.ClientSession, job_id: str) -> bool:
+    return (await job_of(session, job_id))["status"] == "in_progress"
+
+
+async def dead(url: str, *arguments: str, status: int = 0) -> str:
+    """What the command prints. It runs an event loop of its own, and so gets a thread."""
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["dead", "--url", url, *arguments])
+    assert done.exit_code == status, done.output
+    return done.output
