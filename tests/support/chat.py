@@ -40,10 +40,14 @@ class Prompt:
 
     def stream(self, head: dict[str, Any]) -> str:
         """The whole stream of a job whose chunks share `head`."""
-        role = choice({"role": "assistant", "content": ""})
-        words = [choice({"content": word}) for word in self.words]
-        choices = [role, *words, choice({}, "stop")]
-        return "".join(f"data: {compact({**head, 'choices': [each]})}\n\n" for each in choices) + DONE
+        return stream_of(head, self.words)
+
+
+def stream_of(head: dict[str, Any], words: Iterable[str]) -> str:
+    """A whole stream whose chunks share `head` and say `words`."""
+    role = choice({"role": "assistant", "content": ""})
+    choices = [role, *(choice({"content": word}) for word in words), choice({}, "stop")]
+    return "".join(f"data: {compact({**head, 'choices': [each]})}\n\n" for each in choices) + DONE
 
 
 def choice(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
@@ -72,6 +76,10 @@ class Stream:
                 self._data += data
                 heard, before = time.monotonic(), heard
                 self.longest_silence = max(self.longest_silence, heard - before)
+
+    def go_on_with(self, data: bytes) -> None:
+        """What came another way, after the frames that are here."""
+        self._data = bytearray("".join(self.frames).encode() + data)
 
     @property
     def frames(self) -> list[str]:

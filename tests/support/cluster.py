@@ -39,6 +39,10 @@ class Cluster:
         await process.wait_for(WORKER_READY, STARTS_WITHIN)
         return process
 
+    async def unready_worker(self, *options: str) -> RunningProcess:
+        """One that is not waited for."""
+        return await self._start("worker", *options)
+
     async def with_workers(self, count: int, *options: str) -> tuple[Api, list[RunningProcess]]:
         """One API and some workers, started side by side."""
         api, *workers = await asyncio.gather(self.api(), *(self.worker(*options) for _ in range(count)))

@@ -1,14 +1,20 @@
-"""A private RabbitMQ: one node per test run (it takes some ten seconds), a fresh virtual host per test."""
+"""A private RabbitMQ: one node per test run (it takes some ten seconds), a fresh virtual host per test.
 
+Tests that kill nodes have nodes of their own: one, or a cluster of three.
+"""
+
+import asyncio
 import base64
 import http.client
 import json
 import shutil
 import subprocess
 import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from tests.support.server import ContainerServer, HostServer, Server, accepts_connections, free_ports
@@ -45,8 +51,15 @@ class QueueCounters:
     messages_unacknowledged: int | None
 
 
+class Node(Server, Protocol):
+    def control(self, *arguments: str) -> str:
+        """What `rabbitmqctl` says about, or does to, this node."""
+        ...
+
+
 class RabbitMQ:
-    def __init__(self, node: Server, amqp_port: int, management_port: int) -> None:
+    def __init__(self, node: Node, amqp_port: int, management_port: int, name: str = "") -> None:
+        self.name = name
         self._node = node
         self.amqp_port = amqp_port
         self.management_port = management_port
@@ -63,13 +76,17 @@ class RabbitMQ:
 
     async def _ready(self) -> None:
         await wait_until(
-            lambda: self._answers() or not self._node.is_running(),
+            self._answers_or_ended,
             "RabbitMQ to answer",
             within=90,
             seen=self._node.output,
         )
         if not self._node.is_running():
             raise RuntimeError(f"RabbitMQ ended at its start:\n{self._node.output()}")
+
+    async def _answers_or_ended(self) -> bool:
+        """Asked on a thread: a node that is just coming up may take its time, and the loop has other work."""
+        return await asyncio.to_thread(self._answers) or not self._node.is_running()
 
     async def stop(self) -> None:
         await self._node.stop()
@@ -97,6 +114,32 @@ class RabbitMQ:
             return await self.start()
         self.resume()
         return await self._ready()
+
+    @asynccontextmanager
+    async def memory_alarm(self) -> AsyncGenerator[None]:
+        """The broker reads nothing more from a connection that publishes."""
+        await self._control("set_vm_memory_high_watermark", "absolute", "1")
+        try:
+            yield
+        finally:
+            await self._control("set_vm_memory_high_watermark", "0.4")
+
+    @asynccontextmanager
+    async def consumer_timeout(self, seconds: float) -> AsyncGenerator[None]:
+        """For the channels that are opened inside; the broker looks for late ones every half a second."""
+        await self._set(consumer_timeout=round(seconds * 1000), channel_tick_interval=500)
+        try:
+            yield
+        finally:
+            await self._set(consumer_timeout=1_800_000, channel_tick_interval=60_000)
+
+    async def _set(self, **values: int) -> None:
+        settings = ", ".join(f"application:set_env(rabbit, {name}, {value})" for name, value in values.items())
+        await self._control("eval", f"{settings}.")
+
+    async def _control(self, *arguments: str) -> str:
+        """Takes a second; what the test has running goes on meanwhile."""
+        return await asyncio.to_thread(self._node.control, *arguments)
 
     def create_vhost(self) -> str:
         vhost = f"test-{uuid.uuid4().hex[:12]}"
@@ -129,6 +172,17 @@ class RabbitMQ:
 
     def connections(self, vhost: str) -> list[str]:
         return [each["name"] for each in self._call("GET", f"/vhosts/{vhost}/connections")]
+
+    def running_nodes(self) -> set[str]:
+        """Of the cluster that this node is in."""
+        return {each["name"] for each in self._call("GET", "/nodes?columns=name,running") if each["running"]}
+
+    def nodes_of_connections(self, vhost: str) -> list[str]:
+        return [each["node"] for each in self._call("GET", f"/vhosts/{vhost}/connections")]
+
+    def leaders(self, vhost: str) -> set[str]:
+        """The nodes that lead its quorum queues."""
+        return {each["leader"] for each in self._call("GET", f"/queues/{vhost}?columns=name,leader")}
 
     def close_connections(self, vhost: str) -> int:
         """As an operator would from the management page; answers how many there were."""
@@ -163,6 +217,10 @@ class HostNode(HostServer):
     def __init__(self, launcher: str, directory: Path, env: dict[str, str], epmd: HostServer) -> None:
         super().__init__([launcher], directory, env)
         self._epmd = epmd
+        self._rabbitmqctl = str(Path(launcher).with_name("rabbitmqctl"))
+
+    def control(self, *arguments: str) -> str:
+        return _said([self._rabbitmqctl, "--quiet", *arguments], self._env)
 
     def start(self) -> None:
         if not self._epmd.is_running():
@@ -174,6 +232,11 @@ class HostNode(HostServer):
         await self._epmd.close()
 
 
+class ContainerNode(ContainerServer):
+    def control(self, *arguments: str) -> str:
+        return self._docker("exec", self._name, "rabbitmqctl", "--quiet", *arguments)
+
+
 def find_rabbitmq() -> str | None:
     """The launcher itself before Debian's wrapper, which runs the node as another user."""
     launcher = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -181,19 +244,48 @@ def find_rabbitmq() -> str | None:
 
 
 def rabbitmq_on_this_machine(launcher: str, directory: Path) -> RabbitMQ:
-    amqp, management, distribution, epmd_port = free_ports(4)
-    _write_configuration(
-        directory,
-        f"listeners.tcp.1 = 127.0.0.1:{amqp}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\n",
-    )
+    return _nodes_on_this_machine(launcher, directory, 1)[0]
+
+
+def rabbitmq_cluster_on_this_machine(launcher: str, directory: Path, size: int = 3) -> list[RabbitMQ]:
+    """Nodes that find one another when they are started side by side."""
+    return _nodes_on_this_machine(launcher, directory, size)
+
+
+def _nodes_on_this_machine(launcher: str, directory: Path, count: int) -> list[RabbitMQ]:
+    epmd_port, *ports = free_ports(1 + 3 * count)
     epmd = HostServer([_find_epmd(), "-port", str(epmd_port), "-address", "127.0.0.1"], directory)
-    env = _only_ours(directory) | {
-        "RABBITMQ_NODENAME": f"ignite-test-{amqp}@localhost",
-        "RABBITMQ_DIST_PORT": str(distribution),
-        "ERL_EPMD_PORT": str(epmd_port),
-        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ERLANG_ARGUMENTS,
-    }
-    return RabbitMQ(HostNode(launcher, directory, env, epmd), amqp, management)
+    names = [f"ignite-test-{port}@localhost" for port in ports[::3]]
+    nodes: list[RabbitMQ] = []
+    for name, amqp, management, distribution in zip(names, ports[::3], ports[1::3], ports[2::3], strict=True):
+        home = directory / name
+        home.mkdir()
+        _write_configuration(home, _listeners(amqp, management) + (_peers(names) if count > 1 else ""))
+        _write_cookie(home)
+        env = _only_ours(home) | {
+            "RABBITMQ_NODENAME": name,
+            "RABBITMQ_DIST_PORT": str(distribution),
+            "ERL_EPMD_PORT": str(epmd_port),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": ERLANG_ARGUMENTS,
+        }
+        nodes.append(RabbitMQ(HostNode(launcher, home, env, epmd), amqp, management, name))
+    return nodes
+
+
+def _listeners(amqp: int, management: int) -> str:
+    return f"listeners.tcp.1 = 127.0.0.1:{amqp}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\n"
+
+
+def _peers(names: Sequence[str]) -> str:
+    nodes = "".join(f"cluster_formation.classic_config.nodes.{at} = {name}\n" for at, name in enumerate(names, 1))
+    return f"cluster_formation.peer_discovery_backend = classic_config\n{nodes}"
+
+
+def _write_cookie(home: Path) -> None:
+    """One for all nodes of a cluster."""
+    cookie = home / ".erlang.cookie"
+    cookie.write_text("ignite-test")
+    cookie.chmod(0o400)
 
 
 def rabbitmq_in_docker(directory: Path) -> RabbitMQ:
@@ -203,7 +295,7 @@ def rabbitmq_in_docker(directory: Path) -> RabbitMQ:
         f"--volume={directory}/rabbitmq.conf:/etc/rabbitmq/conf.d/90-test.conf:ro",
         f"--volume={directory}/advanced.config:/etc/rabbitmq/advanced.config:ro",
     ]
-    container = ContainerServer(IMAGE, {amqp: 5672, management: 15672}, options=options)
+    container = ContainerNode(IMAGE, {amqp: 5672, management: 15672}, options=options)
     return RabbitMQ(container, amqp, management)
 
 
@@ -230,6 +322,13 @@ def _only_ours(directory: Path) -> dict[str, str]:
         "RABBITMQ_LOGS": "-",
         "ERL_EPMD_ADDRESS": "127.0.0.1",
     }
+
+
+def _said(command: Sequence[str], env: dict[str, str]) -> str:
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def _find_epmd() -> str:

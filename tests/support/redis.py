@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import time
 import uuid
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -67,6 +68,17 @@ class Redis:
     def resume(self) -> None:
         self._server.resume()
 
+    @asynccontextmanager
+    async def paused(self, seconds: float) -> AsyncGenerator[None]:
+        """It answers nobody while the block runs, and not before `seconds` have passed."""
+        ends = time.monotonic() + seconds
+        self.pause()
+        try:
+            yield
+            await wait_until(lambda: time.monotonic() >= ends, "the pause to end", within=2 * seconds)
+        finally:
+            self.resume()
+
     async def ensure_running(self) -> None:
         """For the test after one that left it stopped or paused."""
         if not self._server.is_running():
@@ -79,6 +91,32 @@ class Redis:
         with self.client() as client:
             client.flushall()
         return next(self._databases)
+
+    def forget(self, database: int) -> None:
+        """As after the loss of its disk: every key of the database and every script."""
+        with self.client(database) as client:
+            client.flushdb()
+            client.script_flush()
+
+    def subscribers(self) -> set[int]:
+        """The connections that are subscribed to something."""
+        with self.client() as client:
+            return {int(each["id"]) for each in client.client_list(_type="pubsub")}
+
+    def kill_subscribers(self) -> int:
+        """Close their connections; answers how many there were."""
+        with self.client() as client:
+            return client.client_kill_filter(_type="pubsub")
+
+    @contextmanager
+    def configured(self, name: str, value: str, default: str) -> Generator[None]:
+        """With a setting changed while the block runs, and back at its default afterwards."""
+        with self.client() as client:
+            client.config_set(name, value)
+            try:
+                yield
+            finally:
+                client.config_set(name, default)
 
     @contextmanager
     def client(self, database: int = 0) -> Generator[Any]:

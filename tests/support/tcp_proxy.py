@@ -13,10 +13,13 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER, zero seconds: the peer se
 
 
 class TcpProxy:
-    """Forwards 127.0.0.1:`port`, a free one, to `upstream`. `resume()` takes back refuse, stall and slow."""
+    """Forwards `address`:`port`, a free one, to `upstream`. `resume()` takes back refuse, stall and slow."""
 
-    def __init__(self, upstream: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, upstream: int, host: str = "127.0.0.1", *, address: str = "127.0.0.1") -> None:
         self._upstream = (host, upstream)
+        self._address = address
+        self._lost: list[asyncio.StreamWriter] = []
+        self._losing = False
         self._listener: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
@@ -34,6 +37,7 @@ class TcpProxy:
     ) -> None:
         self.refuse()
         await asyncio.gather(*self._connections, return_exceptions=True)
+        _reset(self._lost)
 
     @property
     def open_connections(self) -> int:
@@ -43,6 +47,13 @@ class TcpProxy:
         """Reset every open connection; new ones are welcome."""
         for each in self._connections:
             each.cancel()
+
+    async def lose(self) -> None:
+        """What is open falls silent for good, and neither end is told, as when a router forgets it; new ones work."""
+        self._losing = True
+        self.cut()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        self._losing = False
 
     def refuse(self) -> None:
         """As if nobody listened: open connections are cut, new ones refused."""
@@ -66,7 +77,7 @@ class TcpProxy:
 
     async def _listen(self) -> None:
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+            self._listener = await asyncio.start_server(self._accept, self._address, self.port)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -79,14 +90,22 @@ class TcpProxy:
         try:
             far_in, far_out = await asyncio.open_connection(*self._upstream)
             writers.append(far_out)
+            # Else the kernel holds megabytes for a wire that is stalled or slow.
+            far_out.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK)
             await asyncio.gather(self._pump(near_in, far_out), self._pump(far_in, near_out))
             for writer in writers:
                 writer.close()
         except OSError:
             _reset(writers)
         except asyncio.CancelledError:
-            _reset(writers)
+            self._part_with(writers)
             raise
+
+    def _part_with(self, writers: list[asyncio.StreamWriter]) -> None:
+        if self._losing:
+            self._lost += writers
+        else:
+            _reset(writers)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(self._chunk()):
@@ -106,6 +125,6 @@ class TcpProxy:
 
 def _reset(writers: list[asyncio.StreamWriter]) -> None:
     for writer in writers:
-        if (wire := writer.get_extra_info("socket")) is not None:
+        if (wire := writer.get_extra_info("socket")) is not None and wire.fileno() >= 0:
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         writer.transport.abort()

@@ -96,6 +96,25 @@ async def test_stall_holds_the_bytes_until_resumed(echo_port: int) -> None:
         client.close()
 
 
+async def test_what_is_lost_stays_silent_for_good_and_what_is_new_works(echo_port: int) -> None:
+    async with no_leaks(), TcpProxy(echo_port) as proxy:
+        first = await Client.connect(proxy)
+        assert await first.echoed(b"hello") == b"hello"
+
+        await proxy.lose()
+        waiting = asyncio.create_task(first.echoed(b"anyone?"))
+        second = await Client.connect(proxy)
+        assert await second.echoed(b"new") == b"new"
+        await proxy.resume()
+        done, _ = await asyncio.wait([waiting], timeout=0.05)
+        assert not done, "neither an answer nor an end"
+
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        first.close()
+        second.close()
+
+
 async def test_slow_keeps_to_its_rate(echo_port: int) -> None:
     async with TcpProxy(echo_port) as proxy:
         proxy.slow(bytes_per_second=10_000)

@@ -2,11 +2,16 @@
 
 An answer is ` t000` … ` t999`, five characters a token, counting up from a seed and wrapping. The last user
 message may say `seed=7 itl=20 ttft=100` (milliseconds); what it does not say comes from the settings.
+
+With `sign=1` every token carries a random mark of the attempt that made it, ` t007.a1f3`: who reads a stream sees
+where one attempt went on after another, and whether an older one ever wrote again. A mark per attempt and not per
+engine, since an engine may rightly take over from the one that took over from it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 import uuid
@@ -29,11 +34,15 @@ DESCRIPTION = "Simulated: numbered tokens at a set pace. For load tests only; th
 _SEED = re.compile(r"\bseed=(\d{1,18})")
 _ITL = re.compile(r"\bitl=(\d{1,18})")
 _TTFT = re.compile(r"\bttft=(\d{1,18})")
+_SIGN = re.compile(r"\bsign=(\d{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One answer: per choice `tokens` in all, of which `skipped` were said before. Times in seconds."""
+    """One answer: per choice `tokens` in all, of which `skipped` were said before. Times in seconds.
+
+    `mark` is what every token carries, if anything.
+    """
 
     seed: int
     tokens: int
@@ -42,6 +51,7 @@ class Script:
     prompt_tokens: int
     itl: float
     ttft: float
+    mark: str = ""
 
     @property
     def duration(self) -> float:
@@ -49,7 +59,7 @@ class Script:
 
     def text(self, choice: int) -> str:
         start = self.seed + choice
-        return "".join(TOKENS[(start + at) % 1000] for at in range(self.skipped, self.tokens))
+        return "".join(TOKENS[(start + at) % 1000] + self.mark for at in range(self.skipped, self.tokens))
 
     def usage(self) -> dict[str, int]:
         completion = self.tokens * self.choices
@@ -100,7 +110,7 @@ class SimulatedEngine:
             self._require_open()
             due += script.itl
             for index in range(script.choices):
-                yield {**head, "choices": _content(index, script.seed + index + at)}
+                yield {**head, "choices": _content(index, script.seed + index + at, script.mark)}
         for index in range(script.choices):
             yield {**head, "choices": _choice(index, {}, "stop")}
         yield {**head, "choices": [], "usage": script.usage()}
@@ -166,14 +176,16 @@ class SimulatedEngine:
             )
         messages: list[dict[str, Any]] = request.get("messages") or []
         knobs = _last_user_text(messages)
+        mark = f".{os.urandom(2).hex()}" if _knob(_SIGN, knobs, 0) else ""
         return Script(
             seed=_knob(_SEED, knobs, self._seed),
             tokens=tokens,
-            skipped=min(tokens, len(prefix) // TOKEN_CHARS),
+            skipped=min(tokens, len(prefix) // (TOKEN_CHARS + len(mark))),
             choices=request.get("n") or 1,
             prompt_tokens=sum(len(_text(message).split()) for message in messages),
             itl=_knob(_ITL, knobs, self._itl_ms) / 1000,
             ttft=_knob(_TTFT, knobs, self._ttft_ms) / 1000,
+            mark=mark,
         )
 
 
@@ -185,7 +197,9 @@ def _choice(index: int, delta: dict[str, Any], finish_reason: str | None = None)
 _FIRST_CHOICE = tuple(_choice(0, {"content": token}) for token in TOKENS)
 
 
-def _content(index: int, number: int) -> list[dict[str, Any]]:
+def _content(index: int, number: int, mark: str) -> list[dict[str, Any]]:
+    if mark:
+        return _choice(index, {"content": TOKENS[number % 1000] + mark})
     if index == 0:
         return _FIRST_CHOICE[number % 1000]
     return _choice(index, {"content": TOKENS[number % 1000]})

@@ -1,10 +1,11 @@
 """What load tests rely on: which tokens, at which pace, at what cost."""
 
 import asyncio
+import re
 import selectors
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import pytest
@@ -53,6 +54,30 @@ async def test_choices_differ_and_are_all_counted(engine: SimulatedEngine) -> No
     chunks = await read(engine, ask("seed=3", max_tokens=2, n=2))
     assert [text_of(chunks, index) for index in range(2)] == [" t003 t004", " t004 t005"]
     assert chunks[-1]["usage"]["completion_tokens"] == 4
+
+
+def marks(words: Sequence[str]) -> set[str]:
+    return {word.partition(".")[2] for word in words}
+
+
+async def test_signed_tokens_carry_one_mark_for_each_attempt(engine: SimulatedEngine) -> None:
+    first = pieces(await read(engine, ask("seed=998 sign=1", max_tokens=4)))
+    second = pieces(await read(engine, ask("seed=998 sign=1", max_tokens=4)))
+    assert [word.partition(".")[0] for word in first] == [" t998", " t999", " t000", " t001"]
+    assert len(marks(first)) == len(marks(second)) == 1
+    assert marks(first) != marks(second)
+
+
+async def test_a_signed_answer_goes_on_after_the_tokens_it_was_given(engine: SimulatedEngine) -> None:
+    request = ask("seed=7 sign=1", max_tokens=4)
+    sent = pieces(await read(engine, request))[:2]
+    rest = pieces([chunk async for chunk in engine.generate(request, "".join(sent))])
+    assert [word.partition(".")[0] for word in sent + rest] == [" t007", " t008", " t009", " t010"]
+
+
+async def test_a_signed_unary_answer_carries_a_mark_too(engine: SimulatedEngine) -> None:
+    completion = await engine.complete(ask("seed=7 sign=1", max_tokens=2))
+    assert re.fullmatch(r" t007(\.[0-9a-f]{4}) t008\1", completion["choices"][0]["message"]["content"])
 
 
 class InstantSelector(selectors.DefaultSelector):

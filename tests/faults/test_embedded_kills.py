@@ -1,0 +1,65 @@
+"""`ignite up` is killed at any moment, again and again: what it has promised is kept, and nothing is left over."""
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.embedded import Embedded, Promises, killed_after
+from tests.support.wait_until import wait_until
+
+KILLS = 7
+"""Beside those during the start-up."""
+
+PATIENT = ("--max-tries", "50", "--quarantine-after", "50")
+"""A job that is killed again before it has said anything is not to blame here."""
+
+
+@pytest.mark.timeout(300)
+async def test_whatever_was_promised_is_kept_over_many_kills(tmp_path: Path) -> None:
+    dice, promises, ignite = random.Random(2026), Promises(), Embedded(tmp_path, *PATIENT)
+
+    for number in range(KILLS):
+        async with ignite.running() as process, promises.clients(ignite.url, dice):
+            await promises.reached(dice.randint(1, 150))
+            process.kill()
+            await process.wait()
+        if number % 2:
+            async with ignite.starting() as process:
+                await killed_after(process, dice.uniform(0.3, 1.5))
+    async with ignite.running() as process:
+        await killed_after(process, 0)
+    async with ignite.running() as process:
+        await promises.are_kept(ignite.url)
+        await process.stop()
+
+    assert_nothing_left_over(ignite)
+    jobs = {job for (job,) in ignite.rows("SELECT id FROM jobs")}
+    assert promises.background.keys() | promises.to_cancel <= jobs
+    assert len(jobs) <= promises.asked
+    assert promises.results and promises.cancelled and promises.background, "some of everything"
+    assert ignite.rows("SELECT max(attempt) > 1 FROM jobs") == [(1,)], "some were begun again"
+
+
+@pytest.mark.timeout(120)
+async def test_a_stop_under_load_loses_nothing(tmp_path: Path) -> None:
+    dice, promises, ignite = random.Random(7), Promises(), Embedded(tmp_path, "--max-tries", "1", "--drain", "1")
+
+    async with ignite.running() as process, promises.clients(ignite.url, dice):
+        await wait_until(lambda: len(promises.background) > 5, "some jobs")
+        process.send(signal.SIGTERM)
+        await process.expect_exit(0)
+    async with ignite.running() as process:
+        await promises.are_kept(ignite.url)
+        await process.stop()
+
+    assert_nothing_left_over(ignite)
+
+
+def assert_nothing_left_over(ignite: Embedded) -> None:
+    over = "('completed', 'cancelled')"
+    assert ignite.rows(f"SELECT id, status, ending FROM jobs WHERE status NOT IN {over}") == []
+    assert ignite.rows("SELECT job_id FROM messages") == []
+    assert ignite.rows("SELECT job FROM log WHERE job NOT IN (SELECT key FROM jobs)") == []
+    assert ignite.rows("SELECT job FROM bodies WHERE job NOT IN (SELECT key FROM jobs)") == []
