@@ -12,6 +12,7 @@ import structlog
 
 from shared.job import QueueName, Tier
 from shared.ports import Backend, Consumer, Delivery, Membership, ModelInfo, WorkerInfo
+from worker.elsewhere import FailedHere
 from worker.engines.base import Engine
 from worker.execution import Execution, Workplace
 from worker.outcome import Cancelled, Interrupted
@@ -55,6 +56,7 @@ class Worker:
         self._place = Workplace(
             *(self.id, backend, engine, options.lease_seconds, options.max_tries, options.retry_backoff),
             quarantine_after=options.quarantine_after,
+            failed_here=FailedHere(backend.registry, self.id, engine.card.id),
         )
 
     async def run(self, stop: asyncio.Event) -> None:

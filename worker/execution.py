@@ -33,6 +33,7 @@ from shared.frames import error_frames
 from shared.job import JobStatus
 from shared.ports import AttemptFenced, Backend, Claim, Delivery, Ending, NotClaimed
 from worker import lease, shape
+from worker.elsewhere import FailedHere
 from worker.engines.base import Engine
 from worker.fold import Fold
 from worker.frames import FrameEncoder, FrameWriter
@@ -61,6 +62,7 @@ class Workplace:
     max_tries: int
     retry_backoff: float
     quarantine_after: int
+    failed_here: FailedHere
 
 
 class Execution:
@@ -86,6 +88,10 @@ class Execution:
             return
         self._held = claim
         bind_contextvars(attempt=claim.attempt)
+        if await persistently(lambda: self._place.failed_here.leaves(claim)):
+            log.info("attempt.left", next="it failed here: another worker may have it")
+            await self._hand_back(claim, counted=False, after=STAND_BY)
+            return
         outcome = await self._attempt(claim)
         log.info("attempt.over", outcome=type(outcome).__name__.lower())
         await self._settle(claim, outcome)
@@ -291,6 +297,7 @@ class Execution:
 
     async def _try_again(self, claim: Claim, error: IgniteError) -> None:
         tries = claim.tries + 1
+        self._place.failed_here.note(claim)
         if tries >= self._place.max_tries:
             exhausted = AttemptsExhausted(f"All {tries} attempts failed; the last one said: {error.message}")
             await self._finish(claim, self._early(JobStatus.FAILED, exhausted))

@@ -237,15 +237,13 @@ class Subscription:
         timer.
         """
         while True:
-            if await self._silent(PING_AFTER):
+            heard = self._heard
+            await asyncio.sleep(PING_AFTER)
+            if heard == self._heard:
                 await pubsub.ping()  # pyright: ignore[reportUnknownMemberType]
-                if await self._silent(PING_AFTER):
+                await asyncio.sleep(PING_AFTER)
+                if heard == self._heard:
                     raise RedisTimeoutError("no answer to a ping")
-
-    async def _silent(self, seconds: float) -> bool:
-        heard = self._heard
-        await asyncio.sleep(seconds)
-        return heard == self._heard
 
     async def _resubscribe(self) -> PubSub:
         delay = 0.05

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import orjson
 
 from shared.job import Job, Tier
@@ -24,6 +22,10 @@ FIELDS = (
 )
 
 
+LATEST = 1e11
+"""Seconds. A time beyond it (or one that is no number) comes from nobody who means it, and fits into no timestamp."""
+
+
 def encode_spec(job: Job) -> bytes:
     return orjson.dumps({name: getattr(job, name) for name in FIELDS})
 
@@ -36,6 +38,6 @@ def decode_spec(data: bytes | str) -> Job:
     spec["tier"] = Tier(spec["tier"])
     for name in ("created_at", "deadline_at", "retention"):
         spec[name] = float(spec[name])
-        if not math.isfinite(spec[name]):
+        if not 0 <= spec[name] < LATEST:
             raise ValueError(f"{name} is {spec[name]}")
     return Job(**spec)

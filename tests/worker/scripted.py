@@ -16,6 +16,7 @@ from shared.job import Job, JobStatus
 from shared.ports import Backend, Consumer, Delivery, Ending, Message, ModelInfo, WorkerInfo
 from tests.contract.performers import QUEUE, message_for, new_job, next_of, record_of
 from tests.support.wait_until import wait_until
+from worker.elsewhere import FailedHere
 from worker.engines.base import Chunk, Completion, ModelCard, Request
 from worker.execution import Execution, Workplace
 from worker.fold import fold
@@ -198,7 +199,12 @@ class Bench:
         self.backend = backend
         self.engine = engine
         self.place = Workplace(
-            *(WORKER, backend, engine), lease_seconds=30.0, max_tries=3, retry_backoff=0.01, quarantine_after=2
+            *(WORKER, backend, engine),
+            lease_seconds=30.0,
+            max_tries=3,
+            retry_backoff=0.01,
+            quarantine_after=2,
+            failed_here=FailedHere(backend.registry, WORKER, QUEUE.model),
         )
         self._consumer = consumer
 

@@ -13,7 +13,7 @@ from shared.job import Job, JobStatus, QueueName, Tier
 from shared.ports import Backend, JobStore
 from tests.contract.performers import QUEUE
 from tests.support.wait_until import wait_until
-from tests.worker.scripted import ANSWER, Bench, ended_with_nothing, open_bench
+from tests.worker.scripted import ANSWER, WORKER, Bench, ended_with_nothing, open_bench
 from worker.consumer import Worker, WorkerOptions
 
 
@@ -86,6 +86,18 @@ async def test_while_the_engine_is_ill_nothing_is_taken(bench: Bench) -> None:
         assert (await bench.waiting(), bench.engine.requests) == (1, [])
         bench.engine.recover()
         assert await over(bench, job) == [JobStatus.COMPLETED]
+
+
+async def test_a_worker_with_an_ill_engine_says_that_it_is_not_ready(bench: Bench) -> None:
+    async with working(bench):
+        bench.engine.fall_ill()
+        await wait_until(lambda: readiness_is(bench, False), "the worker to be not ready")
+        bench.engine.recover()
+        await wait_until(lambda: readiness_is(bench, True), "the worker to be ready again")
+
+
+async def readiness_is(bench: Bench, ready: bool) -> bool:
+    return [worker.ready for worker in await bench.backend.registry.workers() if worker.id != WORKER] == [ready]
 
 
 async def test_a_cancel_reaches_the_engine(bench: Bench) -> None:

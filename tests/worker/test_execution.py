@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from shared.job import Job, JobStatus
 from shared.ports import Claim
+from tests.contract.performers import message_for, new_job
 from tests.support.wait_until import wait_until
 from tests.worker.scripted import ANSWER, USAGE, WORKER, Bench, a_worker, ended_with_nothing, open_bench, text_of
 from worker.outcome import Cancelled, Interrupted
@@ -29,8 +30,8 @@ async def any_bench(request: pytest.FixtureRequest) -> AsyncGenerator[Bench]:
         yield bench
 
 
-async def claimed_by(bench: Bench, job: Job, owner: str, lease: float = 30.0) -> Claim:
-    claim = await bench.backend.store.claim(job.id, owner, lease)
+async def claimed_by(bench: Bench, job: Job, owner: str, lease: float = 30.0, lost: str | None = None) -> Claim:
+    claim = await bench.backend.store.claim(job.id, owner, lease, lost=lost)
     assert isinstance(claim, Claim)
     return claim
 
@@ -352,4 +353,66 @@ async def test_a_job_cancelled_in_a_workers_hands_ends_although_the_worker_died(
     await bench.execution(delivery).run()
 
     assert (delivery.settled, (await bench.record(job)).status) == (["ack"], JobStatus.CANCELLED)
+    assert not bench.engine.requests
+
+
+# ── blame ──
+
+
+async def test_a_job_that_lost_two_workers_before_it_said_anything_is_quarantined(bench: Bench) -> None:
+    job, delivery = await bench.submit("answer"), await bench.delivery()
+    await claimed_by(bench, job, "dead-1", lease=3600.0)
+    await claimed_by(bench, job, "dead-2", lease=3600.0, lost="dead-1")
+
+    await bench.execution(delivery).run()
+
+    record = await bench.record(job)
+    assert (record.status, record.error and record.error["code"]) == (JobStatus.FAILED, "attempts_exhausted")
+    assert not bench.engine.requests
+    assert await bench.backend.store.body(job.id) is not None, "for whoever tries it again by hand"
+
+
+async def test_an_unlogged_job_that_lost_its_worker_is_logged_from_then_on(bench: Bench) -> None:
+    """What it gets done clears it of blame, should it lose the next worker too."""
+    job, delivery = await bench.submit("answer", unary=True), await bench.delivery()
+    await claimed_by(bench, job, "dead", lease=3600.0)
+
+    await bench.execution(delivery).run()
+
+    record = await bench.record(job)
+    assert record.status is JobStatus.COMPLETED
+    assert text_of(await bench.frames(job)) == WHOLE
+    assert orjson.loads(record.result or b"")["choices"][0]["message"]["content"] == WHOLE
+
+
+async def test_a_job_that_failed_here_is_left_to_another_worker(bench: Bench) -> None:
+    job = await bench.submit("fail once in the middle")
+    async with bench.backend.registry.join(a_worker("worker-2")):
+        await bench.run()
+        left = await bench.run()
+        record = await bench.record(job)
+        assert left.settled == ["retry after 1"]
+        assert (record.status, record.attempt, record.tries) == (JobStatus.QUEUED, 2, 1)
+
+    await bench.run()
+
+    assert (await bench.record(job)).status is JobStatus.COMPLETED, "there is nobody else any more"
+
+
+async def test_a_body_that_is_no_request_fails_at_once(bench: Bench) -> None:
+    job = new_job()
+    await bench.backend.store.create(job, body=b"[1")
+    await bench.backend.queue.publish(message_for(job, b"[1"))
+
+    await bench.run()
+
+    record = await bench.record(job)
+    assert (record.status, record.tries) == (JobStatus.FAILED, 0)
+    assert record.error and record.error["code"] == "invalid_json"
+
+
+async def test_a_message_without_a_record_is_forgotten(bench: Bench) -> None:
+    """Embedded, both are in one file: what is not there was never accepted."""
+    await bench.backend.queue.publish(message_for(new_job()))
+    assert (await bench.run()).settled == ["ack"]
     assert not bench.engine.requests

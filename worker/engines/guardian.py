@@ -15,13 +15,19 @@ from types import FrameType
 from typing import BinaryIO
 
 DRAIN_TIMEOUT = 1
+NOT_STARTED = 127
+"""The shell's word for a command that is not there."""
 
 
 def main(name: str, command: list[str]) -> int:
     # The group's signals are the command's business; we leave with its status. Not SIG_IGN: it would inherit that.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave_it_to_the_command)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except OSError as error:
+        print(f"[{name}] {command[0]} cannot be started: {error.strerror}", file=sys.stderr)
+        return NOT_STARTED
     assert process.stdout is not None
     threading.Thread(target=_end_with_parent, daemon=True).start()
     printing = threading.Thread(target=_print_with_name, args=(name, process.stdout), daemon=True)
