@@ -135,8 +135,8 @@ async def job_of(session: aiohttp.ClientSession, job_id: str) -> dict[str, Any]:
         return await response.json()
 
 
-async def submit(session: aiohttp.ClientSession, prompt: Prompt) -> str:
-    async with session.post("/v1/chat/completions", json=prompt.body(background=True)) as response:
+async def submit(session: aiohttp.ClientSession, prompt: Prompt, **more: Any) -> str:
+    async with session.post("/v1/chat/completions", json=prompt.body(background=True, **more)) as response:
         assert response.status == 202, await response.text()
         return (await response.json())["id"]
 
