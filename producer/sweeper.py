@@ -20,12 +20,17 @@ async def sweep(service: JobService, catalog: Catalog, every: float) -> None:
     while True:
         await asyncio.sleep(every * random.uniform(0.5, 1.5))
         try:
-            await sweep_all(service, catalog, every)
+            queues = [QueueName(model.id, tier) for model in await catalog.models() for tier in Tier]
         except IgniteError as error:
-            log.warning("sweep.broken_off", error=error.message, next="sweeping again later")
+            log.warning("sweep.not_begun", error=error.message, next="sweeping again later")
+            continue
+        for queue in queues:
+            await sweep_queue(service, queue, every)
 
 
-async def sweep_all(service: JobService, catalog: Catalog, waited: float) -> None:
-    for model in await catalog.models():
-        for tier in Tier:
-            await service.sweep(QueueName(model.id, tier), waited)
+async def sweep_queue(service: JobService, queue: QueueName, waited: float) -> None:
+    """One that is in trouble holds up no other."""
+    try:
+        await service.sweep(queue, waited)
+    except IgniteError as error:
+        log.warning("sweep.broken_off", queue=str(queue), error=error.message, next="sweeping again later")
