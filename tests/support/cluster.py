@@ -12,7 +12,7 @@ from tests.support.run_process import RunningProcess, run_ignite
 
 API_READY = r"ignite api is ready: (http://\S+)/v1"
 WORKER_READY = r"ignite worker is ready"
-STARTS_WITHIN = 45.0
+STARTS_WITHIN = 120.0
 
 
 @dataclass(frozen=True)

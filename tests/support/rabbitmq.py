@@ -78,7 +78,7 @@ class RabbitMQ:
         await wait_until(
             self._answers_or_ended,
             "RabbitMQ to answer",
-            within=90,
+            within=240,
             seen=self._node.output,
         )
         if not self._node.is_running():

@@ -1,0 +1,202 @@
+"""The state once all is quiet: what the APIs say of every job, what is left in the servers, what processes hold."""
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from tests.chaos.ledger import TAG, Ledger
+from tests.chaos.load import OVER
+from tests.chaos.supervise import Supervisor
+from tests.support.pace import pause
+from tests.support.wait_until import wait_until
+
+AT_ONCE = 16
+OF_A_LIVING_JOB = ("owner", "lease", "cancel", "followers")
+"""Fields of a record that its end takes away."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Something that must not grow: open files of a process, connections on a wire."""
+
+    what: str
+    allowed: int
+    found: int
+
+
+@dataclass
+class JobState:
+    """What was found out about one job: per API its status and its result; its events from the start."""
+
+    tag: str = ""
+    statuses: list[str] = field(default_factory=list[str])
+    results: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
+    events: bytes = b""
+    leftovers: list[str] = field(default_factory=list[str])
+
+
+@dataclass
+class Aftermath:
+    jobs: dict[str, JobState] = field(default_factory=dict[str, JobState])
+    listed: dict[str, str] = field(default_factory=dict[str, str])
+    """Every id that GET /v1/jobs knows, with its call's tag."""
+
+    messages: list[str] = field(default_factory=list[str])
+    """Queues that are not empty, a sentence each."""
+
+    lasting_keys: list[str] = field(default_factory=list[str])
+    counts: list[Count] = field(default_factory=list[Count])
+
+
+Allowed = dict[str, int]
+FILES_SLACK, CONNECTIONS_SLACK = 10, 2
+
+
+def files_of(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def measure(supervisor: Supervisor) -> dict[str, int]:
+    """Open files of each kind of process (the most), connections of each wire."""
+    found: dict[str, int] = {}
+    for slot in supervisor.slots:
+        if slot.up and slot.process is not None:
+            found[slot.kind] = max(found.get(slot.kind, 0), files_of(slot.process.pid))
+    return found | {name: wire.open_connections for name, wire in supervisor.wires.all().items()}
+
+
+def allowances(supervisor: Supervisor, idle: dict[str, int]) -> Allowed:
+    kinds = {slot.kind for slot in supervisor.slots}
+    slack = {name: FILES_SLACK if name in kinds else CONNECTIONS_SLACK * len(supervisor.slots) for name in idle}
+    return {name: found + slack[name] for name, found in idle.items()}
+
+
+class Inspector:
+    def __init__(self, supervisor: Supervisor, ledger: Ledger, patience: float) -> None:
+        """`patience`: seconds to wait for each thing that must come true."""
+        self._supervisor = supervisor
+        self._ledger = ledger
+        self._patience = patience
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self.aftermath = Aftermath()
+
+    async def inspect(self, allowed: Allowed) -> Aftermath:
+        found = self.aftermath
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            await self._until_all_over(session)
+            ids = found.listed.keys() | {call.job_id for call in self._ledger.calls if call.accepted and call.job_id}
+            found.jobs = {job_id: JobState(found.listed.get(job_id, "")) for job_id in ids}
+            await asyncio.gather(*(self._look_at(session, job_id, state) for job_id, state in found.jobs.items()))
+        await self._patiently(self._settled)
+        found.messages = await self._waiting_messages()
+        found.lasting_keys = await asyncio.to_thread(self._lasting_keys)
+        await self._patiently(lambda: self._within(allowed))
+        found.counts = self._counts(allowed)
+        await asyncio.to_thread(self._read_records)
+        return found
+
+    async def _patiently(self, condition: Callable[[], Any]) -> None:
+        """What has not come true in time is found by the checker."""
+        try:
+            await wait_until(condition, within=self._patience)
+        except TimeoutError:
+            return
+
+    # ── jobs ──
+
+    async def _until_all_over(self, session: aiohttp.ClientSession) -> None:
+        async def all_over() -> bool:
+            statuses = await self._list(session)
+            self.aftermath.listed = {job_id: tag for job_id, (_, tag) in statuses.items()}
+            over = all(status in OVER for status, _ in statuses.values())
+            if not over:
+                await pause(0.5)
+            return over
+
+        await self._patiently(all_over)
+
+    async def _list(self, session: aiohttp.ClientSession) -> dict[str, tuple[str, str]]:
+        found: dict[str, tuple[str, str]] = {}
+        after: dict[str, str] = {}
+        while True:
+            status, data = await self._get(session, "/v1/jobs", 0, limit="100", **after)
+            assert status == 200, data
+            page = data.json()
+            found |= {job["id"]: (job["status"], job["metadata"].get(TAG, "")) for job in page["data"]}
+            if not page["has_more"]:
+                return found
+            after = {"after": page["last_id"]}
+
+    async def _look_at(self, session: aiohttp.ClientSession, job_id: str, state: JobState) -> None:
+        """From every API; events only of a job that is over, since others have no end."""
+        path = f"/v1/jobs/{job_id}"
+        async with self._turns:
+            for api in range(len(self._supervisor.of("api"))):
+                status, data = await self._get(session, path, api)
+                state.statuses.append(str(data.json()["status"]) if status == 200 else f"HTTP {status}")
+                status, data = await self._get(session, f"{path}/result", api)
+                state.results.append((status, data.data))
+            if state.statuses[0] in OVER:
+                _, data = await self._get(session, f"{path}/events", random.randrange(8))
+                state.events = data.data
+
+    async def _get(self, session: aiohttp.ClientSession, path: str, api: int, **params: str) -> tuple[int, "Body"]:
+        apis = self._supervisor.of("api")
+        url = apis[api % len(apis)].url
+        async with session.get(url + path, params=params, timeout=aiohttp.ClientTimeout(30)) as response:
+            return response.status, Body(await response.read())
+
+    # ── servers and processes ──
+
+    async def _settled(self) -> bool:
+        return not await self._waiting_messages()
+
+    async def _waiting_messages(self) -> list[str]:
+        servers = self._supervisor.servers
+        queues = await asyncio.to_thread(servers.rabbitmq.queues, servers.vhost)
+        return [
+            f"{queue.name} holds {queue.messages_ready} ready and {queue.messages_unacknowledged} unacknowledged"
+            for queue in queues
+            if (queue.messages_ready, queue.messages_unacknowledged) != (0, 0)
+        ]
+
+    def _lasting_keys(self) -> list[str]:
+        servers = self._supervisor.servers
+        return servers.redis.keys_without_expiry(servers.database)
+
+    def _read_records(self) -> None:
+        servers = self._supervisor.servers
+        with servers.redis.client(servers.database) as client:
+            for job_id, state in self.aftermath.jobs.items():
+                fields = client.hmget(f"ignite:{{{job_id}}}:job", *OF_A_LIVING_JOB)
+                named = zip(OF_A_LIVING_JOB, fields, strict=True)
+                state.leftovers = [f"{name}={value}" for name, value in named if value is not None]
+
+    def _within(self, allowed: Allowed) -> bool:
+        return all(count.found <= count.allowed for count in self._counts(allowed))
+
+    def _counts(self, allowed: Allowed) -> list[Count]:
+        counts = [Count(f"connections {name}", allowed[name], wire.open_connections) for name, wire in self._wires()]
+        for slot in self._supervisor.slots:
+            if slot.up and slot.process is not None:
+                counts.append(Count(f"open files of {slot.name}", allowed[slot.kind], files_of(slot.process.pid)))
+        return counts
+
+    def _wires(self) -> Iterable[tuple[str, Any]]:
+        return self._supervisor.wires.all().items()
+
+
+class Body:
+    """An answer's bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def json(self) -> Any:
+        return json.loads(self.data)

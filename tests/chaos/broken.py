@@ -1,0 +1,52 @@
+"""`python -m tests.chaos.broken NAME api|worker …`: Ignite with one safeguard taken out. Its loss must be found."""
+
+import hashlib
+import re
+import sys
+from collections.abc import Callable, Mapping
+
+from ignite.cli import cli
+from shared.backends import redis
+from shared.backends.rabbitmq.consumer import RabbitConsumer, RabbitDelivery
+from shared.ports import Delivery
+
+OF_ANOTHER_ATTEMPT = re.compile(r"attempt ~= ARGV\[\d\]")
+
+
+class Unfenced(redis.Script):
+    """The Lua steps take writes of any attempt."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.source = OF_ANOTHER_ATTEMPT.sub("false", self.source)
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+def fencing_off() -> None:
+    for name in ("append", "renew", "finish", "release"):
+        assert redis.Script(name).sha != Unfenced(name).sha, f"{name}.lua compares attempts in another way by now"
+    redis.Script = Unfenced
+
+
+def ack_first() -> None:
+    """A delivery is acknowledged as soon as it is taken: the broker forgets a job that has not run yet."""
+    take, acknowledge = RabbitConsumer.next, RabbitDelivery.ack
+
+    async def take_and_acknowledge(self: RabbitConsumer) -> Delivery:
+        delivery = await take(self)
+        assert isinstance(delivery, RabbitDelivery)
+        await acknowledge(delivery)
+        return delivery
+
+    async def nothing(self: RabbitDelivery) -> None:
+        pass
+
+    RabbitConsumer.next = take_and_acknowledge
+    RabbitDelivery.ack = nothing
+
+
+BUILDS: Mapping[str, Callable[[], None]] = {"fencing-off": fencing_off, "ack-first": ack_first}
+
+if __name__ == "__main__":
+    BUILDS[sys.argv[1]]()
+    cli(sys.argv[2:], prog_name="ignite")

@@ -1,0 +1,13 @@
+"""Log lines that no fault excuses are found in what a process said."""
+
+from tests.chaos.supervise import crashes_in
+
+
+def test_a_crash_in_the_log_is_found_once_and_ordinary_warnings_are_not() -> None:
+    lines = [
+        '{"event": "backend.unavailable", "level": "warning"}',
+        '{"task": "sweeper", "event": "background.died", "level": "critical"}',
+        '{"event": "request.crashed", "level": "error"}',
+        '{"event": "request.crashed", "level": "error"}',
+    ]
+    assert crashes_in("\n".join(lines)) == ["background.died", "request.crashed"]

@@ -1,0 +1,58 @@
+"""The broker is short of memory and takes nothing in: what runs goes on, and nobody who submits waits for long."""
+
+import asyncio
+import time
+
+import aiohttp
+
+from tests.support.chat import Prompt, job_of, reached, session_with, streaming
+from tests.support.cluster import Cluster, all_settled
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.wait_until import wait_until
+
+PROMPTS = [Prompt(seed=100 * number, tokens=80, itl=50) for number in range(4)]
+NEW = Prompt(seed=5)
+BOUND = 12.0
+"""Seconds until a refusal; some seven are expected."""
+
+
+async def test_under_a_memory_alarm_streams_end_and_submits_are_refused_in_bounded_time(
+    cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str
+) -> None:
+    api, (worker,) = await cluster.with_workers(1)
+
+    async with session_with(api.url) as session:
+        async with streaming(api.url, PROMPTS) as streams:
+            await reached(streams, 10)
+            async with rabbitmq_server.memory_alarm():
+                await refused(session, stream=True)
+                await asyncio.gather(
+                    refused(session), refused(session), refused(session, stream=True), refused(session, background=True)
+                )
+                await wait_until(lambda: all(stream.frames[-1].endswith("[DONE]\n\n") for stream in streams))
+                assert [(await job_of(session, stream.job_id))["status"] for stream in streams] == ["completed"] * 4
+                assert await listed(session) == {stream.job_id for stream in streams}
+        async with session.post("/v1/chat/completions", json=NEW.body()) as accepted:
+            completion = await accepted.json()
+
+        assert (accepted.status, completion["choices"][0]["message"]["content"]) == (200, NEW.text)
+        for stream in streams:
+            stream.assert_whole()
+        # The broker had the refused ones in its socket, and takes them in now.
+        await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")
+        assert await listed(session) == {completion["id"], *(stream.job_id for stream in streams)}
+        assert worker.output.count("attempt.over") == len(streams) + 1, "what was refused is not run"
+
+
+async def refused(session: aiohttp.ClientSession, **way: bool) -> None:
+    began = time.monotonic()
+    async with session.post("/v1/chat/completions", json=NEW.body(**way)) as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["code"]) == (503, "broker_unavailable")
+    assert 1 <= int(response.headers["retry-after"]) <= 120
+    assert time.monotonic() - began < BOUND
+
+
+async def listed(session: aiohttp.ClientSession) -> set[str]:
+    async with session.get("/v1/jobs", params={"limit": 100}) as response:
+        return {job["id"] for job in (await response.json())["data"]}

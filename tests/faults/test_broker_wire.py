@@ -1,0 +1,52 @@
+"""The wire to the broker breaks under streams: they go on, no job is tried twice, and each message is settled."""
+
+import asyncio
+
+import pytest
+
+from tests.support.chat import Prompt, job_of, reached, session_with, streaming
+from tests.support.cluster import Cluster, all_settled
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.run_process import RunningProcess
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.wait_until import wait_until
+
+PROMPTS = [Prompt(seed=100 * number, tokens=160, itl=50, constrained=number % 2 == 1) for number in range(6)]
+NEW = Prompt(seed=5)
+
+
+@pytest.mark.parametrize("fault", ["cut", "refused", "stalled"])
+async def test_jobs_run_on_in_their_workers_while_the_wire_to_the_broker_is(
+    fault: str, cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str
+) -> None:
+    """Stalled: for longer than the heartbeats of both ends allow. The API has a wire of its own, broken likewise."""
+    async with TcpProxy(rabbitmq_server.amqp_port) as wire, TcpProxy(rabbitmq_server.amqp_port) as apis_wire:
+        url, apis_url = (f"{rabbitmq_server.url(vhost, each.port)}?heartbeat=2" for each in (wire, apis_wire))
+        api, *workers = await asyncio.gather(
+            cluster.api(IGNITE_AMQP_URL=apis_url),
+            cluster.worker(IGNITE_AMQP_URL=url),
+            cluster.worker(IGNITE_AMQP_URL=url),
+        )
+        async with streaming(api.url, PROMPTS) as streams:
+            await reached(streams, 10)
+            for each in (wire, apis_wire):
+                {"cut": each.cut, "refused": each.refuse, "stalled": each.stall}[fault]()
+            await asyncio.gather(*(noticed(process, fault) for process in [api.process, *workers]))
+            for each in (wire, apis_wire):
+                await each.resume()
+
+        for stream in streams:
+            stream.assert_whole()
+        async with session_with(api.url) as session:
+            assert [(await job_of(session, stream.job_id))["attempts"] for stream in streams] == [1] * len(streams)
+            async with session.post("/v1/chat/completions", json=NEW.body()) as accepted:
+                completion = await accepted.json()
+        assert (accepted.status, completion["choices"][0]["message"]["content"]) == (200, NEW.text)
+        await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")
+
+
+async def noticed(process: RunningProcess, fault: str) -> None:
+    """Where nobody listens: it has tried to connect several times."""
+    await process.wait_for("rabbitmq.queue_lost")
+    if fault == "refused":
+        await wait_until(lambda: process.output.count("rabbitmq.queue_away") >= 4)
