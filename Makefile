@@ -1,6 +1,6 @@
 # On a fresh machine with Python 3.11 or newer, pip and venv: `make up` runs Ignite, `make test` proves it.
 .DEFAULT_GOAL := help
-.PHONY: help up test chaos check format demo-model clean install install-dev
+.PHONY: help up test chaos faults check format demo-model clean install install-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -14,6 +14,10 @@ test: install-dev ## every check and every test, RabbitMQ and Redis included (AR
 chaos: install-dev ## a campaign: load, and faults drawn from a seed (ARGS="--minutes 5 --seed 7")
 	@scripts/install-servers.sh > /dev/null
 	@.venv/bin/python -m tests.chaos $(ARGS)
+
+faults: install-dev ## every fault test, the long ones too
+	@scripts/install-servers.sh > /dev/null
+	@.venv/bin/python -m pytest -m "long or not long" tests/faults tests/chaos $(ARGS)
 
 check: install-dev ## lint, format, types, import rules
 	.venv/bin/ruff check .

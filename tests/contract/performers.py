@@ -11,7 +11,7 @@ from shared.frames import DONE, error_frames, frame
 from shared.job import Job, JobStatus, Mode, QueueName, Tier, new_job_id
 from shared.ports import Backend, Claim, Consumer, Delivery, Ending, Follower, Message, ModelInfo, WorkerInfo
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which something that must come has not come."""
 
 A_MOMENT = 0.2

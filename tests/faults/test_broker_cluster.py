@@ -15,8 +15,7 @@ from tests.support.wait_until import wait_until
 
 PROMPTS = [Prompt(seed=100 * number, tokens=120, itl=60, constrained=number % 2 == 1) for number in range(6)]
 NEW = Prompt(seed=5)
-# The nodes' start is counted in with the first test, and is slow where the cores are shared.
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.long
 
 BOUND = 12.0
 """Seconds until a submit is answered, one way or the other."""

@@ -3,11 +3,14 @@
 import asyncio
 
 import aiohttp
+import pytest
 
 from tests.support.chat import Prompt, content_of, ended, reached, session_with, streaming, submit
 from tests.support.cluster import Cluster, all_settled
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.wait_until import wait_until
+
+pytestmark = pytest.mark.long
 
 LIMIT = 3
 """RabbitMQ's quorum queues refuse once there are more, and may take another one in until the news is out."""

@@ -19,8 +19,7 @@ LONG_ENOUGH = 100
 """Frames, eight seconds of them: RabbitMQ 3.10 never elects a leader for a queue that it declared in the last five
 seconds before it was killed. Its messages are still there, but only an operator gets at them."""
 
-# A node of its own, started twice.
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

@@ -2,10 +2,14 @@
 
 import asyncio
 
+import pytest
+
 from tests.support.chat import Prompt, Stream, job_of, reached, session_with, streaming
 from tests.support.cluster import Cluster, all_settled
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.wait_until import wait_until
+
+pytestmark = pytest.mark.long
 
 LONG = Prompt(seed=500, tokens=100, itl=70)
 SHORT = [Prompt(seed=100 * number, tokens=30, itl=40, constrained=number % 2 == 1) for number in range(4)]

@@ -11,6 +11,8 @@ from tests.support.run_process import RunningProcess
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait_until import wait_until
 
+pytestmark = pytest.mark.long
+
 PROMPTS = [Prompt(seed=100 * number, tokens=160, itl=50, constrained=number % 2 == 1) for number in range(6)]
 NEW = Prompt(seed=5)
 

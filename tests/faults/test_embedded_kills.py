@@ -9,18 +9,16 @@ import pytest
 from tests.support.embedded import Embedded, Promises, killed_after
 from tests.support.wait_until import wait_until
 
-KILLS = 7
-"""Beside those during the start-up."""
-
 PATIENT = ("--max-tries", "50", "--quarantine-after", "50")
 """A job that is killed again before it has said anything is not to blame here."""
 
 
-@pytest.mark.timeout(300)
-async def test_whatever_was_promised_is_kept_over_many_kills(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.long)])
+async def test_whatever_was_promised_is_kept_over_many_kills(tmp_path: Path, kills: int) -> None:
+    """`kills` of them under load; others while it starts."""
     dice, promises, ignite = random.Random(2026), Promises(), Embedded(tmp_path, *PATIENT)
 
-    for number in range(KILLS):
+    for number in range(kills):
         async with ignite.running() as process, promises.clients(ignite.url, dice):
             await promises.reached(dice.randint(1, 150))
             process.kill()
@@ -42,7 +40,7 @@ async def test_whatever_was_promised_is_kept_over_many_kills(tmp_path: Path) -> 
     assert ignite.rows("SELECT max(attempt) > 1 FROM jobs") == [(1,)], "some were begun again"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.long
 async def test_a_stop_under_load_loses_nothing(tmp_path: Path) -> None:
     dice, promises, ignite = random.Random(7), Promises(), Embedded(tmp_path, "--max-tries", "1", "--drain", "1")
 

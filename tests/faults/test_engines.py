@@ -15,6 +15,8 @@ from tests.support.engine_server import MANAGED, engine_server
 from tests.support.load import answered
 from tests.support.run_process import RunningProcess
 
+pytestmark = pytest.mark.long
+
 PROMPTS = [Prompt(seed=100 * number, tokens=60, itl=30) for number in range(6)]
 STALL = ("--stall-timeout", "2")
 

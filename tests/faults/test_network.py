@@ -21,6 +21,8 @@ from tests.support.run_process import RunningProcess, run_process
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait_until import wait_until
 
+pytestmark = pytest.mark.long
+
 LEASE, HEARTBEAT = 3, 2
 TAKEN_OVER_WITHIN = 20.0
 SILENCE = 15.0

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import aio_pika
+import pytest
 
 from producer.auth import ANYONE
 from shared.backends import open_backend
@@ -89,6 +90,7 @@ SENSELESS: list[tuple[bytes | None, dict[str, Any]]] = [
 """Bodies (None: a good one), and what their envelopes say that the records do not."""
 
 
+@pytest.mark.long
 async def test_messages_that_make_no_sense_end_their_own_jobs_only(
     cluster: Cluster, amqp_url: str, redis_url: str, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:

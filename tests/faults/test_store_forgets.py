@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 import aiohttp
+import pytest
 
 from tests.support.chat import DONE, Prompt, Stream, content_of, ended, reached, session_with, streaming, submit
 from tests.support.cluster import Cluster, all_settled
@@ -63,6 +64,7 @@ async def known(session: aiohttp.ClientSession, job: str) -> bool:
     return await status_of(session, f"/v1/jobs/{job}") == 200
 
 
+@pytest.mark.long
 async def test_streams_whose_log_is_lost_end_in_time_and_contradict_nothing(
     cluster: Cluster, redis_server: Redis, redis_database: int, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
@@ -105,6 +107,7 @@ def assert_broken_off(stream: Stream) -> None:
     assert done == DONE
 
 
+@pytest.mark.long
 async def test_a_store_that_forgot_what_is_over_serves_on(
     cluster: Cluster, redis_server: Redis, redis_database: int
 ) -> None:

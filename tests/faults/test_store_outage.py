@@ -6,12 +6,15 @@ import time
 from dataclasses import dataclass
 
 import aiohttp
+import pytest
 
 from tests.support.chat import Prompt, content_of, ended, job_of, reached, session_with, streaming, submit
 from tests.support.cluster import Cluster, all_settled
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import Redis
 from tests.support.wait_until import wait_until
+
+pytestmark = pytest.mark.long
 
 PAUSE = 10.0
 ANSWER_BOUND = 12.0

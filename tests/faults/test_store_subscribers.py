@@ -3,12 +3,15 @@
 import asyncio
 
 import aiohttp
+import pytest
 
 from tests.support.chat import Prompt, job_of, reached, session_with, streaming, submit
 from tests.support.cluster import Cluster
 from tests.support.redis import Redis
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait_until import wait_until
+
+pytestmark = pytest.mark.long
 
 LIMIT = "client-output-buffer-limit"
 LOST = "redis.subscription_lost"

@@ -166,6 +166,14 @@ class RabbitMQ:
             for each in self._call("GET", f"/queues/{vhost}?disable_stats=true&enable_queue_totals=true")
         ]
 
+    def depth(self, vhost: str, queue: str) -> int | None:
+        """Messages that wait in the queue; None where it is not there yet."""
+        return next((each.messages_ready for each in self.queues(vhost) if each.name == queue), None)
+
+    def lose(self, vhost: str, queue: str, *, keep: bool) -> None:
+        """The messages of a queue, or with `keep` unset the queue itself."""
+        self._call("DELETE", f"/queues/{vhost}/{quote(queue, safe='')}{'/contents' if keep else ''}")
+
     def consumers(self, vhost: str) -> list[str]:
         """The queue of each consumer; a new one shows after about a second."""
         return [each["queue"]["name"] for each in self._call("GET", f"/consumers/{vhost}")]

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 """Seconds between tries to get a queue back."""
 
+START_AGAIN = 0.5
 PAUSE_TIMEOUT = 2.0
 """Seconds for the broker to say that it sends no more: a worker that is told to stop does not wait for a dead one."""
 
@@ -210,17 +211,24 @@ class RabbitConsumer:
 
     async def __aenter__(self) -> RabbitConsumer:
         """One queue is enough to begin with. Raises BackendUnavailable."""
-        opened = await asyncio.gather(*(line.open() for line in self._lines), return_exceptions=True)
-        failed = [failure for failure in opened if failure is not None]
-        if len(failed) == len(self._lines):
+        opened = await self._open_all()
+        if all(opened):
+            # Many processes that start at once and declare the same new queues can be too much for RabbitMQ.
+            await asyncio.sleep(START_AGAIN)
+            opened = await self._open_all()
+        if all(opened) and opened[0] is not None:
             await self._link.close()
-            raise translated(failed[0]) from failed[0]
+            raise translated(opened[0]) from opened[0]
         for line, failure in zip(self._lines, opened, strict=True):
             keeper = asyncio.create_task(line.keep(opened=failure is None), name="rabbitmq-queue")
             # Its death must reach whoever waits for a delivery.
             keeper.add_done_callback(lambda _: self._arrived.set())
             self._keepers.append(keeper)
         return self
+
+    async def _open_all(self) -> list[BaseException | None]:
+        """What went wrong with each."""
+        return await asyncio.gather(*(line.open() for line in self._lines), return_exceptions=True)
 
     async def __aexit__(self, *_: object) -> None:
         for keeper in self._keepers:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
-from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
+from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
 from shared.backends.envelope import encode_envelope
 from shared.backends.rabbitmq.connection import (
@@ -30,6 +30,9 @@ CONFIRM_TIMEOUT = 5.0
 """Seconds for the broker to confirm a message: past them the client must hear that nobody knows."""
 
 
+FULL_FOR = 1.0
+"""Seconds for which a queue that was found full is taken to be so when it refuses again: looking costs a round trip."""
+
 Target = QueueName | int | None
 """What must be declared first: the queue of a model and tier, that of a back-off in milliseconds, or neither."""
 
@@ -47,6 +50,7 @@ class Publisher:
         self._channel: Channel | None = None
         self._exchanges: dict[str, aio_pika.abc.AbstractExchange] = {}
         self._declared: set[Target] = set()
+        self._full_until: dict[Target, float] = {}
         self._opening = asyncio.Lock()
 
     async def publish(self, exchange: str, message: Message, *, expires_in: float | None = None) -> None:
@@ -67,13 +71,34 @@ class Publisher:
     async def _send(self, exchange: str, message: aio_pika.Message, key: str, target: Target) -> None:
         try:
             with lost_is_no_cancellation():
-                channel = await self._ready(target)
-                await self._exchange(channel, exchange).publish(message, key, timeout=CONFIRM_TIMEOUT)
+                await self._deliver(exchange, message, key, target)
         except DeliveryError as error:
-            full = f"The queue for model '{target.model}'" if isinstance(target, QueueName) else f"The queue '{key}'"
-            raise QueueFull(f"{full} is full.") from error
+            raise await self._refused(target, key) from error
         except FAILURES as error:
             raise await self._gone(error) from error
+
+    async def _deliver(self, exchange: str, message: aio_pika.Message, key: str, target: Target) -> None:
+        """Declares the target once more where it was there and is not any more: somebody may have deleted it."""
+        for _ in range(2):
+            channel = await self._ready(target)
+            try:
+                await self._exchange(channel, exchange).publish(message, key, timeout=CONFIRM_TIMEOUT)
+                return
+            except PublishError:
+                self._declared.discard(target)
+        raise ConnectionError(f"nothing takes messages for '{key}'")
+
+    async def _refused(self, target: Target, key: str) -> QueueFull | BackendUnavailable:
+        """Why the broker did not take a message: it says no reason, and a queue between two leaders refuses, too."""
+        model = target.model if isinstance(target, QueueName) else key
+        full = QueueFull(f"The queue for model '{model}' is full.")
+        now = asyncio.get_running_loop().time()
+        if now < self._full_until.get(target, 0.0):
+            return full
+        if await self.depth(key) < self._topology.queue_limit:
+            return BackendUnavailable("The broker (RabbitMQ) refused the message.", retry_after=2)
+        self._full_until[target] = now + FULL_FOR
+        return full
 
     def _exchange(self, channel: Channel, name: str) -> aio_pika.abc.AbstractExchange:
         if not name:
@@ -83,7 +108,19 @@ class Publisher:
         return self._exchanges[name]
 
     async def _ready(self, target: Target) -> Channel:
-        """A channel that is open, on a connection that takes messages, and has declared the target."""
+        """A channel that is open, on a connection that takes messages, and has declared the target.
+
+        Tried twice: when two processes declare a new quorum queue in the same moment, RabbitMQ may break off with one.
+        """
+        try:
+            return await self._opened(target)
+        except TimeoutError:
+            raise
+        except FAILURES:
+            await self._reset()
+            return await self._opened(target)
+
+    async def _opened(self, target: Target) -> Channel:
         channel = self._channel
         connection = await self._link.connection()
         if await is_blocked(connection):
@@ -122,9 +159,12 @@ class Publisher:
             with suppress(*FAILURES):
                 if await is_blocked(await self._link.connection()):
                     return blocked()
+        await self._reset()
+        return unavailable(error)
+
+    async def _reset(self) -> None:
         self._channel = None
         await self._link.close()
-        return unavailable(error)
 
     async def depth(self, name: str) -> int:
         try:

@@ -54,7 +54,7 @@ def with_jitter(seconds: float) -> int:
 
 class Topology:
     def __init__(self, queue_limit: int) -> None:
-        self._queue_limit = queue_limit
+        self.queue_limit = queue_limit
 
     async def declare_base(self, channel: Channel) -> None:
         await channel.declare_exchange(JOBS, aio_pika.ExchangeType.DIRECT, durable=True)
@@ -85,7 +85,7 @@ class Topology:
         arguments: Arguments = {
             **DEAD_LETTERING,
             "x-dead-letter-exchange": DEAD,
-            "x-max-length": self._queue_limit,
+            "x-max-length": self.queue_limit,
             "x-delivery-limit": REDELIVERY_LIMIT,
             "x-consumer-timeout": LONGEST_DELIVERY,
         }
