@@ -2,14 +2,15 @@
 says it.
 
 A job's message is gone if its queue is empty and nobody runs the job, or if one that joined the queue much later has
-been claimed. For the latter the newest job that waits is remembered until it has been claimed: whatever joined well
-before it and waits still has been overtaken.
+been claimed. For the latter each look remembers the newest job that waits: once it has been claimed, whatever joined
+well before it and waits still has been overtaken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ from shared.job import Job, JobStatus, QueueName
 
 PAGE = 1000
 """Jobs looked at in one search of a queue."""
+
+MARKS = 64
+"""Newest jobs that are remembered: should one of them be a stray itself, others will be claimed."""
 
 CLAIMED = {JobStatus.IN_PROGRESS, JobStatus.COMPLETED, JobStatus.FAILED}
 
@@ -37,7 +41,7 @@ class StrayFinder:
     def __init__(self, pipeline: Pipeline, depth: Callable[[QueueName], Awaitable[int]]) -> None:
         self._redis = pipeline
         self._depth = depth
-        self._newest: dict[QueueName, Waiting] = {}
+        self._marks: defaultdict[QueueName, OrderedDict[str, float]] = defaultdict(OrderedDict)
         self._overtaken: dict[QueueName, float] = {}
 
     async def find(self, queue: QueueName, waited: float) -> Sequence[Job]:
@@ -49,17 +53,19 @@ class StrayFinder:
         return [job for job in suspects if job is not None]
 
     async def _watch(self, queue: QueueName) -> None:
-        """Move on to another newest job once the one remembered has been claimed, or waits no more."""
-        newest = self._newest.get(queue)
-        if newest is not None:
-            status = await self._redis.command("HGET", keys.job(newest.job_id), "status")
+        """See which of the jobs that were the newest once have been claimed since, and remember another one."""
+        marks = self._marks[queue]
+        statuses = await asyncio.gather(*(self._redis.command("HGET", keys.job(job_id), "status") for job_id in marks))
+        for job_id, status in zip(tuple(marks), statuses, strict=True):
             if status == JobStatus.QUEUED.encode():
-                return
+                continue
+            since = marks.pop(job_id)
             if status is not None and JobStatus(status.decode()) in CLAIMED:
-                self._overtaken[queue] = newest.since
-            del self._newest[queue]
+                self._overtaken[queue] = max(since, self._overtaken.get(queue, 0.0))
         for newest in await self._range(queue, f"({RUNNING}", "-inf", "REV", limit=1):
-            self._newest[queue] = newest
+            marks[newest.job_id] = newest.since
+        if len(marks) > MARKS:
+            marks.popitem(last=False)
 
     async def _open(self, queue: QueueName, latest: float) -> list[Waiting]:
         waiting = await self._range(queue, "-inf", latest, limit=PAGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -175,7 +176,9 @@ class Line:
 
     async def _consume(self) -> None:
         if self._queue is not None and self._tag is None and not self._paused:
-            self._tag = await self._queue.consume(self._receive)
+            # Named here, so that `pause` can cancel a consumer whose start was cut short.
+            self._tag = f"ignite-{os.urandom(6).hex()}"
+            await self._queue.consume(self._receive, consumer_tag=self._tag)
 
     async def _receive(self, raw: AbstractIncomingMessage) -> None:
         try:

@@ -90,15 +90,13 @@ class Publisher:
 
     async def _refused(self, target: Target, key: str) -> QueueFull | BackendUnavailable:
         """Why the broker did not take a message: it says no reason, and a queue between two leaders refuses, too."""
-        model = target.model if isinstance(target, QueueName) else key
-        full = QueueFull(f"The queue for model '{model}' is full.")
         now = asyncio.get_running_loop().time()
-        if now < self._full_until.get(target, 0.0):
-            return full
-        if await self.depth(key) < self._topology.queue_limit:
-            return BackendUnavailable("The broker (RabbitMQ) refused the message.", retry_after=2)
-        self._full_until[target] = now + FULL_FOR
-        return full
+        if isinstance(target, QueueName):
+            if now >= self._full_until.get(target, 0.0) and await self.depth(key) >= self._topology.queue_limit:
+                self._full_until[target] = now + FULL_FOR
+            if now < self._full_until.get(target, 0.0):
+                return QueueFull(f"The queue for model '{target.model}' is full.")
+        return BackendUnavailable("The broker (RabbitMQ) refused the message.", retry_after=2)
 
     def _exchange(self, channel: Channel, name: str) -> aio_pika.abc.AbstractExchange:
         if not name:
