@@ -131,8 +131,8 @@ class FrameWriter:
         asyncio.ensure_future(append).add_done_callback(self._sent)
 
     def _sent(self, append: asyncio.Future[None]) -> None:
-        if append.cancelled():
-            self._give_up(asyncio.CancelledError())
+        if append.cancelled():  # The process is ending, and whoever runs the job next finds in the log what is there.
+            self._put_back()
         elif (error := append.exception()) is None:
             self._offset += len(self._sending)
             if self._waiting and not self._closing:
@@ -145,9 +145,12 @@ class FrameWriter:
             self._give_up(error)
 
     def _give_up(self, error: BaseException) -> None:
-        """The bytes being sent may or may not be in the log: they go first again, and the log knows them."""
-        self._waiting.insert(0, self._sending)
-        self._idle.set()
+        self._put_back()
         if not self._closing:
             self._closing = True
             self._failed(error)
+
+    def _put_back(self) -> None:
+        """The bytes being sent may or may not be in the log: they go first again, and the log knows them."""
+        self._waiting.insert(0, self._sending)
+        self._idle.set()

@@ -223,7 +223,8 @@ class Supervisor:
             return
         process, name = slot.process, slot.name
         held = await asyncio.to_thread(self._held_by, slot.worker_id) if slot.worker_id else frozenset[str]()
-        if process.returncode is not None:
+        if slot.process is not process or not slot.up:  # Something else has struck it meanwhile.
+            self._ledger.skipped += 1
             return
         self._struck(fault.kind, name, held)
         match fault.kind:

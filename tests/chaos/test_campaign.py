@@ -32,6 +32,7 @@ async def test_a_build_that_lets_zombies_write_is_found_out(servers: Servers) ->
     assert any("wrote again after another" in each for each in violations)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 async def test_a_build_that_acknowledges_first_is_found_to_lose_jobs(servers: Servers) -> None:
     violations = await violations_of(Options(seed=1, seconds=8, build="ack-first", patience=8), servers)

@@ -4,11 +4,14 @@ import asyncio
 import time
 
 import aiohttp
+import pytest
 
 from tests.support.chat import Prompt, job_of, reached, session_with, streaming
 from tests.support.cluster import Cluster, all_settled
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.wait_until import wait_until
+
+pytestmark = pytest.mark.long
 
 PROMPTS = [Prompt(seed=100 * number, tokens=80, itl=50) for number in range(4)]
 NEW = Prompt(seed=5)

@@ -17,6 +17,8 @@ from tests.support.redis import Redis
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait_until import wait_until
 
+pytestmark = pytest.mark.long
+
 ONE_TRY = ("--drain", "0.2", "--max-tries", "1")
 """Too little time to finish in, and not one failure allowed: only what is handed back uncounted completes."""
 
@@ -25,9 +27,7 @@ SOON = 30.0
 """Seconds for a process to end whose broker or store has gone: what a supervisor waits before it kills."""
 
 
-@pytest.mark.parametrize(
-    "surge", [pytest.param(True, id="new-one-first"), pytest.param(False, id="old-one-first", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("surge", [True, False], ids=["new-one-first", "old-one-first"])
 async def test_a_rolling_restart_of_all_workers_fails_no_call(
     cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str, surge: bool
 ) -> None:
@@ -47,7 +47,6 @@ async def test_a_rolling_restart_of_all_workers_fails_no_call(
     await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")
 
 
-@pytest.mark.long
 async def test_a_drained_worker_finishes_what_it_holds_and_takes_nothing_new(cluster: Cluster) -> None:
     api, (leaving, staying) = await cluster.with_workers(2)
 
@@ -67,7 +66,6 @@ async def test_a_drained_worker_finishes_what_it_holds_and_takes_nothing_new(clu
     assert all(job in staying.output and job not in finished for job in new)
 
 
-@pytest.mark.long
 async def test_a_second_sigterm_ends_a_worker_at_once_and_its_jobs_go_on_elsewhere(cluster: Cluster) -> None:
     api, (leaving, _) = await cluster.with_workers(2)
 
@@ -84,7 +82,6 @@ async def test_a_second_sigterm_ends_a_worker_at_once_and_its_jobs_go_on_elsewhe
     assert set(await attempts_of(api.url, streams)) == {1, 2}, "each worker had some"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("breaks", [TcpProxy.refuse, TcpProxy.stall], ids=["refused", "silent"])
 async def test_workers_end_although_their_broker_or_their_store_is_gone(
     cluster: Cluster,
@@ -114,7 +111,6 @@ async def test_workers_end_although_their_broker_or_their_store_is_gone(
     assert all("Traceback" not in worker.output for worker in leaving)
 
 
-@pytest.mark.long
 async def test_an_api_finishes_its_open_streams_and_refuses_new_calls(cluster: Cluster) -> None:
     leaving, staying, _ = await asyncio.gather(cluster.api(), cluster.api(), cluster.worker())
 
@@ -135,7 +131,6 @@ async def test_an_api_finishes_its_open_streams_and_refuses_new_calls(cluster: C
     stream.assert_whole()
 
 
-@pytest.mark.long
 async def test_a_stream_that_outlasts_the_apis_grace_can_be_resumed_elsewhere(cluster: Cluster) -> None:
     leaving, staying, _ = await asyncio.gather(cluster.api("--drain", "1"), cluster.api(), cluster.worker())
     stream = Stream(Prompt(seed=5, tokens=150, itl=20))

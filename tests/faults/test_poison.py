@@ -52,6 +52,7 @@ async def test_a_request_that_took_two_workers_down_does_not_get_a_third(
     await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")
 
 
+@pytest.mark.long
 async def test_messages_that_cannot_be_decoded_are_set_aside_and_block_nobody(
     cluster: Cluster, amqp_url: str, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:

@@ -14,6 +14,8 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import Redis
 from tests.support.wait_until import wait_until
 
+pytestmark = pytest.mark.long
+
 ERROR = 'data: {"error":'
 ENDS_WITHIN = 25.0
 ANNOUNCED_WITHIN = 7.0
@@ -64,7 +66,6 @@ async def known(session: aiohttp.ClientSession, job: str) -> bool:
     return await status_of(session, f"/v1/jobs/{job}") == 200
 
 
-@pytest.mark.long
 async def test_streams_whose_log_is_lost_end_in_time_and_contradict_nothing(
     cluster: Cluster, redis_server: Redis, redis_database: int, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
@@ -107,7 +108,6 @@ def assert_broken_off(stream: Stream) -> None:
     assert done == DONE
 
 
-@pytest.mark.long
 async def test_a_store_that_forgot_what_is_over_serves_on(
     cluster: Cluster, redis_server: Redis, redis_database: int
 ) -> None:
