@@ -36,6 +36,9 @@ STREAM_HEADERS = {
 }
 ERROR_FRAME = b'data: {"error":'
 
+LOOK_AGAIN = 10.0
+"""Seconds of silence after which a waiting call looks at its job's log: nothing that gets lost costs more than that."""
+
 OUTAGE_PATIENCE = 30.0
 """Seconds a waiting call outlives the store's absence."""
 
@@ -99,14 +102,18 @@ class CallAnswer(Response):
         """As the follower's, but a store that is away for a moment is waited for, and a job that still waits at its
         deadline ends here: the broker looks at messages only when they come to the head of their queue.
         """
+        quiet_until = time.monotonic() + seconds
         until = time.monotonic() + OUTAGE_PATIENCE
         while True:
             left = min(call.job.deadline_at, call.job.created_at + self._patience) - time.time()
+            wait = min(max(0.0, quiet_until - time.monotonic()), LOOK_AGAIN, left if left > 0 else math.inf)
             try:
-                update = await call.follower.next(min(seconds, left) if left > 0 else seconds)
-                if update is None and 0 < left <= seconds:
+                update = await call.follower.next(wait)
+                if update is None and 0 < left <= wait:
                     await self._service.expire(call.job.id)
-                    continue
+                elif update is not None or time.monotonic() >= quiet_until:
+                    self._note_wait(call.job, update)
+                    return update
             except BackendUnavailable:
                 if time.monotonic() > until:
                     raise
@@ -114,9 +121,6 @@ class CallAnswer(Response):
             except Gone:
                 if not await self._service.restore(call):
                     raise
-            else:
-                self._note_wait(call.job, update)
-                return update
 
     def _note_wait(self, job: Job, update: Update | None) -> None:
         if self._waited is None and update is not None and update.status is not JobStatus.QUEUED:

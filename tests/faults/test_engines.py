@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ async def test_the_only_engine_process_dies_and_its_streams_go_on_with_the_next(
 async def test_a_stopped_engine_process_is_replaced(cluster: Cluster) -> None:
     api, worker = await asyncio.gather(cluster.api(), cluster.worker(*MANAGED, *STALL))
 
-    async with streaming(api.url, PROMPTS) as streams:
+    async with streaming(api.url, [replace(prompt, tokens=300) for prompt in PROMPTS]) as streams:
         await reached(streams, 10)
         os.kill(stopped := serving_process(worker), signal.SIGSTOP)
         await worker.wait_for("engine.process_restarted", within=45)

@@ -25,9 +25,8 @@ def main(name: str, command: list[str]) -> int:
         signal.signal(number, _leave_it_to_the_command)
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    except OSError as error:
-        print(f"[{name}] {command[0]} cannot be started: {error.strerror}", file=sys.stderr)
-        return NOT_STARTED
+    except OSError:
+        return NOT_STARTED  # Whoever started us has the command's name, and says it.
     assert process.stdout is not None
     threading.Thread(target=_end_with_parent, daemon=True).start()
     printing = threading.Thread(target=_print_with_name, args=(name, process.stdout), daemon=True)

@@ -39,6 +39,8 @@ class ServingProcess:
         """What its end means."""
         status = await self._process.wait()
         self._signal(signal.SIGKILL)
+        if status == guardian.NOT_STARTED:
+            return EngineError(f"`{self._command}` could not be started: see that its first word is on the PATH.")
         return EngineError(f"`{self._command}` has ended with status {status}.")
 
     async def stop(self, grace: float) -> None:
