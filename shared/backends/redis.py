@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import structlog
 from redis.asyncio import Redis
@@ -75,18 +75,27 @@ def connect(url: str) -> Redis:
     )
 
 
+class Waiting(NamedTuple):
+    """A command whose answer somebody awaits, since the loop's clock said `since`."""
+
+    future: asyncio.Future[Any]
+    arguments: tuple[Argument, ...]
+    since: float
+
+
 class Pipeline:
     """Gathers commands and sends them together. One round trip at a time, so that more gather when Redis is busy."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._waiting: list[tuple[asyncio.Future[Any], tuple[Argument, ...]]] = []
+        self._waiting: list[Waiting] = []
         self._runner: asyncio.Task[None] | None = None
 
     def command(self, *arguments: Argument) -> asyncio.Future[Any]:
         """Under way when this returns; its answer, or BackendUnavailable, comes with the future."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((future, arguments))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append(Waiting(future, arguments, loop.time()))
         if self._runner is None:
             self._runner = asyncio.create_task(self._run(), name="redis-pipeline")
         return future
@@ -106,23 +115,29 @@ class Pipeline:
                 await self._send(batch)
         finally:
             self._runner = None
-            for future, _ in self._waiting:
-                future.cancel()
+            for each in self._waiting:
+                each.future.cancel()
 
-    async def _send(self, batch: list[tuple[asyncio.Future[Any], tuple[Argument, ...]]]) -> None:
+    async def _send(self, batch: list[Waiting]) -> None:
         try:
-            answers = await self._exchange([arguments for _, arguments in batch])
+            answers = await self._exchange([each.arguments for each in batch])
         except FAILURES as error:
             failure = unavailable(error)
-            # Those who came meanwhile need not wait as long again to hear the same.
-            batch, self._waiting = batch + self._waiting, []
+            batch += self._tired()
             answers = [failure] * len(batch)
         except BaseException:
-            for future, _ in batch:
-                future.cancel()
+            for each in batch:
+                each.future.cancel()
             raise
-        for (future, _), answer in zip(batch, answers, strict=True):
-            resolve(future, answer)
+        for each, answer in zip(batch, answers, strict=True):
+            resolve(each.future, answer)
+
+    def _tired(self) -> list[Waiting]:
+        """Those who have waited so long for their turn that they need not wait as long again to hear the same."""
+        since = asyncio.get_running_loop().time() - ANSWER_TIMEOUT / 2
+        tired = [each for each in self._waiting if each.since < since]
+        self._waiting = [each for each in self._waiting if each.since >= since]
+        return tired
 
     async def _exchange(self, commands: list[tuple[Argument, ...]]) -> list[Any]:
         answers = await self._round_trip(commands)
