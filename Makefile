@@ -8,7 +8,7 @@ help: ## this list
 up: install ## API and worker in one process on 127.0.0.1:8000 with the demo model (ARGS="--port 9000")
 	@exec .venv/bin/ignite up $(ARGS)
 
-test: install-dev ## every check and every test, RabbitMQ and Redis included (ARGS="-k stream")
+test: install-dev ## every check, and every test but the long fault runs; brings RabbitMQ and Redis (ARGS="-k stream")
 	@scripts/test.sh $(ARGS)
 
 chaos: install-dev ## a campaign: load, and faults drawn from a seed (ARGS="--minutes 5 --seed 7")
