@@ -149,8 +149,8 @@ async def strays(backend: Backend, waited: float = 0.0, queue: QueueName = QUEUE
 async def test_a_queued_job_without_a_message_is_a_stray(backend: Backend) -> None:
     job = await created(backend)
     elsewhere = await created(backend, queue=QueueName("house-model", Tier.FLEX))
-    assert await strays(backend) == [job.id]
-    assert await strays(backend, queue=elsewhere.queue) == [elsewhere.id]
+    assert await wait_until(lambda: strays(backend)) == [job.id]
+    assert await wait_until(lambda: strays(backend, queue=elsewhere.queue)) == [elsewhere.id]
     assert await strays(backend, waited=60.0) == []
 
 
