@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.errors import BackendUnavailable, sentence
+from shared.racing import first
 
 log = structlog.get_logger(__name__)
 
@@ -231,7 +232,7 @@ class Subscription:
     async def _listen(self, pubsub: PubSub) -> None:
         while True:
             try:
-                await first_to_end(self._receive_all(pubsub), self._watch(pubsub))
+                await first(self._receive_all(pubsub), self._watch(pubsub))
             except FAILURES as error:
                 log.warning(
                     "redis.subscription_lost", channel=self._channel, error=str(error), next="subscribing again"
@@ -268,19 +269,6 @@ class Subscription:
             except FAILURES:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 0.25)
-
-
-async def first_to_end(*works: Coroutine[Any, Any, None]) -> None:
-    """Run them side by side until one of them ends, by itself or with an error."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def close_quietly(pubsub: PubSub) -> None:

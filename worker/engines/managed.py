@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from shared.errors import EngineError
+from shared.racing import first
 from worker.engines.base import Chunk, Completion, ModelCard, Request
 from worker.engines.openai_http import OpenAIEngine, UpstreamOptions
 from worker.engines.serving_process import ServingProcess
@@ -85,7 +86,7 @@ class ManagedEngine:
         """Raises what ended the watch, if anything did: nobody would restart the process any more."""
         if self._watch is None:
             return await self._http.wait_unhealthy()
-        return await _first(self._http.wait_unhealthy(), _unending(self._watch))
+        return await first(self._http.wait_unhealthy(), _unending(self._watch))
 
     async def wait_healthy(self) -> None:
         await self._http.wait_healthy()
@@ -128,7 +129,7 @@ class ManagedEngine:
         command, address = self._command()
         process = self._process = await ServingProcess.start(self._kind, command)
         try:
-            return await _first(self._connected(process, address), _raised(process.wait()))
+            return await first(self._connected(process, address), _raised(process.wait()))
         except BaseException:
             await self._stop_process()
             raise
@@ -138,7 +139,7 @@ class ManagedEngine:
         return process
 
     async def _end_of(self, process: ServingProcess) -> EngineError:
-        return await _first(process.wait(), self._hang())
+        return await first(process.wait(), self._hang())
 
     async def _hang(self) -> EngineError:
         """Returns when the process is there and has not answered for the stall timeout."""
@@ -190,15 +191,3 @@ async def _unending(task: asyncio.Task[None]) -> Any:
     if not task.cancelled():
         task.result()
     await asyncio.Event().wait()
-
-
-async def _first(*ways: Coroutine[Any, Any, Any]) -> Any:
-    """The outcome of whichever ends first; the others are cancelled."""
-    tasks = [asyncio.create_task(way) for way in ways]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return next(task for task in tasks if task in done).result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)

@@ -32,6 +32,8 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 """Seconds between tries to get a queue back."""
 
 START_AGAIN = 0.5
+"""Seconds until a start that failed for all queues is tried once more."""
+
 PAUSE_TIMEOUT = 2.0
 """Seconds for the broker to say that it sends no more: a worker that is told to stop does not wait for a dead one."""
 
@@ -162,9 +164,6 @@ class Line:
             except FAILURES as error:
                 log.warning("rabbitmq.not_resumed", error=sentence(error), next="opening a new channel")
                 self._broken.set()
-
-    async def close(self) -> None:
-        await close_channel(self._channel)
 
     @property
     def _name(self) -> str | None:

@@ -29,7 +29,6 @@ from shared.ports import Message
 CONFIRM_TIMEOUT = 5.0
 """Seconds for the broker to confirm a message: past them the client must hear that nobody knows."""
 
-
 FULL_FOR = 1.0
 """Seconds for which a queue that was found full is taken to be so when it refuses again: looking costs a round trip."""
 
@@ -192,8 +191,7 @@ class Publisher:
             raise unavailable(error) from error
 
     async def close(self) -> None:
-        self._channel = None
-        await self._link.close()
+        await self._reset()
 
 
 def to_amqp(message: Message, expires_in: float | None) -> aio_pika.Message:
