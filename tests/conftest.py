@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.rabbitmq import RabbitMQ, find_rabbitmq, rabbitmq_in_docker, rabbitmq_on_this_machine
 from tests.support.redis import Redis, find_redis, redis_in_docker, redis_on_this_machine
 
 DOCKER = os.environ.get("IGNITE_TEST_DOCKER") == "1"
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
+# How long it takes to think of an example says something about the machine and nothing about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
 S = TypeVar("S", RabbitMQ, Redis)
 MISSING = pytest.StashKey[set[str]]()
 

@@ -12,6 +12,7 @@ from shared.backends import redis_keys as keys
 from shared.backends.follower import FollowerHub
 from shared.backends.rabbitmq import RabbitQueue
 from shared.backends.redis import RedisServer, Subscription
+from shared.backends.redis_documents import RedisDocuments
 from shared.backends.redis_log import RedisLog, dispatch
 from shared.backends.redis_registry import RedisRegistry
 from shared.backends.redis_store import RedisStore
@@ -31,6 +32,7 @@ class DistributedBackend:
         self.queue = RabbitQueue(amqp_url, queue_limit=queue_limit, consumer_timeout=consumer_timeout)
         self.log = RedisLog(self._server.pipeline, hub, replica)
         self.store = RedisStore(self._server.pipeline, replica)
+        self.documents = RedisDocuments(self._server.pipeline)
         self.registry = RedisRegistry(self._server)
         self._strays = StrayFinder(self._server.pipeline, self.queue.depth)
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
 from shared.backends import embedded_views as views
+from shared.backends.embedded_documents import EmbeddedDocuments
 from shared.backends.embedded_jobs import drop_never_accepted
 from shared.backends.embedded_log import EmbeddedLog
 from shared.backends.embedded_purge import Purge
@@ -45,6 +46,7 @@ class EmbeddedBackend:
         self._purge = Purge(self._database, tombstone_retention)
         self.queue = EmbeddedQueue(self._database, queue_limit)
         self.log = EmbeddedLog(self._database, self._hub)
+        self.documents = EmbeddedDocuments(self._database)
         self.registry = EmbeddedRegistry(self._database, model_retention)
         self.store = EmbeddedStore(self._database, self._hub, self.registry, self._purge)
 

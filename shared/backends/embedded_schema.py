@@ -5,12 +5,13 @@ from __future__ import annotations
 from shared.backends.sqlite import Connection
 from shared.errors import BackendUnavailable
 
-VERSION = 2
+VERSION = 3
 
 # `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
 # row tells the size of its log, and an append writes nothing but its own row.
 # `jobs.base`: the size of the log when the running attempt began; `lost`: how many in a row lost their worker there.
 # `messages.dead`: a dead letter. Who holds a message is known in memory only: after a crash nobody does.
+# `documents.before`: the version that the last write had read.
 # AUTOINCREMENT: the order of arrival, never given twice.
 TABLES = """
 CREATE TABLE jobs (
@@ -79,6 +80,18 @@ CREATE TABLE tombstones (
 ) WITHOUT ROWID;
 CREATE INDEX tombstones_by_end ON tombstones (forget_at);
 
+CREATE TABLE documents (
+    kind TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    id TEXT NOT NULL,
+    value BLOB NOT NULL,
+    version INTEGER NOT NULL,
+    before INTEGER NOT NULL,
+    expires_at REAL NOT NULL,
+    PRIMARY KEY (kind, tenant, id)
+) WITHOUT ROWID;
+CREATE INDEX documents_by_end ON documents (expires_at);
+
 CREATE TABLE models (
     id TEXT PRIMARY KEY,
     seen_at REAL NOT NULL,
@@ -95,7 +108,7 @@ def migrate(db: Connection) -> None:
             f"The database was written by a newer Ignite (its version is {version}, this one knows {VERSION}):"
             " use that Ignite, or another data directory."
         )
-    if version == 1:
+    if 0 < version < VERSION:
         raise BackendUnavailable(
             "The database was written by a version of Ignite that was never released: move the data directory away."
         )

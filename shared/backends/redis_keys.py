@@ -43,5 +43,14 @@ def worker(worker_id: str) -> str:
     return f"ignite:worker:{worker_id}"
 
 
+def document(kind: str, tenant: str, document_id: str) -> str:
+    return f"ignite:{{{kind}:{tenant}}}:document:{document_id}"
+
+
+def documents(kind: str, tenant: str) -> str:
+    """The ids of a tenant's documents of one kind; with the documents in one slot."""
+    return f"ignite:{{{kind}:{tenant}}}:documents"
+
+
 WORKERS = "ignite:workers"
 MODELS = "ignite:models"
