@@ -1,0 +1,22 @@
+"""The client's request: every field of OpenAI's chat completions API, checked, and ours beside them.
+
+A request is checked once, at the door, and then travels as the client's own bytes. Fields that nobody here knows are
+kept: they belong to the engine.
+"""
+
+from shared.schema.base import QUOTED
+from shared.schema.parsing import MAX_NESTING, check_request, field_path, nesting, parse_json, parse_request
+from shared.schema.request import MAX_DEADLINE, NOT_FOR_ENGINES, ChatCompletionRequest
+
+__all__ = [
+    "MAX_DEADLINE",
+    "MAX_NESTING",
+    "NOT_FOR_ENGINES",
+    "QUOTED",
+    "ChatCompletionRequest",
+    "check_request",
+    "field_path",
+    "nesting",
+    "parse_json",
+    "parse_request",
+]

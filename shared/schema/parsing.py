@@ -1,0 +1,145 @@
+"""From bytes to a checked request, or to one error that names the field to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import orjson
+from pydantic import ValidationError
+
+from shared.errors import InvalidRequest
+from shared.schema.base import LIST, OBJECT, TEXT, invalid, missing, short
+from shared.schema.request import ChatCompletionRequest
+
+MAX_NESTING = 100
+"""Levels of JSON. Well under what the encoders of engines take (orjson: 254), far over what a request needs."""
+
+NO_FIELDS = frozenset({TEXT, LIST, OBJECT, "[key]"})
+"""Steps of pydantic's paths that name no field: which branch it took, and that it is an object's key that is wrong."""
+
+SINGLE = frozenset({"content", "approximate"})
+"""Types of objects that come in one shape only: pydantic's path names the type of all others as a step of its own."""
+
+EXPECTED = {
+    "bool_type": "a boolean",
+    "dict_type": "an object",
+    "float_type": "a number",
+    "int_from_float": "an integer",
+    "int_type": "an integer",
+    "list_type": "an array",
+    "model_attributes_type": "an object",
+    "model_type": "an object",
+    "string_type": "a string",
+}
+"""JSON's words for what pydantic says in Python's."""
+
+FOUND: Mapping[type, str] = {
+    bool: "a boolean",
+    dict: "an object",
+    float: "a decimal number",
+    int: "an integer",
+    list: "an array",
+    str: "a string",
+    type(None): "null",
+}
+
+
+def parse_json(body: bytes) -> Any:
+    """`body` as JSON. Raises InvalidRequest (`invalid_json`); NaN, lone surrogates and bottomless nesting are not
+    JSON.
+    """
+    if not body:
+        raise InvalidRequest("The request body is empty; expected a JSON object.", code="invalid_json")
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
+    if body.count(b"[") + body.count(b"{") > MAX_NESTING and nesting(value) > MAX_NESTING:
+        raise InvalidRequest(f"The request body nests deeper than {MAX_NESTING} levels.", code="invalid_json")
+    return value
+
+
+def nesting(value: Any) -> int:
+    """Levels of lists and objects in a JSON value."""
+    depth, level = 0, containers([value])
+    while level:
+        depth += 1
+        level = [inner for container in level for inner in containers(container)]
+    return depth
+
+
+def containers(values: Iterable[Any]) -> list[Iterable[Any]]:
+    """The lists among `values`, and the values of the objects among them."""
+    objects = [cast(dict[str, Any], value).values() for value in values if isinstance(value, dict)]
+    return [*objects, *(cast(list[Any], value) for value in values if isinstance(value, list))]
+
+
+def parse_request(body: bytes, *, stream: bool | None = None) -> ChatCompletionRequest:
+    """The checked request. `stream` is what the path says, where it says anything.
+
+    Raises InvalidRequest with the path of the first bad field in `param`.
+    """
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise InvalidRequest("The request body is not a JSON object.", code="invalid_json")
+    return check_request(cast(dict[str, Any], value), stream=stream)
+
+
+def check_request(value: dict[str, Any], *, stream: bool | None = None) -> ChatCompletionRequest:
+    """As `parse_request`, for a value that is parsed already."""
+    try:
+        request = ChatCompletionRequest.model_validate(value)
+    except ValidationError as error:
+        raise first_error(error, value) from None
+    streams = request.stream if stream is None else stream
+    if request.stream_options is not None and not streams:
+        raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
+    return request
+
+
+def first_error(error: ValidationError, value: Any) -> InvalidRequest:
+    """pydantic's first complaint, as one of ours."""
+    problem = error.errors(include_url=False)[0]
+    param, context = field_path(problem["loc"], value), problem.get("ctx", {})
+    if "discriminator" in context:
+        param = f"{param}.{context['discriminator'].strip(chr(39))}"
+    match problem["type"]:
+        case "missing" | "union_tag_not_found":
+            return InvalidRequest(missing(param), param=param)
+        case kind if kind in EXPECTED:
+            found = FOUND.get(type(cast(object, problem["input"])), "another type")
+            wrong = f"Invalid type for '{param}': expected {EXPECTED[kind]}, but got {found} instead."
+            return InvalidRequest(wrong, param=param)
+        case "union_tag_invalid":
+            reason = f"{short(context['tag'])!r} is not one of {context['expected_tags']}"
+        case _:
+            reason = problem["msg"][0].lower() + problem["msg"][1:]
+    return InvalidRequest(invalid(param, reason), param=param)
+
+
+def field_path(location: Sequence[str | int], value: Any) -> str:
+    """OpenAI's way to name a field: `messages[0].content`. Skips the steps of pydantic's path that name no field."""
+    path, entered = "", False
+    steps = [step for step in location if step not in NO_FIELDS]
+    for position, step in enumerate(steps):
+        last = position == len(steps) - 1
+        if not entered and names_shape(step, value):
+            entered = True
+            continue
+        if isinstance(step, int) and isinstance(value, list):
+            path += f"[{step}]"
+            value = cast(list[Any], value)[step]
+        elif isinstance(value, dict) and (step in value or last):
+            path += f".{short(str(step))}" if path else str(step)
+            value = cast(dict[Any, Any], value).get(step)
+        entered = False
+    return path
+
+
+def names_shape(step: str | int, value: Any) -> bool:
+    """Whether a step is the type or role of the object that the path has come to."""
+    if not isinstance(value, dict) or step in SINGLE:
+        return False
+    shaped = cast(dict[str, Any], value)
+    return step in (shaped.get("type"), shaped.get("role"))
