@@ -7,8 +7,9 @@ from starlette.types import Send
 
 from producer import wire
 from producer.event_stream import STREAM_HEADERS, StreamAnswer, send_body
-from producer.service import Call, JobService
+from producer.service import JobService
 from producer.sse import Numbered
+from producer.waiting import Waiting
 from shared.errors import IgniteError
 from shared.job import Job, JobStatus
 from shared.ports import Update
@@ -28,26 +29,26 @@ class EventsAnswer(StreamAnswer):
         self._numbered = Numbered(after)
         self._empty = True
 
-    async def _serve(self, call: Call, send: Send) -> str:
-        await self._start(call, send, STREAM_HEADERS)
+    async def _serve(self, client: Waiting, send: Send) -> str:
+        await self._start(client, send, STREAM_HEADERS)
         while True:
             try:
-                update = await self._next(call, self._keepalive)
+                update = await client.next(self._keepalive)
             except IgniteError as error:
                 # No frame of ours belongs into the log's bytes: the reader comes back and resumes.
-                log.warning("events.broken_off", job=call.job.id, error=error.message)
+                log.warning("events.broken_off", job=client.job.id, error=error.message)
                 return "failed"
             if update is None:
-                await send_body(send, (await self._comment(call)).rstrip(b"\n") + b"\n", more=True)
+                await send_body(send, (await self._comment(client)).rstrip(b"\n") + b"\n", more=True)
                 continue
-            data = await self._whole(call, update)
+            data = await self._whole(client, update)
             await send_body(send, self._numbered.feed(data), more=update.ending is None)
             if update.ending is not None:
                 return update.ending.status
 
-    async def _whole(self, call: Call, update: Update) -> bytes:
+    async def _whole(self, client: Waiting, update: Update) -> bytes:
         """A completion that was made in one piece left no frames; its readers get the ones it stands for."""
         self._empty = self._empty and not update.data
         if update.ending is None or update.ending.status is not JobStatus.COMPLETED or not self._empty:
             return update.data
-        return wire.unfold(await self._service.result(await self._service.get(call.job.tenant, call.job.id)))
+        return wire.unfold(await self._service.result(await self._service.get(client.job.tenant, client.job.id)))

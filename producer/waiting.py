@@ -1,0 +1,117 @@
+"""A call whose client waits, whichever door it came by: what its job tells, how patiently, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from producer.metrics import CALLS_ENDED, FIRST_BYTE, OPEN_CALLS
+from producer.service import Call, JobService, Place
+from shared.errors import BackendUnavailable, Gone, RecordedError
+from shared.job import Job, JobStatus
+from shared.ports import FollowerClosed, Update
+
+OpenCall = Callable[[], AbstractAsyncContextManager[Call]]
+
+LOOK_AGAIN = 10.0
+"""Seconds of silence after which a waiting call looks at its job's log: nothing that gets lost costs more than that."""
+
+OUTAGE_PATIENCE = 30.0
+"""Seconds a waiting call outlives the store's absence."""
+
+
+class Waiting:
+    """`ending` says how the call ended, for the metrics: whoever serves it sets it to the job's status."""
+
+    def __init__(self, service: JobService, call: Call, mode: str, patience: float | None) -> None:
+        self.call = call
+        self.ending = "failed"
+        self._service = service
+        self._mode = mode
+        self._patience = math.inf if patience is None else patience
+        self._waited: float | None = None
+
+    @property
+    def job(self) -> Job:
+        return self.call.job
+
+    def leave(self) -> None:
+        """The client is gone: whoever waits in `next` gets FollowerClosed."""
+        self.call.follower.close()
+
+    async def next(self, seconds: float) -> Update | None:
+        """As the follower's, but a store that is away for a moment is waited for, and a job that still waits at its
+        deadline ends here: the broker looks at messages only when they come to the head of their queue.
+        """
+        quiet_until = time.monotonic() + seconds
+        until = time.monotonic() + OUTAGE_PATIENCE
+        while True:
+            left = min(self.job.deadline_at, self.job.created_at + self._patience) - time.time()
+            wait = min(max(0.0, quiet_until - time.monotonic()), LOOK_AGAIN, left if left > 0 else math.inf)
+            try:
+                update = await self.call.follower.next(wait)
+                if update is None and 0 < left <= wait:
+                    await self._service.expire(self.job.id)
+                elif update is not None or time.monotonic() >= quiet_until:
+                    self._note_wait(update)
+                    return update
+            except BackendUnavailable:
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(0.2)
+            except Gone:
+                if not await self._service.restore(self.call):
+                    raise
+
+    def _note_wait(self, update: Update | None) -> None:
+        if self._waited is None and update is not None and update.status is not JobStatus.QUEUED:
+            self._waited = time.time() - self.job.created_at
+
+    async def result(self, last: Update) -> bytes:
+        """The completion of a job whose `last` update this is. Raises what ended the job where it has none."""
+        assert last.ending is not None
+        if last.ending.result:
+            return last.ending.result
+        if last.ending.error:
+            raise RecordedError(last.ending.error)
+        return await self._service.result(await self._service.get(self.job.tenant, self.job.id))
+
+    async def place(self) -> Place:
+        try:
+            return await self._service.place(self.job)
+        except BackendUnavailable:
+            return Place(JobStatus.QUEUED, None, None, alive=False)
+
+    def begin(self) -> dict[str, str]:
+        """The answer begins; what its headers say about the job."""
+        taken = time.time() - self.job.created_at
+        waited = taken if self._waited is None else self._waited
+        FIRST_BYTE.labels(self.job.model, self._mode).observe(taken)
+        return {"x-job-id": self.job.id, "x-queue-wait-ms": str(int(waited * 1000))}
+
+
+@asynccontextmanager
+async def waiting(
+    service: JobService, open_call: OpenCall, mode: str, patience: float | None = None
+) -> AsyncGenerator[Waiting]:
+    """Open a call and see how it ends; a client that left ends it quietly.
+
+    `patience`: seconds after which a job that still waits is given up, where that is before its deadline.
+    """
+    async with open_call() as call:
+        with OPEN_CALLS.labels(mode).track_inprogress():
+            client = Waiting(service, call, mode, patience)
+            try:
+                yield client
+            except FollowerClosed:
+                client.ending = "hung_up"
+                service.abandon(call)
+            except asyncio.CancelledError:
+                # This process is stopping, not the client leaving: the job runs on, and its events can be followed.
+                client.ending = "cut_off"
+                raise
+            finally:
+                CALLS_ENDED.labels(call.job.model, client.ending).inc()
