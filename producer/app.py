@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from producer import completions, jobs, models
+from producer import completions, jobs, models, stored
 from producer.auth import Keyring
 from producer.catalog import Catalog
 from producer.dead_letters import settle_dead_letters
@@ -53,7 +53,7 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.state.doors = doors
-    for router in (completions.router, jobs.router, models.router, health_router()):
+    for router in (completions.router, stored.router, jobs.router, models.router, health_router()):
         app.include_router(router)
     install_error_handlers(app)
     install_middleware(app, settings)

@@ -95,6 +95,18 @@ async def get_job(
     return await job_response(doors, job, known=request.headers.get("if-none-match", ""))
 
 
+@router.delete(
+    "/{job_id}",
+    summary="Delete a job",
+    responses=answers(is_json(shapes.Deleted, "It is gone."), *FOR_A_JOB),
+)
+async def delete_job(request: Request, job_id: JobId) -> Response:
+    """At once and for good: its record, its stream and its result. One that is not over is cancelled first."""
+    service = doors_of(request).service
+    await service.delete(await service.get(tenant_of(request), job_id))
+    return json_response(wire.deleted(job_id, "chat.completion.job.deleted"))
+
+
 @router.get(
     "/{job_id}/result",
     summary="A job's completion",

@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from producer.shapes import ChatCompletion, ChatCompletionChunk, Error, HealthReport, Job
-from shared.schema import MAX_DEADLINE, ChatCompletionRequest
+from shared.schema import MAX_DEADLINE, ChatCompletionRequest, MetadataUpdate
 
 JSON = "application/json"
 SSE = "text/event-stream"
@@ -88,7 +88,7 @@ METADATA_FILTER: dict[str, Any] = {
             "required": False,
             "style": "deepObject",
             "explode": True,
-            "description": "`metadata[key]=value`: only jobs with this in their metadata.",
+            "description": "`metadata[key]=value`: only those with this in their metadata.",
             "schema": {
                 "type": "object",
                 "propertyNames": {"minLength": 1},
@@ -96,6 +96,12 @@ METADATA_FILTER: dict[str, Any] = {
             },
         }
     ]
+}
+METADATA_UPDATE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": {"$ref": f"{COMPONENTS}MetadataUpdate"}}},
+    },
 }
 LAST_EVENT_ID: dict[str, Any] = {
     "parameters": [header("Last-Event-ID", "Resume after this frame.", type="integer", minimum=0, maximum=MAX_FRAME)],
@@ -107,9 +113,9 @@ def openapi_of(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document["components"]["schemas"]
-        for model in (ChatCompletionRequest, ChatCompletionChunk):
+        for model in (ChatCompletionRequest, ChatCompletionChunk, MetadataUpdate):
             schema = model.model_json_schema(ref_template=f"{COMPONENTS}{{model}}")
-            schemas.update(schema.pop("$defs"), **{model.__name__: schema})
+            schemas.update(schema.pop("$defs", {}), **{model.__name__: schema})
         without_nulls(document)
         if keyed:
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -133,7 +133,6 @@ class JobService:
         request, now = submission.request, time.time()
         stored = bool(request.store)
         deadline = submission.deadline or self._settings.job_deadline
-        kept = submission.background or stored
         return Job(
             id=new_job_id(now),
             tenant=submission.tenant,
@@ -142,12 +141,17 @@ class JobService:
             mode=submission.mode,
             created_at=now,
             deadline_at=now + deadline,
-            retention=self._settings.job_retention if kept else self._settings.retention,
-            detached=submission.detached or kept,
+            retention=self._retention(submission),
+            detached=submission.detached or submission.background or stored,
             stored=stored,
             seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
             metadata=request.metadata or {},
         )
+
+    def _retention(self, submission: Submission) -> float:
+        as_job = self._settings.job_retention if submission.background else 0.0
+        as_stored = self._settings.store_retention if submission.request.store else 0.0
+        return max(as_job, as_stored) or self._settings.retention
 
     async def _enqueue(self, job: Job, submission: Submission, *, followed: bool) -> None:
         """Only when the broker has confirmed is the job accepted; refused, it leaves no trace."""
@@ -193,10 +197,26 @@ class JobService:
         await self.expire(job.id)
         return await self._backend.store.get(job.id) or job
 
-    async def list(self, tenant: str, where: JobFilter, *, after: str | None, limit: int) -> tuple[Sequence[Job], bool]:
-        """A page, newest first, and whether there is more."""
-        jobs = await self._backend.store.list(tenant, where, after=after, limit=limit + 1)
+    async def list(
+        self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
+    ) -> tuple[Sequence[Job], bool]:
+        """A page, newest first unless told otherwise, and whether there is more."""
+        jobs = await self._backend.store.list(tenant, where, after=after, limit=limit + 1, oldest_first=oldest_first)
         return jobs[:limit], len(jobs) > limit
+
+    async def get_stored(self, tenant: str, job_id: str) -> Job:
+        """A completion that its client had stored. Raises NotFound, Gone."""
+        job = await self.get(tenant, job_id)
+        if not job.stored or job.status is not JobStatus.COMPLETED:
+            raise NotFound(f"No stored completion '{job_id}'.")
+        return job
+
+    async def request_of(self, job: Job) -> bytes:
+        """The request as its client sent it. Raises Gone where it is not kept."""
+        body = await self._backend.store.body(job.id)
+        if body is None:
+            raise Gone(f"The request of job '{job.id}' is not kept any more.")
+        return body
 
     async def wait_change(self, job: Job, seconds: float) -> Job:
         """The job once its status is another one, or after `seconds`."""
@@ -304,6 +324,17 @@ class JobService:
         """Cancel, and the job as it then is: over, unless its worker takes longer than CANCEL_PATIENCE to let go."""
         await self.cancel(job.id)
         return await self.wait_change(await self.get(job.tenant, job.id), CANCEL_PATIENCE)
+
+    async def delete(self, job: Job) -> None:
+        """Forget a job at once; one that is not over is cancelled first."""
+        if not job.status.terminal:
+            job = await self.cancel_and_wait(job)
+        await self._backend.store.delete(job)
+
+    async def describe(self, job: Job, metadata: dict[str, str]) -> Job:
+        """The job with other metadata. Raises NotFound, Gone."""
+        await self._backend.store.describe(job.id, metadata)
+        return await self.get(job.tenant, job.id)
 
     async def expire(self, job_id: str, *, owner: str | None = None) -> None:
         """End a job whose deadline passed while it waited."""

@@ -52,6 +52,43 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class StoredCompletion(ChatCompletion):
+    metadata: dict[str, str]
+
+
+class StoredCompletionList(BaseModel):
+    object: Literal["list"]
+    data: list[StoredCompletion]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class StoredMessage(BaseModel):
+    """A message of the request, and what else the client put into it."""
+
+    id: str
+    role: str
+    content: str | None
+    content_parts: list[dict[str, Any]] | None = Field(description="Of content that came in parts: text and images.")
+    name: str | None
+    refusal: str | None
+
+
+class StoredMessageList(BaseModel):
+    object: Literal["list"]
+    data: list[StoredMessage]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Deleted(BaseModel):
+    id: str
+    object: Literal["chat.completion.deleted", "chat.completion.job.deleted"]
+    deleted: Literal[True]
+
+
 class ChunkChoice(BaseModel):
     index: int
     delta: dict[str, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -81,6 +81,41 @@ def page(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]
         "last_id": data[-1]["id"] if data else None,
         "has_more": has_more,
     }
+
+
+def page_of(data: Sequence[Mapping[str, Any]], *, after: str | None, limit: int) -> dict[str, Any]:
+    """The page of a list that is at hand as a whole: what comes behind the id `after`; nothing, where it is not
+    there.
+    """
+    ids = [item["id"] for item in data]
+    start = 0 if after is None else ids.index(after) + 1 if after in ids else len(ids)
+    rest = data[start:]
+    return page(rest[:limit], has_more=len(rest) > limit)
+
+
+def deleted(id: str, kind: str) -> dict[str, Any]:
+    return {"id": id, "object": kind, "deleted": True}
+
+
+def stored_completion(job: Job) -> dict[str, Any]:
+    """A completion as the list of stored ones shows it: with the metadata of its request, or what replaced it."""
+    return {**orjson.loads(job.result or b"{}"), "metadata": job.metadata}
+
+
+def stored_messages(job_id: str, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A request's messages. Their ids are numbers behind the completion's, as OpenAI's are."""
+    return [
+        {"name": None, "refusal": None, **message, "id": f"{job_id}-{index}", **split_content(message.get("content"))}
+        for index, message in enumerate(messages)
+    ]
+
+
+def split_content(content: Any) -> dict[str, Any]:
+    """Content that came in parts is shown as those of them that the API knows how to show."""
+    if not isinstance(content, list):
+        return {"content": content, "content_parts": None}
+    parts = cast(list[dict[str, Any]], content)
+    return {"content": None, "content_parts": [part for part in parts if part["type"] in ("text", "image_url")]}
 
 
 def model_object(model: ModelInfo) -> dict[str, Any]:

@@ -214,12 +214,13 @@ class NotClaimed:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """`code` is that of the error which ended the job."""
+    """`code` is that of the error which ended the job; with `stored` only jobs that were submitted to be stored."""
 
     status: JobStatus | None = None
     model: str | None = None
     code: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    stored: bool = False
 
 
 class JobStore(Protocol):
@@ -305,8 +306,23 @@ class JobStore(Protocol):
         """The job's request, or None where it is not kept (any more)."""
         ...
 
-    async def list(self, tenant: str, where: JobFilter, *, after: str | None, limit: int) -> Sequence[Job]:
-        """The tenant's jobs, newest first, those older than the id `after`."""
+    async def list(
+        self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
+    ) -> Sequence[Job]:
+        """The tenant's jobs, newest first, those older than the id `after`; with `oldest_first` the other way round.
+
+        What a list of stored jobs costs depends on how many of those there are, not on how many jobs.
+        """
+        ...
+
+    async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
+        """Give a job other metadata. False if there is no record of it (any more)."""
+        ...
+
+    async def delete(self, job: Job) -> None:
+        """Forget a job at once, whatever it does: record, log, result, request, and that it was ever there. Should a
+        message of it come it finds nothing to run, and `restore` refuses it; a worker that runs it is fenced.
+        """
         ...
 
     async def knew(self, tenant: str, job_id: str) -> bool:

@@ -5,7 +5,7 @@ A step decides before it writes: one that refuses leaves nothing behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -102,6 +102,19 @@ def create(db: Connection, job: Job, body: bytes) -> None:
 def discard(db: Connection, job_id: str) -> None:
     rows = db.execute("SELECT key FROM jobs WHERE id = ? AND status = 'queued' AND attempt = 0", (job_id,))
     erase(db, [key for (key,) in rows.fetchall()])
+
+
+def delete(db: Connection, job_id: str) -> None:
+    rows = db.execute("SELECT key FROM jobs WHERE id = ?", (job_id,))
+    erase(db, [key for (key,) in rows.fetchall()])
+
+
+def describe(db: Connection, job_id: str, metadata: Mapping[str, str], now: float) -> bool:
+    described = db.execute(
+        "UPDATE jobs SET metadata = ? WHERE id = ? AND purge_at > ?",
+        (orjson.dumps(metadata).decode(), job_id, now),
+    )
+    return described.rowcount > 0
 
 
 def claim(db: Connection, job_id: str, owner: str, lease: float, lost: str | None, now: float) -> Claim | NotClaimed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.backends.sqlite import Connection
 from shared.errors import BackendUnavailable
 
-VERSION = 3
+VERSION = 4
 
 # `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
 # row tells the size of its log, and an append writes nothing but its own row.
@@ -45,6 +45,7 @@ CREATE TABLE jobs (
     result BLOB
 );
 CREATE UNIQUE INDEX jobs_by_tenant ON jobs (tenant, id);
+CREATE INDEX jobs_stored ON jobs (tenant, id) WHERE stored = 1;
 CREATE INDEX jobs_queued ON jobs (model, tier, id) WHERE status = 'queued';
 CREATE INDEX jobs_by_purge ON jobs (purge_at);
 

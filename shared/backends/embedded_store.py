@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from shared.backends import embedded_jobs as jobs
@@ -97,8 +97,18 @@ class EmbeddedStore:
     async def get(self, job_id: str) -> Job | None:
         return await self._database.run(lambda db: views.get(db, job_id, time.time()))
 
-    async def list(self, tenant: str, where: JobFilter, *, after: str | None, limit: int) -> Sequence[Job]:
-        return await self._database.run(lambda db: views.list_jobs(db, tenant, where, after, limit, time.time()))
+    async def list(
+        self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
+    ) -> Sequence[Job]:
+        return await self._database.run(
+            lambda db: views.list_jobs(db, tenant, where, after, limit, oldest_first, time.time())
+        )
+
+    async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
+        return await self._database.run(lambda db: jobs.describe(db, job_id, metadata, time.time()), durable=True)
+
+    async def delete(self, job: Job) -> None:
+        await self._database.run(lambda db: jobs.delete(db, job.id), durable=True)
 
     async def knew(self, tenant: str, job_id: str) -> bool:
         return await self._database.run(lambda db: views.knew(db, tenant, job_id))

@@ -89,14 +89,17 @@ def get(db: Connection, job_id: str, now: float) -> Job | None:
     return record(row) if row else None
 
 
-def list_jobs(db: Connection, tenant: str, where: JobFilter, after: str | None, limit: int, now: float) -> list[Job]:
+def list_jobs(
+    db: Connection, tenant: str, where: JobFilter, after: str | None, limit: int, oldest_first: bool, now: float
+) -> list[Job]:
     conditions = ["tenant = ?", "purge_at > ?"]
     values: list[Any] = [tenant, now]
+    beyond, order = (">", "ASC") if oldest_first else ("<", "DESC")
     for condition, value in (
         ("status = ?", where.status),
         ("model = ?", where.model),
         ("json_extract(CAST(ending AS TEXT), '$.error.code') = ?", where.code),
-        ("id < ?", after),
+        (f"id {beyond} ?", after),
     ):
         if value is not None:
             conditions.append(condition)
@@ -104,7 +107,9 @@ def list_jobs(db: Connection, tenant: str, where: JobFilter, after: str | None, 
     for key, value in where.metadata.items():
         conditions.append("EXISTS (SELECT 1 FROM json_each(metadata) AS pair WHERE pair.key = ? AND pair.value = ?)")
         values += (key, value)
-    query = f"{RECORD} WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
+    if where.stored:
+        conditions.append("stored = 1")
+    query = f"{RECORD} WHERE {' AND '.join(conditions)} ORDER BY id {order} LIMIT ?"
     return [record(row) for row in db.execute(query, (*values, limit))]
 
 

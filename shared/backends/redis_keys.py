@@ -29,6 +29,11 @@ def jobs_of(tenant: str) -> str:
     return f"ignite:tenant:{tenant}:jobs"
 
 
+def stored_of(tenant: str) -> str:
+    """The ids among them whose jobs were submitted to be stored."""
+    return f"ignite:tenant:{tenant}:stored"
+
+
 def replica(replica_id: str) -> str:
     """The channel of one API replica: live frames of the jobs it follows. The Lua steps build the same name."""
     return f"ignite:replica:{replica_id}"

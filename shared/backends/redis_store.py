@@ -7,19 +7,20 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from shared.backends import redis_keys as keys
-from shared.backends.ending import decode_ending, encode_ending
+from shared.backends.ending import encode_ending
 from shared.backends.redis import Pipeline
-from shared.backends.spec import decode_spec, encode_spec
+from shared.backends.redis_lists import list_jobs
+from shared.backends.redis_records import decode_job, milliseconds, time_to_live
+from shared.backends.spec import encode_spec
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, new_job_id, sources
 from shared.ports import AttemptFenced, Claim, Ending, JobFilter, NotClaimed
 
 MEMORY_OF_IDS = 7 * 86400.0
 """Seconds for which a tenant's job ids are known after their data has expired: 410, not 404."""
-
-PAGE = 200
-"""Records looked at per round trip while a filtered list is gathered."""
 
 RUNNING = 1e10
 """Added to a job's place in its queue's index while it runs: beyond all that wait, and still in their order."""
@@ -36,13 +37,14 @@ RETRIABLE = listed(sources(JobEvent.RETRY))
 OPEN = listed(status for status in JobStatus if not status.terminal)
 
 
+def indexes_of(job: Job) -> Sequence[str]:
+    """The lists that know the job by its tenant."""
+    return (keys.jobs_of(job.tenant), keys.stored_of(job.tenant)) if job.stored else (keys.jobs_of(job.tenant),)
+
+
 def endable(status: JobStatus) -> str:
     """The statuses from which a job may end in `status`."""
     return listed(sources(ENDINGS[status]))
-
-
-def milliseconds(seconds: float) -> int:
-    return max(1, int(seconds * 1000))
 
 
 def raise_if_refused(answer: Sequence[bytes]) -> None:
@@ -73,24 +75,20 @@ class RedisStore:
 
     async def _create(self, job: Job, body: bytes, *, follower: str = "", restored: bool = False) -> bool:
         ttl = time_to_live(job, job.deadline_at)
-        made, _, _ = await asyncio.gather(
+        made, *_ = await asyncio.gather(
             self._redis.step(
                 *("create", keys.of_job(job.id)),
                 *(encode_spec(job), job.mode, job.retention, job.deadline_at, ttl, follower, body, str(job.queue)),
                 *(job.created_at, int(job.detached), int(restored)),
             ),
             self._redis.step("index", [keys.open_jobs(str(job.queue))], job.id, job.created_at, ttl, ""),
-            self._redis.step(
-                *("index", [keys.jobs_of(job.tenant)]),
-                *(
-                    job.id,
-                    0,
-                    milliseconds(MEMORY_OF_IDS) + ttl,
-                    new_job_id(time.time() - MEMORY_OF_IDS - job.retention),
-                ),
-            ),
+            *(self._remember(index, job, ttl) for index in indexes_of(job)),
         )
         return bool(made)
+
+    def _remember(self, index: str, job: Job, ttl: int) -> asyncio.Future[Any]:
+        oldest = new_job_id(time.time() - MEMORY_OF_IDS - job.retention)
+        return self._redis.step("index", [index], job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, oldest)
 
     def _move_in_line(self, job_id: str, queue: bytes, score: float) -> asyncio.Future[Any]:
         return self._redis.command("ZADD", keys.open_jobs(queue.decode()), "XX", score, job_id)
@@ -107,12 +105,19 @@ class RedisStore:
             self._redis.step("discard", keys.of_job(job.id), left)
             if may_come
             else self._redis.command("DEL", *keys.of_job(job.id)),
-            self._redis.command("ZREM", keys.jobs_of(job.tenant), job.id),
+            *(self._redis.command("ZREM", index, job.id) for index in indexes_of(job)),
         )
 
+    async def delete(self, job: Job) -> None:
+        await self.discard(job, may_come=True)
+
     async def restore(self, job: Job, *, body: bytes | None) -> bool:
-        """A store that has lost a job's record has lost the list that knew it, too."""
-        return not await self.knew(job.tenant, job.id) and await self._create(job, body or b"", restored=True)
+        """A store that has lost a job's record has lost the list that knew it, too. The id of a discarded or
+        deleted one is in no list either, but it is taken.
+        """
+        if await self._redis.command("EXISTS", keys.job(job.id)) or await self.knew(job.tenant, job.id):
+            return False
+        return await self._create(job, body or b"", restored=True)
 
     async def claim(
         self, job_id: str, owner: str, lease: float, *, lost: str | None = None, with_body: bool = False
@@ -183,22 +188,21 @@ class RedisStore:
     async def get(self, job_id: str) -> Job | None:
         return decode_job(await self._redis.command("HGETALL", keys.job(job_id)))
 
-    async def list(self, tenant: str, where: JobFilter, *, after: str | None, limit: int) -> Sequence[Job]:
-        found: list[Job] = []
-        cursor = f"({after}" if after else "+"
-        while len(found) < limit:
-            ids = await self._redis.command(
-                *("ZRANGE", keys.jobs_of(tenant), cursor, "-", "BYLEX", "REV", "LIMIT", 0, PAGE)
-            )
-            jobs = await asyncio.gather(*(self.get(raw.decode()) for raw in ids))
-            found += [job for job in jobs if job is not None and matches(job, where)]
-            if len(ids) < PAGE:
-                break
-            cursor = f"({ids[-1].decode()}"
-        return found[:limit]
+    async def list(
+        self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
+    ) -> Sequence[Job]:
+        index = keys.stored_of(tenant) if where.stored else keys.jobs_of(tenant)
+        return await list_jobs(self._redis, index, where, after=after, limit=limit, oldest_first=oldest_first)
+
+    async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
+        return bool(await self._redis.step("describe", [keys.job(job_id)], orjson.dumps(metadata)))
 
     async def knew(self, tenant: str, job_id: str) -> bool:
-        return await self._redis.command("ZSCORE", keys.jobs_of(tenant), job_id) is not None
+        scores = await asyncio.gather(
+            self._redis.command("ZSCORE", keys.jobs_of(tenant), job_id),
+            self._redis.command("ZSCORE", keys.stored_of(tenant), job_id),
+        )
+        return any(score is not None for score in scores)
 
     async def position(self, job: Job) -> int | None:
         index = keys.open_jobs(str(job.queue))
@@ -206,49 +210,3 @@ class RedisStore:
             self._redis.command("ZRANK", index, job.id), self._redis.command("ZSCORE", index, job.id)
         )
         return rank if score is not None and float(score) < RUNNING else None
-
-
-def matches(job: Job, where: JobFilter) -> bool:
-    return (
-        where.status in (None, job.status)
-        and where.model in (None, job.model)
-        and where.code in (None, (job.error or {}).get("code"))
-        and where.metadata.items() <= job.metadata.items()
-    )
-
-
-def time_to_live(job: Job, deadline_at: float) -> int:
-    """Milliseconds that a job's keys must live for if nobody ever ends it."""
-    return milliseconds(max(0.0, deadline_at - time.time()) + job.retention)
-
-
-def fields_of(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Mapping[bytes, bytes]:
-    """HGETALL's answer, which a pipeline of raw commands may leave as a flat list."""
-    return raw if isinstance(raw, Mapping) else dict(zip(raw[::2], raw[1::2], strict=True))
-
-
-def decode_job(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Job | None:
-    """A record from HGETALL's answer."""
-    fields = fields_of(raw)
-    if b"spec" not in fields:
-        return None
-    job = decode_spec(fields[b"spec"])
-    job.deadline_at = float(fields[b"deadline"])
-    job.status = JobStatus(fields[b"status"].decode())
-    job.attempt, job.tries = int(fields[b"attempt"]), int(fields[b"tries"])
-    job.chunks = int(fields.get(b"chunks", 0))
-    job.owner = fields[b"owner"].decode() if b"owner" in fields else None
-    job.started_at, job.first_token_at = moment(fields, b"started"), moment(fields, b"first")
-    job.finished_at, job.expires_at = moment(fields, b"finished"), moment(fields, b"expires")
-    if b"ending" in fields:
-        ending = decode_ending(fields[b"ending"], fields.get(b"result"))
-        job.usage, job.error, job.result = as_dict(ending.usage), as_dict(ending.error), ending.result
-    return job
-
-
-def as_dict(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if value is None else dict(value)
-
-
-def moment(fields: Mapping[bytes, bytes], name: bytes) -> float | None:
-    return float(fields[name]) if name in fields else None

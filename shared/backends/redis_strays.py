@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from shared.backends import redis_keys as keys
 from shared.backends.redis import Pipeline
-from shared.backends.redis_store import RUNNING, decode_job, fields_of
+from shared.backends.redis_records import decode_job, fields_of
+from shared.backends.redis_store import RUNNING
 from shared.job import Job, JobStatus, QueueName
 
 PAGE = 1000

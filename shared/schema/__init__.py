@@ -5,8 +5,16 @@ kept: they belong to the engine.
 """
 
 from shared.schema.base import QUOTED
-from shared.schema.parsing import MAX_NESTING, check_request, field_path, nesting, parse_json, parse_request
-from shared.schema.request import MAX_DEADLINE, NOT_FOR_ENGINES, ChatCompletionRequest
+from shared.schema.parsing import (
+    MAX_NESTING,
+    check_request,
+    field_path,
+    nesting,
+    parse_json,
+    parse_metadata,
+    parse_request,
+)
+from shared.schema.request import MAX_DEADLINE, NOT_FOR_ENGINES, ChatCompletionRequest, MetadataUpdate
 
 __all__ = [
     "MAX_DEADLINE",
@@ -14,9 +22,11 @@ __all__ = [
     "NOT_FOR_ENGINES",
     "QUOTED",
     "ChatCompletionRequest",
+    "MetadataUpdate",
     "check_request",
     "field_path",
     "nesting",
     "parse_json",
+    "parse_metadata",
     "parse_request",
 ]

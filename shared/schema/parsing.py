@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from shared.errors import InvalidRequest
 from shared.schema.base import LIST, OBJECT, TEXT, invalid, missing, short
-from shared.schema.request import ChatCompletionRequest
+from shared.schema.request import ChatCompletionRequest, MetadataUpdate
 
 MAX_NESTING = 100
 """Levels of JSON. Well under what the encoders of engines take (orjson: 254), far over what a request needs."""
@@ -84,6 +84,15 @@ def parse_request(body: bytes, *, stream: bool | None = None) -> ChatCompletionR
     if not isinstance(value, dict):
         raise InvalidRequest("The request body is not a JSON object.", code="invalid_json")
     return check_request(cast(dict[str, Any], value), stream=stream)
+
+
+def parse_metadata(body: bytes) -> dict[str, str]:
+    """The metadata of a MetadataUpdate. Raises InvalidRequest."""
+    value = parse_json(body)
+    try:
+        return MetadataUpdate.model_validate(value).metadata or {}
+    except ValidationError as error:
+        raise first_error(error, value) from None
 
 
 def check_request(value: dict[str, Any], *, stream: bool | None = None) -> ChatCompletionRequest:

@@ -102,6 +102,15 @@ class StreamOptions(Strict):
     include_obfuscation: bool | None = None
 
 
+Metadata = Annotated[dict[Key, Value], Field(max_length=16)]
+
+
+class MetadataUpdate(Strict):
+    """The body that gives a stored completion other metadata; null takes all of it away."""
+
+    metadata: Metadata | None
+
+
 class ChatCompletionRequest(Strict):
     """The body of POST /v1/chat/completions."""
 
@@ -117,7 +126,7 @@ class ChatCompletionRequest(Strict):
     logprobs: bool | None = None
     max_completion_tokens: int | None = Field(None, ge=1, lt=INT64)
     max_tokens: int | None = Field(None, ge=1, lt=INT64)
-    metadata: Annotated[dict[Key, Value], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     moderation: Moderation | None = None
     n: int | None = Field(None, ge=1, le=128)

@@ -1,0 +1,56 @@
+"""A job's record as Redis keeps it: the spec it was submitted with, and beside it what has happened since."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from shared.backends.ending import decode_ending
+from shared.backends.spec import decode_spec
+from shared.job import Job, JobStatus
+
+
+def milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
+
+
+def time_to_live(job: Job, deadline_at: float) -> int:
+    """Milliseconds that a job's keys must live for if nobody ever ends it."""
+    return milliseconds(max(0.0, deadline_at - time.time()) + job.retention)
+
+
+def fields_of(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Mapping[bytes, bytes]:
+    """HGETALL's answer, which a pipeline of raw commands may leave as a flat list."""
+    return raw if isinstance(raw, Mapping) else dict(zip(raw[::2], raw[1::2], strict=True))
+
+
+def decode_job(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Job | None:
+    """A record from HGETALL's answer."""
+    fields = fields_of(raw)
+    if b"spec" not in fields:
+        return None
+    job = decode_spec(fields[b"spec"])
+    job.deadline_at = float(fields[b"deadline"])
+    job.status = JobStatus(fields[b"status"].decode())
+    job.attempt, job.tries = int(fields[b"attempt"]), int(fields[b"tries"])
+    job.chunks = int(fields.get(b"chunks", 0))
+    job.owner = fields[b"owner"].decode() if b"owner" in fields else None
+    job.started_at, job.first_token_at = moment(fields, b"started"), moment(fields, b"first")
+    job.finished_at, job.expires_at = moment(fields, b"finished"), moment(fields, b"expires")
+    if b"metadata" in fields:
+        job.metadata = orjson.loads(fields[b"metadata"])
+    if b"ending" in fields:
+        ending = decode_ending(fields[b"ending"], fields.get(b"result"))
+        job.usage, job.error, job.result = as_dict(ending.usage), as_dict(ending.error), ending.result
+    return job
+
+
+def as_dict(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if value is None else dict(value)
+
+
+def moment(fields: Mapping[bytes, bytes], name: bytes) -> float | None:
+    return float(fields[name]) if name in fields else None
