@@ -31,7 +31,7 @@ WORKER = (
         "simulated_itl_ms",
         "simulated_ttft_ms",
     ),
-    *("lease", "max_tries", "retry_backoff", "quarantine_after", "stall_timeout"),
+    *("lease", "max_tries", "retry_backoff", "quarantine_after", "stall_timeout", "reserved_slots", "flex_patience"),
 )
 PROCESS = ("drain", "log_level", "log_format")
 

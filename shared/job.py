@@ -158,9 +158,10 @@ class Job:
     @property
     def logged(self) -> bool:
         """Whether it is generated as a stream into its log, whatever shape the client asked for; otherwise the engine
-        is asked for the whole completion at once, and only the ending is written.
+        is asked for the whole completion at once, and only the ending is written. A flex job may be put back at any
+        time, and goes on from its log.
         """
-        return self.mode == "stream" or self.detached
+        return self.mode == "stream" or self.detached or self.tier is Tier.FLEX
 
 
 def new_job_id(now: float | None = None) -> str:

@@ -6,7 +6,7 @@ whether the step took place, and every step here may safely be repeated.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -64,21 +64,32 @@ class Delivery(Protocol):
         ...
 
 
+Choose = Callable[[Mapping[QueueName, int]], QueueName | None]
+"""Told how many deliveries of each queue are at hand (those that have any, in the consumer's order), it names the queue
+to take one from, or None to wait on.
+"""
+
+
 class Consumer(Protocol):
-    async def next(self) -> Delivery:
-        """The next delivery, from the first of the consumer's queues that has one. Waits through reconnects.
+    async def next(self, choose: Choose | None = None) -> Delivery:
+        """The next delivery, from the queue that `choose` names; without it, from the first of the consumer's queues
+        that has one. `choose` is asked again whenever a delivery comes, and on `look_again`. Waits through reconnects.
 
         A cancelled call takes no delivery away.
         """
         ...
 
-    async def pause(self) -> None:
-        """Take no more: what `next` has not handed out goes back to its queue at once, for others. Deliveries in hand
-        stay, to be settled as usual. Pausing twice does nothing.
+    def look_again(self) -> None:
+        """What `choose` may answer has changed."""
+        ...
+
+    async def pause(self, queues: Collection[QueueName] | None = None) -> None:
+        """Take no more from `queues` (None: from any): what `next` has not handed out goes back to its queue at once,
+        for others. Deliveries in hand stay, to be settled as usual. Pausing twice does nothing.
         """
         ...
 
-    async def resume(self) -> None:
+    async def resume(self, queues: Collection[QueueName] | None = None) -> None:
         """Take deliveries again."""
         ...
 

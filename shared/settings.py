@@ -94,6 +94,8 @@ class Settings(BaseSettings):
     quarantine_after: int = Field(
         2, ge=1, description="workers lost in a row before a job that said nothing has failed"
     )
+    reserved_slots: float = Field(0.125, ge=0, lt=1, description="share of a worker's slots that flex jobs never take")
+    flex_patience: float = Field(60, ge=0, description="how long flex waits behind higher tiers until it has a turn")
     drain: float = Field(60, ge=0, description="for finishing what is held after SIGTERM")
     stall_timeout: float = Field(300, gt=0, description="an engine that says nothing for so long has failed")
 

@@ -1,27 +1,29 @@
-"""Takes deliveries and runs them: a slot first, then a delivery. Stops taking when told to, and drains."""
+"""Takes deliveries and runs them: a slot first, then a delivery. Stops taking when told to, and drains.
+
+`Slots` decides whose the next slot is. A full worker goes on looking at what waits: for a job of a higher tier the
+youngest flex job that can go on later is put back, and continues from its log when there is room again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from shared.job import QueueName, Tier
-from shared.ports import Backend, Consumer, Delivery, Membership, ModelInfo, WorkerInfo
+from shared.ports import Backend, Delivery, Membership, ModelInfo, WorkerInfo
 from worker.elsewhere import FailedHere
 from worker.engines.base import Engine
 from worker.execution import Execution, Workplace
+from worker.holds import Holds
 from worker.outcome import Cancelled, Interrupted
+from worker.slots import TIERS, Slots
 
 log = structlog.get_logger(__name__)
-
-TIERS = (Tier.PRIORITY, Tier.DEFAULT, Tier.FLEX)
-FULL_PATIENCE = 1.0
-"""Seconds for which a worker with all slots taken keeps deliveries that it cannot start; then others may have them."""
 
 HAND_BACK_SECONDS = 5.0
 """For giving interrupted jobs back once the grace period is over."""
@@ -29,13 +31,19 @@ HAND_BACK_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """Times in seconds. `drain_seconds`: how long held jobs may go on after the worker was told to stop."""
+    """Times in seconds. `drain_seconds`: how long held jobs may go on after the worker was told to stop.
+
+    `reserved_slots`: the share of the slots that flex jobs never take. `flex_patience`: how long flex jobs are passed
+    over for higher tiers before one has its turn.
+    """
 
     lease_seconds: float = 30.0
     drain_seconds: float = 60.0
     max_tries: int = 3
     retry_backoff: float = 1.0
     quarantine_after: int = 2
+    reserved_slots: float = 0.125
+    flex_patience: float = 60.0
 
 
 class Worker:
@@ -47,12 +55,15 @@ class Worker:
         self._engine = engine
         self._options = options
         self.ready = asyncio.Event()
-        self._slots = asyncio.Semaphore(engine.concurrency)
+        self._queues = {tier: QueueName(engine.card.id, tier) for tier in TIERS}
+        self._slots = Slots(engine.concurrency, reserved=options.reserved_slots, patience=options.flex_patience)
         self._running: dict[str, Execution] = {}
+        self._flex: dict[str, Execution] = {}
+        self._leaving: set[str] = set()
+        self._waiting: Mapping[Tier, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._holding: set[str] = set()
         self._place = Workplace(
             *(self.id, backend, engine, options.lease_seconds, options.max_tries, options.retry_backoff),
             quarantine_after=options.quarantine_after,
@@ -60,21 +71,21 @@ class Worker:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        model = self._engine.card.id
-        queues = [QueueName(model, tier) for tier in TIERS]
         async with (
             self._backend.registry.join(self._info()) as membership,
-            self._backend.queue.consume(queues, self._engine.concurrency) as consumer,
+            self._backend.queue.consume([*self._queues.values()], self._engine.concurrency) as consumer,
             asyncio.TaskGroup() as group,
         ):
+            self._consumer, self._group, self._holds = consumer, group, Holds(consumer, group)
             self.ready.set()
-            log.info("worker.ready", worker=self.id, model=model, concurrency=self._engine.concurrency)
+            log.info("worker.ready", worker=self.id, model=self._engine.card.id, concurrency=self._engine.concurrency)
             listening = group.create_task(self._listen(membership.cancels), name="worker-cancels")
-            watching = group.create_task(self._watch_engine(membership, consumer), name="worker-engine")
-            taking = group.create_task(self._take(consumer, group), name="worker-take")
+            watching = group.create_task(self._watch_engine(membership), name="worker-engine")
+            taking = group.create_task(self._take(), name="worker-take")
             await stop.wait()
             taking.cancel()
             watching.cancel()
+            self._holds.close()
             await consumer.pause()
             await self._drain()
             listening.cancel()
@@ -92,37 +103,42 @@ class Worker:
         )
         return WorkerInfo(self.id, model, self._engine.concurrency, started_at=now)
 
-    async def _take(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:
+    # ── take ──
+
+    async def _take(self) -> None:
         while True:
-            await self._take_slot(consumer)
             await self._engine.wait_healthy()
-            delivery = await consumer.next()
-            if await self._adopted(delivery):
-                self._slots.release()
-            else:
-                self._start(delivery, group)
+            delivery = await self._consumer.next(self._choose)
+            if not await self._adopted(delivery):
+                self._start(delivery)
 
-    async def _take_slot(self, consumer: Consumer) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()
-            return
-        try:
-            async with asyncio.timeout(FULL_PATIENCE):
-                await self._slots.acquire()
-        except TimeoutError:
-            await self._hold("full", consumer)
-            await self._slots.acquire()
-            await self._go_on("full", consumer)
+    def _choose(self, at_hand: Mapping[QueueName, int]) -> QueueName | None:
+        """The queue that the next free slot is for. Where there is none, flex jobs make room for higher tiers."""
+        self._waiting = {queue.tier: count for queue, count in at_hand.items()}
+        tier = self._slots.choose(self._waiting)
+        if tier is None:
+            self._make_room(self._slots.lacking(self._waiting, len(self._leaving)))
+            self._watch_fullness()
+        return None if tier is None else self._queues[tier]
 
-    async def _hold(self, reason: str, consumer: Consumer) -> None:
-        """Deliveries that nobody here can start soon go back to those who can."""
-        self._holding.add(reason)
-        await consumer.pause()
+    def _make_room(self, slots: int) -> None:
+        """Put back the youngest flex jobs, of those that may be."""
+        candidates = reversed([*self._flex.items()]) if slots else ()
+        for job_id, execution in candidates:
+            if slots and execution.put_back():
+                log.info("job.put_back", job=job_id, next="it goes on when higher tiers leave room")
+                self._leaving.add(job_id)
+                slots -= 1
 
-    async def _go_on(self, reason: str, consumer: Consumer) -> None:
-        self._holding.discard(reason)
-        if not self._holding:
-            await consumer.resume()
+    def _watch_fullness(self) -> None:
+        for tier, queue in self._queues.items():
+            self._holds.full(queue, self._is_full(tier))
+
+    def _is_full(self, tier: Tier) -> bool:
+        """Whether no job of the tier can start here soon."""
+        if tier is Tier.FLEX or self._slots.admits(tier):
+            return not self._slots.admits(tier)
+        return not self._leaving and not any(execution.yields for execution in self._flex.values())
 
     async def _adopted(self, delivery: Delivery) -> bool:
         """Whether the delivery is one more of a job that runs here already."""
@@ -131,15 +147,19 @@ class Worker:
             await execution.adopt(delivery)
         return execution is not None
 
-    def _start(self, delivery: Delivery, group: asyncio.TaskGroup) -> None:
-        job_id = delivery.message.job.id
-        execution = self._running[job_id] = Execution(self._place, delivery)
+    def _start(self, delivery: Delivery) -> None:
+        job = delivery.message.job
+        out_of_order = self._slots.take(job.tier, self._waiting)
+        execution = self._running[job.id] = Execution(self._place, delivery, self._consumer.look_again)
+        if job.tier is Tier.FLEX and not out_of_order:
+            self._flex[job.id] = execution
         self._idle.clear()
-        task = group.create_task(self._run(execution, job_id), name=f"execution {job_id}")
+        self._slots_changed()
+        task = self._group.create_task(self._run(execution, job.id, job.tier), name=f"execution {job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, execution: Execution, job_id: str) -> None:
+    async def _run(self, execution: Execution, job_id: str, tier: Tier) -> None:
         """A job that breaks its execution takes nobody else's with it."""
         try:
             await execution.run()
@@ -149,26 +169,35 @@ class Worker:
         finally:
             # In the turn in which the delivery was settled: another one that comes now is not adopted any more.
             del self._running[job_id]
-            self._slots.release()
+            self._flex.pop(job_id, None)
+            self._leaving.discard(job_id)
+            self._slots.free(tier)
+            self._slots_changed()
             if not self._running:
                 self._idle.set()
+
+    def _slots_changed(self) -> None:
+        self._watch_fullness()
+        self._consumer.look_again()
+
+    # ── watch ──
 
     async def _listen(self, cancels: AsyncIterator[str]) -> None:
         async for job_id in cancels:
             if (execution := self._running.get(job_id)) is not None:
                 execution.stop(Cancelled())
 
-    async def _watch_engine(self, membership: Membership, consumer: Consumer) -> None:
+    async def _watch_engine(self, membership: Membership) -> None:
         """A worker whose engine cannot generate is not ready; running attempts hear from the engine itself."""
         while True:
             reason = await self._engine.wait_unhealthy()
             log.warning("engine.unhealthy", reason=reason, next="not ready: taking no jobs until it is back")
             membership.announce(ready=False)
-            await self._hold("unhealthy", consumer)
+            await self._holds.hold("unhealthy", self._queues.values())
             await self._engine.wait_healthy()
             log.info("engine.healthy", next="ready again")
             membership.announce(ready=True)
-            await self._go_on("unhealthy", consumer)
+            self._holds.go_on("unhealthy", self._queues.values())
 
     async def _drain(self) -> None:
         """Finish what is held within the grace period, then hand the rest back at once for others to continue.

@@ -38,7 +38,7 @@ from worker.engines.base import Engine
 from worker.fold import Fold
 from worker.frames import FrameEncoder, FrameWriter
 from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain
-from worker.resume import Replay, Sent, can_continue
+from worker.resume import Replay, Sent, can_continue, is_constrained
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +46,9 @@ T = TypeVar("T")
 
 OWNER_CHECKS = (0.0, 0.02, 0.05, 0.1, 0.3)
 """Seconds between looks at another owner: the broker may notice a killed worker a moment before the store does."""
+
+INTERRUPTIONS = 2
+"""How often a job may be put back for higher tiers; drains and lost workers count here as well."""
 
 STAND_BY = 1.0
 """Seconds until a delivery whose job a live worker holds is looked at again."""
@@ -66,8 +69,11 @@ class Workplace:
 
 
 class Execution:
-    def __init__(self, place: Workplace, delivery: Delivery) -> None:
+    """`claimed` is called once the job is claimed: from then on it may be put back."""
+
+    def __init__(self, place: Workplace, delivery: Delivery, claimed: Callable[[], None] | None = None) -> None:
         self._place = place
+        self._claimed = claimed
         self._delivery = delivery
         self._message = delivery.message
         self._job = delivery.message.job
@@ -76,6 +82,7 @@ class Execution:
         self._store = place.backend.store
         self._scope: asyncio.Timeout | None = None
         self._stopped: Outcome | None = None
+        self._request: dict[str, Any] = {}
         self._fold = Fold()
         self._writer: FrameWriter | None = None
 
@@ -87,6 +94,8 @@ class Execution:
             await self._pass_by(claim)
             return
         self._held = claim
+        if self._claimed is not None:
+            self._claimed()
         bind_contextvars(attempt=claim.attempt)
         if await persistently(lambda: self._place.failed_here.leaves(claim)):
             log.info("attempt.left", next="it failed here: another worker may have it")
@@ -102,6 +111,24 @@ class Execution:
             self._stopped = outcome
             if self._scope is not None:
                 self._scope.reschedule(asyncio.get_running_loop().time())
+
+    @property
+    def yields(self) -> bool:
+        """Whether the job may be put back for a higher tier: nothing it has said would have to be said again, and it
+        has not been interrupted too often.
+        """
+        claim = self._held
+        if self._stopped is not None or (claim is not None and claim.attempt - claim.tries > INTERRUPTIONS):
+            return False
+        continues = self._place.engine.continues_text and not is_constrained(self._request)
+        return self._fold.silent or (continues and self._fold.plain)
+
+    def put_back(self) -> bool:
+        """Hand the job back, to go on later, if it is claimed and yields."""
+        if self._held is None or not self.yields:
+            return False
+        self.stop(Interrupted())
+        return True
 
     async def adopt(self, redelivery: Delivery) -> None:
         """The broker sent the job that runs here once more: it lost the first delivery, or has two. One is kept."""
@@ -226,7 +253,7 @@ class Execution:
         if body is None:
             raise RequestLost("No copy of the job's request is left.")
         asked = decoded(body)
-        request = shape.engine_request(asked, self._job)
+        request = self._request = shape.engine_request(asked, self._job)
         if self._logged(claim):
             return await self._stream(claim, request, shape.include_usage(asked))
         answer = await self._place.engine.complete(request)

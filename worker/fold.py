@@ -96,6 +96,19 @@ class Fold:
         return bool(self._choices) and all(choice.finish_reason for choice in self._choices.values())
 
     @property
+    def silent(self) -> bool:
+        """Whether nothing has been said but who speaks."""
+        return not any(choice.texts or choice.calls or choice.finish_reason for choice in self._choices.values())
+
+    @property
+    def plain(self) -> bool:
+        """Whether all that has been said is the text of an unfinished first choice."""
+        return all(
+            index == 0 and choice.texts.keys() <= {"content"} and not choice.calls and not choice.finish_reason
+            for index, choice in self._choices.items()
+        )
+
+    @property
     def completion(self) -> dict[str, Any]:
         choices = [self._choices[index].to_dict(index) for index in sorted(self._choices)]
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": self.usage}

@@ -70,9 +70,14 @@ def texts_of(part: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
 
 def can_continue(request: Mapping[str, Any], sent: Sent) -> bool:
     """Whether the text so far says all about the stream so far: one choice of plain, unconstrained text."""
-    constrained = any(request.get(name) for name in ("tools", "functions", "logprobs", "response_format"))
     plain = set(sent.texts) <= {(0, "content", -1)}
-    return plain and not constrained and (request.get("n") or 1) == 1 and not sent.ended
+    return plain and not is_constrained(request) and not sent.ended
+
+
+def is_constrained(request: Mapping[str, Any]) -> bool:
+    """Whether an answer is more than one text, or is held to a form: the text so far does not say how far it got."""
+    forms = ("tools", "functions", "logprobs", "response_format")
+    return any(request.get(name) for name in forms) or (request.get("n") or 1) > 1
 
 
 class Replay:

@@ -11,7 +11,7 @@ import heapq
 import math
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from shared.backends import embedded_messages as messages
 from shared.backends.sqlite import Connection, Database
 from shared.errors import BackendUnavailable, QueueFull
 from shared.job import QueueName
-from shared.ports import Consumer, Delivery, Message
+from shared.ports import Choose, Consumer, Delivery, Message
 
 AT_HAND = 64
 """Messages just published that are kept in memory, so that a waiting consumer need not read them back."""
@@ -117,7 +117,10 @@ class EmbeddedQueue:
             yield consumer
 
     async def depth(self, queue: QueueName) -> int:
-        return len(self._lines[queue]) if queue in self._lines else 0
+        return self.waiting(queue)
+
+    def waiting(self, key: Key) -> int:
+        return len(self._lines[key]) if key in self._lines else 0
 
     def close(self) -> None:
         """Stop all timers; whoever waits for a delivery gets BackendUnavailable."""
@@ -250,12 +253,12 @@ class EmbeddedConsumer:
         self._prefetch = prefetch
         self._held: dict[int, Entry] = {}
         self._left = False
-        self._paused = False
+        self._paused: set[Key] = set()
         self._changed = asyncio.Event()
 
-    async def next(self) -> Delivery:
+    async def next(self, choose: Choose | None = None) -> Delivery:
         while True:
-            entry = await self._next_entry()
+            entry = await self._next_entry(choose)
             try:
                 message = await self._queue.message(entry)
             except BaseException:
@@ -266,31 +269,43 @@ class EmbeddedConsumer:
                 return EmbeddedDelivery(self._queue, self, entry, message)
             self.let_go(entry)  # An ack that was given up for lost has taken place after all.
 
-    async def pause(self) -> None:
-        """Nothing is taken ahead of `next`, so there is nothing to give back."""
-        self._paused = True
-
-    async def resume(self) -> None:
-        self._paused = False
+    def look_again(self) -> None:
         self.wake()
 
-    async def _next_entry(self) -> Entry:
-        while (entry := self._take()) is None:
+    async def pause(self, queues: Collection[QueueName] | None = None) -> None:
+        """Nothing is taken ahead of `next`, so there is nothing to give back."""
+        self._paused.update(self.keys if queues is None else queues)
+
+    async def resume(self, queues: Collection[QueueName] | None = None) -> None:
+        self._paused.difference_update(self.keys if queues is None else queues)
+        self.wake()
+
+    async def _next_entry(self, choose: Choose | None) -> Entry:
+        while (entry := self._take(choose)) is None:
             self._changed.clear()
             await self._changed.wait()
         return entry
 
-    def _take(self) -> Entry | None:
+    def _take(self, choose: Choose | None) -> Entry | None:
         if self._queue.closed or self._left:
             raise BackendUnavailable("The queue is closed.")
-        for key in () if self._paused else self.keys:
-            if self._has_room(key) and (entry := self._queue.take(key)) is not None:
+        while at_hand := self._at_hand():
+            key = next(iter(at_hand)) if choose is None else choose(at_hand)
+            if choose is not None and key is None:
+                return None
+            if (entry := self._queue.take(key)) is not None:
                 self._held[entry.seq] = entry
                 return entry
         return None
 
-    def _has_room(self, key: Key) -> bool:
-        return sum(entry.key == key for entry in self._held.values()) < self._prefetch
+    def _at_hand(self) -> dict[Any, int]:
+        """How many of each line this consumer may take."""
+        open_keys = (key for key in self.keys if key not in self._paused)
+        counts = ((key, (waiting := self._queue.waiting(key)) and min(waiting, self._room(key))) for key in open_keys)
+        return {key: count for key, count in counts if count > 0}
+
+    def _room(self, key: Key) -> int:
+        return self._prefetch - sum(entry.key == key for entry in self._held.values())
 
     def wake(self) -> None:
         self._changed.set()

@@ -8,9 +8,10 @@ import pytest
 
 from shared.errors import QueueFull
 from shared.job import QueueName, Tier
-from shared.ports import Backend
+from shared.ports import Backend, Consumer
 from tests.contract.conftest import Maker
 from tests.contract.performers import (
+    PATIENCE,
     QUEUE,
     consume,
     message_for,
@@ -305,3 +306,58 @@ async def test_a_resumed_consumer_takes_again(replicas: tuple[Backend, Backend])
         assert await nothing_comes(consumer)
         await consumer.resume()
         assert await taken(consumer, 3) == ids
+
+
+async def test_who_takes_chooses_the_queue(backend: Backend) -> None:
+    ids = await publish(backend, *(new_job(queue=queue) for queue in (FLEX, FLEX, PRIORITY)))
+    async with consume(backend, PRIORITY, DEFAULT, FLEX) as consumer:
+        await wait_until(lambda: at_hand(consumer, {PRIORITY: 1, FLEX: 2}))
+        async with asyncio.timeout(PATIENCE):
+            delivery = await consumer.next(lambda _: FLEX)
+        assert delivery.message.job.id == ids[0]
+        assert await at_hand(consumer, {PRIORITY: 1, FLEX: 1})
+
+
+async def at_hand(consumer: Consumer, wanted: dict[QueueName, int]) -> bool:
+    """Whether so much is at hand, in the consumer's order; nothing is taken."""
+    found: list[dict[QueueName, int]] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await consumer.next(lambda waiting: found.append(dict(waiting)))
+    assert found and list(found[-1].items()) == list(wanted.items()), found
+    return True
+
+
+async def test_who_chose_nothing_is_asked_again(backend: Backend) -> None:
+    await publish(backend, new_job())
+    answers: list[QueueName | None] = [None]
+    asked = asyncio.Event()
+
+    def choose(_: object) -> QueueName | None:
+        asked.set()
+        return answers[-1]
+
+    async with consume(backend) as consumer, asyncio.TaskGroup() as tasks:
+        taking = tasks.create_task(consumer.next(choose))
+        await asked.wait()
+        asked.clear()
+        (second,) = await publish(backend, new_job())
+        await asked.wait()
+        assert not taking.done()
+        answers.append(QUEUE)
+        consumer.look_again()
+    assert taking.result().message.job.id != second
+
+
+async def test_one_queue_of_several_is_paused_and_resumed(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    flex = await publish(one, *(new_job(queue=FLEX) for _ in range(2)))
+    async with consume(one, DEFAULT, FLEX) as consumer:
+        await consumer.pause([FLEX])
+        ids = await publish(one, new_job())
+        assert await taken(consumer, 1) == ids
+        assert await nothing_comes(consumer)
+        async with consume(other, FLEX) as another:
+            assert await taken(another, 1) == flex[:1]
+        await consumer.resume([FLEX])
+        assert await taken(consumer, 1) == flex[1:]

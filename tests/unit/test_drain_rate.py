@@ -5,14 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.drain_rate import REMEMBERED, UNKNOWN, DrainRate
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture

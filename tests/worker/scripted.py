@@ -140,6 +140,13 @@ async def hang(engine: ScriptedEngine, time_asked: int) -> AsyncGenerator[Chunk,
             await engine.hold.wait()
 
 
+async def think(engine: ScriptedEngine, time_asked: int) -> AsyncGenerator[Chunk, None]:
+    """Not a word until the engine's `hold` is set."""
+    await engine.hold.wait()
+    async for each in answer(engine, time_asked):
+        yield each
+
+
 async def change_its_mind(_: ScriptedEngine, time_asked: int) -> AsyncGenerator[Chunk, None]:
     yield chunk(delta("yes" if time_asked == 1 else "no"))
     if time_asked == 1:
@@ -162,6 +169,7 @@ SCRIPTS: dict[str, Script] = {
     "fail": fail,
     "fail once in the middle": fail_once_in_the_middle,
     "hang": hang,
+    "think": think,
     "change its mind": change_its_mind,
     "break off": break_off,
     "crash": crash,

@@ -25,11 +25,11 @@ async def bench() -> AsyncGenerator[Bench]:
 
 @asynccontextmanager
 async def working(
-    bench: Bench, *, backend: Backend | None = None, drain: float = 5.0, lease: float = 30.0
+    bench: Bench, *, backend: Backend | None = None, drain: float = 5.0, lease: float = 30.0, **tiers: float
 ) -> AsyncGenerator[asyncio.Event]:
     """A worker is ready inside. It stops when the event is set, at the latest with the block, and without an error."""
     stop = asyncio.Event()
-    options = WorkerOptions(lease_seconds=lease, drain_seconds=drain, retry_backoff=0.01)
+    options = WorkerOptions(lease_seconds=lease, drain_seconds=drain, retry_backoff=0.01, **tiers)
     worker = Worker(backend or bench.backend, bench.engine, options)
     async with asyncio.timeout(15), asyncio.TaskGroup() as group:
         group.create_task(worker.run(stop))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -24,7 +24,8 @@ from shared.backends.rabbitmq.connection import (
 from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import UNDECODABLE
 from shared.errors import BackendUnavailable, sentence
-from shared.ports import Delivery, Message
+from shared.job import QueueName
+from shared.ports import Choose, Delivery, Message
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +40,9 @@ PAUSE_TIMEOUT = 2.0
 
 Declare = Callable[[Channel], Awaitable[str]]
 """Declares a queue, and answers its name."""
+
+Key = QueueName | None
+"""None: the dead letters."""
 
 
 class RabbitDelivery:
@@ -95,8 +99,11 @@ class Line:
         self._on_close = sets(self._broken)
         self._changing = asyncio.Lock()
 
-    def take(self) -> RabbitDelivery | None:
-        return self._waiting.popleft() if self._waiting else None
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take(self) -> RabbitDelivery:
+        return self._waiting.popleft()
 
     async def open(self) -> None:
         """Raises one of FAILURES, or BackendUnavailable."""
@@ -205,10 +212,13 @@ class Line:
 class RabbitConsumer:
     """Deliveries of several queues, the first queue's first. Owns a connection, and the tasks that keep the queues."""
 
-    def __init__(self, urls: str, publisher: Publisher, declares: Sequence[Declare], prefetch: int) -> None:
+    def __init__(self, urls: str, publisher: Publisher, declares: Mapping[Key, Declare], prefetch: int) -> None:
         self._link = Link(urls, "ignite consumer")
         self._arrived = asyncio.Event()
-        self._lines = [Line(self._link, publisher, declare, prefetch, self._arrived) for declare in declares]
+        self._by_key = {
+            key: Line(self._link, publisher, declare, prefetch, self._arrived) for key, declare in declares.items()
+        }
+        self._lines = tuple(self._by_key.values())
         self._keepers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> RabbitConsumer:
@@ -238,22 +248,33 @@ class RabbitConsumer:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await self._link.close()
 
-    async def next(self) -> Delivery:
-        while True:
-            for line in self._lines:
-                if (delivery := line.take()) is not None:
-                    return delivery
+    async def next(self, choose: Choose | None = None) -> Delivery:
+        while (line := self._chosen(choose)) is None:
             for keeper in self._keepers:
                 if keeper.done():
                     keeper.result()
             self._arrived.clear()
             await self._arrived.wait()
+        return line.take()
 
-    async def pause(self) -> None:
-        await asyncio.gather(*(line.pause() for line in self._lines))
+    def _chosen(self, choose: Choose | None) -> Line | None:
+        if choose is None:
+            return next((line for line in self._lines if line), None)
+        at_hand = {key: len(line) for key, line in self._by_key.items() if line and key is not None}
+        key = choose(at_hand) if at_hand else None
+        return None if key is None else self._by_key[key]
 
-    async def resume(self) -> None:
-        await asyncio.gather(*(line.resume() for line in self._lines))
+    def look_again(self) -> None:
+        self._arrived.set()
+
+    async def pause(self, queues: Collection[QueueName] | None = None) -> None:
+        await asyncio.gather(*(line.pause() for line in self._of(queues)))
+
+    async def resume(self, queues: Collection[QueueName] | None = None) -> None:
+        await asyncio.gather(*(line.resume() for line in self._of(queues)))
+
+    def _of(self, queues: Collection[QueueName] | None) -> Sequence[Line]:
+        return self._lines if queues is None else [self._by_key[queue] for queue in queues]
 
 
 def translated(error: BaseException) -> BaseException:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from shared.backends.rabbitmq.connection import Channel
-from shared.backends.rabbitmq.consumer import RabbitConsumer
+from shared.backends.rabbitmq.consumer import Declare, Key, RabbitConsumer
 from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import DEAD, JOBS, Topology, routing_key
 from shared.job import QueueName
@@ -35,13 +35,14 @@ class RabbitQueue:
 
     @asynccontextmanager
     async def consume(self, queues: Sequence[QueueName], prefetch: int) -> AsyncGenerator[Consumer]:
-        declares = [partial(self._declare_jobs, queue) for queue in queues]
+        declares: dict[Key, Declare] = {queue: partial(self._declare_jobs, queue) for queue in queues}
         async with RabbitConsumer(self._urls, self._publisher, declares, prefetch) as consumer:
             yield consumer
 
     @asynccontextmanager
     async def dead_letters(self) -> AsyncGenerator[Consumer]:
-        async with RabbitConsumer(self._urls, self._publisher, [self._declare_dead], DEAD_LETTERS_PREFETCH) as consumer:
+        declares: dict[Key, Declare] = {None: self._declare_dead}
+        async with RabbitConsumer(self._urls, self._publisher, declares, DEAD_LETTERS_PREFETCH) as consumer:
             yield consumer
 
     async def depth(self, queue: QueueName) -> int:

@@ -1,0 +1,65 @@
+"""Which tier the next free slot goes to. Pure: it counts and decides, and knows no job.
+
+Higher tiers first. Flex jobs never take the reserved slots, so that a flood of them leaves room to begin at once; but
+a worker serves flex with one slot at least. And flex always moves: once it has been passed over for `patience` seconds
+the next free slot is its own, whatever else waits (a turn *out of order*), and again after as long.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+
+from shared.job import Tier
+
+TIERS = (Tier.PRIORITY, Tier.DEFAULT, Tier.FLEX)
+
+
+class Slots:
+    """`reserved`: the share of them that flex jobs never take. `patience` in seconds, by `clock`."""
+
+    def __init__(
+        self, count: int, *, reserved: float, patience: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._free = count
+        self._for_flex = max(1, count - int(count * reserved))
+        self._patience = patience
+        self._clock = clock
+        self._running: Counter[Tier] = Counter()
+        self._passed_over: float | None = None
+
+    def choose(self, waiting: Collection[Tier]) -> Tier | None:
+        """The tier of the next job to start, of those that wait; None: none of them now."""
+        admitted = [tier for tier in TIERS if tier in waiting and self.admits(tier)]
+        if Tier.FLEX in admitted and self._out_of_patience():
+            return Tier.FLEX
+        return admitted[0] if admitted else None
+
+    def admits(self, tier: Tier) -> bool:
+        if tier is Tier.FLEX:
+            return self._free > 0 and self._running[Tier.FLEX] < self._for_flex
+        return self._free > 0
+
+    def take(self, tier: Tier, waiting: Collection[Tier] = ()) -> bool:
+        """A job of `tier` starts while jobs of `waiting` wait; whether its turn is out of order."""
+        self._free -= 1
+        self._running[tier] += 1
+        if tier is not Tier.FLEX:
+            if Tier.FLEX in waiting and self._passed_over is None:
+                self._passed_over = self._clock()
+            return False
+        self._passed_over = None
+        return any(higher in waiting for higher in TIERS if higher is not Tier.FLEX)
+
+    def free(self, tier: Tier) -> None:
+        self._free += 1
+        self._running[tier] -= 1
+
+    def lacking(self, waiting: Mapping[Tier, int], leaving: int) -> int:
+        """How many more flex jobs must go for every job of a higher tier that waits, where `leaving` are going."""
+        higher = sum(count for tier, count in waiting.items() if tier is not Tier.FLEX)
+        return max(0, min(higher - self._free - leaving, self._running[Tier.FLEX] - leaving))
+
+    def _out_of_patience(self) -> bool:
+        return self._passed_over is not None and self._clock() - self._passed_over >= self._patience
