@@ -32,7 +32,7 @@ from shared.errors import (
 from shared.frames import error_frames
 from shared.job import JobStatus
 from shared.ports import AttemptFenced, Backend, Claim, Delivery, Ending, NotClaimed
-from worker import lease, shape
+from worker import functions, lease, shape
 from worker.elsewhere import FailedHere
 from worker.engines.base import Engine
 from worker.fold import Fold
@@ -255,23 +255,25 @@ class Execution:
         asked = decoded(body)
         request = self._request = shape.engine_request(asked, self._job)
         if self._logged(claim):
-            return await self._stream(claim, request, shape.include_usage(asked))
-        answer = await self._place.engine.complete(request)
+            return await self._stream(claim, request, asked)
+        answer = functions.completed(await self._place.engine.complete(request), asked)
         return Completed(shape.completion(self._job, answer))
 
     def _logged(self, claim: Claim) -> bool:
         """A job that has lost a worker is logged from then on: what it gets done is kept, and clears it of blame."""
         return self._job.logged or claim.offset > 0 or claim.lost > 0
 
-    async def _stream(self, claim: Claim, request: dict[str, Any], include_usage: bool) -> Completed:
+    async def _stream(self, claim: Claim, request: dict[str, Any], asked: dict[str, Any]) -> Completed:
         engine, sent = self._place.engine, await self._sent_before(claim)
         going_on = engine.continues_text and can_continue(request, sent)
         replay = Replay(Sent() if going_on else sent)
-        encoder = FrameEncoder(shape.head(self._job), include_usage=include_usage, begun=sent.begun, ended=sent.ended)
+        usage = shape.include_usage(asked)
+        encoder = FrameEncoder(shape.head(self._job), include_usage=usage, begun=sent.begun, ended=sent.ended)
         writer = self._writer = FrameWriter(
             self._place.backend.log, claim.job_id, claim.attempt, claim.offset, self._claim_lost
         )
-        async with aclosing(engine.generate(request, sent.text if going_on else "")) as chunks:
+        generated = engine.generate(request, sent.text if going_on else "")
+        async with aclosing(functions.answered(generated, asked)) as chunks:
             async for raw in chunks:
                 chunk = replay.filter(raw)
                 self._fold.add(chunk)

@@ -28,15 +28,19 @@ class FoldedCall:
         self.name = function.get("name") or self.name
         self.arguments.append(function.get("arguments") or "")
 
+    @property
+    def function(self) -> dict[str, str]:
+        return {"name": self.name, "arguments": "".join(self.arguments)}
+
     def to_dict(self) -> dict[str, Any]:
-        function = {"name": self.name, "arguments": "".join(self.arguments)}
-        return {"id": self.id, "type": self.type, "function": function}
+        return {"id": self.id, "type": self.type, "function": self.function}
 
 
 @dataclass(slots=True)
 class FoldedChoice:
     texts: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     calls: dict[int, FoldedCall] = field(default_factory=dict[int, FoldedCall])
+    function_call: FoldedCall | None = None
     logprobs: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
     finish_reason: str | None = None
 
@@ -47,6 +51,9 @@ class FoldedChoice:
                 self.texts.setdefault(name, []).append(delta[name])
         for call in delta.get("tool_calls") or ():
             self.calls.setdefault(call["index"], FoldedCall()).add(call)
+        if delta.get("function_call"):
+            self.function_call = self.function_call or FoldedCall()
+            self.function_call.add({"function": delta["function_call"]})
         logprobs: Mapping[str, list[Any] | None] = part.get("logprobs") or {}
         for name, tokens in logprobs.items():
             self.logprobs.setdefault(name, []).extend(tokens or ())
@@ -63,10 +70,13 @@ class FoldedChoice:
     def _message(self) -> dict[str, Any]:
         """A tool call without words has no content; words that never came are an empty text."""
         texts = {name: "".join(pieces) for name, pieces in self.texts.items()}
-        message: dict[str, Any] = {"role": "assistant", "content": None if self.calls else "", "refusal": None}
+        content = None if self.calls or self.function_call else ""
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         message |= texts
         if self.calls:
             message["tool_calls"] = [self.calls[index].to_dict() for index in sorted(self.calls)]
+        if self.function_call:
+            message["function_call"] = self.function_call.function
         return message
 
     def _logprobs(self) -> dict[str, Any] | None:

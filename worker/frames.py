@@ -15,7 +15,7 @@ import orjson
 from shared.errors import BackendUnavailable
 from shared.frames import DONE, FRAME_END
 from shared.ports import JobLog
-from worker.shape import finish_reason
+from worker.shape import finish_reason, shaped_logprobs
 
 WRITE_LIMIT = 1024 * 1024
 """Bytes that may wait for the log before the engine's stream is paused."""
@@ -59,7 +59,7 @@ class FrameEncoder:
         return self._prefix + orjson.dumps([choice]) + self._suffix
 
     def _shape(self, part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        index, logprobs = part["index"], part.get("logprobs")
+        index, logprobs = part["index"], shaped_logprobs(part.get("logprobs"))
         delta = {key: value for key, value in part["delta"].items() if key != "role" and value not in (None, "", [])}
         if not (delta or logprobs or part.get("finish_reason")):
             return  # Engines announce a role before they have done anything; what is in the log is progress.

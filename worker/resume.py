@@ -62,10 +62,14 @@ def texts_of(part: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
         if delta.get(name):
             yield (index, name, -1), delta[name]
     for call in delta.get("tool_calls") or ():
-        function: Mapping[str, Any] = call.get("function") or {}
-        for name in ("name", "arguments"):
-            if function.get(name):
-                yield (index, name, call["index"]), function[name]
+        yield from texts_of_function(index, call["index"], call.get("function") or {})
+    yield from texts_of_function(index, -1, delta.get("function_call") or {})
+
+
+def texts_of_function(choice: int, call: int, function: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    for name in ("name", "arguments"):
+        if function.get(name):
+            yield (choice, name, call), function[name]
 
 
 def can_continue(request: Mapping[str, Any], sent: Sent) -> bool:
@@ -102,21 +106,29 @@ class Replay:
         if delta.get("tool_calls"):
             calls = [self._filter_call(part["index"], call) for call in delta["tool_calls"]]
             delta["tool_calls"] = [call for call in calls if call]
+        if delta.get("function_call"):
+            delta["function_call"], _ = self._filter_function(part["index"], -1, delta["function_call"])
         if part.get("finish_reason"):
             self._expect_nothing(part["index"])
         return {**part, "delta": delta, "logprobs": None if dropped else part.get("logprobs")}
 
     def _filter_call(self, choice: int, call: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        function = dict(call.get("function") or {})
-        seen = False
-        for name in ("name", "arguments"):
-            if function.get(name):
-                function[name], skipped = self._skip((choice, name, call["index"]), function[name])
-                seen |= skipped
+        function, seen = self._filter_function(choice, call["index"], call.get("function") or {})
         if not seen:
             return call
-        function = {name: text for name, text in function.items() if text}
         return {"index": call["index"], "function": function} if function else None
+
+    def _filter_function(
+        self, choice: int, call: int, function: Mapping[str, Any]
+    ) -> tuple[dict[str, Any] | None, bool]:
+        """What of a call's name and arguments is new, and whether any was not."""
+        new, seen = dict(function), False
+        for place, text in texts_of_function(choice, call, function):
+            new[place[1]], skipped = self._skip(place, text)
+            seen |= skipped
+        if seen:
+            new = {name: text for name, text in new.items() if text}
+        return new or None, seen
 
     def _skip(self, place: Place, text: str) -> tuple[str, bool]:
         """What of `text` is new, and whether any was not."""

@@ -8,6 +8,7 @@ from typing import Any
 from shared.errors import EngineError
 from shared.job import Job
 from shared.schema import NOT_FOR_ENGINES
+from worker.functions import as_tools
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 
@@ -17,7 +18,7 @@ def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
     request = {key: value for key, value in asked.items() if key not in NOT_FOR_ENGINES}
     if request.get("seed") is None and job.seed is not None:
         request["seed"] = job.seed
-    return request
+    return as_tools(request)
 
 
 def include_usage(asked: Mapping[str, Any]) -> bool:
@@ -53,8 +54,19 @@ def shaped_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "index": choice["index"],
         "message": message,
-        "logprobs": choice.get("logprobs"),
+        "logprobs": shaped_logprobs(choice.get("logprobs")),
         "finish_reason": finish_reason(choice.get("finish_reason")),
+    }
+
+
+def shaped_logprobs(logprobs: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """With everything that OpenAI requires of it: engines leave out what is empty."""
+    if not logprobs:
+        return None
+    tokens = {name: logprobs.get(name) for name in ("content", "refusal")}
+    return {
+        name: found and [{"bytes": None, "top_logprobs": [], **token} for token in found]
+        for name, found in tokens.items()
     }
 
 

@@ -44,6 +44,13 @@ def test_a_frame_is_one_choice_under_the_jobs_own_head() -> None:
     assert role == {**HEAD, "object": "chat.completion.chunk", "choices": [choice]}
 
 
+def test_log_probabilities_have_everything_that_openai_requires() -> None:
+    token = {"token": "hi", "logprob": -0.5}
+    _, told = encoded(chunk({**delta("hi"), "logprobs": {"content": [token]}}))
+    whole = {**token, "bytes": None, "top_logprobs": []}
+    assert told["choices"][0]["logprobs"] == {"content": [whole], "refusal": None}
+
+
 def test_a_role_alone_says_nothing_yet() -> None:
     """What is in the log is taken for progress; engines announce a role before they have done anything."""
     assert encoded(chunk(delta("", role="assistant"))) == []

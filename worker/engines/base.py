@@ -17,13 +17,16 @@ Completion = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What the catalog shows of a served model. `context_length` is in tokens, None where the engine does not tell."""
+    """What the catalog shows of a served model. `context_length` is in tokens, None where the engine does not tell;
+    `modalities` is what the model takes (`text`, `image`, `audio`, …), empty where the engine does not tell.
+    """
 
     id: str
     engine: str
     context_length: int | None = None
     description: str | None = None
     capabilities: tuple[str, ...] = field(default=("chat", "stream"))
+    modalities: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -16,7 +16,7 @@ from worker.engines.continuation import continue_after, is_spent, spent_chunks
 from worker.engines.handoff import Handoff
 from worker.engines.health import Health
 from worker.engines.llamacpp_server import LlamaOptions, LlamaServer
-from worker.engines.quirks import AnswerCorrection, error_from_exception, request_per_choice
+from worker.engines.quirks import AnswerCorrection, error_from_exception, input_modalities, request_per_choice
 from worker.fold import fold
 
 T = TypeVar("T")
@@ -43,13 +43,14 @@ class LlamaCppEngine:
 
     async def start(self) -> None:
         server = self._server = await self._in_thread(LlamaServer, self._options)
-        length = await self._in_thread(server.context_length)
+        model = await self._in_thread(server.model)
         self.card = ModelCard(
             self._options.model_id,
             "llamacpp",
-            context_length=length,
+            context_length=int(model["meta"]["n_ctx"]),
             description=self._description,
             capabilities=("chat", "stream", "tools", "json_schema", "logprobs"),
+            modalities=input_modalities(model),
         )
         self._health.recovered()
 
@@ -93,7 +94,7 @@ class LlamaCppEngine:
         self._answers.add(answer)
         try:
             for index, request in enumerate(requests):
-                answer.choices.append(self._threads.submit(answer.generate, index, orjson.dumps(request)))
+                answer.choices.append(self._threads.submit(answer.generate, index, request))
             async for chunk in answer.chunks():
                 yield chunk
         finally:
@@ -121,7 +122,7 @@ class _Answer:
         self._stopped = False
         self._handoff: Handoff[tuple[int, bytes | None] | IgniteError] = Handoff(stall_timeout)
 
-    def generate(self, index: int, body: bytes) -> None:
+    def generate(self, index: int, request: Request) -> None:
         """In a thread of its own, until the choice is complete or the answer is stopped."""
         heard = False
 
@@ -134,9 +135,9 @@ class _Answer:
         if self._stopped:
             return
         try:
-            self._server.chat(body, on_chunk)
+            self._server.chat(orjson.dumps(request), on_chunk)
         except Exception as error:
-            self.fail(EngineError(f"llama.cpp failed: {error}") if heard else error_from_exception(error))
+            self.fail(EngineError(f"llama.cpp failed: {error}") if heard else error_from_exception(error, request))
         else:
             self._handoff.put((index, None))
 

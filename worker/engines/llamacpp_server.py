@@ -61,8 +61,9 @@ class LlamaServer:
         """
         self._server.handle_chat_completions(body, on_chunk)
 
-    def context_length(self) -> int:
-        return int(self._ask("GET", "/v1/models")["data"][0]["meta"]["n_ctx"])
+    def model(self) -> dict[str, Any]:
+        """As llama.cpp's own list of models has it."""
+        return self._ask("GET", "/v1/models")["data"][0]
 
     def count_tokens(self, text: str) -> int:
         # Alone, a text may get a space put before it; after a line break it does not.

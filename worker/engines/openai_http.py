@@ -12,7 +12,10 @@ from shared.errors import EngineError, EngineRefused, IgniteError
 from worker.engines.base import Chunk, Completion, ModelCard, Request
 from worker.engines.continuation import continue_after, is_spent, spent_chunks, whole_usage
 from worker.engines.health import Health
-from worker.engines.upstream import KEY_REFUSED, Address, Upstream, UpstreamLost, in_band_error
+from worker.engines.merging import merged
+from worker.engines.quirks import AnswerCorrection, error_from, input_modalities, refusal, request_per_choice
+from worker.engines.upstream import KEY_REFUSED, Address, Upstream, UpstreamFailed, UpstreamLost, in_band_error
+from worker.fold import fold
 
 Continuation = Literal["vllm", "prefill", "none"]
 
@@ -47,6 +50,7 @@ class OpenAIEngine:
         self._health = Health()
         self._upstream: Upstream | None = None
         self._model = options.model or ""
+        self._is_llama_server = False
 
     async def start(self) -> None:
         await self.connect(self._options.address)
@@ -77,9 +81,9 @@ class OpenAIEngine:
             for chunk in spent_chunks(self._model, prefix_tokens):
                 yield chunk
             return
-        body = self._streamed(self._continued(request, prefix, prefix_tokens) if prefix else request)
-        progress = _Progress(choices=body.get("n") or 1)
-        async with aclosing(self._watched(upstream, body)) as chunks:
+        asked = self._continued(request, prefix, prefix_tokens) if prefix else request
+        progress = _Progress(choices=asked.get("n") or 1)
+        async with aclosing(self._chunks(upstream, asked)) as chunks:
             async for chunk in chunks:
                 if progress.note(chunk):
                     yield chunk
@@ -89,6 +93,9 @@ class OpenAIEngine:
 
     async def complete(self, request: Request) -> Completion:
         upstream = self._connected()
+        if self._is_llama_server:
+            async with aclosing(self.generate(request)) as chunks:
+                return fold([chunk async for chunk in chunks])
         body = {**request, "model": self._model, "stream": False}
         body.pop("stream_options", None)
         try:
@@ -114,6 +121,28 @@ class OpenAIEngine:
 
     async def close(self) -> None:
         await self.disconnect("the engine is closed")
+
+    def _chunks(self, upstream: Upstream, asked: Request) -> AsyncGenerator[Chunk, None]:
+        if self._is_llama_server:
+            return self._from_llama_server(upstream, asked)
+        return self._watched(upstream, self._streamed(asked))
+
+    async def _from_llama_server(self, upstream: Upstream, asked: Request) -> AsyncGenerator[Chunk, None]:
+        correction = AnswerCorrection(asked)
+        streams = [self._watched(upstream, self._streamed(one)) for one in request_per_choice(asked)]
+        try:
+            async with aclosing(merged(streams)) as chunks:
+                async for index, raw in chunks:
+                    if (chunk := correction.correct(index, raw)) is not None:
+                        yield chunk
+        except UpstreamFailed as failed:
+            raise error_from(failed.said, asked) from failed
+        except EngineRefused as refused:
+            if refused.param:
+                raise
+            raise refusal(refused.message, asked) from refused
+        if correction.counted:
+            yield correction.usage_chunk()
 
     async def _watched(self, upstream: Upstream, body: Request) -> AsyncGenerator[Chunk, None]:
         try:
@@ -170,7 +199,13 @@ class OpenAIEngine:
         self._model = self._options.model or str(listed.get("id") or "")
         if not self._model:
             raise EngineError("The server lists no models: say which one to use.")
-        self.card = replace(self.card, id=self._options.model_id or self._model, context_length=_context_length(listed))
+        self._is_llama_server = listed.get("owned_by") == "llamacpp"
+        self.card = replace(
+            self.card,
+            id=self._options.model_id or self._model,
+            context_length=_context_length(listed),
+            modalities=input_modalities(listed),
+        )
 
 
 class _Progress:

@@ -1,4 +1,7 @@
-"""Where llama.cpp departs from OpenAI's API, corrected on the way in and on the way out. No I/O."""
+"""Where llama.cpp departs from OpenAI's API, corrected on the way in and on the way out. No I/O.
+
+It serves the `llamacpp` engine, and the `openai` engine where a llama-server answers.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,16 @@ from typing import Any, cast
 
 from shared.errors import EngineError, EngineRefused, IgniteError
 from worker.engines.base import Chunk, Request
-from worker.engines.continuation import whole_usage
+from worker.engines.continuation import LIMITS, whole_usage
+
+MAX_TOKENS = 2**31 - 1
+"""llama.cpp's integers have 32 bits, and it takes the rest of a greater one for what was meant."""
+
+RANDOM_SEED = 2**32 - 1
+"""What llama.cpp takes for "none was given"."""
+
+CHOICES = ("n", "n_cmpl")
+"""Both say how many there are; each is asked for alone."""
 
 
 def request_per_choice(request: Request) -> list[Request]:
@@ -18,19 +30,51 @@ def request_per_choice(request: Request) -> list[Request]:
     tokens of one only. Each choice gets its own seed, or all would be the same.
     """
     corrected = _correct(request)
-    seed = corrected.get("seed")
+    seed, choices = corrected.get("seed"), range(request.get("n") or 1)
     if seed is None:
-        return [corrected] * (request.get("n") or 1)
-    return [{**corrected, "seed": seed + index} for index in range(request.get("n") or 1)]
+        return [corrected for _ in choices]
+    return [{**corrected, "seed": (seed + index) % RANDOM_SEED} for index in choices]
 
 
 def _correct(request: Request) -> Request:
-    corrected = {key: value for key, value in request.items() if value is not None and key != "n"}
+    corrected = {key: value for key, value in request.items() if value is not None and key not in CHOICES}
+    if "audio" in corrected.get("modalities", ()):
+        raise EngineRefused("This model answers with text only.", param="modalities")
+    for limit in LIMITS:
+        if limit in corrected:
+            corrected[limit] = min(corrected[limit], MAX_TOKENS)
+    stop = corrected.get("stop", ())
+    corrected["stop"] = [text for text in ([stop] if isinstance(stop, str) else stop) if text]
+    corrected["messages"] = [_message(message) for message in corrected["messages"]]
     _choose_tools(corrected)
     if corrected.get("logprobs") and not corrected.get("top_logprobs"):
         corrected["top_logprobs"] = 1  # 0 turns logprobs off, none means 20
     # Progress makes a long prompt interruptible: the callback is called after every step of it.
     return corrected | {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp knows no refusals, and reads a call without arguments as broken JSON."""
+    corrected = dict(message)
+    parts = message.get("content")
+    if isinstance(parts, list):
+        corrected["content"] = [_part(part) for part in cast(list[dict[str, Any]], parts)]
+    elif parts is None and message.get("refusal"):
+        corrected["content"] = message["refusal"]
+    if message.get("tool_calls"):
+        corrected["tool_calls"] = [_call(call) for call in message["tool_calls"]]
+    return corrected
+
+
+def _part(part: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "text", "text": part["refusal"]} if part.get("type") == "refusal" else part
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    function: dict[str, Any] = call.get("function") or {}
+    if function.get("arguments") != "":
+        return call
+    return {**call, "function": {**function, "arguments": "{}"}}
 
 
 def _choose_tools(request: Request) -> None:
@@ -69,6 +113,7 @@ class AnswerCorrection:
     """Makes llama.cpp's chunks, one stream per choice, into one OpenAI stream."""
 
     def __init__(self, request: Request, prefix_tokens: int = 0) -> None:
+        self._request = request
         self._bare_logprobs = bool(request.get("logprobs")) and not request.get("top_logprobs")
         self._wants_progress = bool(request.get("return_progress"))
         self._prefix_tokens = prefix_tokens
@@ -78,7 +123,7 @@ class AnswerCorrection:
     def correct(self, index: int, chunk: Chunk) -> Chunk | None:
         """The chunk to pass on, or None. The usage of each choice is kept back for `usage_chunk`."""
         if "error" in chunk:
-            raise error_from(chunk["error"])
+            raise error_from(chunk["error"], self._request)
         if not chunk["choices"]:
             self._add_usage(chunk)
             return None
@@ -87,6 +132,11 @@ class AnswerCorrection:
         self._head = self._head or {"id": chunk["id"], "created": chunk["created"]}
         self._correct_choice(index, chunk["choices"][0])
         return chunk | self._head
+
+    @property
+    def counted(self) -> bool:
+        """Whether llama.cpp has told what a choice cost."""
+        return bool(self._tail)
 
     def usage_chunk(self) -> Chunk:
         """The last chunk: what all choices and the prefix cost together."""
@@ -109,31 +159,63 @@ class AnswerCorrection:
         self._tail = chunk
 
 
-def error_from(error: Mapping[str, Any]) -> IgniteError:
+def error_from(error: Mapping[str, Any], request: Request) -> IgniteError:
     """llama.cpp's error object: `code` is the HTTP status."""
     message, status = str(error.get("message", error)), error.get("code")
     if error.get("type") == "exceed_context_size_error":
         return EngineRefused(message, code="context_length_exceeded", param="messages")
-    if isinstance(status, int) and 400 <= status < 500:
-        return EngineRefused(message, param=_field_named_in(message))
+    if (isinstance(status, int) and 400 <= status < 500) or READING.match(message):
+        return refusal(message, request)
     return EngineError(message)
 
 
-def error_from_exception(error: Exception) -> IgniteError:
+def error_from_exception(error: Exception, request: Request) -> IgniteError:
     """What llama.cpp throws is thrown while it reads the request, so it is the request's fault.
 
     Its own HTTP server answers 500 to some of these: tools that are no list, an image for a text model.
     """
     if isinstance(error, MemoryError):
         return EngineError("llama.cpp is out of memory.")
-    return EngineRefused(str(error), param=_field_named_in(str(error)))
+    return refusal(str(error), request)
+
+
+READING = re.compile(r"Failed to parse |\w+ input is not supported")
+"""What llama-server answers 500 to, though it is the request that is wrong."""
+
+ITS_FIELD = re.compile(r"Field '(\w+)'")
+
+GENERATION = re.compile(
+    r"(?s)Unable to generate parser for this template. Automatic parser generation failed: (?:.*\n)?"
+)
+ECHO = re.compile(r"(?s); tools = .*")
+"""What is of no use to a client: how the template was read, and the client's own words."""
+
+
+def refusal(message: str, request: Request) -> EngineRefused:
+    return EngineRefused(ECHO.sub("", GENERATION.sub("", message)), param=_field_in(message, request))
 
 
 _FIELDS = ("tools", "tool_choice", "response_format", "top_logprobs", "grammar", "n")
 
 
-def _field_named_in(message: str) -> str | None:
+def _field_in(message: str, request: Request) -> str | None:
+    """The field that a message speaks of. Schemas become grammars, so that is what llama.cpp calls them."""
+    if (named := ITS_FIELD.match(message)) is not None:
+        return named[1]
     words = set(re.findall(r"\w+", message))
-    if "input" in words or "content" in words or "messages" in words:
+    if "schema" in words or GENERATION.match(message) or ("grammar" in words and "grammar" not in request):
+        return "response_format" if request.get("response_format") else "tools"
+    if message.startswith("Failed to parse tools"):
+        return "tools"
+    if {"input", "content", "messages", "call"} & words:
         return "messages"
     return next((field for field in _FIELDS if field in words), None)
+
+
+def input_modalities(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a model takes, as llama.cpp's list of models tells it, and those of others that list so; empty: not told."""
+    architecture: Any = model.get("architecture")
+    if not isinstance(architecture, dict):
+        return ()
+    told: Any = cast(dict[str, Any], architecture).get("input_modalities") or ()
+    return tuple(str(modality) for modality in told)

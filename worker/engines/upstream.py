@@ -24,12 +24,21 @@ END_TIMEOUT = 1
 
 DONE = b"[DONE]"
 REFUSALS = frozenset({400, 404, 413, 422})
+TOO_LONG = "context_length_exceeded"
 KEY_REFUSED = "upstream_key_refused"
 KEY_REFUSALS = frozenset({401, 403})
 
 
 class UpstreamLost(EngineError):
     """The server cannot be reached, hung up, or went silent."""
+
+
+class UpstreamFailed(EngineError):
+    """The server answers that it failed; `said` is its error object."""
+
+    def __init__(self, message: str, said: Mapping[str, Any], *, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.said = said
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +154,9 @@ class Upstream:
         if response.status in REFUSALS:
             return refusal(error)
         message = error.get("message") or response.reason
-        return EngineError(
+        return UpstreamFailed(
             f"{self._address.url} answered {response.status}: {message}",
+            error,
             retry_after=_seconds(response.headers.get("Retry-After")),
         )
 
@@ -172,7 +182,9 @@ class Upstream:
 def refusal(error: Mapping[str, Any]) -> EngineRefused:
     """The upstream's error object as ours."""
     message = str(error.get("message") or error)
-    return EngineRefused(message, code=_code(error, message), param=error.get("param"))
+    code = _code(error, message)
+    param = error.get("param") or ("messages" if code == TOO_LONG else None)
+    return EngineRefused(message, code=code, param=param)
 
 
 def in_band_error(error: Any) -> IgniteError:
@@ -185,7 +197,7 @@ def in_band_error(error: Any) -> IgniteError:
 
 def _code(error: Mapping[str, Any], message: str) -> str | None:
     if error.get("type") == "exceed_context_size_error" or "maximum context length" in message:
-        return "context_length_exceeded"
+        return TOO_LONG
     code = error.get("code")
     return code if isinstance(code, str) and not code.isdigit() else None
 

@@ -6,7 +6,13 @@ import pytest
 
 from shared.errors import EngineError, EngineRefused
 from tests.worker.engines.requests import ask
-from worker.engines.quirks import AnswerCorrection, error_from, error_from_exception, request_per_choice
+from worker.engines.quirks import (
+    AnswerCorrection,
+    error_from,
+    error_from_exception,
+    input_modalities,
+    request_per_choice,
+)
 
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("add", "search")]
 
@@ -55,7 +61,7 @@ def test_a_forced_tool_goes_before_a_response_format(choice: str, kept: bool) ->
 
 
 def test_nulls_are_left_out() -> None:
-    assert {"stop", "tools"}.isdisjoint(sent(stop=None, tools=None))
+    assert {"top_p", "tools"}.isdisjoint(sent(top_p=None, tools=None))
 
 
 def test_each_choice_has_its_seed() -> None:
@@ -119,25 +125,115 @@ def test_a_prefix_counts_as_answer() -> None:
     ],
 )
 def test_error_objects(error: dict[str, Any], kind: type[Exception], code: str) -> None:
-    translated = error_from(error)
+    translated = error_from(error, ask())
     assert type(translated) is kind
     assert (translated.message, translated.code) == (error["message"], code)
 
 
+GENERATION = "Unable to generate parser for this template. Automatic parser generation failed: "
+
+
 @pytest.mark.parametrize(
-    ("thrown", "param"),
+    ("thrown", "request_fields", "param"),
     [
-        (RuntimeError("Failed to parse tools: Expected 'tools' to be an array"), "tools"),
-        (RuntimeError("image input is not supported - hint: you may need the mmproj"), "messages"),
-        (ValueError("Invalid tool_choice: x"), "tool_choice"),
-        (ValueError("something else"), None),
+        (RuntimeError("Failed to parse tools: Expected 'tools' to be an array; tools = 7"), {}, "tools"),
+        (RuntimeError("Failed to parse tool call arguments as JSON: [json.exception]"), {}, "messages"),
+        (RuntimeError("image input is not supported - hint: you may need the mmproj"), {}, "messages"),
+        (ValueError("Invalid tool_choice: x"), {}, "tool_choice"),
+        (ValueError("Field 'top_k': type must be number"), {}, "top_k"),
+        (ValueError(f"{GENERATION}JSON schema error at #: unrecognized type x"), {"tools": TOOLS}, "tools"),
+        (ValueError(f"{GENERATION}JSON schema error"), {"response_format": {"type": "json_schema"}}, "response_format"),
+        (ValueError("failed to parse grammar"), {"response_format": {"type": "json_schema"}}, "response_format"),
+        (ValueError("failed to parse grammar"), {"grammar": "x"}, "grammar"),
+        (ValueError("something else"), {}, None),
     ],
 )
-def test_what_it_throws_while_reading_the_request_is_refused(thrown: Exception, param: str | None) -> None:
-    translated = error_from_exception(thrown)
+def test_what_it_throws_while_reading_the_request_is_refused(
+    thrown: Exception, request_fields: dict[str, Any], param: str | None
+) -> None:
+    translated = error_from_exception(thrown, ask(**request_fields))
     assert isinstance(translated, EngineRefused)
     assert translated.param == param
 
 
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        (f"{GENERATION}JSON schema error at #: x", "JSON schema error at #: x"),
+        (f"{GENERATION}\n------\nWhile executing\nError: Expected an object", "Error: Expected an object"),
+        ("Failed to parse tools: no list; tools = [\n 7\n]", "Failed to parse tools: no list"),
+    ],
+)
+def test_how_the_template_was_read_is_no_clients_concern(said: str, heard: str) -> None:
+    assert error_from({"code": 400, "message": said}, ask(tools=TOOLS)).message == heard
+
+
+@pytest.mark.parametrize("message", ["Failed to parse tools: x", "audio input is not supported - hint"])
+def test_a_server_that_blames_itself_for_the_request_is_corrected(message: str) -> None:
+    assert isinstance(error_from({"code": 500, "type": "server_error", "message": message}, ask()), EngineRefused)
+
+
 def test_out_of_memory_may_pass() -> None:
-    assert isinstance(error_from_exception(MemoryError()), EngineError)
+    assert isinstance(error_from_exception(MemoryError(), ask()), EngineError)
+
+
+# ── values ──
+
+
+@pytest.mark.parametrize(
+    ("fields", "corrected"),
+    [
+        ({"max_tokens": 2**63 - 1}, {"max_tokens": 2**31 - 1}),
+        ({"max_completion_tokens": 2**31}, {"max_completion_tokens": 2**31 - 1}),
+        ({"stop": ""}, {"stop": []}),
+        ({"stop": ["", "a"]}, {"stop": ["a"]}),
+        ({"stop": "a"}, {"stop": ["a"]}),
+    ],
+)
+def test_values_that_it_would_misread(fields: dict[str, Any], corrected: dict[str, Any]) -> None:
+    assert corrected.items() <= sent(**fields).items()
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 2, 2**32 - 1, 2**32, 2**63 - 1, -1, -(2**63)])
+def test_every_seed_is_one_that_it_can_tell_from_none(seed: int) -> None:
+    seeds = [request["seed"] for request in request_per_choice(ask(seed=seed, n=3))]
+    assert len(set(seeds)) == 3
+    assert all(0 <= each < 2**32 - 1 for each in seeds)
+
+
+def test_another_name_for_n_is_no_way_around_it() -> None:
+    assert "n_cmpl" not in sent(n_cmpl=4)
+
+
+def test_refusals_and_calls_without_arguments_are_put_as_it_reads_them() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}
+    refused, said, called = sent(
+        messages=[
+            {"role": "assistant", "content": None, "refusal": "No."},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}, {"type": "text", "text": "Hi"}]},
+            {"role": "assistant", "tool_calls": [call]},
+        ]
+    )["messages"]
+    assert refused["content"] == "No."
+    assert said["content"] == [{"type": "text", "text": "No."}, {"type": "text", "text": "Hi"}]
+    assert called["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
+    assert call["function"]["arguments"] == ""
+
+
+def test_it_does_not_speak() -> None:
+    with pytest.raises(EngineRefused) as refused:
+        sent(modalities=["text", "audio"])
+    assert refused.value.param == "modalities"
+
+
+@pytest.mark.parametrize(
+    ("listed", "modalities"),
+    [
+        ({"architecture": {"input_modalities": ["text", "image"]}}, ("text", "image")),
+        ({"architecture": {}}, ()),
+        ({"architecture": "qwen3"}, ()),
+        ({}, ()),
+    ],
+)
+def test_what_a_model_takes(listed: dict[str, Any], modalities: tuple[str, ...]) -> None:
+    assert input_modalities(listed) == modalities

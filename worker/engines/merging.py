@@ -1,0 +1,39 @@
+"""Several streams as one, in the order in which things come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """Each item with its stream's index. The first error ends all of them, and so does leaving early."""
+    waiting = {_next(stream): index for index, stream in enumerate(streams)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                index = waiting.pop(task)
+                for item in task.result():
+                    waiting[_next(streams[index])] = index
+                    yield index, item
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()
+
+
+def _next(stream: AsyncGenerator[T, None]) -> asyncio.Task[list[T]]:
+    return asyncio.create_task(_item(stream))
+
+
+async def _item(stream: AsyncGenerator[T, None]) -> list[T]:
+    """The stream's next item, or none at its end."""
+    async for item in stream:
+        return [item]
+    return []
