@@ -10,9 +10,10 @@ import uvicorn
 
 from ignite.running import require_distributed, say, stop_signals, until
 from producer.app import create_app
+from producer.keys import KeyBook
 from shared.backends import open_backend
 from shared.ports import Backend
-from shared.settings import Settings
+from shared.settings import Settings, SettingsError
 
 
 async def run_api(settings: Settings) -> None:
@@ -41,6 +42,7 @@ class ApiServer(uvicorn.Server):
 @asynccontextmanager
 async def serving(backend: Backend, settings: Settings) -> AsyncGenerator[ApiServer]:
     """The API is up inside; on leaving it takes no more calls and lets those that are open finish."""
+    await require_keys(backend, settings)
     app = create_app(backend, settings)
     server = ApiServer(
         uvicorn.Config(
@@ -67,6 +69,16 @@ async def serving(backend: Backend, settings: Settings) -> AsyncGenerator[ApiSer
         app.state.doors.service.draining = True
         server.should_exit = True
         await task
+
+
+async def require_keys(backend: Backend, settings: Settings) -> None:
+    """Off loopback nobody is served without a key, so there must be one. Raises SettingsError."""
+    if settings.on_loopback or settings.keys or await KeyBook(backend.documents).any():
+        return
+    raise SettingsError(
+        f"{settings.host} is not a loopback address, so keys are needed, and there are none: "
+        "make one with 'ignite keys create --name NAME', set IGNITE_API_KEYS=name=key, or bind to 127.0.0.1."
+    )
 
 
 async def serve(server: ApiServer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -10,9 +9,8 @@ import click
 from ignite import __version__
 from ignite.dead_command import dead
 from ignite.jobs_command import jobs
-from shared.settings import Settings, SettingsError, load_settings
-
-Command = Callable[..., Any]
+from ignite.keys_command import keys
+from ignite.options import settings_of, settings_options
 
 BACKEND = ("amqp_url", "redis_url", "queue_limit", "consumer_timeout")
 API = (
@@ -34,26 +32,6 @@ WORKER = (
     *("lease", "max_tries", "retry_backoff", "quarantine_after", "stall_timeout", "reserved_slots", "flex_patience"),
 )
 PROCESS = ("drain", "log_level", "log_format")
-
-
-def settings_options(*names: str) -> Callable[[Command], Command]:
-    """An option for each setting, described as the setting is. Values are checked where all settings are."""
-
-    def decorate(command: Command) -> Command:
-        for name in reversed(names):
-            field = Settings.model_fields[name]
-            default = "" if field.default in (None, "") else f" [default: {field.default}]"
-            command = click.option(f"--{name.replace('_', '-')}", name, help=f"{field.description}{default}")(command)
-        return command
-
-    return decorate
-
-
-def settings_of(options: dict[str, Any]) -> Settings:
-    try:
-        return load_settings(options)
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -109,3 +87,4 @@ def doctor(**options: Any) -> None:
 
 cli.add_command(jobs)
 cli.add_command(dead)
+cli.add_command(keys)

@@ -7,7 +7,7 @@ import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import aiohttp
 import click
 
-from shared.backends import open_backend
+from producer.keys import KeyBook
+from shared.backends import open_backend, open_documents
 from shared.errors import DataDirectoryInUse, IgniteError
 from shared.logs import set_up_logs
 from shared.ports import Backend
@@ -53,7 +54,7 @@ def run_doctor(options: Mapping[str, Any]) -> None:
 
 async def examine(settings: Settings) -> int:
     """How many findings were bad."""
-    checks: Sequence[Check] = (check_python, check_settings, check_backend, check_engine, check_port)
+    checks: Sequence[Check] = (check_python, check_settings, check_backend, check_keys, check_engine, check_port)
     bad = 0
     for check in checks:
         async for finding in check(settings):
@@ -79,8 +80,6 @@ async def check_settings(settings: Settings) -> AsyncIterator[Finding]:
     source = f"{CONFIG_FILE.resolve()} and the environment" if CONFIG_FILE.exists() else "the environment"
     mode = "distributed (RabbitMQ and Redis)" if settings.distributed else "embedded (one process, no servers)"
     yield Finding("settings", True, f"{mode}, from {source}")
-    guard = f"{len(settings.keys)} keys" if settings.keys else "no keys, so loopback only"
-    yield Finding("keys", True, guard)
 
 
 async def check_backend(settings: Settings) -> AsyncIterator[Finding]:
@@ -101,6 +100,17 @@ async def check_backend(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("database", True, str(error))
     except (IgniteError, TimeoutError) as error:
         yield Finding("backend", False, str(error) or "did not answer in time", advice)
+
+
+async def check_keys(settings: Settings) -> AsyncIterator[Finding]:
+    """Where the store does not answer, that was said already."""
+    with suppress(IgniteError):
+        async with open_documents(settings) as documents:
+            stored = len([key async for key in KeyBook(documents).all()])
+        there_are = bool(settings.keys or stored)
+        detail = f"{len(settings.keys)} in IGNITE_API_KEYS, {stored} stored" if there_are else "none: loopback only"
+        advice = f"{settings.host} is no loopback address: make a key with 'ignite keys create --name NAME'."
+        yield Finding("keys", there_are or settings.on_loopback, detail, advice)
 
 
 async def check_workers(settings: Settings, backend: Backend) -> AsyncIterator[Finding]:

@@ -17,6 +17,7 @@ from producer.dead_letters import settle_dead_letters
 from producer.dependencies import Doors
 from producer.errors import install_error_handlers
 from producer.health import Health, health_router
+from producer.keys import KeyBook
 from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext
 from producer.openapi import openapi_of
 from producer.service import JobService
@@ -30,7 +31,8 @@ EXPOSED = ("x-request-id", "x-job-id", "x-queue-wait-ms", "openai-processing-ms"
 def create_app(backend: Backend, settings: Settings) -> FastAPI:
     """The application on an open backend; who opened it closes it."""
     catalog = Catalog(backend.registry, settings.configured_models)
-    doors = Doors(settings, backend, JobService(backend, catalog, settings), catalog, Health())
+    keyring = Keyring(settings.keys, KeyBook(backend.documents), on_loopback=settings.on_loopback)
+    doors = Doors(settings, backend, keyring, JobService(backend, catalog, settings), catalog, Health())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -56,8 +58,8 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
     for router in (completions.router, stored.router, jobs.router, models.router, health_router()):
         app.include_router(router)
     install_error_handlers(app)
-    install_middleware(app, settings)
-    app.openapi = lambda: openapi_of(app, keyed=bool(settings.keys))
+    install_middleware(app, doors)
+    app.openapi = lambda: openapi_of(app, keyed=bool(settings.keys) or not settings.on_loopback)
     return app
 
 
@@ -66,10 +68,10 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def install_middleware(app: FastAPI, settings: Settings) -> None:
+def install_middleware(app: FastAPI, doors: Doors) -> None:
     """Added last is outermost. CORS is outside authentication, or a browser could not read a 401."""
-    app.add_middleware(BodyLimit, limit=settings.body_limit)
-    app.add_middleware(Authentication, keyring=Keyring(settings.keys))
+    app.add_middleware(BodyLimit, limit=doors.settings.body_limit)
+    app.add_middleware(Authentication, keyring=doors.keyring)
     app.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
     )

@@ -1,38 +1,142 @@
-"""Keys and tenants. A key is a tenant: what one key made, no other key sees."""
+"""Keys and tenants. What one tenant made, no other sees; a tenant may hold several keys."""
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import hmac
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from shared.errors import AuthenticationFailed
+from producer.keys import FORM, UNLIMITED, KeyBook, Limits, StoredKey, digest
+from shared.errors import AuthenticationFailed, PermissionDenied
 
 ANYONE = "local"
-"""The one tenant where no keys are set, which is allowed on loopback only."""
+"""The one tenant where there is no key at all, which is allowed on loopback only."""
+
+FRESH = 3.0
+"""Seconds for which an answer of the store about a key is good: a revoked key is refused everywhere after that."""
+
+REMEMBERED = 10_000
+"""Answers that are kept, of keys that are known and of such that are not each."""
+
+
+LONG_AGO = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls, and what they may do. `key` is the key's id, for logs and limits; None where it has no limits."""
+
+    tenant: str
+    key: str | None = None
+    limits: Limits = UNLIMITED
+    weight: float = 1.0
+    operator: bool = False
+
+    def may_use(self, model: str) -> bool:
+        return not self.limits.models or model in self.limits.models
+
+    def require_model(self, model: str) -> None:
+        """Raises PermissionDenied."""
+        if not self.may_use(model):
+            raise PermissionDenied(f"This key may not use the model '{model}'.", param="model")
 
 
 class Keyring:
-    """Knows keys by their hash and compares in constant time."""
+    """Tells principals by their keys: those of the settings, and those in the store."""
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        self._tenants = [(digest(key), tenant) for key, tenant in keys.items()]
+    def __init__(self, configured: Mapping[str, str], stored: KeyBook, *, on_loopback: bool) -> None:
+        self._configured = [(digest(key), Principal(tenant)) for key, tenant in configured.items()]
+        self._stored = RecentKeys(stored)
+        self._entry = FreeEntry(stored, allowed=on_loopback and not configured)
 
-    def tenant_of(self, authorization: str | None) -> str:
-        """Raises AuthenticationFailed."""
-        if not self._tenants:
-            return ANYONE
-        scheme, _, key = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
+    async def principal_of(self, authorization: str | None) -> Principal:
+        """Raises AuthenticationFailed, BackendUnavailable."""
+        scheme, _, rest = (authorization or "").partition(" ")
+        key = rest.strip() if scheme.lower() == "bearer" else ""
+        found = await self._look_up(key) if key else None
+        if found is not None:
+            return found
+        if await self._entry.is_free():
+            return Principal(ANYONE, operator=True)
+        if not key:
             raise AuthenticationFailed("No API key was given. Send it as 'Authorization: Bearer YOUR_KEY'.")
-        return self._look_up(digest(key.strip()))
+        raise AuthenticationFailed("The API key is not known here.")
 
-    def _look_up(self, offered: bytes) -> str:
-        found = [tenant for known, tenant in self._tenants if hmac.compare_digest(known, offered)]
-        if not found:
-            raise AuthenticationFailed("The API key is not known here.")
-        return found[0]
+    async def _look_up(self, key: str) -> Principal | None:
+        offered = digest(key)
+        matching = [principal for known, principal in self._configured if hmac.compare_digest(known, offered)]
+        if matching:
+            return matching[0]
+        stored = await self._stored.find(offered) if FORM.fullmatch(key) else None
+        if stored is None or not hmac.compare_digest(stored.digest, offered):
+            return None
+        return Principal(stored.tenant, stored.id, stored.limits, stored.weight, stored.operator)
 
 
-def digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+class RecentKeys:
+    """What the store said about keys in the last moments. A flood of wrong ones neither fills the memory nor pushes
+    the right ones out.
+    """
+
+    def __init__(self, book: KeyBook) -> None:
+        self._book = book
+        self._known: dict[str, tuple[float, StoredKey]] = {}
+        self._unknown: dict[str, float] = {}
+
+    async def find(self, digest: str) -> StoredKey | None:
+        """The key with this hash, as it was at most FRESH seconds ago."""
+        since = time.monotonic() - FRESH
+        read_at, key = self._known.get(digest, (LONG_AGO, None))
+        if read_at > since:
+            return key
+        if self._unknown.get(digest, LONG_AGO) > since:
+            return None
+        return await self._read(digest)
+
+    async def _read(self, digest: str) -> StoredKey | None:
+        asked_at = time.monotonic()
+        key = await self._book.find(digest)
+        self._known.pop(digest, None)
+        self._unknown.pop(digest, None)
+        if key is None:
+            self._unknown[digest] = asked_at
+        else:
+            self._known[digest] = asked_at, key
+        for kept in (self._known, self._unknown):
+            if len(kept) > REMEMBERED:
+                del kept[next(iter(kept))]
+        return key
+
+
+class FreeEntry:
+    """Whether no key is asked for: on loopback, as long as there is none. Once there was one it stays that way, so that
+    revoking the last key opens nothing.
+    """
+
+    def __init__(self, stored: KeyBook, *, allowed: bool) -> None:
+        self._stored = stored
+        self._allowed = allowed
+        self._looked_at = LONG_AGO
+        self._looking = asyncio.Lock()
+
+    async def is_free(self) -> bool:
+        if self._allowed and not self._is_fresh():
+            async with self._looking:
+                if not self._is_fresh():
+                    await self._look()
+        return self._allowed
+
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._looked_at < FRESH
+
+    async def _look(self) -> None:
+        self._allowed = not await self._stored.any()
+        self._looked_at = time.monotonic()
+
+
+def require_operator(principal: Principal) -> None:
+    """Raises PermissionDenied."""
+    if not principal.operator:
+        raise PermissionDenied("This needs an operator's key: 'ignite keys create --operator'.")

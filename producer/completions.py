@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from producer.dependencies import Doors, doors_of, tenant_of
+from producer.dependencies import Doors, doors_of, principal_of
 from producer.event_stream import StreamAnswer, UnaryAnswer
 from producer.jobs import MAX_WAIT, job_response
 from producer.openapi import COMPLETION, COMPLETION_REQUEST, COMPLETION_STREAM, FOR_COMPLETIONS, JOB_CREATED, answers
@@ -101,7 +101,7 @@ async def read_submission(request: Request, stream: bool | None) -> tuple[Submis
     streams = bool(parsed.stream) if stream is None else stream
     background = bool(parsed.background) or preferences.respond_async
     submission = Submission(
-        tenant=tenant_of(request),
+        principal=principal_of(request),
         body=body,
         request=parsed,
         mode="stream" if streams and not background else "unary",

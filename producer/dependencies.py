@@ -9,6 +9,7 @@ import orjson
 from fastapi import Request
 from starlette.responses import Response
 
+from producer.auth import Keyring, Principal
 from producer.catalog import Catalog
 from producer.health import Health
 from producer.service import JobService
@@ -20,6 +21,7 @@ from shared.settings import Settings
 class Doors:
     settings: Settings
     backend: Backend
+    keyring: Keyring
     service: JobService
     catalog: Catalog
     health: Health
@@ -31,8 +33,12 @@ def doors_of(request: Request) -> Doors:
     return doors
 
 
+def principal_of(request: Request) -> Principal:
+    return request.state.principal
+
+
 def tenant_of(request: Request) -> str:
-    return request.state.tenant
+    return principal_of(request).tenant
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -59,7 +59,7 @@ def request_id_of(scope: Scope) -> str:
 
 
 class Authentication:
-    """No key, no entry. Puts the tenant into the scope's state."""
+    """No key, no entry. Puts the principal into the scope's state."""
 
     OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 
@@ -70,11 +70,11 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_open(scope["path"]):
             try:
-                tenant = self._keyring.tenant_of(Headers(scope=scope).get("authorization"))
+                principal = await self._keyring.principal_of(Headers(scope=scope).get("authorization"))
             except IgniteError as error:
                 await error_response(error)(scope, receive, send)
                 return
-            scope.setdefault("state", {})["tenant"] = tenant
+            scope.setdefault("state", {})["principal"] = principal
         await self._app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:

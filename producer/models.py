@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from producer.dependencies import doors_of, json_response
+from producer.dependencies import doors_of, json_response, principal_of
 from producer.openapi import answers, is_json
 from producer.shapes import Model, ModelList
 from producer.wire import model_object
@@ -15,10 +15,13 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.get("", summary="List models", responses=answers(is_json(ModelList, "The catalog.")))
 async def list_models(request: Request) -> Response:
-    models = await doors_of(request).catalog.models()
+    """Those that the key may use."""
+    principal = principal_of(request)
+    models = [model for model in await doors_of(request).catalog.models() if principal.may_use(model.id)]
     return json_response({"object": "list", "data": [model_object(model) for model in models]})
 
 
-@router.get("/{model_id:path}", summary="A model", responses=answers(is_json(Model, "The model."), 404))
+@router.get("/{model_id:path}", summary="A model", responses=answers(is_json(Model, "The model."), 403, 404))
 async def get_model(request: Request, model_id: str) -> Response:
+    principal_of(request).require_model(model_id)
     return json_response(model_object(await doors_of(request).catalog.get(model_id)))

@@ -25,6 +25,7 @@ Answers = dict[int | str, dict[str, Any]]
 ERRORS: Mapping[int, str] = {
     400: "The request is wrong; `param` names the field.",
     401: "No API key, or an unknown one.",
+    403: "The key may not do this.",
     404: "No such model, or no such thing of yours.",
     409: "Not in the present state of the job.",
     410: "It existed; its data has expired.",
@@ -35,7 +36,7 @@ ERRORS: Mapping[int, str] = {
     503: "The broker or the store does not answer, or this server is shutting down.",
     504: "The deadline passed.",
 }
-FOR_COMPLETIONS = (400, 404, 409, 413, 415, 429, 500, 504)
+FOR_COMPLETIONS = (400, 403, 404, 409, 413, 415, 429, 500, 504)
 FOR_A_JOB = (400, 404, 410)
 
 
@@ -109,7 +110,7 @@ LAST_EVENT_ID: dict[str, Any] = {
 
 
 def openapi_of(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
-    """The whole document, made once."""
+    """The whole document, made once. `keyed`: whether a key is needed in any case."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document["components"]["schemas"]
@@ -117,9 +118,8 @@ def openapi_of(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
             schema = model.model_json_schema(ref_template=f"{COMPONENTS}{{model}}")
             schemas.update(schema.pop("$defs", {}), **{model.__name__: schema})
         without_nulls(document)
-        if keyed:
-            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            document["security"] = [{"key": []}]
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}] if keyed else [{"key": []}, {}]
         app.openapi_schema = document
     return app.openapi_schema
 

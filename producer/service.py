@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from producer import admission
+from producer.auth import Principal
 from producer.catalog import Catalog
 from producer.chores import Chores
 from producer.drain_rate import DrainRate
@@ -51,7 +52,7 @@ class Submission:
     `patience`: seconds for which the client's SDK waits to hear something.
     """
 
-    tenant: str
+    principal: Principal
     body: bytes
     request: ChatCompletionRequest
     mode: Mode
@@ -60,6 +61,10 @@ class Submission:
     deadline_seconds: float | None = None
     patience: float | None = None
     traceparent: str | None = None
+
+    @property
+    def tenant(self) -> str:
+        return self.principal.tenant
 
     @property
     def deadline(self) -> float | None:
@@ -126,6 +131,7 @@ class JobService:
         job = self._new_job(submission)
         if (refused := admission.refusal(admission.Facts(self.draining, job.deadline_at - time.time()))) is not None:
             raise refused
+        submission.principal.require_model(job.model)
         await self._catalog.get(job.model)
         return job
 

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     # the API
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
-    api_keys: str = Field("", description="comma-separated name=key pairs; may be empty on loopback only")
+    api_keys: str = Field("", description="comma-separated name=key pairs, beside the keys that 'ignite keys' makes")
     body_limit: int = Field(20 * 1024 * 1024, ge=1024, description="largest request body")
     models: str = Field("", description="comma-separated model ids that are served even while no worker is up")
     job_deadline: float = Field(86_400, gt=0, description="a job's deadline where the client sets none")
@@ -193,8 +193,3 @@ def check_agreement(settings: Settings) -> None:
     ):
         if any(url is not None and urlsplit(url).scheme not in schemes for url in urls):
             raise SettingsError(f"The setting {name} must begin with {' or '.join(f'{scheme}:' for scheme in schemes)}")
-    if not settings.on_loopback and not settings.keys:
-        raise SettingsError(
-            f"{settings.host} is not a loopback address, so keys are needed: set {PREFIX}API_KEYS=name=key, "
-            "or bind to 127.0.0.1."
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
-from shared.ports import Backend
+from shared.ports import Backend, Documents
 from shared.settings import Settings
 
 
@@ -24,3 +24,16 @@ def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncCo
     from shared.backends.embedded import open_embedded
 
     return open_embedded(settings.data_dir, queue_limit=settings.queue_limit)
+
+
+def open_documents(settings: Settings) -> AbstractAsyncContextManager[Documents]:
+    """The documents of the backend that the settings ask for, and nothing else of it; also beside processes that use
+    the whole.
+    """
+    if settings.redis_url:
+        from shared.backends.distributed import open_distributed_documents
+
+        return open_distributed_documents(settings.redis_url)
+    from shared.backends.embedded import open_embedded_documents
+
+    return open_embedded_documents(settings.data_dir)

@@ -83,3 +83,14 @@ async def open_distributed(
         yield backend
     finally:
         await backend.close()
+
+
+@asynccontextmanager
+async def open_distributed_documents(redis_url: str) -> AsyncGenerator[RedisDocuments]:
+    """The documents alone: they need no broker. Raises BackendUnavailable."""
+    server = RedisServer(redis_url)
+    try:
+        await server.pipeline.command("PING")
+        yield RedisDocuments(server.pipeline)
+    finally:
+        await server.close()

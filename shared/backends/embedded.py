@@ -115,15 +115,24 @@ def touch(db: Connection) -> None:
 def sole_use(data_dir: Path) -> Generator[None]:
     """Two processes on one database would not hear each other's wake-ups. The lock dies with its process."""
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        make_private(data_dir)
         descriptor = os.open(data_dir / "ignite.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise BackendUnavailable(f"The data directory {data_dir} cannot be used: {error.strerror}.") from error
+        raise unusable(data_dir, error) from error
     try:
         take_lock(descriptor, data_dir)
         yield
     finally:
         os.close(descriptor)
+
+
+def make_private(data_dir: Path) -> None:
+    """What clients ask and are told, and the keys that open for them, are nobody else's to read or write."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def unusable(data_dir: Path, error: OSError) -> BackendUnavailable:
+    return BackendUnavailable(f"The data directory {data_dir} cannot be used: {error.strerror}.")
 
 
 def take_lock(descriptor: int, data_dir: Path) -> None:
@@ -162,3 +171,24 @@ async def open_embedded(
             yield backend
         finally:
             await backend.close()
+
+
+@asynccontextmanager
+async def open_embedded_documents(data_dir: Path) -> AsyncGenerator[EmbeddedDocuments]:
+    """The documents alone, also beside the process that has the directory for itself: documents wake nobody up, and
+    SQLite keeps the two from writing at once. Raises BackendUnavailable.
+    """
+    try:
+        make_private(data_dir)
+    except OSError as error:
+        raise unusable(data_dir, error) from error
+    database = Database(data_dir / "ignite.db", on_lost=nothing)
+    await database.open(migrate)
+    try:
+        yield EmbeddedDocuments(database)
+    finally:
+        await database.close()
+
+
+def nothing() -> None:
+    """A database that is lost fails whoever waits for it; nobody else needs to hear."""

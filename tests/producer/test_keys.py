@@ -5,7 +5,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.producer.api import Api, ask, embedded_api
+from ignite.api_process import require_keys
+from producer.keys import KeyBook, Limits
+from shared.backends.distributed import open_distributed
+from shared.backends.embedded import open_embedded
+from shared.settings import SettingsError
+from tests.producer.api import MODEL, Api, ask, embedded_api, running_api, settings_for_tests
+from tests.support.wait_until import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -72,3 +78,71 @@ async def test_a_browser_may_ask_before_it_sends_its_key(keyed_api: Api) -> None
     answer = await keyed_api.call("OPTIONS", "/v1/chat/completions", headers=asking)
     assert answer.status == 200
     assert "authorization" in answer.headers["access-control-allow-headers"].lower()
+
+
+# ── stored keys ──
+
+
+async def stored_key(api: Api, name: str, **options: object) -> dict[str, str]:
+    secret, _ = await KeyBook(api.backend.documents).create(name, **options)
+    return {"authorization": f"Bearer {secret}"}
+
+
+async def test_a_stored_key_works_beside_the_others(keyed_api: Api) -> None:
+    carol = await stored_key(keyed_api, "carol")
+    job = await keyed_api.submit(ask(), **carol)
+    assert (await keyed_api.get(f"/v1/jobs/{job}", **carol)).status == 200
+    assert (await keyed_api.get(f"/v1/jobs/{job}", **ALICE)).status == 404
+
+
+async def test_a_new_key_of_the_tenant_sees_what_the_old_one_made(keyed_api: Api) -> None:
+    job = await keyed_api.submit(ask(), **ALICE)
+    rotated = await stored_key(keyed_api, "alice-2026", tenant="alice")
+    assert (await keyed_api.get(f"/v1/jobs/{job}", **rotated)).status == 200
+
+
+async def test_a_key_may_be_for_some_models_only(keyed_api: Api) -> None:
+    allowed = await stored_key(keyed_api, "dora", limits=Limits(models=(MODEL,)))
+    other = await stored_key(keyed_api, "ed", limits=Limits(models=("other",)))
+    assert (await keyed_api.post(ask(), **allowed)).status == 200
+    assert [model["id"] for model in (await keyed_api.get("/v1/models", **allowed)).json["data"]] == [MODEL]
+    assert (await keyed_api.get("/v1/models", **other)).json["data"] == []
+    for answer in (
+        await keyed_api.post(ask(), **other),
+        await keyed_api.post(ask(background=True), **other),
+        await keyed_api.get(f"/v1/models/{MODEL}", **other),
+    ):
+        error = answer.error
+        assert (answer.status, error["type"], error["code"]) == (403, "permission_error", "permission_denied")
+        assert error["param"] == "model"
+
+
+async def test_a_revoked_key_opens_nothing_on_any_replica(amqp_url: str, redis_url: str) -> None:
+    settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url, api_keys="root=secret-root")
+    async with (
+        open_distributed(amqp_url, redis_url) as one,
+        open_distributed(amqp_url, redis_url) as other,
+        running_api(one, settings, worker=False) as first,
+        running_api(other, settings, worker=False) as second,
+    ):
+        key = await stored_key(first, "alice")
+        for api in (first, second):
+            assert (await api.get("/v1/jobs", **key)).status == 200
+        await KeyBook(second.backend.documents).revoke("alice")
+        for api in (first, second):
+            await wait_until(lambda api=api: is_refused(api, key), "the key to be refused")
+
+
+async def is_refused(api: Api, key: dict[str, str]) -> bool:
+    return (await api.get("/v1/jobs", **key)).status == 401
+
+
+async def test_a_public_address_wants_a_key() -> None:
+    public = settings_for_tests(host="0.0.0.0")
+    async with open_embedded(None) as backend:
+        with pytest.raises(SettingsError, match=r"^0\.0\.0\.0 is not a loopback address.* 'ignite keys create"):
+            await require_keys(backend, public)
+        await require_keys(backend, settings_for_tests())
+        await require_keys(backend, settings_for_tests(host="0.0.0.0", api_keys="alice=secret-alice"))
+        await KeyBook(backend.documents).create("alice")
+        await require_keys(backend, public)

@@ -67,6 +67,10 @@ async def test_keys_are_asked_for_where_there_are_any() -> None:
     assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
 
 
+async def test_where_there_may_be_none_a_key_may_be_left_out(document: Any) -> None:
+    assert document["security"] == [{"key": []}, {}]
+
+
 async def test_the_page_for_people_brings_its_own_script_and_needs_no_key() -> None:
     async with embedded_api(api_keys="alice=secret-alice") as api:
         page = await api.get("/docs")

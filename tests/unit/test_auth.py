@@ -1,28 +1,168 @@
 """Keys open for their tenant, and nothing else does."""
 
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from producer.auth import ANYONE, Keyring
-from shared.errors import AuthenticationFailed
+from producer import auth
+from producer.auth import ANYONE, FRESH, Keyring, Principal, RecentKeys, require_operator
+from producer.keys import FORM, KeyBook, Limits, digest
+from shared.backends.embedded import open_embedded
+from shared.errors import AuthenticationFailed, PermissionDenied
+from shared.ports import Document, Documents
 
 KEYS = {"secret-alice": "alice", "secret-bob": "bob", "secret-alice-2": "alice"}
+WRONG = "sk-ignite-" + "x" * 43
+
+
+class Watched:
+    """Documents that count the questions."""
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+        self.asked = 0
+
+    async def get(self, kind: str, tenant: str, id: str) -> Document | None:
+        self.asked += 1
+        return await self._documents.get(kind, tenant, id)
+
+    async def list(self, kind: str, tenant: str, **options: Any) -> Any:
+        self.asked += 1
+        return await self._documents.list(kind, tenant, **options)
+
+
+@asynccontextmanager
+async def ring(
+    keys: Mapping[str, str] = KEYS, *, on_loopback: bool = True
+) -> AsyncIterator[tuple[Keyring, KeyBook, Watched]]:
+    async with open_embedded(None) as backend:
+        watched = Watched(backend.documents)
+        keyring = Keyring(keys, KeyBook(watched), on_loopback=on_loopback)  # type: ignore[arg-type]
+        yield keyring, KeyBook(backend.documents), watched
+
+
+@contextmanager
+def passing_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A clock that only moves when it is told to."""
+    now = [100.0]
+    with monkeypatch.context() as patched:
+        patched.setattr(auth.time, "monotonic", lambda: now[0])
+        yield lambda seconds: now.__setitem__(0, now[0] + seconds)
+
+
+async def refused(keyring: Keyring, key: str | None) -> bool:
+    try:
+        await keyring.principal_of(None if key is None else f"Bearer {key}")
+    except AuthenticationFailed:
+        return True
+    return False
+
+
+# ── keys of the settings ──
 
 
 @pytest.mark.parametrize(("key", "tenant"), KEYS.items())
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_a_key_is_its_tenant(key: str, tenant: str, scheme: str) -> None:
-    assert Keyring(KEYS).tenant_of(f"{scheme} {key}") == tenant
+async def test_a_key_is_its_tenant(key: str, tenant: str, scheme: str) -> None:
+    async with ring() as (keyring, _, watched):
+        assert await keyring.principal_of(f"{scheme} {key}") == Principal(tenant)
+    assert watched.asked == 0
 
 
 @given(st.none() | st.text() | st.text().map("Bearer {}".format))
-def test_nothing_else_opens(authorization: str | None) -> None:
+async def test_nothing_else_opens(authorization: str | None) -> None:
     assume((authorization or "").partition(" ")[2].strip() not in KEYS)
+    keyring = Keyring(KEYS, KeyBook(None), on_loopback=True)  # type: ignore[arg-type]
     with pytest.raises(AuthenticationFailed):
-        Keyring(KEYS).tenant_of(authorization)
+        await keyring.principal_of(authorization)
 
 
-@given(st.none() | st.text())
-def test_without_keys_anyone_is_the_one_tenant(authorization: str | None) -> None:
-    assert Keyring({}).tenant_of(authorization) == ANYONE
+# ── no keys ──
+
+
+async def test_without_keys_anyone_on_loopback_is_the_one_tenant() -> None:
+    async with ring({}) as (keyring, _, _):
+        for authorization in (None, "", "Bearer none", f"Bearer {WRONG}"):
+            principal = await keyring.principal_of(authorization)
+            assert (principal.tenant, principal.operator) == (ANYONE, True)
+
+
+async def test_without_keys_nobody_else_is_let_in() -> None:
+    async with ring({}, on_loopback=False) as (keyring, _, _):
+        assert await refused(keyring, None)
+        assert await refused(keyring, "none")
+
+
+async def test_the_first_key_closes_the_door_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ring({}) as (keyring, book, _):
+        with passing_time(monkeypatch) as wait:
+            assert not await refused(keyring, None)
+            secret, key = await book.create("alice")
+            assert (await keyring.principal_of(f"Bearer {secret}")).tenant == "alice"
+            wait(FRESH)
+            assert await refused(keyring, None)
+            await book.revoke(key.id)
+            wait(FRESH)
+            assert await refused(keyring, None)
+            assert await refused(keyring, secret)
+
+
+# ── stored keys ──
+
+
+async def test_a_stored_key_brings_what_it_allows() -> None:
+    async with ring() as (keyring, book, _):
+        limits = Limits(60, 10_000, 4, ("a", "b"))
+        secret, key = await book.create("ci", tenant="alice", limits=limits, weight=2, operator=True)
+        assert FORM.fullmatch(secret)
+        assert await keyring.principal_of(f"Bearer {secret}") == Principal("alice", key.id, limits, 2, True)
+
+
+async def test_the_store_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ring() as (keyring, book, watched):
+        secret, _ = await book.create("alice")
+        with passing_time(monkeypatch) as wait:
+            for _ in range(100):
+                assert not await refused(keyring, secret)
+                assert await refused(keyring, WRONG)
+            assert watched.asked == 2
+            await book.revoke("alice")
+            wait(FRESH)
+            assert await refused(keyring, secret)
+            assert watched.asked == 3
+
+
+async def test_what_does_not_look_like_a_key_is_not_looked_up() -> None:
+    async with ring() as (keyring, _, watched):
+        for key in (WRONG[:-1], WRONG + "x", WRONG.upper(), "sk-proj-" + "x" * 43, "\x00", "ü" * 43):
+            assert await refused(keyring, key)
+    assert watched.asked == 0
+
+
+async def test_a_flood_of_wrong_keys_pushes_the_right_ones_not_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "REMEMBERED", 10)
+    async with ring() as (_, book, watched):
+        recent = RecentKeys(KeyBook(watched))  # type: ignore[arg-type]
+        secret, key = await book.create("alice")
+        assert await recent.find(digest(secret)) == key
+        for number in range(50):
+            assert await recent.find(digest(str(number))) is None
+        asked = watched.asked
+        assert await recent.find(digest(secret)) == key
+        assert await recent.find(digest("49")) is None
+        assert watched.asked == asked
+
+
+def test_models_and_operators() -> None:
+    Principal("alice").require_model("any")
+    Principal("alice", limits=Limits(models=("a",))).require_model("a")
+    with pytest.raises(PermissionDenied) as denied:
+        Principal("alice", limits=Limits(models=("a",))).require_model("b")
+    assert (denied.value.param, denied.value.code) == ("model", "permission_denied")
+    require_operator(Principal("alice", operator=True))
+    with pytest.raises(PermissionDenied):
+        require_operator(Principal("alice"))

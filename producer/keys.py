@@ -1,0 +1,155 @@
+"""Stored keys: what one allows, and how it is kept.
+
+Only a key's SHA-256 is kept. A slow or salted hash, as passwords need, would protect nothing here: a key is 256 random
+bits, which nobody finds by trying, with the hash in hand or without, and every call would pay for the slowness. The
+hash is also the document's id, so that a key is found in one look-up whatever the number of keys; how long that takes
+tells nothing, because nobody can choose what a hash begins with without knowing a key that has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from shared.errors import Conflict, InvalidRequest, NotFound
+from shared.ports import FLEET, Document, Documents
+
+KIND = "key"
+PREFIX = "sk-ignite-"
+BITS = 256
+FORM = re.compile(r"sk-ignite-[A-Za-z0-9_-]{43}")
+"""What a stored key looks like: anything else need not be looked up."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+HINT = 4
+"""Characters of a key that lists show, for people who wonder which one they hold."""
+
+FOR_GOOD = 100 * 365 * 86400.0
+"""Seconds. A key is there until it is revoked."""
+
+PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """None: no limit. `models`: the only ones that may be used, where there are any."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    models: tuple[str, ...] = ()
+
+
+UNLIMITED = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """`digest` is the key's SHA-256 in hex. `tenant`: whose jobs its holder sees. `weight`: the tenant's share of the
+    workers, beside others. `operator`: its holder may look at the whole fleet.
+    """
+
+    digest: str
+    hint: str
+    name: str
+    tenant: str
+    created_at: float
+    limits: Limits = UNLIMITED
+    weight: float = 1.0
+    operator: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"key_{self.digest[:16]}"
+
+    def encode(self) -> bytes:
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, value: bytes) -> StoredKey:
+        fields: dict[str, Any] = orjson.loads(value)
+        limits = fields.pop("limits")
+        return cls(limits=Limits(**limits | {"models": tuple(limits["models"])}), **fields)
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def check_name(name: str, param: str) -> str:
+    if not NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"Invalid {param} {name!r}: up to 64 letters, digits and any of . _ @ - are allowed, "
+            "the first a letter or a digit.",
+            param=param,
+        )
+    return name
+
+
+class KeyBook:
+    """The stored keys of an installation."""
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+
+    async def create(
+        self,
+        name: str,
+        *,
+        tenant: str | None = None,
+        limits: Limits = UNLIMITED,
+        weight: float = 1.0,
+        operator: bool = False,
+    ) -> tuple[str, StoredKey]:
+        """The key itself, which nobody can tell again, and what is kept of it. Without a `tenant` its name is one.
+
+        Raises InvalidRequest, Conflict.
+        """
+        check_name(name, "name")
+        check_name(tenant or name, "tenant")
+        if any([key async for key in self.all() if key.name == name]):
+            raise Conflict(f"There is a key named {name!r} already: revoke it first, or choose another name.")
+        secret = PREFIX + secrets.token_urlsafe(BITS // 8)
+        key = StoredKey(digest(secret), secret[-HINT:], name, tenant or name, time.time(), limits, weight, operator)
+        await self._documents.put(Document(KIND, FLEET, key.digest, key.encode()), expires_in=FOR_GOOD)
+        return secret, key
+
+    async def find(self, digest: str) -> StoredKey | None:
+        """The key with this hash."""
+        document = await self._documents.get(KIND, FLEET, digest)
+        return document and StoredKey.decode(document.value)
+
+    async def any(self) -> bool:
+        return bool(await self._documents.list(KIND, FLEET, limit=1))
+
+    async def all(self) -> AsyncGenerator[StoredKey]:
+        """All of them, in no order that means anything."""
+        async for document in self._pages():
+            yield StoredKey.decode(document.value)
+
+    async def revoke(self, name_or_id: str) -> StoredKey:
+        """Forget a key. Raises NotFound, and Conflict where several bear the name."""
+        found = [(document, StoredKey.decode(document.value)) async for document in self._pages()]
+        named = [(document, key) for document, key in found if name_or_id in (key.name, key.id)]
+        if not named:
+            raise NotFound(f"There is no key {name_or_id!r}.")
+        if len(named) > 1:
+            ids = ", ".join(key.id for _, key in named)
+            raise Conflict(f"Several keys are named {name_or_id!r}: say which by its id ({ids}).")
+        document, key = named[0]
+        await self._documents.delete(document)
+        return key
+
+    async def _pages(self) -> AsyncGenerator[Document]:
+        after = None
+        while page := await self._documents.list(KIND, FLEET, after=after, limit=PAGE):
+            for document in page:
+                yield document
+            after = page[-1].id
