@@ -1,4 +1,6 @@
-"""The servers start when the first test asks for them and end with the run."""
+"""The servers start when the first test asks for them and end with the run. Where tests run in several processes, each
+has servers of its own.
+"""
 
 import asyncio
 import os
@@ -19,17 +21,19 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 S = TypeVar("S", RabbitMQ, Redis)
-MISSING = pytest.StashKey[set[str]]()
+IS_MISSING = "is missing: install it, or set IGNITE_TEST_DOCKER=1 where a Docker engine runs"
+LONGEST_FIRST = ("chaos", "faults", "system")
+"""Directories whose tests take seconds each: begun last, one would keep all but one process waiting at the end."""
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    yield from _run(_rabbitmq(request.config, tmp_path_factory.mktemp("rabbitmq")))
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    yield from _run(_rabbitmq(tmp_path_factory.mktemp("rabbitmq")))
 
 
 @pytest.fixture(scope="session")
-def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    yield from _run(_redis(request.config, tmp_path_factory.mktemp("redis")))
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    yield from _run(_redis(tmp_path_factory.mktemp("redis")))
 
 
 @pytest.fixture
@@ -58,12 +62,22 @@ def redis_url(redis_server: Redis, redis_database: int) -> str:
     return redis_server.url(redis_database)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[MISSING] = set()
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """After the shuffle: of several processes each is dealt a stretch of the list, with its share of the long ones
+    first.
+    """
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if count > 1:
+        ordered = sorted(items, key=lambda item: item.path.parent.name not in LONGEST_FIRST)
+        items[:] = [item for process in range(count) for item in ordered[process::count]]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for name in sorted(config.stash[MISSING]):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = {str(report.longrepr) for report in terminalreporter.stats.get("skipped", ())}
+    for name in ("RabbitMQ", "Redis"):
+        if not any(f"{name} {IS_MISSING}" in reason for reason in reasons):
+            continue
         terminalreporter.write_line(
             f"NOT TESTED: {name} is missing, and so every test that needs it was left out.",
             red=True,
@@ -71,22 +85,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         )
 
 
-def _rabbitmq(config: pytest.Config, directory: Path) -> RabbitMQ:
+def _rabbitmq(directory: Path) -> RabbitMQ:
     if launcher := find_rabbitmq():
         return rabbitmq_on_this_machine(launcher, directory)
-    return rabbitmq_in_docker(directory) if DOCKER else _missing(config, "RabbitMQ (rabbitmq-server)")
+    return rabbitmq_in_docker(directory) if DOCKER else _missing("RabbitMQ")
 
 
-def _redis(config: pytest.Config, directory: Path) -> Redis:
+def _redis(directory: Path) -> Redis:
     if launcher := find_redis():
         return redis_on_this_machine(launcher, directory)
-    return redis_in_docker() if DOCKER else _missing(config, "Redis (redis-server)")
+    return redis_in_docker() if DOCKER else _missing("Redis")
 
 
-def _missing(config: pytest.Config, name: str) -> NoReturn:
+def _missing(name: str) -> NoReturn:
     """A laptop may do without; CI may not."""
-    config.stash[MISSING].add(name)
-    reason = f"{name} is missing: install it, or set IGNITE_TEST_DOCKER=1 where a Docker engine runs"
+    reason = f"{name} {IS_MISSING}"
     if CI:
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

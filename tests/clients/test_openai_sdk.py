@@ -177,17 +177,21 @@ async def engine_works(api: Api) -> None:
 
 
 async def engine_rests(api: Api) -> None:
-    await wait_until(lambda: not api.engine.working, "the engine to hear of it", 1.0)
+    await wait_until(lambda: not api.engine.working, "the engine to hear of it")
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_clients_patience_is_the_jobs_deadline(client: AsyncOpenAI, api: Api, stream: bool) -> None:
-    with pytest.raises(openai.APIError):
-        answer = await client.chat.completions.create(
-            model=MODEL, messages=says("ttft=60000"), stream=stream, timeout=0.5
-        )
-        async for _ in answer:
-            pass
+    for patience in (0.5, 2.0, 10.0):  # How long it takes until the engine works is the machine's affair.
+        asked = len(api.engine.asked)
+        with pytest.raises(openai.APIError):
+            answer = await client.chat.completions.create(
+                model=MODEL, messages=says("ttft=60000"), stream=stream, timeout=patience
+            )
+            async for _ in answer:
+                pass
+        if len(api.engine.asked) > asked:
+            break
     await engine_rests(api)
     job = (await api.jobs())[0]
     assert (await api.ended(job["id"]))["status"] in ("expired", "cancelled")

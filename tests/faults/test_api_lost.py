@@ -11,10 +11,10 @@ from tests.support.cluster import Cluster
 
 async def test_the_jobs_of_a_killed_api_can_be_followed_from_any_frame_elsewhere(cluster: Cluster) -> None:
     doomed, other, _ = await asyncio.gather(cluster.api(), cluster.api(), cluster.worker())
-    prompt = Prompt(seed=9, tokens=100, itl=30)
+    prompt = Prompt(seed=9, tokens=60, itl=80)
     async with session_with(doomed.url) as session:
         job = await submit(session, prompt)
-        seen = await events_of(session, job, until=20)
+        seen = await events_of(session, job, until=10)
         doomed.process.kill()
 
     async with session_with(other.url) as session:

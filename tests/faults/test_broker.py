@@ -7,8 +7,8 @@ from tests.support.cluster import Cluster, all_settled
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.wait_until import wait_until
 
-PROMPTS = [Prompt(seed=100 * number, tokens=100, itl=50) for number in range(4)]
-LONG_PROMPTS = [replace(prompt, tokens=200) for prompt in PROMPTS]
+PROMPTS = [Prompt(seed=100 * number, tokens=80, itl=100) for number in range(4)]
+LONG_PROMPTS = [replace(prompt, tokens=150) for prompt in PROMPTS]
 
 
 async def test_jobs_run_on_when_the_broker_closes_its_connections(
@@ -17,7 +17,7 @@ async def test_jobs_run_on_when_the_broker_closes_its_connections(
     api, workers = await cluster.with_workers(2)
 
     async with streaming(api.url, PROMPTS) as streams:
-        await reached(streams, 10)
+        await reached(streams, 5)
         await wait_until(lambda: rabbitmq_server.close_connections(vhost) >= 3, "connections to close")
         await wait_until(
             lambda: any("delivery.adopted" in worker.output for worker in workers),
@@ -39,7 +39,7 @@ async def test_without_a_broker_streams_go_on_and_submits_are_refused_until_it_i
     new = Prompt(seed=5)
 
     async with streaming(api.url, LONG_PROMPTS) as streams, session_with(api.url) as session:
-        await reached(streams, 10)
+        await reached(streams, 5)
         await rabbitmq_server.stop()
         async with session.post("/v1/chat/completions", json=new.body()) as refused:
             error = (await refused.json())["error"]
@@ -54,4 +54,4 @@ async def test_without_a_broker_streams_go_on_and_submits_are_refused_until_it_i
     assert (accepted.status, completion["choices"][0]["message"]["content"]) == (200, new.text)
     for stream in streams:
         stream.assert_whole()
-    await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled", within=20)
+    await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")

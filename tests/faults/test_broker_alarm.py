@@ -13,9 +13,9 @@ from tests.support.wait_until import wait_until
 
 pytestmark = pytest.mark.long
 
-PROMPTS = [Prompt(seed=100 * number, tokens=80, itl=50) for number in range(4)]
+PROMPTS = [Prompt(seed=100 * number, tokens=80, itl=80) for number in range(4)]
 NEW = Prompt(seed=5)
-BOUND = 12.0
+BOUND = 40.0
 """Seconds until a refusal; some seven are expected."""
 
 

@@ -40,7 +40,7 @@ async def test_behind_a_busy_worker_submits_are_refused_at_the_limit_until_it_is
 ) -> None:
     api, _ = await asyncio.gather(cluster.api(*OPTIONS), cluster.worker(*OPTIONS, "--concurrency", "1"))
 
-    async with session_with(api.url) as session, streaming(api.url, [Prompt(tokens=100, itl=30)]) as (running,):
+    async with session_with(api.url) as session, streaming(api.url, [Prompt(tokens=100, itl=80)]) as (running,):
         await reached([running], 1)
         accepted = await filled(session)
         await asyncio.gather(refused(session), refused(session, stream=True), refused(session, background=True))

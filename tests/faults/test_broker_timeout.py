@@ -11,7 +11,7 @@ from tests.support.wait_until import wait_until
 
 pytestmark = pytest.mark.long
 
-LONG = Prompt(seed=500, tokens=100, itl=70)
+LONG = Prompt(seed=500, tokens=100, itl=90)
 SHORT = [Prompt(seed=100 * number, tokens=30, itl=40, constrained=number % 2 == 1) for number in range(4)]
 
 

@@ -13,7 +13,7 @@ from tests.support.wait_until import wait_until
 
 pytestmark = pytest.mark.long
 
-PROMPTS = [Prompt(seed=100 * number, tokens=160, itl=50, constrained=number % 2 == 1) for number in range(6)]
+PROMPTS = [Prompt(seed=100 * number, tokens=100, itl=100, constrained=number % 2 == 1) for number in range(6)]
 NEW = Prompt(seed=5)
 
 
@@ -30,7 +30,7 @@ async def test_jobs_run_on_in_their_workers_while_the_wire_to_the_broker_is(
             cluster.worker(IGNITE_AMQP_URL=url),
         )
         async with streaming(api.url, PROMPTS) as streams:
-            await reached(streams, 10)
+            await reached(streams, 5)
             for each in (wire, apis_wire):
                 {"cut": each.cut, "refused": each.refuse, "stalled": each.stall}[fault]()
             await asyncio.gather(*(noticed(process, fault) for process in [api.process, *workers]))

@@ -23,7 +23,7 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.wait_until import wait_until
 
 QUEUE = QueueName("simulated", Tier.DEFAULT)
-INNOCENT = [Prompt(seed=100 * number, tokens=60, itl=40) for number in range(6)]
+INNOCENT = [Prompt(seed=100 * number, tokens=60, itl=100) for number in range(6)]
 BENT = [
     ('"unary"', '"sideways"'),
     ('"default"', '"platinum"'),
@@ -40,7 +40,7 @@ async def test_a_request_that_took_two_workers_down_does_not_get_a_third(
     api, workers = await cluster.with_workers(3, *MANAGED)
 
     async with streaming(api.url, INNOCENT) as streams, session_with(api.url) as session:
-        await reached(streams, 10)
+        await reached(streams, 3)
         async with session.post("/v1/chat/completions", json=POISON) as response:
             error = (await response.json())["error"]
         assert (response.status, error["code"]) == (500, "attempts_exhausted")

@@ -5,7 +5,7 @@ from tests.support.cluster import Cluster, running_cluster
 from tests.support.redis import Redis
 from tests.support.tcp_proxy import TcpProxy
 
-PROMPTS = [Prompt(seed=100 * number, tokens=60, itl=40) for number in range(8)]
+PROMPTS = [Prompt(seed=100 * number, tokens=60, itl=100) for number in range(8)]
 
 
 async def test_without_a_store_streams_wait_and_submits_are_refused_until_it_is_back(
@@ -16,7 +16,7 @@ async def test_without_a_store_streams_wait_and_submits_are_refused_until_it_is_
     new = Prompt(seed=5)
 
     async with streaming(api.url, PROMPTS) as streams, session_with(api.url) as session:
-        await reached(streams, 10)
+        await reached(streams, 5)
         await redis_server.kill()
         async with session.post("/v1/chat/completions", json=new.body()) as refused:
             error = (await refused.json())["error"]
@@ -43,7 +43,7 @@ async def test_streams_outlive_a_cut_of_every_wire_to_the_store(
         api, (worker,) = await cluster.with_workers(1, "--lease", "4")
 
         async with streaming(api.url, PROMPTS) as streams:
-            await reached(streams, 10)
+            await reached(streams, 5)
             wire.refuse()
             await worker.wait_for("lease.not_renewed")
             await wire.resume()

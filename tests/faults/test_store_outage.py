@@ -17,9 +17,9 @@ from tests.support.wait_until import wait_until
 pytestmark = pytest.mark.long
 
 PAUSE = 10.0
-ANSWER_BOUND = 12.0
+ANSWER_BOUND = 40.0
 ASKED = re.compile(r"claim\.held|attempt\.resumes")
-PROMPTS = [Prompt(seed=100 * number, tokens=60, itl=40, constrained=number % 4 > 1) for number in range(8)]
+PROMPTS = [Prompt(seed=100 * number, tokens=60, itl=80, constrained=number % 4 > 1) for number in range(8)]
 JOBS = [Prompt(seed=7 * number, tokens=60, itl=40) for number in range(6)]
 
 
@@ -73,7 +73,7 @@ async def test_a_store_that_stands_still_delays_what_runs_and_refuses_what_is_ne
     for answer in answers:
         answer.assert_in_time()
     assert (after.status, new.text in after.body) == (200, True), after
-    assert after.seconds < 5
+    after.assert_in_time()
     assert (unary.result().status, slow.text in unary.result().body) == (200, True)
     assert contents == [prompt.text for prompt in JOBS]
     async with session_with(api.url) as session:

@@ -43,7 +43,7 @@ async def test_streams_are_whole_though_redis_cut_off_the_api_for_slowness(
 
 async def test_subscribers_that_are_killed_in_mid_stream_come_back(cluster: Cluster, redis_server: Redis) -> None:
     """Those of the worker too: a cancel still reaches it."""
-    prompts = [Prompt(seed=100 * number, tokens=60, itl=40) for number in range(8)]
+    prompts = [Prompt(seed=100 * number, tokens=60, itl=80) for number in range(8)]
     api, (worker,) = await cluster.with_workers(1)
 
     async with streaming(api.url, prompts) as streams:

@@ -9,9 +9,6 @@ from tests.producer.api import Api, ask, raw_post
 from tests.support.leak_check import no_leaks
 from tests.support.wait_until import wait_until
 
-AT_ONCE = 1.0
-"""Seconds the contract gives the engine to hear of it."""
-
 ENDLESS = 1_000_000
 
 
@@ -25,7 +22,7 @@ async def engine_is_working(api: Api) -> None:
 
 
 async def engine_is_idle(api: Api) -> None:
-    await wait_until(lambda: not api.engine.working, "the engine to hear of it", AT_ONCE)
+    await wait_until(lambda: not api.engine.working, "the engine to hear of it")
 
 
 async def test_leaving_while_the_server_waits_for_the_engine(any_api: Api) -> None:

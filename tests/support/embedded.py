@@ -80,7 +80,7 @@ class Promises:
     async def reached(self, more: int) -> None:
         """So many more frames and answers have come."""
         until = self._heard() + more
-        await wait_until(lambda: self._heard() >= until, f"{more} more to be heard", within=30)
+        await wait_until(lambda: self._heard() >= until, f"{more} more to be heard", within=120)
 
     def _heard(self) -> int:
         return sum(len(stream.frames) for stream in self.streams) + len(self.background) + len(self.cancelled)
@@ -152,7 +152,7 @@ class Promises:
             for job, result in self.results.items():
                 async with session.get(f"/v1/jobs/{job}/result") as response:
                     assert await response.read() == result
-            await wait_until(lambda: nothing_unfinished(session), "every job to be over", within=30)
+            await wait_until(lambda: nothing_unfinished(session), "every job to be over", within=120)
 
     async def _is_resumed(self, session: aiohttp.ClientSession, stream: Stream) -> None:
         """What came before the kill and what comes after it are the whole."""

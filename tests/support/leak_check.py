@@ -37,7 +37,7 @@ class Held:
 
 
 @asynccontextmanager
-async def no_leaks(within: float = 2.0) -> AsyncGenerator[None]:
+async def no_leaks(within: float = 30.0) -> AsyncGenerator[None]:
     """What the block began has ended by its end, or does so `within` seconds (closing takes a few turns)."""
     before = Held.now()
     yield

@@ -148,7 +148,7 @@ class Redis:
                     seen.append(_command(each))
 
     async def _ready(self) -> None:
-        await wait_until(self._answers, "Redis to answer", within=30, seen=self._server.output)
+        await wait_until(self._answers, "Redis to answer", within=120, seen=self._server.output)
 
     def _answers(self) -> bool:
         try:

@@ -32,7 +32,7 @@ class RunningProcess:
     def returncode(self) -> int | None:
         return self._process.returncode
 
-    async def wait_for(self, pattern: str, within: float = 30.0) -> re.Match[str]:
+    async def wait_for(self, pattern: str, within: float = 60.0) -> re.Match[str]:
         """The pattern's first match in the output; fails at once when the process ends without it."""
         await wait_until(
             lambda: re.search(pattern, self.output) or self._reading.done(),
@@ -56,18 +56,18 @@ class RunningProcess:
         """SIGKILL to the process alone; its children are left to notice."""
         self._process.kill()
 
-    async def wait(self, within: float = 30.0) -> int:
+    async def wait(self, within: float = 60.0) -> int:
         """The exit status; minus the signal's number where a signal ended it."""
         await wait_until(lambda: self.returncode is not None, f"{self._name} to end", within, seen=lambda: self.output)
         assert self.returncode is not None
         return self.returncode
 
-    async def stop(self, within: float = 30.0) -> int:
+    async def stop(self, within: float = 60.0) -> int:
         if self.returncode is None:
             self.send(signal.SIGTERM)
         return await self.wait(within)
 
-    async def expect_exit(self, status: int = 0, within: float = 30.0) -> str:
+    async def expect_exit(self, status: int = 0, within: float = 60.0) -> str:
         """The whole output of a process that ended with this status."""
         ended = await self.wait(within)
         await self._read_to_the_end()
@@ -98,7 +98,7 @@ async def run_process(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     ready: str | None = None,
-    within: float = 30.0,
+    within: float = 60.0,
 ) -> AsyncGenerator[RunningProcess]:
     """Yields once `ready` (a regular expression) is in the output. `env` is added to ours; stdin is empty."""
     process = await asyncio.create_subprocess_exec(
@@ -129,7 +129,7 @@ async def run_ignite(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     ready: str | None = None,
-    within: float = 30.0,
+    within: float = 60.0,
 ) -> AsyncGenerator[RunningProcess]:
     command = (sys.executable, "-m", "ignite", *arguments)
     async with run_process(*command, env=env, cwd=cwd, ready=ready, within=within) as running:

@@ -82,7 +82,7 @@ class HostServer:
             os.killpg(self._process.pid, number)
 
     async def _gone(self) -> None:
-        await wait_until(lambda: not self.is_running(), f"{self._command[0]} to end", within=20)
+        await wait_until(lambda: not self.is_running(), f"{self._command[0]} to end", within=60)
 
 
 class ContainerServer:
@@ -137,11 +137,13 @@ class ContainerServer:
 
 def free_ports(count: int) -> list[int]:
     """Below the ports that Linux gives to clients: one that reconnects while its server is down may be given
-    the server's very port, and then be connected to itself."""
+    the server's very port, and then be connected to itself. Test runs side by side draw from ranges of their own, since
+    a port is free until its server listens."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
     with ExitStack() as held:
         found: list[int] = []
         while len(found) < count:
-            candidate = random.SystemRandom().randrange(15_000, 32_000)
+            candidate = random.SystemRandom().randrange(15_000 + 2_000 * worker, 17_000 + 2_000 * worker)
             each = held.enter_context(socket.socket())
             with suppress(OSError):
                 each.bind(("127.0.0.1", candidate))

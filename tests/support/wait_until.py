@@ -28,7 +28,7 @@ async def wait_until(
 async def wait_until(
     predicate: Callable[[], object],
     what: str = "",
-    within: float = 30.0,
+    within: float = 60.0,
     seen: Callable[[], object] | None = None,
 ) -> object:
     """The predicate's first truthy value. A failed `assert` inside the predicate means "not yet".

@@ -87,10 +87,11 @@ async def test_a_second_process_on_the_same_data_is_refused(tmp_path: Path) -> N
 
 
 async def test_jobs_of_a_killed_process_are_completed_by_the_next(tmp_path: Path) -> None:
-    prompts = [Prompt(seed=number * 10, tokens=100, itl=20) for number in range(6)]
+    prompts = [Prompt(seed=number * 10, tokens=60, itl=60) for number in range(6)]
     async with ready(tmp_path, "--concurrency", "2") as (process, url), session_with(url) as session:
         jobs = [await submit(session, prompt) for prompt in prompts]
-        await wait_for_chunks(session, jobs[0])
+        for job in jobs[:2]:
+            await wait_for_chunks(session, job)
         process.kill()
         await process.wait()
 

@@ -249,7 +249,7 @@ class Bench:
     async def running(self, delivery: Delivery) -> AsyncGenerator[Execution]:
         """The execution has said its first words (of the script that hangs) and ends with the block."""
         execution = self.execution(delivery)
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             group.create_task(execution.run())
             await wait_until(lambda: self.has_said(delivery.message.job.id, ANSWER[1]), "the first words")
             yield execution

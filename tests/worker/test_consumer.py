@@ -31,7 +31,7 @@ async def working(
     stop = asyncio.Event()
     options = WorkerOptions(lease_seconds=lease, drain_seconds=drain, retry_backoff=0.01, **tiers)
     worker = Worker(backend or bench.backend, bench.engine, options)
-    async with asyncio.timeout(15), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(worker.run(stop))
         await worker.ready.wait()
         yield stop

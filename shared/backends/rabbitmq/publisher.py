@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from contextlib import suppress
 
 import aio_pika
@@ -10,6 +11,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
 from shared.backends.envelope import encode_envelope
+from shared.backends.rabbitmq.confirms import Confirms
 from shared.backends.rabbitmq.connection import (
     CONNECT_TIMEOUT,
     FAILURES,
@@ -25,9 +27,6 @@ from shared.backends.rabbitmq.topology import UNDECODABLE, Topology, retry_name,
 from shared.errors import BackendUnavailable, QueueFull
 from shared.job import QueueName
 from shared.ports import Message
-
-CONFIRM_TIMEOUT = 5.0
-"""Seconds for the broker to confirm a message: past them the client must hear that nobody knows."""
 
 FULL_FOR = 1.0
 """Seconds for which a queue that was found full is taken to be so when it refuses again: looking costs a round trip."""
@@ -49,6 +48,7 @@ class Publisher:
         self._channel: Channel | None = None
         self._exchanges: dict[str, aio_pika.abc.AbstractExchange] = {}
         self._declared: set[Target] = set()
+        self._confirms: defaultdict[Target, Confirms] = defaultdict(Confirms)
         self._full_until: dict[Target, float] = {}
         self._opening = asyncio.Lock()
 
@@ -81,7 +81,7 @@ class Publisher:
         for _ in range(2):
             channel = await self._ready(target)
             try:
-                await self._exchange(channel, exchange).publish(message, key, timeout=CONFIRM_TIMEOUT)
+                await self._confirms[target].wait(self._exchange(channel, exchange).publish(message, key))
                 return
             except PublishError:
                 self._declared.discard(target)
@@ -150,12 +150,15 @@ class Publisher:
 
     async def _gone(self, error: BaseException) -> BackendUnavailable:
         """What failed, for whoever asked. The next publish begins afresh: what a broken channel has declared is not
-        known. A connection that is merely blocked is kept: it hears when the alarm is over.
+        known. A connection that is merely blocked is kept: it hears when the alarm is over; and so is one over which
+        other queues' messages are confirmed: they are not to suffer for one that has lost its leader.
         """
         if self._channel is not None and not self._channel.is_closed and isinstance(error, TimeoutError):
             with suppress(*FAILURES):
                 if await is_blocked(await self._link.connection()):
                     return blocked()
+            if any(confirms.heard_lately for confirms in self._confirms.values()):
+                return unavailable(error)
         await self._reset()
         return unavailable(error)
 

@@ -32,7 +32,7 @@ async def test_every_item_arrives_in_its_threads_order() -> None:
 async def test_silence_ends_in_an_error() -> None:
     handoff: Handoff[int] = Handoff(0.05)
     handoff.put(1)
-    async with asyncio.timeout(5), aclosing(aiter(handoff)) as items:
+    async with asyncio.timeout(60), aclosing(aiter(handoff)) as items:
         assert await anext(items) == 1
         with pytest.raises(EngineError, match=r"0\.05 seconds"):
             await anext(items)

@@ -54,7 +54,7 @@ async def test_a_bad_file_is_one_clear_sentence(tmp_path: Path, content: bytes |
 async def test_choices_of_a_closed_stream_that_wait_for_a_slot_never_run(engine: Engine) -> None:
     stream = engine.generate(ask_long(n=64))
     await anext(stream)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await stream.aclose()
         await asyncio.gather(*(engine.complete(ask()) for _ in range(engine.concurrency)))
 
@@ -64,7 +64,7 @@ async def test_a_long_prompt_can_be_given_up_before_its_first_token(engine: Engi
     streams = [engine.generate(prompt) for _ in range(engine.concurrency)]
     for stream in streams:
         assert "prompt_progress" in await anext(stream)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         for stream in streams:
             await stream.aclose()
         await asyncio.gather(*(engine.complete(ask()) for _ in range(engine.concurrency)))
@@ -76,7 +76,7 @@ async def test_signals_stay_with_the_process(engine: Engine) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, heard.set)
     try:
         os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await heard.wait()
     finally:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)

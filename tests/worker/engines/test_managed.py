@@ -23,7 +23,7 @@ from worker.engines.openai_http import UpstreamOptions
 from worker.engines.serving_process import ServingProcess
 from worker.engines.upstream import Address
 
-WITHIN = 20
+WITHIN = 60
 
 
 def managed(command: str, **fields: Any) -> Engine:
