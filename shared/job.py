@@ -5,6 +5,7 @@ always in exactly one status; those in `TERMINAL` are its end, unless a person a
 of the table below, applied atomically by a store; an event that the table does not list for the present status is
 illegal: it raises (or, in a store, is refused) and changes nothing. An attempt is numbered from 1 and the number is
 the *fencing token*: a worker that lost its claim still holds an old number, and everything it then writes is refused.
+Where a store has lost a record and it is written again, its tokens count from an epoch of its own: none is given twice.
 
     queued ──claim──▶ in_progress ──complete | fail | cancel | expire──▶ (terminal)
       ▲ │                │    ▲ │
@@ -122,8 +123,8 @@ class QueueName:
 class Job:
     """A job's record. Times are Unix seconds; `result` is the `chat.completion` as JSON bytes.
 
-    `attempt` is the fencing token and counts every claim; `tries` counts those that failed, or were lost before they
-    had added anything. `stored` is the client's `store: true`; `detached` jobs run on when the client leaves.
+    `attempt` counts every claim; `tries` counts those that failed, or were lost before they had added anything.
+    `stored` is the client's `store: true`; `detached` jobs run on when the client leaves.
     """
 
     id: str

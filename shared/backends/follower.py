@@ -27,14 +27,14 @@ READ_LIMIT = 256 * 1024
 class Snapshot:
     """The log as it stands: bytes from the offset asked for, its whole size, and the ending if the job is over.
 
-    `restored`: the store had lost the job, and its log began afresh.
+    `epoch`: which of its records this is; another one means that the store had lost the job, and its log began afresh.
     """
 
     data: bytes
     size: int
     status: JobStatus
     ending: Ending | None = None
-    restored: bool = False
+    epoch: int = 0
 
 
 ReadLog = Callable[[str, int, int], Awaitable[Snapshot | None]]
@@ -57,7 +57,7 @@ class LogFollower:
         self._buffered = 0
         self._stale = stale
         self._told_any = False
-        self._restored = False if not stale else None
+        self._epoch: int = 0
         self._filling: list[tuple[int, bytes]] | None = None
         self._status: JobStatus | None = None if stale else JobStatus.QUEUED
         self._told: JobStatus | None = self._status
@@ -187,10 +187,10 @@ class LogFollower:
             self._accept(offset, data)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
-        if self._told_any and snapshot.restored and not self._restored:
+        if self._told_any and snapshot.epoch != self._epoch:
             self._stale = True
             raise LogLost("The store lost this stream; its job is run again from the start, under the same id.")
-        self._restored = snapshot.restored
+        self._epoch = snapshot.epoch
         self._status = snapshot.status
         if snapshot.data:
             self._parts, self._buffered = [snapshot.data], len(snapshot.data)

@@ -47,9 +47,9 @@ class RedisLog:
         answer = await self._redis.step("follow", keys.of_job(job_id)[:2], self._replica, offset, limit)
         if not answer[0]:
             return None
-        status, data, size, header, result, restored = answer
+        status, data, size, header, result, epoch = answer
         ending = decode_ending(header, result or None) if header else None
-        return Snapshot(data, size, JobStatus(status.decode()), ending, restored=bool(restored))
+        return Snapshot(data, size, JobStatus(status.decode()), ending, epoch=int(epoch))
 
 
 def chained(answer: asyncio.Future[Any]) -> asyncio.Future[None]:

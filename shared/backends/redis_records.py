@@ -35,7 +35,8 @@ def decode_job(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Job | None:
     job = decode_spec(fields[b"spec"])
     job.deadline_at = float(fields[b"deadline"])
     job.status = JobStatus(fields[b"status"].decode())
-    job.attempt, job.tries = int(fields[b"attempt"]), int(fields[b"tries"])
+    job.attempt = int(fields[b"attempt"]) - int(fields.get(b"epoch", 0))
+    job.tries = int(fields[b"tries"])
     job.chunks = int(fields.get(b"chunks", 0))
     job.owner = fields[b"owner"].decode() if b"owner" in fields else None
     job.started_at, job.first_token_at = moment(fields, b"started"), moment(fields, b"first")

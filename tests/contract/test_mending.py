@@ -6,14 +6,16 @@ from dataclasses import replace
 import pytest
 import redis
 
+from shared.errors import LogLost
 from shared.job import JobStatus, QueueName, Tier
-from shared.ports import Backend, Claim, Ending, JobFilter, NotClaimed
+from shared.ports import AttemptFenced, Backend, Claim, Ending, JobFilter, NotClaimed
 from tests.contract.performers import (
     A_MOMENT,
     CANCELLED,
     COMPLETED,
     FAILED,
     LEASE,
+    PATIENCE,
     QUEUE,
     a_worker,
     claimed,
@@ -131,7 +133,41 @@ async def test_a_job_that_the_store_has_lost_is_restored_from_its_message(backen
         assert await record_of(backend, job.id) == job
         assert await backend.store.knew(job.tenant, job.id)
         claim = await claimed(backend, job, with_body=True)
-        assert (claim.attempt, claim.body) == (1, message.body)
+        assert (claim.body, (await record_of(backend, job.id)).attempt) == (message.body, 1)
+
+
+@pytest.mark.parametrize("kind", ["distributed"], indirect=True)
+async def test_who_held_a_job_before_the_store_lost_it_is_fenced_after(backend: Backend, redis_url: str) -> None:
+    """Although both are the first attempt, and nothing has been written since."""
+    job, before = await started(backend)
+    claims = [before]
+    for _ in range(2):
+        flush(redis_url)
+        assert await backend.store.restore(job, body=b"{}")
+        claims.append(await claimed(backend, job))
+        for zombie in claims[:-1]:
+            with pytest.raises(AttemptFenced):
+                await backend.log.append(job.id, zombie.attempt, 0, some_frames(1)[0])
+            with pytest.raises(AttemptFenced):
+                await backend.store.finish(job.id, zombie.attempt, 0, COMPLETED)
+    log = await perform(backend, claims[-1], some_frames(2))
+    assert (await follow_to_end(backend, job.id)).data == log
+
+
+@pytest.mark.parametrize("kind", ["distributed"], indirect=True)
+async def test_a_reader_hears_of_every_loss(backend: Backend, redis_url: str) -> None:
+    job, claim = await started(backend)
+    for loss in range(2):
+        await write(backend, claim, some_frames(2))
+        async with backend.log.follow(job.id) as follower:
+            assert (await follower.next(PATIENCE)) is not None
+            flush(redis_url)
+            assert await backend.store.restore(job, body=b"{}"), loss
+            claim = await claimed(backend, job)
+            await write(backend, claim, some_frames(3))
+            with pytest.raises(LogLost):
+                while True:
+                    await follower.next(A_MOMENT)
 
 
 def flush(redis_url: str) -> None:
