@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from producer.dependencies import Doors, doors_of, principal_of
 from producer.event_stream import StreamAnswer, UnaryAnswer
+from producer.idempotency import HEADER, idempotency_key
 from producer.jobs import MAX_WAIT, job_response
 from producer.openapi import COMPLETION, COMPLETION_REQUEST, COMPLETION_STREAM, FOR_COMPLETIONS, JOB_CREATED, answers
-from producer.service import Submission
+from producer.submission import Submission
 from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.job import Job
 from shared.schema import MAX_DEADLINE, parse_request
@@ -100,15 +101,18 @@ async def read_submission(request: Request, stream: bool | None) -> tuple[Submis
     preferences = Preferences.from_header(request.headers.get("prefer", ""))
     streams = bool(parsed.stream) if stream is None else stream
     background = bool(parsed.background) or preferences.respond_async
+    mode = "stream" if streams and not background else "unary"
+    key = idempotency_key(request.headers.get(HEADER), body, mode)
     submission = Submission(
         principal=principal_of(request),
         body=body,
         request=parsed,
-        mode="stream" if streams and not background else "unary",
+        mode=mode,
         detached=request.headers.get("x-on-disconnect", "").lower() == "continue",
         background=background,
         deadline_seconds=said_deadline(request.headers),
-        patience=None if background else sdk_patience(request.headers),
+        patience=None if background or key else sdk_patience(request.headers),
+        idempotency_key=key,
         traceparent=request.headers.get("traceparent"),
     )
     return submission, preferences

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from shared import errors
-from shared.errors import IgniteError, RecordedError
+from shared.errors import AttemptsExhausted, IgniteError, RecordedError
 
 log = structlog.get_logger(__name__)
 
@@ -66,8 +66,9 @@ def headers_of(error: IgniteError, status: int) -> dict[str, str]:
     headers: dict[str, str] = {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    if status == 409:
-        # SDKs retry 409 by themselves; ours mean that the state will not change by asking again.
+    if status == 409 or error.code == AttemptsExhausted.default_code:
+        # SDKs retry 409 and 500 by themselves. Ours mean that the state will not change by asking again, and that the
+        # job was tried often enough, or has cost workers their lives.
         headers["x-should-retry"] = "false"
     if status in (429, 503) or error.retry_after is not None:
         headers["retry-after"] = str(retry_after(error))

@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 import structlog
 
 from producer import admission
-from producer.auth import Principal
 from producer.catalog import Catalog
 from producer.chores import Chores
 from producer.drain_rate import DrainRate
 from producer.metrics import JOBS_SUBMITTED
+from producer.submission import Submission
 from shared.errors import (
     Conflict,
     DeadlineExceeded,
     Gone,
+    IdempotencyKeyReused,
     IgniteError,
     JobCancelled,
     NotFound,
@@ -28,9 +29,8 @@ from shared.errors import (
     RequestLost,
 )
 from shared.frames import error_frames
-from shared.job import Job, JobStatus, Mode, QueueName, Tier, new_job_id
+from shared.job import Job, JobStatus, QueueName, new_job_id
 from shared.ports import Backend, Ending, Follower, JobFilter, Message
-from shared.schema import ChatCompletionRequest
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -46,46 +46,15 @@ CANCEL_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
-    """A checked request and what its call says about it. `detached`: the job runs on when the client leaves.
-
-    `patience`: seconds for which the client's SDK waits to hear something.
-    """
-
-    principal: Principal
-    body: bytes
-    request: ChatCompletionRequest
-    mode: Mode
-    detached: bool = False
-    background: bool = False
-    deadline_seconds: float | None = None
-    patience: float | None = None
-    traceparent: str | None = None
-
-    @property
-    def tenant(self) -> str:
-        return self.principal.tenant
-
-    @property
-    def deadline(self) -> float | None:
-        """Seconds until the job's deadline, where the client set one. Its SDK's patience is one for a unary call; a
-        stream that has begun may go on for longer than that.
-        """
-        patience = self.patience if self.mode == "unary" else None
-        return self.request.deadline_seconds or self.deadline_seconds or patience
-
-
-@dataclass(frozen=True, slots=True)
 class Call:
-    """A job with a client waiting for it; `body` is its request, None for a client that did not submit it."""
+    """A job with a client waiting for it; `body` is its request, where that is known here. `attached`: the job was
+    there already, and is others' too.
+    """
 
     job: Job
     follower: Follower
     body: bytes | None = None
-
-    @property
-    def attached(self) -> bool:
-        return self.body is None
+    attached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +84,23 @@ class JobService:
 
     @asynccontextmanager
     async def call(self, submission: Submission) -> AsyncGenerator[Call]:
-        """Submit a request whose client waits, and follow its job from the first byte."""
+        """Submit a request whose client waits, and follow its job from the first byte. Where the request was submitted
+        before, under the same idempotency key, this is another client of the job that it became.
+        """
         job = await self._admit(submission)
         async with self._backend.log.follow(job.id, created_here=True) as follower:
-            await self._enqueue(job, submission, followed=True)
-            yield Call(job, follower, submission.body)
+            standing = await self._enqueue(job, submission, followed=True)
+            if standing == job.id:
+                yield Call(job, follower, submission.body)
+                return
+        async with self.attach(await self.get(job.tenant, standing), submission.body) as call:
+            yield call
 
     async def submit(self, submission: Submission) -> Job:
         """Submit a request whose client will come back for it."""
         job = await self._admit(submission)
-        await self._enqueue(job, submission, followed=False)
-        return job
+        standing = await self._enqueue(job, submission, followed=False)
+        return job if standing == job.id else await self.get(job.tenant, standing)
 
     async def _admit(self, submission: Submission) -> Job:
         job = self._new_job(submission)
@@ -143,36 +118,54 @@ class JobService:
             id=new_job_id(now),
             tenant=submission.tenant,
             model=request.model,
-            tier=tier_of(request),
+            tier=submission.tier,
             mode=submission.mode,
             created_at=now,
             deadline_at=now + deadline,
             retention=self._retention(submission),
-            detached=submission.detached or submission.background or stored,
+            detached=submission.runs_on,
             stored=stored,
             seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
             metadata=request.metadata or {},
+            idempotency_key=submission.idempotency_key,
         )
 
     def _retention(self, submission: Submission) -> float:
-        as_job = self._settings.job_retention if submission.background else 0.0
+        named = submission.idempotency_key is not None
+        as_job = self._settings.job_retention if submission.background or named else 0.0
         as_stored = self._settings.store_retention if submission.request.store else 0.0
         return max(as_job, as_stored) or self._settings.retention
 
-    async def _enqueue(self, job: Job, submission: Submission, *, followed: bool) -> None:
-        """Only when the broker has confirmed is the job accepted; refused, it leaves no trace."""
+    async def _enqueue(self, job: Job, submission: Submission, *, followed: bool) -> str:
+        """Only when the broker has confirmed is the job accepted; refused, it leaves no trace. The id of the job that
+        stands for the request: another one's where it had been submitted before.
+        """
         queue_may_have_it = False
         try:
-            await self._backend.store.create(job, body=submission.body, followed=followed)
+            standing = await self._backend.store.create(job, body=submission.body, followed=followed)
+            if standing != job.id:
+                return standing
             queue_may_have_it = True
             await self._publish(job, submission.body, submission.traceparent)
+        except IdempotencyKeyReused:
+            raise
         except IgniteError as error:
             may_come = queue_may_have_it and not isinstance(error, QueueFull)
+            refusal = error
             self._chores.insist(
-                f"discard {job.id}", lambda: self._backend.store.discard(job, may_come=may_come), job.deadline_at
+                f"discard {job.id}", lambda: self._undo(job, refusal, may_come=may_come), job.deadline_at
             )
             raise
         JOBS_SUBMITTED.labels(job.model, job.tier, job.mode).inc()
+        return standing
+
+    async def _undo(self, job: Job, refusal: IgniteError, *, may_come: bool) -> None:
+        if job.idempotency_key is None:
+            await self._backend.store.discard(job, may_come=may_come)
+            return
+        # Others may be waiting for it under its key: they hear why it will not be.
+        await self.end_unclaimed(job.id, JobStatus.FAILED, refusal)
+        await self._backend.store.delete(job)
 
     async def _publish(self, job: Job, body: bytes, traceparent: str | None = None) -> None:
         """The store and the message both hold the request: what one of them loses, the other still has."""
@@ -262,10 +255,10 @@ class JobService:
         return self._rates.estimate(str(job.queue), position)
 
     @asynccontextmanager
-    async def attach(self, job: Job) -> AsyncGenerator[Call]:
-        """Follow a job that is there already, from the start of its log. Leaving it cancels nothing."""
+    async def attach(self, job: Job, body: bytes | None = None) -> AsyncGenerator[Call]:
+        """Follow a job that is there already, from the start of its log. `body`: its request, where it is at hand."""
         async with self._backend.log.follow(job.id) as follower:
-            yield Call(job, follower)
+            yield Call(job, follower, body, attached=True)
 
     # ── mend ──
 
@@ -360,11 +353,3 @@ class JobService:
         if not (call.job.detached or call.attached):
             log.info("client.gone", job=call.job.id, next="cancelling the job")
             self._chores.insist(f"cancel {call.job.id}", lambda: self.cancel(call.job.id), call.job.deadline_at)
-
-
-def tier_of(request: ChatCompletionRequest) -> Tier:
-    match request.service_tier:
-        case None | "auto" | "default":
-            return Tier.DEFAULT
-        case tier:
-            return Tier(tier)

@@ -92,9 +92,13 @@ class UnsupportedMediaType(InvalidRequest):
 
 
 class IdempotencyKeyReused(InvalidRequest):
-    """The idempotency key was used with another body."""
+    """The idempotency key was used with another request."""
 
     default_code = "idempotency_key_reused"
+
+
+def key_reused() -> IdempotencyKeyReused:
+    return IdempotencyKeyReused("This idempotency key was used with another request.", param="Idempotency-Key")
 
 
 class RateLimited(IgniteError):

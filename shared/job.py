@@ -119,6 +119,17 @@ class QueueName:
         return f"{self.model}.{self.tier}"
 
 
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """What a client calls a request, so that sending it again makes no second job: the name's hash, what tells the
+    request from others, and the seconds for which the name is kept.
+    """
+
+    name: str
+    fingerprint: str
+    kept: float = 86_400.0
+
+
 @dataclass(slots=True)
 class Job:
     """A job's record. Times are Unix seconds; `result` is the `chat.completion` as JSON bytes.
@@ -139,6 +150,7 @@ class Job:
     stored: bool = False
     seed: int | None = None
     metadata: dict[str, str] = field(default_factory=dict[str, str])
+    idempotency_key: IdempotencyKey | None = None
     status: JobStatus = JobStatus.QUEUED
     attempt: int = 0
     tries: int = 0

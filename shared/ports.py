@@ -240,9 +240,14 @@ class JobStore(Protocol):
     Every change is one atomic step of job.py's table.
     """
 
-    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> None:
+    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> str:
         """Write the record of a queued job and keep its request's `body` until its end (that of a detached or failed
         job for as long as the record). `followed` lists this replica as a follower.
+
+        The job's id; but where its tenant's idempotency key stands for another job, that one's, and nothing is written.
+        A key stands for the job that was created with it first, for as long as it is kept, unless that job was
+        discarded or deleted, or its creation broken off: whoever comes after a process that died has the key within
+        about a second. Raises IdempotencyKeyReused where it stands for another request.
         """
         ...
 

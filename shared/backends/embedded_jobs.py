@@ -80,7 +80,8 @@ def create(db: Connection, job: Job, body: bytes) -> None:
     purge_at = job.deadline_at + job.retention + ABANDONED_AFTER
     created = db.execute(
         "INSERT OR IGNORE INTO jobs (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached,"
-        " stored, seed, metadata, status, purge_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " stored, seed, metadata, idempotency_key, status, purge_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(
                 job.id,
@@ -92,7 +93,8 @@ def create(db: Connection, job: Job, body: bytes) -> None:
                 job.deadline_at,
                 job.retention,
             ),
-            *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode(), job.status, purge_at),
+            *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode()),
+            *(job.idempotency_key and orjson.dumps(job.idempotency_key).decode(), job.status, purge_at),
         ),
     )
     if created.rowcount:

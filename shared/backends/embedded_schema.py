@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.backends.sqlite import Connection
 from shared.errors import BackendUnavailable
 
-VERSION = 4
+VERSION = 5
 
 # `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
 # row tells the size of its log, and an append writes nothing but its own row.
@@ -28,6 +28,7 @@ CREATE TABLE jobs (
     stored INTEGER NOT NULL,
     seed INTEGER,
     metadata TEXT NOT NULL,
+    idempotency_key TEXT,
     status TEXT NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
     tries INTEGER NOT NULL DEFAULT 0,
@@ -80,6 +81,16 @@ CREATE TABLE tombstones (
     forget_at REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX tombstones_by_end ON tombstones (forget_at);
+
+CREATE TABLE idempotency_keys (
+    tenant TEXT NOT NULL,
+    name TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    forget_at REAL NOT NULL,
+    PRIMARY KEY (tenant, name)
+) WITHOUT ROWID;
+CREATE INDEX idempotency_keys_by_end ON idempotency_keys (forget_at);
 
 CREATE TABLE documents (
     kind TEXT NOT NULL,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from shared.backends import embedded_jobs as jobs
+from shared.backends import embedded_keyed as keyed
 from shared.backends import embedded_views as views
 from shared.backends.embedded_log import tell_ended
 from shared.backends.embedded_purge import Purge
@@ -26,9 +27,9 @@ class EmbeddedStore:
         self._registry = registry
         self._purge = purge
 
-    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> None:
+    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> str:
         del followed  # Every follower is in this process and hears of every job anyway.
-        await self._database.run(lambda db: jobs.create(db, job, body))
+        return await self._database.run(lambda db: keyed.create(db, job, body, time.time()))
 
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
         del may_come  # A message without a record is never run: `restore` refuses it.

@@ -11,7 +11,7 @@ from shared.backends.embedded_jobs import find
 from shared.backends.ending import decode_ending
 from shared.backends.follower import Snapshot
 from shared.backends.sqlite import Connection
-from shared.job import Job, JobStatus, QueueName, Tier
+from shared.job import IdempotencyKey, Job, JobStatus, QueueName, Tier
 from shared.ports import JobFilter
 
 
@@ -46,6 +46,7 @@ def read_log(db: Connection, key: int, offset: int, limit: int) -> bytes:
 
 RECORD = """
 SELECT id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata,
+       idempotency_key,
        status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at,
        coalesce((SELECT chunks FROM log WHERE job = key ORDER BY until DESC LIMIT 1), 0), ending, result
 FROM jobs
@@ -54,8 +55,9 @@ FROM jobs
 
 def record(row: Sequence[Any]) -> Job:
     (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata) = row[:12]
-    (status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at, chunks) = row[12:21]
-    ending = decode_ending(row[21], row[22]) if row[21] is not None else None
+    idempotency_key, row = row[12], row[13:]
+    (status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at, chunks) = row[:9]
+    ending = decode_ending(row[9], row[10]) if row[9] is not None else None
     return Job(
         id=id,
         tenant=tenant,
@@ -69,6 +71,7 @@ def record(row: Sequence[Any]) -> Job:
         stored=bool(stored),
         seed=seed,
         metadata=orjson.loads(metadata),
+        idempotency_key=IdempotencyKey(**orjson.loads(idempotency_key)) if idempotency_key else None,
         status=JobStatus(status),
         attempt=attempt,
         tries=tries,

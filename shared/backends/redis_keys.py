@@ -34,6 +34,11 @@ def stored_of(tenant: str) -> str:
     return f"ignite:tenant:{tenant}:stored"
 
 
+def idempotency_key(tenant: str, name: str) -> str:
+    """What a client's idempotency key stands for."""
+    return f"ignite:tenant:{tenant}:key:{name}"
+
+
 def replica(replica_id: str) -> str:
     """The channel of one API replica: live frames of the jobs it follows. The Lua steps build the same name."""
     return f"ignite:replica:{replica_id}"

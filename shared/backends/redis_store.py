@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -12,9 +13,11 @@ import orjson
 from shared.backends import redis_keys as keys
 from shared.backends.ending import encode_ending
 from shared.backends.redis import Pipeline
+from shared.backends.redis_keyed import KeyedJobs
 from shared.backends.redis_lists import list_jobs
 from shared.backends.redis_records import decode_job, milliseconds, time_to_live
 from shared.backends.spec import encode_spec
+from shared.errors import BackendUnavailable, IdempotencyKeyReused
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, new_job_id, sources
 from shared.ports import AttemptFenced, Claim, Ending, JobFilter, NotClaimed
@@ -68,10 +71,21 @@ def status_of(raw: bytes) -> JobStatus | None:
 class RedisStore:
     def __init__(self, pipeline: Pipeline, replica: str) -> None:
         self._redis = pipeline
+        self._keyed = KeyedJobs(pipeline)
         self._replica = replica
 
-    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> None:
-        await self._create(job, body, follower=self._replica if followed else "")
+    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> str:
+        follower = self._replica if followed else ""
+        if (key := job.idempotency_key) is None:
+            await self._create(job, body, follower=follower)
+            return job.id
+        holder = await self._keyed.claim(job, key)
+        if holder != job.id or await self._create(job, body, follower=follower):
+            return holder
+        await self.delete(job)  # Somebody took this process for dead: the id is barred.
+        if (holder := await self._keyed.claim(job, key)) == job.id:
+            raise BackendUnavailable("The store (Redis) was too slow for this request.", retry_after=1)
+        return holder
 
     async def _create(self, job: Job, body: bytes, *, follower: str = "", restored: bool = False) -> bool:
         ttl = time_to_live(job, job.deadline_at)
@@ -117,6 +131,9 @@ class RedisStore:
         """
         if await self._redis.command("EXISTS", keys.job(job.id)) or await self.knew(job.tenant, job.id):
             return False
+        if job.idempotency_key is not None:
+            with suppress(IdempotencyKeyReused):
+                await self._keyed.claim(job, job.idempotency_key)
         return await self._create(job, body or b"", restored=True)
 
     async def claim(

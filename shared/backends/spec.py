@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from shared.job import Job, Tier
+from shared.job import IdempotencyKey, Job, Tier
 
 FIELDS = (
     "id",
@@ -21,13 +21,17 @@ FIELDS = (
     "metadata",
 )
 
+OPTIONAL = ("idempotency_key",)
+"""Left out where a job has none."""
 
 LATEST = 1e11
 """Seconds. A time beyond it (or one that is no number) comes from nobody who means it, and fits into no timestamp."""
 
 
 def encode_spec(job: Job) -> bytes:
-    return orjson.dumps({name: getattr(job, name) for name in FIELDS})
+    spec = {name: getattr(job, name) for name in FIELDS}
+    spec |= {name: value for name in OPTIONAL if (value := getattr(job, name)) is not None}
+    return orjson.dumps(spec)
 
 
 def decode_spec(data: bytes | str) -> Job:
@@ -36,6 +40,8 @@ def decode_spec(data: bytes | str) -> Job:
     if spec["mode"] not in ("unary", "stream"):
         raise ValueError(f"unknown mode {spec['mode']!r}")
     spec["tier"] = Tier(spec["tier"])
+    if "idempotency_key" in spec:
+        spec["idempotency_key"] = IdempotencyKey(**spec["idempotency_key"])
     for name in ("created_at", "deadline_at", "retention"):
         spec[name] = float(spec[name])
         if not 0 <= spec[name] < LATEST:

@@ -78,5 +78,7 @@ def test_retry_after_is_what_sdks_honour(seconds: float | None) -> None:
 def test_headers_that_go_with_a_status() -> None:
     assert error_response(errors.AuthenticationFailed("x")).headers["www-authenticate"] == "Bearer"
     assert error_response(errors.Conflict("x")).headers["x-should-retry"] == "false"
+    assert error_response(errors.AttemptsExhausted("x")).headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in error_response(errors.EngineError("x")).headers
     assert "retry-after" in error_response(errors.BackendUnavailable("x")).headers
     assert "retry-after" not in error_response(errors.NotFound("x")).headers

@@ -1,7 +1,8 @@
 -- A record that is written again after the store had lost it gets an epoch of its own, from which its attempts are
 -- numbered: nobody who held the job before the loss has a number that counts.
+-- Answers whether the record is this one: a create that is repeated finds it there.
 -- KEYS job log body · ARGV spec, mode, retention s, deadline, ttl ms, followers, body or '', queue, now, 1 if detached, 1 if restored
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('HGET', KEYS[1], 'spec') == ARGV[1] and 1 or 0 end
 redis.call('HSET', KEYS[1], 'spec', ARGV[1], 'mode', ARGV[2], 'retention', ARGV[3], 'deadline', ARGV[4],
   'status', 'queued', 'attempt', 0, 'tries', 0, 'lost', 0, 'queue', ARGV[8], 'queued', ARGV[9])
 if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'followers', ARGV[6]) end
