@@ -35,10 +35,10 @@ from shared.ports import AttemptFenced, Backend, Claim, Delivery, Ending, NotCla
 from worker import functions, lease, shape
 from worker.elsewhere import FailedHere
 from worker.engines.base import Engine
-from worker.fold import Fold
+from worker.fold import Fold, plain_text
 from worker.frames import FrameEncoder, FrameWriter
 from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain
-from worker.resume import Replay, Sent, can_continue, is_constrained
+from worker.resume import Chunk, Replay, Sent, can_continue, is_constrained
 
 log = structlog.get_logger(__name__)
 
@@ -275,15 +275,21 @@ class Execution:
         generated = engine.generate(request, sent.text if going_on else "")
         async with aclosing(functions.answered(generated, asked)) as chunks:
             async for raw in chunks:
-                chunk = replay.filter(raw)
-                self._fold.add(chunk)
-                if frames := encoder.encode(chunk):
+                if frames := self._taken(replay.filter(raw), encoder):
                     writer.write(frames)
                     if writer.full:
                         await writer.drain()
         if not self._fold.finished:
             raise EngineError("The engine's stream ended before its answer did.")
         return Completed(shape.completion(self._job, self._fold.completion), encoder.end(self._fold.usage))
+
+    def _taken(self, chunk: Chunk, encoder: FrameEncoder) -> bytes:
+        """The chunk's frames, once it is folded."""
+        if (plain := plain_text(chunk)) is not None:
+            self._fold.add_text(chunk, *plain)
+            return encoder.encode_text(*plain)
+        self._fold.add(chunk)
+        return encoder.encode(chunk)
 
     async def _sent_before(self, claim: Claim) -> Sent:
         """What earlier attempts have put into the log."""

@@ -85,6 +85,18 @@ class FoldedChoice:
         return {"content": None, "refusal": None} | {name: tokens or None for name, tokens in self.logprobs.items()}
 
 
+def plain_text(chunk: Mapping[str, Any]) -> tuple[int, str] | None:
+    """The choice and the text of a chunk that is one piece of text and nothing else, as most are."""
+    if len(chunk["choices"]) != 1 or chunk.get("usage"):
+        return None
+    part = chunk["choices"][0]
+    delta = part["delta"]
+    if len(delta) != 1 or part.get("finish_reason") or part.get("logprobs"):
+        return None
+    text = delta.get("content")
+    return (part["index"], text) if text else None
+
+
 class Fold:
     """Takes chunks one by one; `completion` can be asked for at any time, also of a stream that ended early."""
 
@@ -99,6 +111,14 @@ class Fold:
         self.usage = chunk.get("usage") or self.usage
         for part in chunk["choices"]:
             self._choices.setdefault(part["index"], FoldedChoice()).add(part)
+
+    def add_text(self, chunk: Mapping[str, Any], index: int, text: str) -> None:
+        """As `add`, of a chunk that is plain text."""
+        choice = self._choices.get(index)
+        if choice is None or "content" not in choice.texts:
+            self.add(chunk)
+        else:
+            choice.texts["content"].append(text)
 
     @property
     def finished(self) -> bool:

@@ -44,6 +44,12 @@ class FrameEncoder:
         self._suffix = (b',"usage":null}' if include_usage else b"}") + FRAME_END
         self._begun = set(begun or ())
         self._ended = set(ended or ())
+        self._text_suffix = b'},"logprobs":null,"finish_reason":null}]' + self._suffix
+
+    def encode_text(self, index: int, text: str) -> bytes:
+        """The frames of a plain piece of text: the same bytes as `encode` makes, without the dicts in between."""
+        frame = b'%b[{"index":%d,"delta":{"content":%b%b' % (self._prefix, index, orjson.dumps(text), self._text_suffix)
+        return frame if index in self._begun else self._role(index) + frame
 
     def encode(self, chunk: Mapping[str, Any]) -> bytes:
         """The chunk's frames; empty if it holds nothing for the client."""
@@ -55,6 +61,10 @@ class FrameEncoder:
             return DONE
         return self._prefix + b'[],"usage":' + orjson.dumps(usage) + b"}" + FRAME_END + DONE
 
+    def _role(self, index: int) -> bytes:
+        self._begun.add(index)
+        return self._frame(role(index))
+
     def _frame(self, choice: Mapping[str, Any]) -> bytes:
         return self._prefix + orjson.dumps([choice]) + self._suffix
 
@@ -65,12 +75,16 @@ class FrameEncoder:
             return  # Engines announce a role before they have done anything; what is in the log is progress.
         if index not in self._begun:
             self._begun.add(index)
-            yield shaped(index, {"role": "assistant", "content": ""})
+            yield role(index)
         if delta or logprobs:
             yield shaped(index, delta, logprobs)
         if part.get("finish_reason") and index not in self._ended:
             self._ended.add(index)
             yield shaped(index, {}, finish=finish_reason(part["finish_reason"]))
+
+
+def role(index: int) -> dict[str, Any]:
+    return shaped(index, {"role": "assistant", "content": ""})
 
 
 def shaped(index: int, delta: Mapping[str, Any], logprobs: Any = None, finish: str | None = None) -> dict[str, Any]:

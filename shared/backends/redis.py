@@ -8,43 +8,45 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
+import hiredis
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from shared.backends.redis_pipeline import ANSWER_TIMEOUT, Argument, Command, Gathering
 from shared.errors import BackendUnavailable, sentence
 from shared.racing import first
 
 log = structlog.get_logger(__name__)
 
-Argument = bytes | str | int | float
 LUA = Path(__file__).parent / "lua"
 
 CONNECT_TIMEOUT = 2.0
-ANSWER_TIMEOUT = 5.0
-"""Seconds a round trip may take before the store counts as unavailable."""
 
 PING_AFTER = 5.0
 """Seconds of silence after which a subscription asks whether anybody is there: a wire that was cut without a word looks
 just like a channel on which nothing happens.
 """
 
-BATCH = 512
-"""Commands per round trip: enough to share its cost, few enough that nobody waits long for the answers."""
-
 FAILURES = (RedisError, OSError, RuntimeError)
 """What a broken connection raises; RuntimeError is uvloop's word for writing to a closed one."""
+
+
+pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
+
+AWAY = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "OOM", "MISCONF"}
+"""The codes of refusals with which Redis says that it cannot serve at present."""
 
 
 class Script:
@@ -64,123 +66,99 @@ def unavailable(error: Exception) -> BackendUnavailable:
     return BackendUnavailable(f"The store (Redis) does not answer: {sentence(error)}.", retry_after=2)
 
 
-def connect(url: str) -> Redis:
-    """A client that fails fast: whoever calls decides about trying again."""
-    return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-        url,
-        socket_connect_timeout=CONNECT_TIMEOUT,
-        socket_timeout=ANSWER_TIMEOUT,
-        # Once more over a fresh connection, where the old one had died unnoticed; silence is not asked twice.
-        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        max_connections=16,
-    )
+class Wire:
+    """One connection, opened when it is needed and again after it broke."""
 
+    def __init__(self, url: str) -> None:
+        self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            # One timer for a whole round trip, not one for each of its answers.
+            socket_timeout=None,
+            # Answers as they have always been: what the newer protocol adds costs time and tells us nothing.
+            protocol=2,
+            # Whoever calls decides about trying again.
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._connection: AbstractConnection = self._pool.make_connection()
 
-class Waiting(NamedTuple):
-    """A command whose answer somebody awaits, since the loop's clock said `since`."""
+    async def open(self) -> None:
+        """Raises one of FAILURES."""
+        if not self._connection.is_connected:
+            await self._connection.connect()
 
-    future: asyncio.Future[Any]
-    arguments: tuple[Argument, ...]
-    since: float
+    async def send(self, *commands: Command) -> None:
+        """Raises one of FAILURES."""
+        await self.open()
+        await self._connection.send_packed_command(b"".join(map(pack, commands)), check_health=False)
 
+    async def receive(self) -> Any:
+        """The next answer; a refusal is one. Waits for ever; raises one of FAILURES."""
+        try:
+            return cast(Any, await self._connection.read_response(timeout=math.inf))
+        except ResponseError as refusal:
+            return refusal
 
-class Pipeline:
-    """Gathers commands and sends them together. One round trip at a time, so that more gather when Redis is busy."""
+    async def round_trip(self, commands: Sequence[Command]) -> list[Any]:
+        """Tried once more over a fresh connection where the old one had died unnoticed; silence is not asked twice."""
+        try:
+            return await self._exchange(commands)
+        except RedisConnectionError:
+            return await self._exchange(commands)
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
-        self._waiting: list[Waiting] = []
-        self._runner: asyncio.Task[None] | None = None
-
-    def command(self, *arguments: Argument) -> asyncio.Future[Any]:
-        """Under way when this returns; its answer, or BackendUnavailable, comes with the future."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append(Waiting(future, arguments, loop.time()))
-        if self._runner is None:
-            self._runner = asyncio.create_task(self._run(), name="redis-pipeline")
-        return future
-
-    def step(self, name: str, keys: Sequence[str], *arguments: Argument) -> asyncio.Future[Any]:
-        """Run the Lua step `name`."""
-        return self.command("EVALSHA", script(name).sha, len(keys), *keys, *arguments)
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await self.send(*commands)
+                return [await self.receive() for _ in commands]
+        except TimeoutError:
+            await self.close()
+            raise RedisTimeoutError(f"no answer within {ANSWER_TIMEOUT:.0f} seconds") from None
+        except BaseException:
+            # Whatever was not read would be taken for the answers to the next commands.
+            await self.close()
+            raise
 
     async def close(self) -> None:
-        if self._runner is not None:
-            await asyncio.gather(self._runner, return_exceptions=True)
+        with suppress(*FAILURES):
+            await self._connection.disconnect(nowait=True)
 
-    async def _run(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-                await self._send(batch)
-        finally:
-            self._runner = None
-            for each in self._waiting:
-                each.future.cancel()
 
-    async def _send(self, batch: list[Waiting]) -> None:
+class Steps:
+    """Commands and Lua steps over one wire, as the pipeline sends them."""
+
+    def __init__(self, url: str) -> None:
+        self._wire = Wire(url)
+
+    async def exchange(self, commands: Sequence[Command]) -> Sequence[Any]:
+        """The answers, or in the place of one the error it was refused with. Raises BackendUnavailable."""
         try:
-            answers = await self._exchange([each.arguments for each in batch])
+            answers = await self._wire.round_trip(commands)
+            unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if unknown:
+                await self._load({str(commands[index][1]) for index in unknown})
+                again = await self._wire.round_trip([commands[index] for index in unknown])
+                for index, answer in zip(unknown, again, strict=True):
+                    answers[index] = answer
         except FAILURES as error:
-            failure = unavailable(error)
-            batch += self._tired()
-            answers = [failure] * len(batch)
-        except BaseException:
-            for each in batch:
-                each.future.cancel()
-            raise
-        for each, answer in zip(batch, answers, strict=True):
-            resolve(each.future, answer)
-
-    def _tired(self) -> list[Waiting]:
-        """Those who have waited so long for their turn that they need not wait as long again to hear the same."""
-        since = asyncio.get_running_loop().time() - ANSWER_TIMEOUT / 2
-        tired = [each for each in self._waiting if each.since < since]
-        self._waiting = [each for each in self._waiting if each.since >= since]
-        return tired
-
-    async def _exchange(self, commands: list[tuple[Argument, ...]]) -> list[Any]:
-        answers = await self._round_trip(commands)
-        unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if unknown:
-            await self._load({str(commands[index][1]) for index in unknown})
-            again = await self._round_trip([commands[index] for index in unknown])
-            for index, answer in zip(unknown, again, strict=True):
-                answers[index] = answer
-        return answers
-
-    async def _round_trip(self, commands: list[tuple[Argument, ...]]) -> list[Any]:
-        async with self._client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)  # pyright: ignore[reportUnknownMemberType]
-            return await pipe.execute(raise_on_error=False)
+            raise unavailable(error) from error
+        return [unavailable(answer) if is_away(answer) else answer for answer in answers]
 
     async def _load(self, shas: set[str]) -> None:
         """A new or restarted Redis knows no scripts."""
         known = (script(path.stem) for path in LUA.glob("*.lua") if path.stem != "prelude")
-        for item in known:
-            if item.sha in shas:
-                await self._client.script_load(item.source)
+        await self._wire.round_trip([("SCRIPT", "LOAD", item.source) for item in known if item.sha in shas])
+
+    async def close(self) -> None:
+        await self._wire.close()
 
 
-def resolve(future: asyncio.Future[Any], answer: Any) -> None:
-    """Hand an answer, or the error in its place, to whoever still waits."""
-    if future.done():
-        return
-    if isinstance(answer, Exception) and is_away(answer):
-        future.set_exception(unavailable(answer))
-    elif isinstance(answer, Exception):
-        future.set_exception(answer)
-    else:
-        future.set_result(answer)
-
-
-def is_away(error: Exception) -> bool:
+def is_away(answer: Any) -> bool:
     """Whether Redis cannot serve at present, as opposed to refusing this command."""
-    if isinstance(error, ResponseError):
-        return str(error).startswith(("LOADING", "READONLY", "MASTERDOWN", "OOM", "MISCONF"))
-    return isinstance(error, RedisConnectionError | RedisTimeoutError)
+    if not isinstance(answer, ResponseError):
+        return False
+    # The driver takes the code off the words of those errors that it has a class for.
+    return (answer.status_code or str(answer).partition(" ")[0]) in AWAY
 
 
 class Subscription:
@@ -189,7 +167,7 @@ class Subscription:
     """
 
     def __init__(self, url: str, channel: str, receive: Callable[[bytes], None], broken: Callable[[], None]) -> None:
-        self._client = connect(url)
+        self._wire = Wire(url)
         self._channel = channel
         self._receive = receive
         self._broken = broken
@@ -199,11 +177,10 @@ class Subscription:
     async def open(self) -> None:
         """Returns when messages will no longer be missed."""
         try:
-            pubsub = await self._subscribe()
+            await self._subscribe()
         except FAILURES as error:
-            await self._client.aclose()
             raise unavailable(error) from error
-        self._task = asyncio.create_task(self._listen(pubsub), name=f"redis-subscription {self._channel}")
+        self._task = asyncio.create_task(self._listen(), name=f"redis-subscription {self._channel}")
 
     @property
     def task(self) -> asyncio.Task[None]:
@@ -220,35 +197,36 @@ class Subscription:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        with suppress(*FAILURES):
-            await self._client.aclose()
+        await self._wire.close()
 
-    async def _subscribe(self) -> PubSub:
-        pubsub = self._client.pubsub(ignore_subscribe_messages=False)  # pyright: ignore[reportUnknownMemberType]
-        await pubsub.subscribe(self._channel)  # pyright: ignore[reportUnknownMemberType]
-        await pubsub.parse_response(block=True, timeout=ANSWER_TIMEOUT)
-        return pubsub
+    async def _subscribe(self) -> None:
+        answer = (await self._wire.round_trip([("SUBSCRIBE", self._channel)]))[0]
+        if isinstance(answer, Exception):
+            raise answer
 
-    async def _listen(self, pubsub: PubSub) -> None:
+    async def _listen(self) -> None:
         while True:
             try:
-                await first(self._receive_all(pubsub), self._watch(pubsub))
+                await first(self._receive_all(), self._watch())
             except FAILURES as error:
                 log.warning(
                     "redis.subscription_lost", channel=self._channel, error=str(error), next="subscribing again"
                 )
-            await close_quietly(pubsub)
-            pubsub = await self._resubscribe()
+            await self._wire.close()
+            await self._resubscribe()
             self._broken()
 
-    async def _receive_all(self, pubsub: PubSub) -> None:
+    async def _receive_all(self) -> None:
+        """What has come together is handed on together, in one turn of the loop."""
         while True:
-            message = cast(list[Any], await pubsub.parse_response(block=True))
+            message = await self._wire.receive()
             self._heard += 1
+            if isinstance(message, Exception):
+                raise message
             if message[0] == b"message":
                 self._receive(message[2])
 
-    async def _watch(self, pubsub: PubSub) -> None:
+    async def _watch(self) -> None:
         """Raises once the wire is silent though somebody was asked. Beside the reading, so that a message costs no
         timer.
         """
@@ -256,12 +234,12 @@ class Subscription:
             heard = self._heard
             await asyncio.sleep(PING_AFTER)
             if heard == self._heard:
-                await pubsub.ping()  # pyright: ignore[reportUnknownMemberType]
+                await self._wire.send(("PING",))
                 await asyncio.sleep(PING_AFTER)
                 if heard == self._heard:
                     raise RedisTimeoutError("no answer to a ping")
 
-    async def _resubscribe(self) -> PubSub:
+    async def _resubscribe(self) -> None:
         delay = 0.05
         while True:
             try:
@@ -269,11 +247,6 @@ class Subscription:
             except FAILURES:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 0.25)
-
-
-async def close_quietly(pubsub: PubSub) -> None:
-    with suppress(*FAILURES):
-        await pubsub.aclose()
 
 
 @asynccontextmanager
@@ -288,14 +261,27 @@ async def subscription(
         await opened.close()
 
 
+class Pipeline(Gathering):
+    def step(
+        self,
+        name: str,
+        keys: Sequence[str],
+        *arguments: Argument,
+        read: Callable[[Any], Any] | None = None,
+        patient: bool = False,
+    ) -> asyncio.Future[Any]:
+        """Run the Lua step `name`."""
+        return self.command("EVALSHA", script(name).sha, len(keys), *keys, *arguments, read=read, patient=patient)
+
+
 class RedisServer:
     """One Redis, as the ports see it: steps through the pipeline, messages through subscriptions."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._client = connect(url)
-        self.pipeline = Pipeline(self._client)
+        self._steps = Steps(url)
+        self.pipeline = Pipeline(self._steps.exchange)
 
     async def close(self) -> None:
         await self.pipeline.close()
-        await self._client.aclose()
+        await self._steps.close()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from shared.backends import redis_keys as keys
 from shared.backends.ending import decode_ending
@@ -24,10 +22,13 @@ class RedisLog:
         self._replica = replica
 
     def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
-        answer = self._redis.step(
-            "append", keys.of_job(job_id)[:2], job_id, attempt, offset, frames, count_frames(frames)
+        return self._redis.step(
+            *("append", keys.of_job(job_id)[:2]),
+            *(job_id, attempt, offset, frames, count_frames(frames)),
+            read=raise_if_refused,
+            # Whoever waits for the first frame has waited long enough.
+            patient=offset > 0,
         )
-        return chained(answer)
 
     @asynccontextmanager
     async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:
@@ -50,26 +51,6 @@ class RedisLog:
         status, data, size, header, result, epoch = answer
         ending = decode_ending(header, result or None) if header else None
         return Snapshot(data, size, JobStatus(status.decode()), ending, epoch=int(epoch))
-
-
-def chained(answer: asyncio.Future[Any]) -> asyncio.Future[None]:
-    """The step's future, with a refusal raised as such."""
-    outcome: asyncio.Future[None] = answer.get_loop().create_future()
-
-    def settle(done: asyncio.Future[Any]) -> None:
-        if outcome.done():
-            return
-        try:
-            raise_if_refused(done.result())
-        except asyncio.CancelledError:
-            outcome.cancel()
-        except Exception as error:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(None)
-
-    answer.add_done_callback(settle)
-    return outcome
 
 
 def dispatch(hub: FollowerHub, message: bytes) -> None:

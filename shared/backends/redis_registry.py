@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -144,12 +144,9 @@ async def heard(requests: asyncio.Queue[str], watched: Sequence[asyncio.Task[Non
             getting.cancel()
 
 
-def uptime(info: Mapping[str, Any] | bytes) -> int:
-    """Seconds, from INFO's answer, which a pipeline of raw commands may leave as text."""
-    if isinstance(info, bytes):
-        fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    else:
-        fields = info
+def uptime(info: bytes) -> int:
+    """Seconds, from INFO's answer."""
+    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     return int(fields["uptime_in_seconds"])
 
 

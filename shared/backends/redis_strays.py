@@ -78,7 +78,7 @@ class StrayFinder:
         found = await self._redis.command(
             *("ZRANGE", keys.open_jobs(str(queue)), start, stop, "BYSCORE", *how, "LIMIT", 0, limit, "WITHSCORES")
         )
-        return [Waiting(raw.decode(), float(score)) for raw, score in found]
+        return [Waiting(raw.decode(), float(score)) for raw, score in zip(found[::2], found[1::2], strict=True)]
 
     async def _look(self, waiting: Waiting, queue: QueueName, latest: float) -> Job | None:
         """The job, if nobody could be running it."""

@@ -13,6 +13,7 @@ from shared.ports import AttemptFenced
 from tests.support.wait_until import wait_until
 from tests.worker.scripted import USAGE, chunk, delta
 from worker import frames
+from worker.fold import Fold, plain_text
 from worker.frames import FrameEncoder, FrameWriter
 
 HEAD = {"id": "chatcmpl-1", "created": 7, "model": "m", "service_tier": "default"}
@@ -114,6 +115,38 @@ def test_the_end_is_done_alone_unless_usage_was_asked_for() -> None:
 def test_with_usage_every_other_frame_says_null() -> None:
     assert [each["usage"] for each in encoded(chunk(delta("hi")), include_usage=True)] == [None, None]
     assert "usage" not in encoded(chunk(delta("hi")))[0]
+
+
+@pytest.mark.parametrize("begun", [set[int](), {0, 1}])
+@pytest.mark.parametrize("text", ["hi", " ", 'quotes " and \\', "line\nend", "ünï→🎈"])
+def test_plain_text_is_encoded_and_folded_like_everything_else(text: str, begun: set[int]) -> None:
+    each = chunk(delta(text, index=1))
+    options: dict[str, Any] = {"include_usage": True, "begun": begun}
+
+    assert plain_text(each) == (1, text)
+    assert FrameEncoder(HEAD, **options).encode_text(1, text) == FrameEncoder(HEAD, **options).encode(each)
+    quick, slow = Fold(), Fold()
+    for _ in range(2):
+        quick.add_text(each, 1, text)
+        slow.add(each)
+    assert quick.completion == slow.completion
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        chunk(),
+        chunk(delta("")),
+        chunk(delta(refusal="no")),
+        chunk(delta("hi", role="assistant")),
+        chunk(delta("hi", finish="stop")),
+        chunk(delta("a"), delta("b", index=1)),
+        chunk({**delta("hi"), "logprobs": {"content": []}}),
+        chunk(delta("hi"), usage=USAGE),
+    ],
+)
+def test_a_chunk_that_says_more_is_not_plain_text(each: dict[str, Any]) -> None:
+    assert plain_text(each) is None
 
 
 # ── writer ──

@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 
 from tests.worker.engines.requests import ask, pieces, read, text_of
-from worker.engines.simulated import SimulatedEngine
+from worker.engines.simulated import AT_ONCE, SimulatedEngine
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ def test_a_unary_answer_takes_as_long_as_the_stream() -> None:
     assert run_instantly(duration) == pytest.approx(0.040 + 10 * 0.005)
 
 
-async def test_others_get_their_turn_between_tokens_at_full_speed(engine: SimulatedEngine) -> None:
+async def test_others_get_their_turn_every_few_tokens_at_full_speed(engine: SimulatedEngine) -> None:
     loop, turns = asyncio.get_running_loop(), 0
 
     def other() -> None:
@@ -157,7 +157,7 @@ async def test_others_get_their_turn_between_tokens_at_full_speed(engine: Simula
     waiting = loop.call_soon(other)
     await read(engine, ask(max_tokens=100))
     waiting.cancel()
-    assert turns >= 100
+    assert turns >= 100 // AT_ONCE
 
 
 def test_a_simulated_worker_needs_neither_llama_cpp_nor_an_http_client() -> None:

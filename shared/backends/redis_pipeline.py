@@ -1,0 +1,140 @@
+"""Many commands, few round trips: what is asked in one event-loop turn, and what gathers while a round trip is under
+way, goes to Redis together.
+
+Most commands are sent at once. A patient one (a frame of a stream that has begun) waits up to GATHER after the last
+round trip for company: at ten thousand tokens a second that makes one round trip of twenty, and a lone stream, for
+which the last one is long past, does not wait at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from shared.errors import BackendUnavailable
+
+Argument = bytes | str | int | float
+Command = tuple[Argument, ...]
+
+ANSWER_TIMEOUT = 5.0
+"""Seconds a round trip may take before the store counts as unavailable."""
+
+BATCH = 512
+"""Commands per round trip: enough to share its cost, few enough that nobody waits long for the answers."""
+
+GATHER = 0.002
+"""Seconds from one round trip to the next while only patient commands wait."""
+
+Exchange = Callable[[Sequence[Command]], Awaitable[Sequence[Any]]]
+"""Sends commands together; their answers, or in the place of one the error it was refused with. Raises
+BackendUnavailable where there was no answer."""
+
+
+class Waiting(NamedTuple):
+    """A command whose answer somebody awaits, since the loop's clock said `since`."""
+
+    future: asyncio.Future[Any]
+    command: Command
+    read: Callable[[Any], Any] | None
+    since: float
+
+
+class Gathering:
+    """Gathers commands and sends them together. One round trip at a time, so that more gather when Redis is busy."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._waiting: list[Waiting] = []
+        self._runner: asyncio.Task[None] | None = None
+        self._hurried = False
+        self._gathering: asyncio.Future[None] | None = None
+        self._sent_at = 0.0
+
+    def command(
+        self, *command: Argument, read: Callable[[Any], Any] | None = None, patient: bool = False
+    ) -> asyncio.Future[Any]:
+        """Under way when this returns; its answer as `read` reads it, or BackendUnavailable, comes with the future."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append(Waiting(future, command, read, loop.time()))
+        if not patient:
+            self._hurry()
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run(), name="redis-pipeline")
+        return future
+
+    async def close(self) -> None:
+        self._hurry()
+        if self._runner is not None:
+            await asyncio.gather(self._runner, return_exceptions=True)
+
+    def _hurry(self) -> None:
+        self._hurried = True
+        if self._gathering is not None:
+            settle(self._gathering)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                if not self._hurried:
+                    await self._gather()
+                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+                self._hurried = bool(self._waiting)
+                await self._send(batch)
+        finally:
+            self._runner = None
+            for each in self._waiting:
+                each.future.cancel()
+
+    async def _gather(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._sent_at >= GATHER:
+            return
+        self._gathering = loop.create_future()
+        timer = loop.call_later(GATHER, settle, self._gathering)
+        try:
+            await self._gathering
+        finally:
+            timer.cancel()
+            self._gathering = None
+
+    async def _send(self, batch: list[Waiting]) -> None:
+        self._sent_at = asyncio.get_running_loop().time()
+        try:
+            answers = await self._exchange([each.command for each in batch])
+        except BackendUnavailable as failure:
+            batch += self._tired()
+            answers = [failure] * len(batch)
+        except BaseException:
+            for each in batch:
+                each.future.cancel()
+            raise
+        for each, answer in zip(batch, answers, strict=True):
+            resolve(each, answer)
+
+    def _tired(self) -> list[Waiting]:
+        """Those who have waited so long for their turn that they need not wait as long again to hear the same."""
+        since = asyncio.get_running_loop().time() - ANSWER_TIMEOUT / 2
+        tired = [each for each in self._waiting if each.since < since]
+        self._waiting = [each for each in self._waiting if each.since >= since]
+        return tired
+
+
+def settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def resolve(waiting: Waiting, answer: Any) -> None:
+    """Hand an answer, or the error in its place, to whoever still waits."""
+    future, read = waiting.future, waiting.read
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+        return
+    try:
+        future.set_result(answer if read is None else read(answer))
+    except Exception as refusal:
+        future.set_exception(refusal)
