@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
@@ -17,7 +18,7 @@ from producer.idempotency import HEADER, idempotency_key
 from producer.jobs import MAX_WAIT, job_response
 from producer.openapi import COMPLETION, COMPLETION_REQUEST, COMPLETION_STREAM, FOR_COMPLETIONS, JOB_CREATED, answers
 from producer.submission import Submission
-from shared.errors import InvalidRequest, UnsupportedMediaType
+from shared.errors import BackendUnavailable, InvalidRequest, UnsupportedMediaType
 from shared.job import Job
 from shared.schema import MAX_DEADLINE, parse_request
 
@@ -74,7 +75,8 @@ async def answer_with_job(doors: Doors, submission: Submission, preferences: Pre
     """202 and the job; the completion itself where it is done within the `wait` that the client prefers."""
     job = await doors.service.submit(submission)
     if preferences.wait:
-        job = await wait_for_end(doors, job, min(preferences.wait, MAX_WAIT))
+        with suppress(BackendUnavailable):  # It is accepted all the same.
+            job = await wait_for_end(doors, job, min(preferences.wait, MAX_WAIT))
         if job.status.terminal:
             return Response(await doors.service.result(job), media_type="application/json")
     response = await job_response(doors, job, status=202)

@@ -21,7 +21,8 @@ from producer.openapi import (
     is_json,
     is_stream,
 )
-from shared.errors import InvalidRequest
+from producer.service import Place
+from shared.errors import BackendUnavailable, InvalidRequest
 from shared.job import Job, JobStatus
 from shared.ports import JobFilter
 
@@ -36,7 +37,7 @@ async def job_response(doors: Doors, job: Job, status: int = 200, *, known: str 
     """The job object with where it waits; polls learn from the headers when to come back and whether anything
     changed. `known`: the client's If-None-Match.
     """
-    place = None if job.status is not JobStatus.QUEUED else await doors.service.place(job)
+    place = await place_of(doors, job)
     tag = wire.etag(job, place and place.position)
     headers = {"etag": tag, "x-job-id": job.id}
     if not job.status.terminal:
@@ -45,6 +46,16 @@ async def job_response(doors: Doors, job: Job, status: int = 200, *, known: str 
         return Response(status_code=304, headers=headers)
     body = wire.job_object(job, position=place and place.position, eta=place and place.eta)
     return json_response(body, status, headers)
+
+
+async def place_of(doors: Doors, job: Job) -> Place | None:
+    """None where it does not wait, or the store cannot say: a job that was accepted is not to be answered with 503."""
+    if job.status is not JobStatus.QUEUED:
+        return None
+    try:
+        return await doors.service.place(job)
+    except BackendUnavailable:
+        return None
 
 
 @router.get(

@@ -307,10 +307,17 @@ class JobService:
             await self.end_unclaimed(
                 job.id, JobStatus.FAILED, RequestLost("No copy of the job's request is left."), owner=job.owner
             )
+        elif await self._serves_nobody(job):
+            log.warning("job.orphaned", job=job.id, next="its API died before it was accepted: cancelled")
+            await self.cancel(job.id)
         else:
             log.warning("job.stray", job=job.id, status=job.status, next="it had no message: published again")
             await self._publish(job, body)
             await self._backend.store.requeued(job.id)
+
+    async def _serves_nobody(self, job: Job) -> bool:
+        """A call that no worker has ever had, whose client's API has gone: its client has heard nothing of it."""
+        return not job.detached and job.attempt == 0 and not await self._backend.log.followed(job.id)
 
     # ── end ──
 

@@ -109,6 +109,10 @@ async def waiting(
             except FollowerClosed:
                 client.ending = "hung_up"
                 service.abandon(call)
+            except BackendUnavailable:
+                # Its client is told to come again, and would not know of this job.
+                service.abandon(call)
+                raise
             except asyncio.CancelledError:
                 # This process is stopping, not the client leaving: the job runs on, and its events can be followed.
                 client.ending = "cut_off"

@@ -187,6 +187,10 @@ class JobLog(Protocol):
         """
         ...
 
+    async def followed(self, job_id: str) -> bool:
+        """Whether a replica that is there follows the job. One of which that cannot be told is taken to be there."""
+        ...
+
     async def read(self, job_id: str, offset: int = 0) -> bytes:
         """The log's bytes from `offset` as it stands."""
         ...

@@ -31,6 +31,9 @@ class EmbeddedLog:
         with self._hub.following(follower):
             yield follower
 
+    async def followed(self, job_id: str) -> bool:
+        return job_id in self._hub
+
     async def read(self, job_id: str, offset: int = 0) -> bytes:
         return await self._database.run(lambda db: views.read_all(db, job_id, offset, time.time()))
 

@@ -9,6 +9,7 @@ from shared.backends import redis_keys as keys
 from shared.backends.ending import decode_ending
 from shared.backends.follower import FollowerHub, LogFollower, Snapshot
 from shared.backends.redis import Pipeline
+from shared.backends.redis_presence import anybody_hears
 from shared.backends.redis_store import raise_if_refused, retrieve
 from shared.frames import count_frames
 from shared.job import JobStatus
@@ -39,6 +40,10 @@ class RedisLog:
         finally:
             if not follower.ended and job_id not in self._hub:
                 self._redis.step("unfollow", [keys.job(job_id)], self._replica).add_done_callback(retrieve)
+
+    async def followed(self, job_id: str) -> bool:
+        replicas = await self._redis.command("HGET", keys.job(job_id), "followers")
+        return bool(replicas) and await anybody_hears(self._redis, *map(keys.replica, replicas.decode().split()))
 
     async def read(self, job_id: str, offset: int = 0) -> bytes:
         return await self._redis.command("GETRANGE", keys.log(job_id), offset, -1)

@@ -16,6 +16,7 @@ import structlog
 
 from shared.backends import redis_keys as keys
 from shared.backends.redis import RedisServer, subscription
+from shared.backends.redis_presence import anybody_hears
 from shared.errors import BackendUnavailable
 from shared.ports import Membership, ModelInfo, WorkerInfo
 
@@ -25,10 +26,6 @@ HEARTBEAT = 5.0
 WORKER_TTL = 3 * HEARTBEAT
 MODEL_TTL = 86400.0
 """Seconds for which a model stays in the catalog after its last worker was seen: its jobs wait for the next one."""
-
-
-RETURNS_WITHIN = 3
-"""Seconds in which every worker that lives has subscribed again after the store was restarted."""
 
 
 class RedisMembership:
@@ -102,13 +99,7 @@ class RedisRegistry:
             log.warning("registry.leave_failed", error=error.message, next="the record expires by itself")
 
     async def alive(self, worker_id: str) -> bool:
-        _, listeners = await self._redis.command("PUBSUB", "NUMSUB", keys.worker_channel(worker_id))
-        return listeners > 0 or await self._just_started()
-
-    async def _just_started(self) -> bool:
-        """Whether the store is so young that the living may not have come back to their channels yet."""
-        answer = await self._redis.command("INFO", "server")
-        return uptime(answer) < RETURNS_WITHIN
+        return await anybody_hears(self._redis, keys.worker_channel(worker_id))
 
     async def workers(self) -> Sequence[WorkerInfo]:
         since = time.time() - WORKER_TTL
@@ -142,12 +133,6 @@ async def heard(requests: asyncio.Queue[str], watched: Sequence[asyncio.Task[Non
             yield getting.result()
         finally:
             getting.cancel()
-
-
-def uptime(info: bytes) -> int:
-    """Seconds, from INFO's answer."""
-    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    return int(fields["uptime_in_seconds"])
 
 
 def decode_worker(fields: dict[str, Any]) -> WorkerInfo:

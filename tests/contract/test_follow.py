@@ -10,6 +10,7 @@ from shared.errors import Gone
 from shared.frames import DONE
 from shared.job import JobStatus, Mode, new_job_id
 from shared.ports import Backend, Claim, Ending, Follower, FollowerClosed
+from tests.contract.conftest import Maker
 from tests.contract.performers import (
     A_MOMENT,
     CANCELLED,
@@ -242,3 +243,28 @@ async def test_a_follower_that_leaves_does_not_hinder_the_others(backend: Backen
         log = await perform(backend, claim, some_frames(3))
         assert (await read_to_end(stays)).data == log
     assert log.endswith(DONE)
+
+
+async def test_whether_anybody_follows_is_known_to_all(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    job = new_job()
+    async with one.log.follow(job.id, created_here=True):
+        await one.store.create(job, body=b"{}", followed=True)
+        assert await other.log.followed(job.id)
+    await wait_until(lambda: nobody_follows(other, job.id))
+    async with other.log.follow(job.id) as follower:
+        await follower.next(A_MOMENT)
+        assert await one.log.followed(job.id)
+
+
+async def nobody_follows(backend: Backend, job_id: str) -> bool:
+    return not await backend.log.followed(job_id)
+
+
+@pytest.mark.parametrize("kind", ["distributed"], indirect=True)
+async def test_a_replica_that_is_gone_follows_nothing(backend: Backend, maker: Maker) -> None:
+    job = new_job()
+    async with maker() as gone:
+        await gone.store.create(job, body=b"{}", followed=True)
+        assert await backend.log.followed(job.id)
+    await wait_until(lambda: nobody_follows(backend, job.id))

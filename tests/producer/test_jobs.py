@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shared.errors import BackendUnavailable
 from tests.producer.api import COMPLETIONS, Answer, Api, ask, embedded_api
 from tests.support.wait_until import wait_until
 
@@ -39,6 +40,19 @@ async def test_a_job_is_asked_for_by_header_or_field(api: Api, how: str) -> None
     assert answer.headers["location"] == f"/v1/jobs/{answer.json['id']}"
     assert answer.headers.get("preference-applied") == (None if how == "field" else "respond-async")
     assert answer.headers["x-job-id"] == answer.json["id"]
+
+
+async def test_a_job_that_was_accepted_is_answered_for_though_the_store_goes_away(
+    idle_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise BackendUnavailable("The store is away.")
+
+    monkeypatch.setattr(idle_api.backend.store, "position", away)
+    assert (await idle_api.post(ask(background=True))).status == 202
+    monkeypatch.setattr(idle_api.backend.store, "get", away)
+    answer = await idle_api.post(ask(), prefer="wait=5")
+    assert (answer.status, answer.json["status"]) == (202, "queued")
 
 
 async def test_a_new_jobs_object(idle_api: Api) -> None:

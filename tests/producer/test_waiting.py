@@ -1,9 +1,15 @@
 """What a client sees while it waits: nothing at first, then signs of life."""
 
 import asyncio
+import json
 
 import pytest
 
+from producer.auth import ANYONE, Principal
+from producer.submission import Submission
+from producer.waiting import waiting
+from shared.errors import BackendUnavailable
+from shared.schema import parse_request
 from tests.producer.api import COMPLETIONS, Api, ask, embedded_api, raw_post
 from tests.support.wait_until import wait_until
 
@@ -64,3 +70,13 @@ async def test_a_call_outlives_a_wait_for_its_worker(idle_api: Api, stream: bool
     await wait_until(idle_api.queued, "the call to wait")
     async with idle_api.worker():
         assert b"t009" in (await answer).body
+
+
+async def test_a_call_that_is_refused_after_all_leaves_no_job_behind(idle_api: Api) -> None:
+    """Its client is told to come again, and makes another one."""
+    request = parse_request(json.dumps(ask()).encode())
+    submission = Submission(Principal(ANYONE), b"{}", request, "unary")
+    with pytest.raises(BackendUnavailable):
+        async with waiting(idle_api.service, lambda: idle_api.service.call(submission), "unary") as client:
+            raise BackendUnavailable("The store has been away for too long.")
+    assert (await idle_api.ended(client.job.id))["status"] == "cancelled"

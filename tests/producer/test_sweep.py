@@ -1,0 +1,60 @@
+"""What the sweeper finds: a job that somebody waits for is published again, and one that serves nobody is not run."""
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from producer.auth import ANYONE
+from shared.backends.distributed import DistributedBackend, open_distributed
+from shared.job import Job, QueueName, Tier, new_job_id
+from tests.producer.api import MODEL, Api, ask
+from tests.support.wait_until import wait_until
+
+QUEUE = QueueName(MODEL, Tier.DEFAULT)
+
+
+@pytest.fixture
+async def dying(amqp_url: str, redis_url: str) -> AsyncIterator[DistributedBackend]:
+    """That of an API which dies between a job's record and its message."""
+    async with open_distributed(amqp_url, redis_url) as backend:
+        yield backend
+
+
+def new_job(*, detached: bool = False) -> Job:
+    now = time.time()
+    return Job(new_job_id(now), ANYONE, *(MODEL, Tier.DEFAULT, "stream"), now, now + 600, 60, detached=detached)
+
+
+async def swept(api: Api) -> int:
+    return await api.service.sweep(QUEUE, 0.0)
+
+
+async def test_a_call_whose_api_died_before_it_was_accepted_is_cancelled_and_not_run(
+    distributed_api: Api, dying: DistributedBackend
+) -> None:
+    job = new_job()
+    await dying.store.create(job, body=b"{}", followed=True)
+    await dying.close()
+    await wait_until(lambda: nobody_follows(distributed_api, job.id), "its API to be missed")
+
+    assert await swept(distributed_api) == 1
+
+    assert (await distributed_api.ended(job.id))["status"] == "cancelled"
+    assert distributed_api.engine.asked == []
+
+
+async def nobody_follows(api: Api, job_id: str) -> bool:
+    return not await api.backend.log.followed(job_id)
+
+
+@pytest.mark.parametrize("detached", [False, True])
+async def test_a_job_that_somebody_waits_or_may_come_for_is_run(
+    distributed_api: Api, dying: DistributedBackend, detached: bool
+) -> None:
+    job = new_job(detached=detached)
+    await dying.store.create(job, body=str(ask()).replace("'", '"').encode(), followed=not detached)
+
+    assert await swept(distributed_api) == 1
+
+    assert (await distributed_api.ended(job.id))["status"] == "completed"
