@@ -16,6 +16,7 @@ BACKEND = ("amqp_url", "redis_url", "queue_limit", "consumer_timeout")
 API = (
     *("host", "port", "api_keys", "body_limit", "models", "job_deadline", "retention", "job_retention"),
     *("keepalive", "unary_padding", "sweep"),
+    *("file_limit", "file_retention", "files_dir", "files_url", "files_endpoint"),
 )
 WORKER = (
     *("engine", "model", "model_id", "engine_url", "engine_api_key", "engine_command", "engine_args"),

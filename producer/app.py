@@ -16,28 +16,41 @@ from producer.catalog import Catalog
 from producer.dead_letters import settle_dead_letters
 from producer.dependencies import Doors
 from producer.errors import install_error_handlers
+from producer.files import routes as files
+from producer.files.catalog import Files
+from producer.files.reaper import reap
 from producer.health import Health, health_router
 from producer.keys import KeyBook
 from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext
 from producer.openapi import openapi_of
 from producer.service import JobService
+from producer.storage import open_storage
 from producer.sweeper import sweep
 from shared.ports import Backend
 from shared.settings import Settings
 
-EXPOSED = ("x-request-id", "x-job-id", "x-queue-wait-ms", "openai-processing-ms", "retry-after", "location", "etag")
+EXPOSED = (
+    *("x-request-id", "x-job-id", "x-queue-wait-ms", "openai-processing-ms", "retry-after", "location", "etag"),
+    *("x-incomplete", "x-last-line", "content-range"),
+)
+FILES = "/v1/files"
+FORM_ROOM = 1024 * 1024
+"""Bytes of an upload that are not the file's own."""
 
 
 def create_app(backend: Backend, settings: Settings) -> FastAPI:
     """The application on an open backend; who opened it closes it."""
     catalog = Catalog(backend.registry, settings.configured_models)
     keyring = Keyring(settings.keys, KeyBook(backend.documents), on_loopback=settings.on_loopback)
-    doors = Doors(settings, backend, keyring, JobService(backend, catalog, settings), catalog, Health())
+    storage = open_storage(settings)
+    service, kept = JobService(backend, catalog, settings), Files(backend.documents, storage)
+    doors = Doors(settings, backend, keyring, service, catalog, Health(), kept)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         doors.health.run("dead-letters", settle_dead_letters(backend, doors.service))
         doors.health.run("sweeper", sweep(doors.service, catalog, settings.sweep))
+        doors.health.run("reaper", reap(kept, storage))
         try:
             yield
         finally:
@@ -55,7 +68,8 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.state.doors = doors
-    for router in (completions.router, stored.router, jobs.router, models.router, health_router()):
+    routers = (completions.router, stored.router, jobs.router, models.router, files.router, health_router())
+    for router in routers:
         app.include_router(router)
     install_error_handlers(app)
     install_middleware(app, doors)
@@ -70,7 +84,8 @@ def operation_id(route: APIRoute) -> str:
 
 def install_middleware(app: FastAPI, doors: Doors) -> None:
     """Added last is outermost. CORS is outside authentication, or a browser could not read a 401."""
-    app.add_middleware(BodyLimit, limit=doors.settings.body_limit)
+    settings = doors.settings
+    app.add_middleware(BodyLimit, limit=settings.body_limit, others={FILES: settings.file_limit + FORM_ROOM})
     app.add_middleware(Authentication, keyring=doors.keyring)
     app.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED

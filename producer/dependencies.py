@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from producer.auth import Keyring, Principal
 from producer.catalog import Catalog
+from producer.files.catalog import Files
 from producer.health import Health
 from producer.service import JobService
 from shared.ports import Backend
@@ -25,6 +26,7 @@ class Doors:
     service: JobService
     catalog: Catalog
     health: Health
+    files: Files
 
 
 def doors_of(request: Request) -> Doors:

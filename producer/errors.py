@@ -31,6 +31,7 @@ STATUS_OF: Mapping[type[IgniteError], int] = {
     errors.JobCancelled: 409,
     errors.RequestTooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.RangeNotSatisfiable: 416,
     errors.InvalidRequest: 400,
 }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Mapping
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -82,40 +83,45 @@ class Authentication:
 
 
 class BodyLimit:
-    """Refuses larger bodies with 413, by their announced length or while they come in."""
+    """Refuses larger bodies with 413, by their announced length or while they come in. `others`: paths that have a
+    limit of their own.
+    """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, others: Mapping[str, int]) -> None:
         self._app = app
         self._limit = limit
+        self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        limit = self._others.get(scope["path"], self._limit)
         announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdigit() and int(announced) > self._limit:
+        if announced.isdigit() and int(announced) > limit:
             await drop_body(receive)
-            await error_response(self._refusal())(scope, receive, send)
+            await error_response(refusal(limit))(scope, receive, send)
             return
-        await self._app(scope, self._counting(receive), send)
+        await self._app(scope, self._counting(receive, limit), send)
 
-    def _counting(self, receive: Receive) -> Receive:
+    def _counting(self, receive: Receive, limit: int) -> Receive:
         taken = 0
 
         async def receive_counted() -> Message:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > self._limit:
+            if taken > limit:
                 if message.get("more_body"):
                     await drop_body(receive)
-                raise self._refusal()
+                raise refusal(limit)
             return message
 
         return receive_counted
 
-    def _refusal(self) -> RequestTooLarge:
-        return RequestTooLarge(f"The request body is larger than {self._limit:,} bytes.")
+
+def refusal(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request body is larger than {limit:,} bytes.")
 
 
 async def drop_body(receive: Receive) -> None:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from producer.files.upload import EXPIRY, PURPOSES
 from producer.shapes import ChatCompletion, ChatCompletionChunk, Error, HealthReport, Job
 from shared.schema import MAX_DEADLINE, ChatCompletionRequest, MetadataUpdate
 
@@ -30,7 +31,8 @@ ERRORS: Mapping[int, str] = {
     409: "Not in the present state of the job.",
     410: "It existed; its data has expired.",
     413: "The body is too large.",
-    415: "The body is not JSON.",
+    415: "The body is of another type than this call takes.",
+    416: "There is nothing in this range.",
     429: "Too much for now: come back after `Retry-After` seconds.",
     500: "The engine failed.",
     503: "The broker or the store does not answer, or this server is shutting down.",
@@ -60,6 +62,10 @@ COMPLETION = is_json(ChatCompletion, "The completion; its stream where `stream` 
 COMPLETION[200]["content"] = is_stream("")[200]["content"]
 COMPLETION_STREAM = is_stream("Chunks, each in a `data:` line with a blank line after it, then `data: [DONE]`.")
 ALIVE = is_json(HealthReport, "This process is there.")
+FILE_CONTENT: Answers = {
+    200: {"description": "All of it.", "content": {"application/octet-stream": {}}},
+    206: {"description": "The range that was asked for.", "content": {"application/octet-stream": {}}},
+}
 READINESS = is_json(HealthReport, "All parts answer.") | is_json(HealthReport, "One does not.", 503)
 UNCHANGED: Answers = {304: {"description": "As it was, for `If-None-Match`."}}
 JOB_CREATED = is_json(Job, "The job, for `background` and `Prefer: respond-async`.", 202)
@@ -103,6 +109,25 @@ METADATA_UPDATE: dict[str, Any] = {
         "required": True,
         "content": {JSON: {"schema": {"$ref": f"{COMPONENTS}MetadataUpdate"}}},
     },
+}
+FILE_UPLOAD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "purpose": {"type": "string", "enum": [*PURPOSES]},
+                        "file": {"type": "string", "format": "binary"},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer", "minimum": EXPIRY[0], "maximum": EXPIRY[1]},
+                    },
+                }
+            }
+        },
+    }
 }
 LAST_EVENT_ID: dict[str, Any] = {
     "parameters": [header("Last-Event-ID", "Resume after this frame.", type="integer", minimum=0, maximum=MAX_FRAME)],

@@ -171,6 +171,34 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
+class File(BaseModel):
+    """Times are Unix seconds. `status` is `uploaded` while a batch still writes the file."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: Literal["uploaded", "processed"]
+    status_details: None
+
+
+class FileList(BaseModel):
+    object: Literal["list"]
+    data: list[File]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FileDeleted(BaseModel):
+    id: str
+    object: Literal["file"]
+    deleted: bool
+
+
 class HealthReport(BaseModel):
     status: Literal["ok", "unavailable"]
     checks: dict[str, str] = Field({}, description="Each part with `ok`, or what is wrong with it.")

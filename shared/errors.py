@@ -85,6 +85,12 @@ class RequestTooLarge(InvalidRequest):
     default_code = "request_too_large"
 
 
+class RangeNotSatisfiable(InvalidRequest):
+    """The range begins beyond the end of the file."""
+
+    default_code = "range_not_satisfiable"
+
+
 class UnsupportedMediaType(InvalidRequest):
     """The body is not announced as JSON."""
 
@@ -125,6 +131,12 @@ class BackendUnavailable(Unavailable):
     """The broker or the store does not answer."""
 
     default_code = "broker_unavailable"
+
+
+class StorageUnavailable(Unavailable):
+    """The disk or the object storage that keeps files does not do what it is asked."""
+
+    default_code = "storage_unavailable"
 
 
 class DataDirectoryInUse(BackendUnavailable):

@@ -66,6 +66,13 @@ class Settings(BaseSettings):
     store_retention: float = Field(30 * 86_400, gt=0, description="the same for completions with `store: true`")
     keepalive: float = Field(10, gt=0, description="between keep-alives of a quiet stream")
     sweep: float = Field(60, gt=0, description="between searches for jobs that the broker has lost")
+    file_limit: int = Field(512 * 1024 * 1024, ge=1, description="largest file that may be uploaded")
+    file_retention: float = Field(
+        30 * 86_400, gt=0, description="how long a file is kept where its client does not say, and a batch"
+    )
+    files_dir: Path | None = Field(None, description="where files are kept; None: 'files' in data_dir")
+    files_url: str | None = Field(None, description="s3://bucket/prefix: files are kept there instead")
+    files_endpoint: str | None = Field(None, description="the S3 server's URL; None: Amazon's")
     unary_padding: float = Field(30, ge=0, description="until a waiting unary answer sends newlines; 0: it never does")
 
     # the worker
@@ -190,6 +197,8 @@ def check_agreement(settings: Settings) -> None:
         ("amqp_url", split_list(settings.amqp_url or ""), ("amqp", "amqps")),
         ("redis_url", [settings.redis_url], ("redis", "rediss", "unix")),
         ("engine_url", [settings.engine_url], ("http", "https", "unix")),
+        ("files_url", [settings.files_url], ("s3",)),
+        ("files_endpoint", [settings.files_endpoint], ("http", "https")),
     ):
         if any(url is not None and urlsplit(url).scheme not in schemes for url in urls):
             raise SettingsError(f"The setting {name} must begin with {' or '.join(f'{scheme}:' for scheme in schemes)}")

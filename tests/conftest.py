@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.rabbitmq import RabbitMQ, find_rabbitmq, rabbitmq_in_docker, rabbitmq_on_this_machine
 from tests.support.redis import Redis, find_redis, redis_in_docker, redis_on_this_machine
+from tests.support.s3 import S3
 
 DOCKER = os.environ.get("IGNITE_TEST_DOCKER") == "1"
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
@@ -34,6 +35,16 @@ def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     yield from _run(_redis(tmp_path_factory.mktemp("redis")))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    server = S3(tmp_path_factory.mktemp("s3"))
+    try:
+        _finish(server.start())
+        yield server
+    finally:
+        _finish(server.close())
 
 
 @pytest.fixture

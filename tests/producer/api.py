@@ -11,6 +11,7 @@ import aiohttp
 
 from ignite.api_process import ApiServer, serving
 from ignite.worker_process import working
+from producer.dependencies import Doors
 from producer.service import JobService
 from shared.backends.embedded import open_embedded
 from shared.errors import EngineError, EngineRefused
@@ -125,8 +126,12 @@ class Api:
         return f"{self.server.address}/v1"
 
     @property
+    def doors(self) -> Doors:
+        return self.server.config.app.state.doors
+
+    @property
     def service(self) -> JobService:
-        return self.server.config.app.state.doors.service
+        return self.doors.service
 
     async def call(self, method: str, path: str, **options: Any) -> Answer:
         async with self.http.request(method, path, **options) as response:

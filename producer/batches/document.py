@@ -1,0 +1,134 @@
+"""A batch as it is kept: one document holds what clients see of it and how far it has got, so that both always agree.
+
+Nobody changes it in place: every change is a new value, written only over the version that was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
+
+KIND = "batch"
+TERMINAL: frozenset[Status] = frozenset({"failed", "completed", "expired", "cancelled"})
+
+
+class Kept(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Problem(Kept):
+    """What is wrong with a line of the input, or with the whole of it."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class Segment(Kept):
+    """A run of whole lines of an output, in an object of its own. `level`: how often it was merged."""
+
+    key: str
+    size: int
+    lines: int
+    level: int = 0
+
+
+class Output(Kept):
+    """An output or error file: its id, which is made with the batch, and what is written of it so far."""
+
+    file_id: str
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return sum(segment.size for segment in self.segments)
+
+    @property
+    def lines(self) -> int:
+        return sum(segment.lines for segment in self.segments)
+
+
+class OpenLine(Kept):
+    """A line of the input that was fed and whose answer is not written yet: its number and where it is, in bytes."""
+
+    number: int
+    start: int
+    end: int
+
+
+class Usage(Kept):
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+    def plus(self, usage: Mapping[str, Any] | None) -> Usage:
+        """With what one completion used."""
+        used: Mapping[str, Any] = usage or {}
+        return Usage(
+            input=self.input + (used.get("prompt_tokens") or 0),
+            cached=self.cached + detail(used, "prompt_tokens_details", "cached_tokens"),
+            output=self.output + (used.get("completion_tokens") or 0),
+            reasoning=self.reasoning + detail(used, "completion_tokens_details", "reasoning_tokens"),
+        )
+
+
+def detail(usage: Mapping[str, Any], group: str, name: str) -> int:
+    details: Mapping[str, Any] = usage.get(group) or {}
+    return details.get(name) or 0
+
+
+class Batch(Kept):
+    """Times are Unix seconds. `retry_of`: only the lines that failed in that batch are run.
+
+    `generation` counts the replicas that took it over, and `commits` the writes of its runner. Every line before
+    `next_line`, which begins at the byte `next_start`, is done but for those in `open`.
+    """
+
+    id: str
+    tenant: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    created_at: float
+    expires_at: float
+    output: Output
+    error: Output
+    metadata: dict[str, str] | None = None
+    output_retention: float | None = None
+    retry_of: str | None = None
+    webhook_url: str | None = None
+    status: Status = "validating"
+    in_progress_at: float | None = None
+    finalizing_at: float | None = None
+    completed_at: float | None = None
+    failed_at: float | None = None
+    expired_at: float | None = None
+    cancelling_at: float | None = None
+    cancelled_at: float | None = None
+    problems: tuple[Problem, ...] = ()
+    model: str | None = None
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    usage: Usage = Usage()
+    generation: int = 0
+    commits: int = 0
+    next_line: int = 1
+    next_start: int = 0
+    open: tuple[OpenLine, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        return self.status in TERMINAL
+
+    def output_of(self, file_id: str) -> Output:
+        return self.output if file_id == self.output.file_id else self.error
+
+    def with_(self, **changes: Any) -> Batch:
+        return self.model_copy(update=changes)

@@ -1,0 +1,144 @@
+"""The files there are: their entries are documents, their bytes objects in the storage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from producer.batches import document as batches
+from producer.files.entry import KIND, UPLOADED, FileEntry, Part, object_key
+from producer.storage import ObjectMissing, Storage
+from shared.errors import Conflict, NotFound
+from shared.ports import Document, DocumentChanged, Documents
+
+PAGE = 500
+"""Entries read at a time while a list is filtered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A file's bytes as they are now. `lines`: how many it has so far, where it still grows."""
+
+    parts: Sequence[Part]
+    lines: int | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+
+class Files:
+    def __init__(self, documents: Documents, storage: Storage) -> None:
+        self._documents = documents
+        self._storage = storage
+
+    # ── entries ──
+
+    async def add(self, tenant: str, entry: FileEntry) -> None:
+        """Do nothing where it is there already."""
+        value = entry.model_dump_json().encode()
+        expires_in = max(1.0, entry.expires_at - time.time())
+        try:
+            await self._documents.put(Document(KIND, tenant, entry.id, value), expires_in=expires_in)
+        except DocumentChanged:
+            return
+
+    async def complete(self, tenant: str, entry: FileEntry) -> None:
+        """The file grows no more; `entry` is what it has become. One that is gone stays gone."""
+        found = await self._documents.get(KIND, tenant, entry.id)
+        if found is None or decode(found).growing is None:
+            return
+        value = entry.model_dump_json().encode()
+        document = Document(KIND, tenant, entry.id, value, found.version)
+        await self._documents.put(document, expires_in=max(1.0, entry.expires_at - time.time()))
+
+    async def find(self, tenant: str, file_id: str) -> FileEntry | None:
+        found = await self._documents.get(KIND, tenant, file_id)
+        return None if found is None else decode(found)
+
+    async def get(self, tenant: str, file_id: str) -> FileEntry:
+        """Raises NotFound."""
+        entry = await self.find(tenant, file_id)
+        if entry is None:
+            raise NotFound(f"No such File object: {file_id}", param="id")
+        return entry
+
+    async def list(
+        self, tenant: str, *, purpose: str | None, after: str | None, limit: int, oldest_first: bool
+    ) -> tuple[Sequence[FileEntry], bool]:
+        """A page, and whether there is more."""
+        found: list[FileEntry] = []
+        more = True
+        while more and len(found) <= limit:
+            page = await self._documents.list(KIND, tenant, after=after, limit=PAGE, oldest_first=oldest_first)
+            found += [entry for entry in map(decode, page) if purpose in (None, entry.purpose)]
+            more = len(page) == PAGE
+            after = page[-1].id if page else None
+        return found[:limit], len(found) > limit
+
+    async def delete(self, tenant: str, file_id: str) -> None:
+        """Raises NotFound, Conflict while a batch writes it."""
+        document = await self._documents.get(KIND, tenant, file_id)
+        if document is None:
+            raise NotFound(f"No such File object: {file_id}", param="id")
+        entry = decode(document)
+        if entry.growing is not None:
+            raise Conflict(f"The file is being written by {entry.growing}: cancel that first.", code="file_in_use")
+        await self._documents.delete(document)
+        await self._storage.delete([part.key for part in entry.parts])
+
+    # ── bytes ──
+
+    async def upload(self, tenant: str, file_id: str, chunks: AsyncIterable[bytes]) -> Part:
+        """Store the bytes of a file that has no entry yet."""
+        key = object_key(tenant, file_id, UPLOADED)
+        return Part(key=key, size=await self._storage.put(key, chunks))
+
+    async def forget(self, part: Part) -> None:
+        await self._storage.delete([part.key])
+
+    async def content(self, tenant: str, entry: FileEntry) -> Content:
+        """What there is of it now."""
+        if entry.growing is None:
+            return Content(entry.parts)
+        found = await self._documents.get(batches.KIND, tenant, entry.growing)
+        if found is None:
+            return Content((), 0)
+        output = batches.Batch.model_validate_json(found.value).output_of(entry.id)
+        return Content([Part(key=each.key, size=each.size) for each in output.segments], output.lines)
+
+    async def read(self, tenant: str, file_id: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        """The bytes from `start` up to `end`, in chunks. A file that grows may change the objects that it is in, never
+        its bytes: the reader then looks where they are now. Raises NotFound when the file goes meanwhile.
+        """
+        missing = False
+        while start < end:
+            content = await self.content(tenant, await self.get(tenant, file_id))
+            try:
+                async with aclosing(self._read(content.parts, start, end)) as chunks:
+                    async for chunk in chunks:
+                        start += len(chunk)
+                        missing = False
+                        yield chunk
+                if start < end:
+                    raise ObjectMissing(file_id)
+            except ObjectMissing:
+                if missing:
+                    raise NotFound(f"The content of {file_id} is gone.") from None
+                missing = True
+
+    async def _read(self, parts: Sequence[Part], start: int, end: int) -> AsyncGenerator[bytes]:
+        begin = 0
+        for part in parts:
+            first, last = max(start - begin, 0), min(end - begin, part.size)
+            if first < last:
+                async with aclosing(self._storage.read(part.key, first, last)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            begin += part.size
+
+
+def decode(document: Document) -> FileEntry:
+    return FileEntry.model_validate_json(document.value)

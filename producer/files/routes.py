@@ -1,0 +1,107 @@
+"""/v1/files, as OpenAI's."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from producer import shapes, wire
+from producer.dependencies import doors_of, json_response, tenant_of
+from producer.errors import error_response
+from producer.files.content import ContentAnswer, asked_range
+from producer.files.entry import FileEntry, file_object, new_file_id
+from producer.files.upload import Upload, expiry_of, purpose_of
+from producer.openapi import FILE_CONTENT, FILE_UPLOAD, answers, is_json
+from shared.errors import RangeNotSatisfiable
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
+
+FileId = Annotated[str, Path(max_length=200)]
+NAME_LIMIT = 255
+
+
+@router.post(
+    "",
+    summary="Upload a file",
+    responses=answers(is_json(shapes.File, "The file."), 400, 413, 415),
+    openapi_extra=FILE_UPLOAD,
+)
+async def create_file(request: Request) -> Response:
+    """multipart/form-data with `purpose` and `file`, in any order. A file for `batch` is a `.jsonl`."""
+    doors, tenant, now = doors_of(request), tenant_of(request), time.time()
+    upload = Upload(request.headers.get("content-type", ""), request.stream(), doors.settings.file_limit)
+    file_id = new_file_id()
+    part = await doors.files.upload(tenant, file_id, upload.chunks())
+    try:
+        entry = FileEntry(
+            id=file_id,
+            filename=(upload.filename or "")[-NAME_LIMIT:],
+            purpose=purpose_of(upload),
+            created_at=now,
+            expires_at=now + (expiry_of(upload) or doors.settings.file_retention),
+            parts=(part,),
+        )
+        await doors.files.add(tenant, entry)
+    except BaseException:
+        await doors.files.forget(part)
+        raise
+    return json_response(file_object(entry))
+
+
+@router.get("", summary="List files", responses=answers(is_json(shapes.FileList, "A page of files."), 400))
+async def list_files(
+    request: Request,
+    purpose: str | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+) -> Response:
+    """Newest first, unless `order` is `asc`. `after`: the last id of the page before."""
+    files, more = await doors_of(request).files.list(
+        tenant_of(request), purpose=purpose, after=after, limit=limit, oldest_first=order == "asc"
+    )
+    return json_response(wire.page([await shown(request, entry) for entry in files], has_more=more))
+
+
+async def shown(request: Request, entry: FileEntry) -> dict[str, object]:
+    """OpenAI's `file`; one that grows is as large as it is now."""
+    if entry.growing is None:
+        return file_object(entry)
+    content = await doors_of(request).files.content(tenant_of(request), entry)
+    return file_object(entry, size=content.size)
+
+
+@router.get("/{file_id}", summary="A file", responses=answers(is_json(shapes.File, "The file."), 404))
+async def get_file(request: Request, file_id: FileId) -> Response:
+    return json_response(await shown(request, await doors_of(request).files.get(tenant_of(request), file_id)))
+
+
+@router.get("/{file_id}/content", summary="A file's bytes", responses=answers(FILE_CONTENT, 404, 416))
+async def get_content(request: Request, file_id: FileId) -> Response:
+    """Whole, or the one range that `Range` asks for. A file that a batch still writes can be read as far as it goes:
+    then `X-Incomplete: true` and, in `X-Last-Line`, how many lines there are.
+    """
+    files, tenant = doors_of(request).files, tenant_of(request)
+    entry = await files.get(tenant, file_id)
+    content = await files.content(tenant, entry)
+    headers = {"content-type": "application/octet-stream", "etag": f'"{file_id}-{content.size}"'}
+    if content.lines is not None:
+        headers |= {"x-incomplete": "true", "x-last-line": str(content.lines), "cache-control": "no-store"}
+    try:
+        span = asked_range(request.headers.get("range"), content.size)
+    except RangeNotSatisfiable as error:
+        refusal = error_response(error)
+        refusal.headers["content-range"] = f"bytes */{content.size}"
+        return refusal
+    return ContentAnswer(lambda start, end: files.read(tenant, file_id, start, end), content.size, span, headers)
+
+
+@router.delete(
+    "/{file_id}", summary="Delete a file", responses=answers(is_json(shapes.FileDeleted, "It is gone."), 404, 409)
+)
+async def delete_file(request: Request, file_id: FileId) -> Response:
+    await doors_of(request).files.delete(tenant_of(request), file_id)
+    return json_response({"id": file_id, "object": "file", "deleted": True})

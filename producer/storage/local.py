@@ -1,0 +1,141 @@
+"""Objects as files in a directory, which the API replicas of one host may share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from producer.storage.port import CHUNK, ObjectMissing, StoredObject
+from shared.errors import StorageUnavailable
+
+T = TypeVar("T")
+
+
+class LocalStorage:
+    """Every step on the disk runs in a thread: disks hang, and the loop must not."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    async def put(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+        path = self._directory / key
+        begun = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+        file = await off_loop(partial(create, begun))
+        try:
+            size = await write_all(file, chunks)
+            await off_loop(partial(publish, file, begun, path))
+        except BaseException:
+            discard(file, begun)
+            raise
+        return size
+
+    async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        try:
+            file = await off_loop(partial(open_at, self._directory / key, start))
+        except FileNotFoundError:
+            raise ObjectMissing(key) from None
+        with file:
+            while start < end:
+                data = await off_loop(partial(file.read, min(CHUNK, end - start)))
+                if not data:
+                    return
+                start += len(data)
+                yield data
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            await off_loop(partial(remove, self._directory / key))
+
+    async def objects(self) -> AsyncIterator[StoredObject]:
+        for folder in await off_loop(partial(folders, self._directory)):
+            for each in await off_loop(partial(files_in, self._directory, folder)):
+                yield each
+
+
+async def off_loop(step: Callable[[], T]) -> T:
+    """Raises StorageUnavailable for whatever the disk refuses but a file that is not there."""
+    try:
+        return await asyncio.to_thread(step)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageUnavailable(f"The directory of files cannot be used: {error.strerror}.") from error
+
+
+async def write_all(file: BinaryIO, chunks: AsyncIterable[bytes]) -> int:
+    """What comes in small pieces is written in large ones."""
+    size, held, waiting = 0, 0, list[bytes]()
+    async for chunk in chunks:
+        waiting.append(chunk)
+        held += len(chunk)
+        if held >= CHUNK:
+            size += await off_loop(partial(write, file, b"".join(waiting)))
+            waiting, held = [], 0
+    return size + await off_loop(partial(write, file, b"".join(waiting)))
+
+
+def create(path: Path) -> BinaryIO:
+    """In its directory, though somebody may just be removing that because it is empty."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return path.open("xb", buffering=0)
+
+
+def write(file: BinaryIO, data: bytes) -> int:
+    """All of it: an unbuffered write may take less than it was given."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+    return len(data)
+
+
+def open_at(path: Path, start: int) -> BinaryIO:
+    file = path.open("rb", buffering=0)
+    file.seek(start)
+    return file
+
+
+def publish(file: BinaryIO, begun: Path, path: Path) -> None:
+    """Durable under its name: first the bytes, then the name."""
+    with file:
+        os.fsync(file.fileno())
+    begun.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def discard(file: BinaryIO, begun: Path) -> None:
+    file.close()
+    begun.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """A directory that has become empty goes too."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.parent.rmdir()
+
+
+def folders(directory: Path) -> list[str]:
+    return [folder for folder, _, _ in os.walk(directory)]
+
+
+def files_in(directory: Path, folder: str) -> list[StoredObject]:
+    found: list[StoredObject] = []
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.is_file():
+                    path = Path(entry.path).relative_to(directory)
+                    found.append(StoredObject(str(path), entry.stat().st_mtime))
+    return found

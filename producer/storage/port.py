@@ -1,0 +1,47 @@
+"""What a storage promises. tests/producer/test_storage.py holds every storage to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+CHUNK = 1024 * 1024
+"""Bytes that are read or written at a time."""
+
+
+class ObjectMissing(Exception):
+    """There is no object under this key (any more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """`modified_at`: Unix time at which it was put."""
+
+    key: str
+    modified_at: float
+
+
+class Storage(Protocol):
+    """Objects: bytes under a key, written once and whole. A key is a path: names joined by slashes.
+
+    All calls raise StorageUnavailable when the disk or the server does not do what it is asked.
+    """
+
+    async def put(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+        """Store what `chunks` gives; its size in bytes. The object is there, durably, when this returns, and nobody
+        sees a part of it before. What `chunks` raises is raised, and nothing is there.
+        """
+        ...
+
+    def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        """The object's bytes from `start` up to, not including, `end`, in chunks. Raises ObjectMissing."""
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Forget the objects; those that are not there are no error."""
+        ...
+
+    def objects(self) -> AsyncIterator[StoredObject]:
+        """All objects there are, in no order, and what broken-off puts have left."""
+        ...

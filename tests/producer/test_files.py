@@ -1,0 +1,201 @@
+"""Files, with OpenAI's own SDK and by hand."""
+
+from collections.abc import AsyncIterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from producer.files.reaper import reap_once
+from producer.storage import LocalStorage
+from tests.producer.api import Api, embedded_api
+
+DATA = b'{"custom_id": "a"}\n' * 1000
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with embedded_api(worker=False, files_dir=tmp_path, file_limit=100_000) as api:
+        yield api
+
+
+@pytest.fixture
+async def client(api: Api) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=api.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def objects_in(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+def form(*fields: tuple[str, Any], filename: str | None = "in.jsonl") -> aiohttp.FormData:
+    data = aiohttp.FormData(default_to_multipart=True)
+    for name, value in fields:
+        if name == "file":
+            data.add_field(name, value, filename=filename, content_type="application/jsonl")
+        else:
+            data.add_field(name, value)
+    return data
+
+
+async def test_a_file_comes_back_as_it_was_sent(client: AsyncOpenAI, tmp_path: Path) -> None:
+    file = await client.files.create(file=("in.jsonl", DATA), purpose="batch")
+    assert (file.object, file.bytes, file.filename, file.purpose) == ("file", len(DATA), "in.jsonl", "batch")
+    assert (file.status, file.expires_at) == ("processed", file.created_at + 30 * 86_400)
+    assert await client.files.retrieve(file.id) == file
+    assert (await client.files.content(file.id)).content == DATA
+
+    deleted = await client.files.delete(file.id)
+    assert (deleted.id, deleted.deleted, deleted.object) == (file.id, True, "file")
+    for call in (client.files.retrieve, client.files.content, client.files.delete):
+        with pytest.raises(openai.NotFoundError):
+            await call(file.id)
+    assert objects_in(tmp_path) == []
+
+
+async def test_files_are_listed_by_age_purpose_and_page(client: AsyncOpenAI) -> None:
+    made = [
+        await client.files.create(file=(f"{number}.jsonl", b"{}"), purpose="batch" if number % 2 else "user_data")
+        for number in range(5)
+    ]
+    newest_first = [file.id for file in reversed(made)]
+    assert [file.id async for file in client.files.list()] == newest_first
+    assert [file.id async for file in client.files.list(limit=2)] == newest_first
+    assert [file.id async for file in client.files.list(order="asc", limit=2)] == newest_first[::-1]
+    assert [file.id async for file in client.files.list(purpose="batch", limit=1)] == [made[3].id, made[1].id]
+    page = await client.files.list(after=made[1].id)
+    assert [file.id for file in page.data] == [made[0].id]
+
+
+async def test_an_expiry_may_be_asked_for(client: AsyncOpenAI) -> None:
+    wanted = {"anchor": "created_at", "seconds": 7200}
+    file = await client.files.create(file=("a.txt", b"x"), purpose="user_data", expires_after=wanted)
+    assert file.expires_at == file.created_at + 7200
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "start", "end"),
+    [
+        ("bytes=0-99", 206, 0, 100),
+        ("bytes=100-", 206, 100, len(DATA)),
+        ("bytes=-5", 206, len(DATA) - 5, len(DATA)),
+        ("bytes=5-999999999", 206, 5, len(DATA)),
+        ("bytes=0-1,5-6", 200, 0, len(DATA)),
+        ("bytes=9-2", 200, 0, len(DATA)),
+        ("lines=1-2", 200, 0, len(DATA)),
+        ("bytes=-", 200, 0, len(DATA)),
+    ],
+)
+async def test_a_range_is_answered_as_http_says(
+    api: Api, client: AsyncOpenAI, header: str, status: int, start: int, end: int
+) -> None:
+    file = await client.files.create(file=("in.jsonl", DATA), purpose="batch")
+    answer = await api.get(f"/v1/files/{file.id}/content", Range=header)
+    assert (answer.status, answer.body) == (status, DATA[start:end])
+    assert answer.headers["accept-ranges"] == "bytes"
+    assert answer.headers.get("content-range") == (f"bytes {start}-{end - 1}/{len(DATA)}" if status == 206 else None)
+
+
+@pytest.mark.parametrize("header", ["bytes=19000-", "bytes=-0"])
+async def test_a_range_with_nothing_in_it_is_refused(api: Api, client: AsyncOpenAI, header: str) -> None:
+    file = await client.files.create(file=("in.jsonl", DATA), purpose="batch")
+    answer = await api.get(f"/v1/files/{file.id}/content", Range=header)
+    assert (answer.status, answer.error["param"]) == (416, "Range")
+    assert answer.headers["content-range"] == f"bytes */{len(DATA)}"
+
+
+async def test_an_empty_file_may_be_uploaded(api: Api, client: AsyncOpenAI) -> None:
+    file = await client.files.create(file=("in.jsonl", b""), purpose="batch")
+    assert file.bytes == 0
+    assert (await client.files.content(file.id)).content == b""
+
+
+async def test_fields_come_in_any_order(api: Api) -> None:
+    first = form(("file", DATA), ("purpose", "batch"), ("something", "else"))
+    answer = await api.call("POST", "/v1/files", data=first)
+    assert (answer.status, answer.json["bytes"]) == (200, len(DATA))
+
+
+PURPOSE, FILE = ("purpose", "batch"), ("file", b"x")
+BAD: dict[str, tuple[list[tuple[str, Any]], int, str]] = {
+    "no purpose": ([FILE], 400, "purpose"),
+    "an unknown purpose": ([("purpose", "fun"), FILE], 400, "purpose"),
+    "no file": ([PURPOSE, ("something", "else")], 400, "file"),
+    "two files": ([PURPOSE, FILE, FILE], 400, "file"),
+    "too large a file": ([PURPOSE, ("file", bytes(100_001))], 413, "file"),
+    "too large a field": ([("purpose", "x" * 70_000), FILE], 400, "purpose"),
+    "no anchor": ([PURPOSE, ("expires_after[seconds]", "7200"), FILE], 400, "anchor"),
+    "too soon": (
+        [PURPOSE, FILE, ("expires_after[anchor]", "created_at"), ("expires_after[seconds]", "60")],
+        400,
+        "seconds",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_a_bad_upload_is_refused_and_leaves_nothing(api: Api, tmp_path: Path, case: str) -> None:
+    fields, status, param = BAD[case]
+    answer = await api.call("POST", "/v1/files", data=form(*fields))
+    assert (answer.status, answer.error["type"]) == (status, "invalid_request_error")
+    assert answer.error["param"].endswith(param)
+    assert objects_in(tmp_path) == []
+    assert (await api.get("/v1/files")).json["data"] == []
+
+
+async def test_a_file_for_a_batch_is_a_jsonl(api: Api) -> None:
+    answer = await api.call("POST", "/v1/files", data=form(PURPOSE, FILE, filename="in.json"))
+    assert (answer.status, answer.error["param"]) == (400, "file")
+
+
+async def test_what_is_no_form_is_refused(api: Api) -> None:
+    as_json = await api.post({"purpose": "batch"}, path="/v1/files")
+    assert (as_json.status, as_json.error["code"]) == (415, "unsupported_media_type")
+    for kind in ("multipart/form-data", "multipart/form-data; boundary=x"):
+        answer = await api.call("POST", "/v1/files", data=b"--x\r\nnonsense", headers={"content-type": kind})
+        assert (answer.status, answer.error["code"]) == (400, "invalid_form")
+
+
+async def test_uploads_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    async with embedded_api(worker=False, files_dir=tmp_path, body_limit=2000, file_limit=50_000) as api:
+        answer = await api.call("POST", "/v1/files", data=form(PURPOSE, ("file", bytes(50_000))))
+        assert answer.status == 200
+        answer = await api.call("POST", "/v1/files", data=form(PURPOSE, ("file", BytesIO(bytes(3_000_000)))))
+        assert (answer.status, answer.error["code"]) == (413, "request_too_large")
+
+
+async def test_another_tenants_files_are_not_there(tmp_path: Path) -> None:
+    async with embedded_api(worker=False, files_dir=tmp_path, api_keys="../a=sk-alice-1,bob=sk-bob-12") as api:
+        alice, bob = (AsyncOpenAI(base_url=api.url, api_key=key, max_retries=0) for key in ("sk-alice-1", "sk-bob-12"))
+        file = await alice.files.create(file=("in.jsonl", DATA), purpose="batch")
+        for call in (bob.files.retrieve, bob.files.content, bob.files.delete):
+            with pytest.raises(openai.NotFoundError):
+                await call(file.id)
+        assert [each.id async for each in bob.files.list()] == []
+        assert (await alice.files.content(file.id)).content == DATA
+        await alice.close()
+        await bob.close()
+
+
+async def test_only_what_belongs_to_no_file_is_reaped(api: Api, client: AsyncOpenAI, tmp_path: Path) -> None:
+    file = await client.files.create(file=("in.jsonl", DATA), purpose="batch")
+    (entry,) = objects_in(tmp_path)
+    orphan, partial, foreign = (
+        entry.with_name("1-1.output"),
+        entry.parent.parent / "file-0" / "content.abcd.part",
+        tmp_path / "README",
+    )
+    partial.parent.mkdir()
+    for path in (orphan, partial, foreign):
+        path.write_bytes(b"x")
+    files, storage = api.doors.files, LocalStorage(tmp_path)
+    assert await reap_once(files, storage, before=0) == 0
+    assert await reap_once(files, storage, before=2**40) == 2
+    assert foreign.exists()
+    assert not orphan.exists() and not partial.exists()
+    assert (await client.files.content(file.id)).content == DATA
