@@ -26,6 +26,7 @@ from producer.openapi import openapi_of
 from producer.service import JobService
 from producer.storage import open_storage
 from producer.sweeper import sweep
+from producer.webhooks import announce_endings
 from shared.ports import Backend
 from shared.settings import Settings
 
@@ -51,6 +52,11 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
         doors.health.run("dead-letters", settle_dead_letters(backend, doors.service))
         doors.health.run("sweeper", sweep(doors.service, catalog, settings.sweep))
         doors.health.run("reaper", reap(kept, storage))
+        if settings.webhook_secret is not None:
+            announcing = announce_endings(
+                backend, settings.webhook_secret, private_allowed=settings.webhooks_may_be_private
+            )
+            doors.health.run("webhooks", announcing)
         try:
             yield
         finally:

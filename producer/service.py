@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +14,8 @@ from producer.catalog import Catalog
 from producer.chores import Chores
 from producer.drain_rate import DrainRate
 from producer.metrics import JOBS_SUBMITTED
-from producer.submission import Submission
+from producer.submission import Submission, new_job
+from producer.webhook_target import webhook_refusal
 from shared.errors import (
     Conflict,
     DeadlineExceeded,
@@ -29,7 +29,7 @@ from shared.errors import (
     RequestLost,
 )
 from shared.frames import error_frames
-from shared.job import Job, JobStatus, QueueName, new_job_id
+from shared.job import Job, JobStatus, QueueName
 from shared.ports import Backend, Ending, Follower, JobFilter, Message
 from shared.settings import Settings
 
@@ -103,38 +103,15 @@ class JobService:
         return job if standing == job.id else await self.get(job.tenant, standing)
 
     async def _admit(self, submission: Submission) -> Job:
-        job = self._new_job(submission)
+        job = new_job(submission, self._settings)
         if (refused := admission.refusal(admission.Facts(self.draining, job.deadline_at - time.time()))) is not None:
             raise refused
+        wrong = webhook_refusal(job.webhook_url, background=submission.background, settings=self._settings)
+        if wrong is not None:
+            raise wrong
         submission.principal.require_model(job.model)
         await self._catalog.get(job.model)
         return job
-
-    def _new_job(self, submission: Submission) -> Job:
-        request, now = submission.request, time.time()
-        stored = bool(request.store)
-        deadline = submission.deadline or self._settings.job_deadline
-        return Job(
-            id=new_job_id(now),
-            tenant=submission.tenant,
-            model=request.model,
-            tier=submission.tier,
-            mode=submission.mode,
-            created_at=now,
-            deadline_at=now + deadline,
-            retention=self._retention(submission),
-            detached=submission.runs_on,
-            stored=stored,
-            seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
-            metadata=request.metadata or {},
-            idempotency_key=submission.idempotency_key,
-        )
-
-    def _retention(self, submission: Submission) -> float:
-        named = submission.idempotency_key is not None
-        as_job = self._settings.job_retention if submission.background or named else 0.0
-        as_stored = self._settings.store_retention if submission.request.store else 0.0
-        return max(as_job, as_stored) or self._settings.retention
 
     async def _enqueue(self, job: Job, submission: Submission, *, followed: bool) -> str:
         """Only when the broker has confirmed is the job accepted; refused, it leaves no trace. The id of the job that

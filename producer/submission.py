@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 
 from producer.auth import Principal
-from shared.job import IdempotencyKey, Mode, Tier
+from shared.job import IdempotencyKey, Job, Mode, Tier, new_job_id
 from shared.schema import ChatCompletionRequest
+from shared.settings import Settings
+
+TOLD_FOR = 86_400.0
+"""Seconds for which it is tried to tell of a job's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +58,32 @@ class Submission:
                 return Tier.DEFAULT
             case tier:
                 return Tier(tier)
+
+
+def new_job(submission: Submission, settings: Settings) -> Job:
+    request, now = submission.request, time.time()
+    return Job(
+        id=new_job_id(now),
+        tenant=submission.tenant,
+        model=request.model,
+        tier=submission.tier,
+        mode=submission.mode,
+        created_at=now,
+        deadline_at=now + (submission.deadline or settings.job_deadline),
+        retention=retention_of(submission, settings),
+        detached=submission.runs_on,
+        stored=bool(request.store),
+        seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
+        metadata=request.metadata or {},
+        idempotency_key=submission.idempotency_key,
+        webhook_url=request.webhook_url,
+    )
+
+
+def retention_of(submission: Submission, settings: Settings) -> float:
+    """The longest that something about the request asks for."""
+    named = submission.idempotency_key is not None
+    as_job = settings.job_retention if submission.background or named else 0.0
+    as_stored = settings.store_retention if submission.request.store else 0.0
+    to_be_told = TOLD_FOR if submission.request.webhook_url is not None else 0.0
+    return max(as_job, as_stored, to_be_told) or settings.retention

@@ -135,7 +135,8 @@ class Job:
     """A job's record. Times are Unix seconds; `result` is the `chat.completion` as JSON bytes.
 
     `attempt` counts every claim; `tries` counts those that failed, or were lost before they had added anything.
-    `stored` is the client's `store: true`; `detached` jobs run on when the client leaves.
+    `stored` is the client's `store: true`; `detached` jobs run on when the client leaves;
+    `webhook_url` is told of the end.
     """
 
     id: str
@@ -151,6 +152,7 @@ class Job:
     seed: int | None = None
     metadata: dict[str, str] = field(default_factory=dict[str, str])
     idempotency_key: IdempotencyKey | None = None
+    webhook_url: str | None = None
     status: JobStatus = JobStatus.QUEUED
     attempt: int = 0
     tries: int = 0

@@ -7,6 +7,7 @@ A setting that is unknown or bad stops the start with one clear sentence (`Setti
 from __future__ import annotations
 
 import os
+from base64 import b64decode
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -73,6 +74,10 @@ class Settings(BaseSettings):
     files_dir: Path | None = Field(None, description="where files are kept; None: 'files' in data_dir")
     files_url: str | None = Field(None, description="s3://bucket/prefix: files are kept there instead")
     files_endpoint: str | None = Field(None, description="the S3 server's URL; None: Amazon's")
+    webhook_secret: str | None = Field(None, description="signs webhooks: whsec_ and 24 to 64 bytes in base64")
+    webhook_private: bool | None = Field(
+        None, description="whether webhooks may go to private addresses; None: while bound to loopback"
+    )
     unary_padding: float = Field(30, ge=0, description="until a waiting unary answer sends newlines; 0: it never does")
 
     # the worker
@@ -130,6 +135,15 @@ class Settings(BaseSettings):
                 raise ValueError("expected name=key pairs, each key at least 8 characters")
         return value
 
+    @field_validator("webhook_secret")
+    @classmethod
+    def webhooks_are_signed(cls, value: str | None) -> str | None:
+        if value is not None:
+            prefix, _, key = value.partition("_")
+            if prefix != "whsec" or not 24 <= len(bytes_of(key)) <= 64:
+                raise ValueError("expected whsec_ and 24 to 64 bytes in base64")
+        return value
+
     @property
     def distributed(self) -> bool:
         return self.amqp_url is not None
@@ -145,6 +159,10 @@ class Settings(BaseSettings):
         return tuple(split_list(self.models))
 
     @property
+    def webhooks_may_be_private(self) -> bool:
+        return self.on_loopback if self.webhook_private is None else self.webhook_private
+
+    @property
     def on_loopback(self) -> bool:
         try:
             return ip_address(self.host).is_loopback
@@ -152,8 +170,20 @@ class Settings(BaseSettings):
             return self.host == "localhost"
 
 
+def bytes_of(text: str) -> bytes:
+    """What `text` says in base64; nothing where it is none."""
+    try:
+        return b64decode(text, validate=True)
+    except ValueError:
+        return b""
+
+
 def split_list(value: str) -> list[str]:
     return [item.strip() for item in value.split(",") if item.strip()]
+
+
+SECRET = frozenset({"api_keys", "engine_api_key", "webhook_secret"})
+"""Settings that no message repeats."""
 
 
 def load_settings(options: Mapping[str, Any] | None = None) -> Settings:
@@ -182,7 +212,8 @@ def explain(error: ValidationError) -> str:
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         return f"{CONFIG_FILE} sets {name!r}, but there is no such setting."
-    return f"The setting {name} ({PREFIX}{name.upper()}) is {problem['input']!r}: {problem['msg']}."
+    found = "not as it should be" if name in SECRET else repr(problem["input"])
+    return f"The setting {name} ({PREFIX}{name.upper()}) is {found}: {problem['msg']}."
 
 
 def check_agreement(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from shared.backends.rabbitmq import RabbitQueue
 from shared.backends.redis import RedisServer, Subscription
 from shared.backends.redis_documents import RedisDocuments
 from shared.backends.redis_log import RedisLog, dispatch
+from shared.backends.redis_outbox import RedisOutbox
 from shared.backends.redis_registry import RedisRegistry
 from shared.backends.redis_store import RedisStore
 from shared.backends.redis_strays import StrayFinder
@@ -33,6 +34,7 @@ class DistributedBackend:
         self.log = RedisLog(self._server.pipeline, hub, replica)
         self.store = RedisStore(self._server.pipeline, replica)
         self.documents = RedisDocuments(self._server.pipeline)
+        self.outbox = RedisOutbox(self._server.pipeline)
         self.registry = RedisRegistry(self._server)
         self._strays = StrayFinder(self._server.pipeline, self.queue.depth)
 

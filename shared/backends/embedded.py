@@ -14,6 +14,7 @@ from shared.backends import embedded_views as views
 from shared.backends.embedded_documents import EmbeddedDocuments
 from shared.backends.embedded_jobs import drop_never_accepted
 from shared.backends.embedded_log import EmbeddedLog
+from shared.backends.embedded_outbox import EmbeddedOutbox
 from shared.backends.embedded_purge import Purge
 from shared.backends.embedded_queue import EmbeddedQueue
 from shared.backends.embedded_registry import EmbeddedRegistry
@@ -47,6 +48,7 @@ class EmbeddedBackend:
         self.queue = EmbeddedQueue(self._database, queue_limit)
         self.log = EmbeddedLog(self._database, self._hub)
         self.documents = EmbeddedDocuments(self._database)
+        self.outbox = EmbeddedOutbox(self._database)
         self.registry = EmbeddedRegistry(self._database, model_retention)
         self.store = EmbeddedStore(self._database, self._hub, self.registry, self._purge)
 

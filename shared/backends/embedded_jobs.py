@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import orjson
 
+from shared.backends import embedded_outbox as outbox
 from shared.backends.ending import encode_ending
 from shared.backends.sqlite import Connection
 from shared.frames import count_frames
@@ -36,6 +37,8 @@ class Row(NamedTuple):
     mode: str
     retention: float
     deadline_at: float
+    webhook_url: str | None
+    id: str
     size: int
     chunks: int
 
@@ -64,7 +67,7 @@ class Asked(NamedTuple):
 
 ROW = """
 SELECT key, status, attempt, tries, lost, base, owner, leased_until, cancelling, detached, mode, retention,
-       deadline_at, coalesce(log.until, 0), coalesce(log.chunks, 0)
+       deadline_at, webhook_url, id, coalesce(log.until, 0), coalesce(log.chunks, 0)
 FROM jobs LEFT JOIN log ON log.job = key AND log.until = (SELECT max(until) FROM log WHERE job = key)
 WHERE id = ? AND purge_at > ?
 """
@@ -80,8 +83,8 @@ def create(db: Connection, job: Job, body: bytes) -> None:
     purge_at = job.deadline_at + job.retention + ABANDONED_AFTER
     created = db.execute(
         "INSERT OR IGNORE INTO jobs (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached,"
-        " stored, seed, metadata, idempotency_key, status, purge_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " stored, seed, metadata, idempotency_key, webhook_url, status, purge_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(
                 job.id,
@@ -94,11 +97,14 @@ def create(db: Connection, job: Job, body: bytes) -> None:
                 job.retention,
             ),
             *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode()),
-            *(job.idempotency_key and orjson.dumps(job.idempotency_key).decode(), job.status, purge_at),
+            *(job.idempotency_key and orjson.dumps(job.idempotency_key).decode(), job.webhook_url),
+            *(job.status, purge_at),
         ),
     )
     if created.rowcount:
         db.execute("INSERT INTO bodies (job, body) VALUES (?, ?)", (created.lastrowid, body))
+        if job.webhook_url is not None:
+            outbox.await_ending(db, job.id, job.created_at)
 
 
 def discard(db: Connection, job_id: str) -> None:
@@ -158,6 +164,8 @@ def retry(db: Connection, job_id: str, deadline_at: float, now: float) -> bool:
         " first_token_at = NULL, finished_at = NULL, expires_at = NULL, ending = NULL, result = NULL WHERE key = ?",
         (advance(row.status, JobEvent.RETRY), deadline_at, deadline_at + row.retention + ABANDONED_AFTER, row.key),
     )
+    if row.webhook_url is not None:
+        outbox.await_ending(db, job_id, now)
     return True
 
 
@@ -244,6 +252,8 @@ def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> En
         " expires_at = ?, purge_at = ?, ending = ?, result = ? WHERE key = ?",
         (status, now, expires_at, expires_at, header, ending.result, row.key),
     )
+    if row.webhook_url is not None:
+        outbox.note_ending(db, row.id)
     if not row.detached and status is not JobStatus.FAILED:
         db.execute("DELETE FROM bodies WHERE job = ?", (row.key,))
     told = Ending(status, b"", ending.result if row.mode == "unary" else None, ending.usage, ending.error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.backends.sqlite import Connection
 from shared.errors import BackendUnavailable
 
-VERSION = 5
+VERSION = 6
 
 # `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
 # row tells the size of its log, and an append writes nothing but its own row.
@@ -29,6 +29,7 @@ CREATE TABLE jobs (
     seed INTEGER,
     metadata TEXT NOT NULL,
     idempotency_key TEXT,
+    webhook_url TEXT,
     status TEXT NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
     tries INTEGER NOT NULL DEFAULT 0,
@@ -91,6 +92,12 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (tenant, name)
 ) WITHOUT ROWID;
 CREATE INDEX idempotency_keys_by_end ON idempotency_keys (forget_at);
+
+CREATE TABLE outbox (
+    job_id TEXT PRIMARY KEY,
+    due_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX outbox_by_due ON outbox (due_at);
 
 CREATE TABLE documents (
     kind TEXT NOT NULL,

@@ -46,7 +46,7 @@ def read_log(db: Connection, key: int, offset: int, limit: int) -> bytes:
 
 RECORD = """
 SELECT id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata,
-       idempotency_key,
+       idempotency_key, webhook_url,
        status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at,
        coalesce((SELECT chunks FROM log WHERE job = key ORDER BY until DESC LIMIT 1), 0), ending, result
 FROM jobs
@@ -55,7 +55,7 @@ FROM jobs
 
 def record(row: Sequence[Any]) -> Job:
     (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata) = row[:12]
-    idempotency_key, row = row[12], row[13:]
+    idempotency_key, webhook_url, row = row[12], row[13], row[14:]
     (status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at, chunks) = row[:9]
     ending = decode_ending(row[9], row[10]) if row[9] is not None else None
     return Job(
@@ -72,6 +72,7 @@ def record(row: Sequence[Any]) -> Job:
         seed=seed,
         metadata=orjson.loads(metadata),
         idempotency_key=IdempotencyKey(**orjson.loads(idempotency_key)) if idempotency_key else None,
+        webhook_url=webhook_url,
         status=JobStatus(status),
         attempt=attempt,
         tries=tries,

@@ -62,5 +62,6 @@ def documents(kind: str, tenant: str) -> str:
     return f"ignite:{{{kind}:{tenant}}}:documents"
 
 
+OUTBOX = "ignite:outbox"
 WORKERS = "ignite:workers"
 MODELS = "ignite:models"

@@ -15,6 +15,7 @@ from shared.backends.ending import encode_ending
 from shared.backends.redis import Pipeline
 from shared.backends.redis_keyed import KeyedJobs
 from shared.backends.redis_lists import list_jobs
+from shared.backends.redis_outbox import await_ending, note_ending
 from shared.backends.redis_records import decode_job, milliseconds, time_to_live
 from shared.backends.spec import encode_spec
 from shared.errors import BackendUnavailable, IdempotencyKeyReused
@@ -93,10 +94,11 @@ class RedisStore:
             self._redis.step(
                 *("create", keys.of_job(job.id)),
                 *(encode_spec(job), job.mode, job.retention, job.deadline_at, ttl, follower, body, str(job.queue)),
-                *(job.created_at, int(job.detached), int(restored)),
+                *(job.created_at, int(job.detached), int(restored), int(job.webhook_url is not None)),
             ),
             self._redis.step("index", [keys.open_jobs(str(job.queue))], job.id, job.created_at, ttl, ""),
             *(self._remember(index, job, ttl) for index in indexes_of(job)),
+            *([await_ending(self._redis, job, ttl)] if job.webhook_url else []),
         )
         return bool(made)
 
@@ -106,6 +108,11 @@ class RedisStore:
 
     def _move_in_line(self, job_id: str, queue: bytes, score: float) -> asyncio.Future[Any]:
         return self._redis.command("ZADD", keys.open_jobs(queue.decode()), "XX", score, job_id)
+
+    def _ended(self, job_id: str, queue: bytes, webhook: bytes) -> None:
+        self._leave_line(job_id, queue)
+        if webhook:
+            note_ending(self._redis, job_id).add_done_callback(retrieve)
 
     def _leave_line(self, job_id: str, queue: bytes) -> None:
         """Positions and the sweeper hang on it, and the sweeper mends it: so nobody waits for the answer."""
@@ -165,15 +172,15 @@ class RedisStore:
             *(ending.status, encode_ending(ending), ending.result or b"", endable(ending.status)),
         )
         raise_if_refused(answer)
-        self._leave_line(job_id, answer[1])
+        self._ended(job_id, *answer[1:])
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
-        queue = await self._redis.step(
+        queue, webhook = await self._redis.step(
             *("end_unclaimed", keys.of_job(job_id)),
             *(job_id, owner or "", ending.frames, count_frames(ending.frames)),
             *(ending.status, encode_ending(ending), endable(ending.status)),
         )
-        self._leave_line(job_id, queue)
+        self._ended(job_id, queue, webhook)
         return bool(queue)
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
@@ -189,7 +196,9 @@ class RedisStore:
         if (job := await self.get(job_id)) is None:
             return False
         now, ttl = time.time(), time_to_live(job, deadline_at)
-        # In its queue's index first: should this process die in between, the sweeper finds it there.
+        # In its queue's index and the outbox first: should this process die in between, it is found there.
+        if job.webhook_url is not None:
+            await await_ending(self._redis, job, ttl)
         await self._redis.step("index", [keys.open_jobs(str(job.queue))], job_id, now, ttl, "")
         done = await self._redis.step(*("retry", keys.of_job(job_id)), *(job_id, deadline_at, ttl, now, RETRIABLE))
         return bool(done)

@@ -21,7 +21,7 @@ FIELDS = (
     "metadata",
 )
 
-OPTIONAL = ("idempotency_key",)
+OPTIONAL = ("idempotency_key", "webhook_url")
 """Left out where a job has none."""
 
 LATEST = 1e11

@@ -161,6 +161,7 @@ class ChatCompletionRequest(Strict):
         le=MAX_DEADLINE,
         description="The job's deadline, in seconds from now; it covers the wait in the queue.",
     )
+    webhook_url: str | None = Field(None, description="Where a background job's end is told, by a signed event.")
 
     @model_validator(mode="after")
     def fields_agree(self) -> ChatCompletionRequest:
@@ -172,8 +173,6 @@ class ChatCompletionRequest(Strict):
     def _faults(self) -> Iterable[tuple[str, str]]:
         if self.top_logprobs is not None and not self.logprobs:
             yield "top_logprobs", "'top_logprobs' is only allowed when 'logprobs' is true."
-        if (self.model_extra or {}).get("webhook_url") is not None:
-            yield "webhook_url", "webhooks are not supported yet: poll the job, or follow its events."
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
             yield "max_tokens", "'max_tokens' and 'max_completion_tokens' name one limit and differ: set one of them."
         if "audio" in (self.modalities or ()) and self.audio is None:
@@ -238,4 +237,5 @@ NOT_FOR_ENGINES = OURS_TO_SET | {
     "store",
     "stream",
     "stream_options",
+    "webhook_url",
 }

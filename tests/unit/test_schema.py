@@ -318,12 +318,6 @@ def test_a_wrong_type_is_told_in_jsons_words(fields: dict[str, Any], says: str) 
     assert refusal(request(**fields)).message == says
 
 
-def test_a_webhook_is_refused_and_not_silently_dropped() -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        check_request(request(webhook_url="https://example.org/hook"))
-    assert refused.value.param == "webhook_url"
-
-
 def test_a_refusal_quotes_only_so_much() -> None:
     error = refusal(request(metadata={"k" * 10_000: 1}))
     assert len(error.param or "") < QUOTED + 20

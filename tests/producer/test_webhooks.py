@@ -1,0 +1,250 @@
+"""Webhooks, to a real receiver. OpenAI's own client says whether they are signed as they should be."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import ThreadedResolver, web
+from openai import InvalidWebhookSignatureError, OpenAI
+
+from producer import webhook_target, webhooks
+from producer.webhooks import TOLD_FOR, pause
+from shared.backends.distributed import open_distributed
+from tests.producer.api import Answer, Api, ask, embedded_api, running_api, settings_for_tests
+from tests.support.wait_until import wait_until
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@dataclass(frozen=True)
+class Delivered:
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def event(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Receiver:
+    """Answers with each of `statuses` in turn, and then with 204; not at all while `gate` is clear."""
+
+    url: str = ""
+    delivered: list[Delivered] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def receive(self, request: web.Request) -> web.Response:
+        self.delivered.append(Delivered(dict(request.headers), await request.read()))
+        await self.gate.wait()
+        status = self.statuses.pop(0) if self.statuses else 204
+        return web.Response(status=status, headers={"location": f"{self.url}/elsewhere"})
+
+    async def came(self, count: int = 1) -> list[Delivered]:
+        await wait_until(lambda: len(self.delivered) >= count, f"{count} events", seen=lambda: self.delivered)
+        return self.delivered
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    receiver.gate.set()
+    app = web.Application()
+    app.router.add_post("/{tail:.*}", receiver.receive)
+    runner = web.AppRunner(app, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield receiver
+    receiver.gate.set()
+    await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests have not the time of a day."""
+    monkeypatch.setattr(webhooks, "EVERY", 0.02)
+    monkeypatch.setattr(webhooks, "FIRST_PAUSE", 0.05)
+
+
+@asynccontextmanager
+async def on_servers(amqp_url: str, redis_url: str, **changes: Any) -> AsyncIterator[Api]:
+    settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url, **changes)
+    async with open_distributed(amqp_url, redis_url) as backend, running_api(backend, settings) as api:
+        yield api
+
+
+@pytest.fixture(params=["embedded", "distributed"])
+def urls(request: pytest.FixtureRequest) -> tuple[str, str] | None:
+    if request.param == "embedded":
+        return None
+    return request.getfixturevalue("amqp_url"), request.getfixturevalue("redis_url")
+
+
+@pytest.fixture
+async def any_api(urls: tuple[str, str] | None) -> AsyncIterator[Api]:
+    opened = embedded_api(webhook_secret=SECRET) if urls is None else on_servers(*urls, webhook_secret=SECRET)
+    async with opened as api:
+        yield api
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    async with embedded_api(webhook_secret=SECRET) as api:
+        yield api
+
+
+def hooked(receiver: Receiver, prompt: str = "seed=7", **fields: Any) -> dict[str, Any]:
+    return ask(prompt, background=True, webhook_url=f"{receiver.url}/hook?token=x", **fields)
+
+
+async def test_a_jobs_end_is_told(any_api: Api, receiver: Receiver) -> None:
+    job_id = await any_api.submit(hooked(receiver))
+    (only,) = await receiver.came()
+    job = await any_api.job(job_id)
+    assert only.event == {
+        "id": only.headers["webhook-id"],
+        "object": "event",
+        "type": "chat.completion.completed",
+        "created_at": job["finished_at"],
+        "data": {"id": job_id},
+    }
+    assert only.event["id"].startswith("evt_")
+    assert only.headers["Content-Type"] == "application/json"
+    assert "webhook_url" not in any_api.engine.asked[0]
+
+
+async def test_events_are_signed_as_standard_webhooks(api: Api, receiver: Receiver) -> None:
+    await api.submit(hooked(receiver))
+    (only,) = await receiver.came()
+    client = OpenAI(api_key="none")
+    client.webhooks.verify_signature(only.body, only.headers, secret=SECRET)
+    with pytest.raises(InvalidWebhookSignatureError):
+        client.webhooks.verify_signature(only.body + b" ", only.headers, secret=SECRET)
+    with pytest.raises(InvalidWebhookSignatureError):
+        client.webhooks.verify_signature(only.body, only.headers, secret="whsec_" + "A" * 32)
+
+
+async def test_every_kind_of_end_is_told(any_api: Api, receiver: Receiver) -> None:
+    failed = await any_api.submit(hooked(receiver, "refuse"))
+    cancelled = await any_api.submit(hooked(receiver, "itl=60000"))
+    await wait_until(lambda: any_api.engine.working, "the engine to work")
+    await any_api.call("POST", f"/v1/jobs/{cancelled}/cancel")
+    expired = await any_api.submit(hooked(receiver, "itl=60000", deadline_seconds=0.2))
+    told = {each.event["data"]["id"]: each.event["type"] for each in await receiver.came(3)}
+    assert told == {
+        failed: "chat.completion.failed",
+        cancelled: "chat.completion.cancelled",
+        expired: "chat.completion.expired",
+    }
+
+
+async def test_a_receiver_that_is_ill_is_asked_again(any_api: Api, receiver: Receiver) -> None:
+    receiver.statuses = [500, 404, 302]
+    await any_api.submit(hooked(receiver))
+    tries = await receiver.came(4)
+    assert len({each.headers["webhook-id"] for each in tries}) == 1
+    assert len({each.body for each in tries}) == 1
+    await wait_until(lambda: nothing_is_left(any_api), "the outbox to be empty")
+    assert len(receiver.delivered) == 4
+
+
+async def nothing_is_left(api: Api) -> bool:
+    """Whether all that was taken has been forgotten. Takes what is due, if there is anything."""
+    assert not await api.backend.outbox.take(10, 0.01)
+    return True
+
+
+async def test_a_receiver_that_wants_no_more_gets_no_more(api: Api, receiver: Receiver) -> None:
+    receiver.statuses = [410]
+    await api.submit(hooked(receiver))
+    await receiver.came()
+    await api.submit(hooked(receiver, "seed=8"))
+    first, second = await receiver.came(2)
+    assert first.event["data"] != second.event["data"]
+
+
+async def test_a_receiver_that_is_not_there_is_waited_for(api: Api, receiver: Receiver) -> None:
+    """Nor does it hold up others."""
+    job_id = await api.submit(ask(background=True, webhook_url="http://127.0.0.1:9/nobody"))
+    await api.ended(job_id)
+    await api.submit(hooked(receiver))
+    await receiver.came()
+
+
+async def test_the_job_does_not_wait_for_its_receiver(api: Api, receiver: Receiver) -> None:
+    receiver.gate.clear()
+    job_id = await api.submit(hooked(receiver))
+    await receiver.came()
+    assert (await api.job(job_id))["status"] == "completed"
+
+
+async def test_what_one_replica_could_not_tell_the_next_one_tells(
+    amqp_url: str, redis_url: str, receiver: Receiver
+) -> None:
+    async with on_servers(amqp_url, redis_url, webhook_secret=SECRET) as api:
+        receiver.statuses = [500]
+        job_id = await api.submit(hooked(receiver))
+        await api.ended(job_id)
+        await receiver.came()
+    async with on_servers(amqp_url, redis_url, webhook_secret=SECRET):
+        tries = await receiver.came(2)
+    assert {each.event["data"]["id"] for each in tries} == {job_id}
+
+
+async def refused(api: Api, **fields: Any) -> Answer:
+    answer = await api.post(ask(**fields))
+    assert (answer.status, answer.error["param"]) == (400, "webhook_url")
+    return answer
+
+
+async def test_webhooks_are_for_jobs(api: Api) -> None:
+    await refused(api, webhook_url="http://127.0.0.1/x")
+    await refused(api, webhook_url="http://127.0.0.1/x", stream=True)
+    await refused(api, webhook_url="file:///etc/passwd", background=True)
+    await refused(api, webhook_url=7, background=True)
+    assert (await api.post(ask(webhook_url="http://127.0.0.1:9/x"), prefer="respond-async")).status == 202
+
+
+async def test_a_server_without_a_secret_says_so() -> None:
+    async with embedded_api() as api:
+        answer = await refused(api, webhook_url="http://127.0.0.1/x", background=True)
+        assert "webhook_secret" in answer.error["message"]
+
+
+class Inside(ThreadedResolver):
+    """Every name leads to this machine."""
+
+    async def resolve(self, host: str, port: int = 0, *rest: Any) -> Any:
+        return await super().resolve("localhost", port, *rest)
+
+
+async def test_private_addresses_can_be_refused(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_target, "ThreadedResolver", Inside)
+    async with embedded_api(webhook_secret=SECRET, webhook_private=False) as api:
+        await refused(api, webhook_url=receiver.url, background=True)
+        await refused(api, webhook_url="http://localhost/x", background=True)
+        # A name that only the resolver sees through; nothing arrives.
+        named = receiver.url.replace("127.0.0.1", "example.com")
+        job_id = await api.submit(ask(background=True, webhook_url=named))
+        await api.ended(job_id)
+        await wait_until(lambda: was_tried(api), "a try")
+    assert receiver.delivered == []
+
+
+async def was_tried(api: Api) -> bool:
+    metrics = (await api.get("/metrics")).body.decode()
+    return any(line.startswith('ignite_webhooks_total{outcome="failed"}') for line in metrics.splitlines())
+
+
+def test_pauses_grow_and_come_to_an_end() -> None:
+    assert pause(10)
+    assert 8 <= (pause(10) or 0) <= 12
+    assert 480 <= (pause(600) or 0) <= 720
+    assert (pause(TOLD_FOR - 1) or 0) <= 1.2 * 3600
+    assert pause(TOLD_FOR + 1) is None

@@ -1,0 +1,111 @@
+"""Where webhooks may go."""
+
+import socket
+
+import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from producer.webhook_target import PublicAddresses, fault_of, is_private, webhook_refusal
+from shared.settings import Settings
+
+SECRET = "whsec_" + "A" * 32
+PRIVATE = (
+    "127.0.0.1",
+    "127.255.0.1",
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "0.0.0.0",
+    "224.0.0.1",
+    "255.255.255.255",
+    "::1",
+    "::",
+    "fe80::1",
+    "fe80::1%eth0",
+    "fd00::1",
+    "fec0::1",
+    "ff02::1",
+    "::ffff:127.0.0.1",
+    "::127.0.0.1",
+    "64:ff9b::7f00:1",
+    "2002:7f00:1::",
+    "127.1",
+    "2130706433",
+    "127.0.0.1.",
+)
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_private_addresses_are_known_in_every_disguise(address: str) -> None:
+    assert is_private(address)
+    host = f"[{address}]" if ":" in address else address
+    assert fault_of(f"http://{host}:8080/x", private_allowed=False)
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "example.com"])
+def test_public_ones_are_not_refused(address: str) -> None:
+    assert not is_private(address)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "x", "ftp://example.com", "http://", "http:///x", "http://[", "http://a:b", "https://a/\n", "//a"]
+)
+def test_what_is_no_url_is_refused(url: str) -> None:
+    assert fault_of(url, private_allowed=True)
+
+
+def test_a_url_has_a_length() -> None:
+    assert fault_of("http://example.com/" + "x" * 2048, private_allowed=True)
+    assert fault_of("http://example.com/x", private_allowed=True) is None
+
+
+class Found(AbstractResolver):
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)
+            for address in self.addresses
+        ]
+
+    async def close(self) -> None: ...
+
+
+async def test_names_lead_to_public_addresses_only() -> None:
+    mixed = PublicAddresses(Found("10.0.0.1", "93.184.216.34", "::1"))
+    assert [each["host"] for each in await mixed.resolve("example.com", 443)] == ["93.184.216.34"]
+    with pytest.raises(OSError, match="no public address"):
+        await PublicAddresses(Found("10.0.0.1", "127.0.0.1")).resolve("example.com", 443)
+
+
+@pytest.mark.parametrize(
+    ("host", "private", "url", "allowed"),
+    [
+        ("127.0.0.1", None, "http://localhost:1/x", True),
+        ("127.0.0.1", False, "http://localhost:1/x", False),
+        ("0.0.0.0", None, "http://127.0.0.1/x", False),
+        ("0.0.0.0", None, "http://localhost/x", False),
+        ("0.0.0.0", True, "http://127.0.0.1/x", True),
+        ("0.0.0.0", None, "https://example.com/x", True),
+    ],
+)
+def test_private_addresses_are_for_servers_on_loopback_or_by_setting(
+    host: str, private: bool | None, url: str, allowed: bool
+) -> None:
+    settings = Settings(host=host, webhook_private=private, webhook_secret=SECRET)
+    assert (webhook_refusal(url, background=True, settings=settings) is None) is allowed
+
+
+def test_webhooks_need_a_secret_and_a_job() -> None:
+    without = webhook_refusal("http://localhost/x", background=True, settings=Settings())
+    assert without
+    assert "webhook_secret" in without.message
+    waiting = webhook_refusal("http://localhost/x", background=False, settings=Settings(webhook_secret=SECRET))
+    assert waiting
+    assert waiting.param == "webhook_url"
+    assert webhook_refusal(None, background=False, settings=Settings()) is None
