@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,6 +22,9 @@ Continuation = Literal["vllm", "prefill", "none"]
 # Seconds between two questions to a server that does not answer.
 FIRST_PAUSE = 0.1
 LAST_PAUSE = 2.0
+
+ASK_WHEN_IDLE = 15.0
+"""Seconds after which a server of which nobody wants anything is asked whether it is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class OpenAIEngine:
         self._health = Health()
         self._upstream: Upstream | None = None
         self._model = options.model or ""
+        self._under_way = 0
         self._is_llama_server = False
 
     async def start(self) -> None:
@@ -83,7 +87,7 @@ class OpenAIEngine:
             return
         asked = self._continued(request, prefix, prefix_tokens) if prefix else request
         progress = _Progress(choices=asked.get("n") or 1)
-        async with aclosing(self._chunks(upstream, asked)) as chunks:
+        async with self._counted(), aclosing(self._chunks(upstream, asked)) as chunks:
             async for chunk in chunks:
                 if progress.note(chunk):
                     yield chunk
@@ -99,7 +103,8 @@ class OpenAIEngine:
         body = {**request, "model": self._model, "stream": False}
         body.pop("stream_options", None)
         try:
-            completion = await upstream.complete(body)
+            async with self._counted():
+                completion = await upstream.complete(body)
         except UpstreamLost as lost:
             raise self._lost(upstream, lost) from lost
         if "error" in completion:
@@ -108,7 +113,14 @@ class OpenAIEngine:
         return completion
 
     async def wait_unhealthy(self) -> str:
-        return await self._health.wait_unhealthy()
+        """Asks a server that has nothing to do now and then: it may have died without anybody noticing."""
+        while True:
+            try:
+                async with asyncio.timeout(ASK_WHEN_IDLE):
+                    return await self._health.wait_unhealthy()
+            except TimeoutError:
+                if not self._under_way:
+                    await self._ask_idle()
 
     async def wait_healthy(self) -> None:
         """Asks the server now and then, but only as long as it is not well."""
@@ -191,6 +203,28 @@ class OpenAIEngine:
                 return False
             self._heard_from(upstream)
         return self._health.well
+
+    async def _ask_idle(self) -> None:
+        """Twice before it is given up: a busy machine may be slow to answer once."""
+        if (upstream := self._upstream) is None:
+            return
+        for last in (False, True):
+            try:
+                await upstream.models()
+                return
+            except UpstreamLost as lost:
+                if last:
+                    self._lost(upstream, lost)
+            except IgniteError:
+                return  # It answers, and what is wrong will be said to whoever asks for something.
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncGenerator[None]:
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
 
     def _adopt(self, models: list[dict[str, Any]]) -> None:
         """Which model it is and how long its context, as the server's own list says."""

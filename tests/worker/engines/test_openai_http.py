@@ -23,6 +23,7 @@ from tests.worker.engines.upstream_server import (
     answers,
     streams,
 )
+from worker.engines import openai_http
 from worker.engines.base import Chunk, Engine
 from worker.engines.open_engine import EngineSettings, open_engine
 
@@ -239,6 +240,33 @@ async def test_an_upstream_that_goes_and_comes_back(upstream: UpstreamServer, en
         upstream.behaviour = streams(ANSWER)
         await back
     assert text_of(await read(engine, ask())) == "Hello"
+
+
+async def test_an_idle_upstream_that_goes_is_missed(
+    upstream: UpstreamServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_http, "ASK_WHEN_IDLE", 0.05)
+    watching = asyncio.create_task(engine.wait_unhealthy())
+    await wait_until(lambda: upstream.model_asked > 3, "it to be asked")
+    assert not watching.done()
+    await upstream.close()
+    async with asyncio.timeout(60):
+        assert "127.0.0.1" in await watching
+
+
+async def test_a_busy_upstream_is_left_alone(
+    upstream: UpstreamServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_http, "ASK_WHEN_IDLE", 0.02)
+    upstream.behaviour = streams(BEGIN, then="hang")
+    stream = engine.generate(ask())
+    await anext(stream)
+    asked = upstream.model_asked
+    watching = asyncio.create_task(engine.wait_unhealthy())
+    await asyncio.wait([watching], timeout=0.2)
+    assert upstream.model_asked == asked
+    watching.cancel()
+    await stream.aclose()
 
 
 async def test_a_well_upstream_is_not_asked_again(upstream: UpstreamServer, engine: Engine) -> None:
