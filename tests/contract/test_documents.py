@@ -108,7 +108,7 @@ async def is_gone(backend: Backend, document: Document) -> bool:
 
 async def test_a_write_prolongs_a_life(backend: Backend) -> None:
     """As a lease is held: an expired one could not be written under its version any more."""
-    brief = await backend.documents.put(a_document("b-1"), expires_in=1.0)
+    brief = await backend.documents.put(a_document("b-1"), expires_in=10.0)
     held = await backend.documents.put(replace(brief, value=b"{}"), expires_in=DAY)
     other = await backend.documents.put(a_document("b-2"), expires_in=0.05)
     await wait_until(lambda: is_gone(backend, other))

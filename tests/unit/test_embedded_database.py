@@ -34,11 +34,9 @@ class Recorder:
 
 
 @asynccontextmanager
-async def opened(
-    path: Path | None, recorder: Recorder | None = None, *, timeout: float = PATIENCE
-) -> AsyncGenerator[Database]:
+async def opened(path: Path | None, recorder: Recorder | None = None) -> AsyncGenerator[Database]:
     recorder = recorder or Recorder()
-    database = Database(path, timeout=timeout, on_lost=recorder.lose)
+    database = Database(path, timeout=PATIENCE, on_lost=recorder.lose)
     await database.open(recorder.prepare)
     try:
         yield database
@@ -161,15 +159,17 @@ async def test_a_full_disk_is_unavailable_and_then_it_goes_on(tmp_path: Path) ->
         assert await database.run(lambda db: write(db, "x" * 100_000))
 
 
-async def test_a_disk_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
+async def test_a_disk_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     seen: list[object] = []
-    async with opened(tmp_path / "db", timeout=0.05) as database:
+    async with opened(tmp_path / "db") as database:
+        monkeypatch.setattr(database, "_timeout", 0.05)
         stuck = database.run(lambda _: gate.wait(PATIENCE), after=seen.append)
         behind = database.run(lambda db: write(db, "behind"))
         for step in (stuck, behind):
             with pytest.raises(BackendUnavailable, match="not answered"):
                 await step
+        monkeypatch.undo()
         gate.set()
         assert await database.run(words) == ["behind"]
         assert seen == [True], "what was given up for lost has taken place after all"

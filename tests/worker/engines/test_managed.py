@@ -145,7 +145,7 @@ async def test_kill_9_of_the_worker_takes_the_process_along(tmp_path: Path) -> N
 
 
 async def test_a_process_that_hangs_is_replaced() -> None:
-    upstream = UpstreamOptions(Address(""), stall_timeout=0.3)
+    upstream = UpstreamOptions(Address(""), stall_timeout=1.0)
     engine = ManagedEngine(ManagedOptions(str(MODEL_PATH), upstream, BY_SOCKET, grace=0.1))
     await engine.start()
     [processes] = serving_processes(os.getpid())
