@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from producer import completions, jobs, models, stored
 from producer.auth import Keyring
@@ -21,10 +21,11 @@ from producer.files.catalog import Files
 from producer.files.reaper import reap
 from producer.health import Health, health_router
 from producer.keys import KeyBook
-from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext
+from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, Cors, RequestContext
 from producer.openapi import openapi_of
 from producer.service import JobService
 from producer.storage import open_storage
+from producer.straight import Straight
 from producer.sweeper import sweep
 from producer.webhooks import announce_endings
 from shared.ports import Backend
@@ -78,7 +79,7 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
     for router in routers:
         app.include_router(router)
     install_error_handlers(app)
-    install_middleware(app, doors)
+    install_edge(app, doors)
     app.openapi = lambda: openapi_of(app, keyed=bool(settings.keys) or not settings.on_loopback)
     return app
 
@@ -88,12 +89,17 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def install_middleware(app: FastAPI, doors: Doors) -> None:
-    """Added last is outermost. CORS is outside authentication, or a browser could not read a 401."""
+def install_edge(app: FastAPI, doors: Doors) -> None:
+    """Outside of everything that the framework puts around its routes."""
+    inside = app.build_middleware_stack
+    app.build_middleware_stack = lambda: edge(Straight(inside(), completions.HANDLERS), doors)
+
+
+def edge(app: ASGIApp, doors: Doors) -> ASGIApp:
+    """What every request passes, from the outside in. CORS is outside authentication, or a browser could not read a
+    401.
+    """
     settings = doors.settings
-    app.add_middleware(BodyLimit, limit=settings.body_limit, others={FILES: settings.file_limit + FORM_ROOM})
-    app.add_middleware(Authentication, keyring=doors.keyring)
-    app.add_middleware(
-        CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
-    )
-    app.add_middleware(RequestContext)
+    limited = BodyLimit(app, settings.body_limit, others={FILES: settings.file_limit + FORM_ROOM})
+    inside = Authentication(limited, doors.keyring)
+    return RequestContext(Cors(inside, ["*"], ["*"], ["*"], expose_headers=EXPOSED))

@@ -51,6 +51,10 @@ async def stream_completion(request: Request) -> Response:
     return await answer(request, stream=True)
 
 
+HANDLERS = {"/v1/chat/completions": create_completion, "/v1/chat/completions/stream": stream_completion}
+"""For whoever takes these calls straight to their handlers."""
+
+
 async def answer(request: Request, *, stream: bool | None) -> Response:
     doors = doors_of(request)
     submission, preferences = await read_submission(request, stream)

@@ -129,5 +129,9 @@ async def handle_validation_error(request: Request, error: Exception) -> Respons
 
 
 async def handle_surprise(request: Request, error: Exception) -> Response:
-    log.error("request.crashed", path=request.scope["path"], exc_info=error)
+    return surprise_response(request.scope["path"], error)
+
+
+def surprise_response(path: str, error: Exception) -> Response:
+    log.error("request.crashed", path=path, exc_info=error)
     return error_response(IgniteError("The server failed on this request."))

@@ -39,12 +39,12 @@ async def hang_up_watched(receive: Receive, client: Waiting) -> AsyncGenerator[N
             pass
         client.leave()
 
-    watching = asyncio.create_task(watch(), name=f"hang-up {client.job.id}")
+    watching = asyncio.create_task(watch())
     try:
         yield
     finally:
+        # Not waited for: it holds nothing, and there is one for every call.
         watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
 
 
 class CallAnswer(Response):

@@ -7,15 +7,16 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from producer.auth import Keyring
-from producer.errors import error_response
+from producer.errors import error_response, surprise_response
 from shared.errors import IgniteError, RequestTooLarge
 
 log = structlog.get_logger(__name__)
@@ -38,25 +39,43 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
+        since = time.perf_counter()
         request_id = request_id_of(scope)
+        started = False
 
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                headers["openai-processing-ms"] = str(int((time.perf_counter() - started) * 1000))
+        def send_marked(message: Message) -> Awaitable[None]:
+            nonlocal started
+            if not started:
+                started = True
+                taken = int((time.perf_counter() - since) * 1000)
+                marks = (b"x-request-id", request_id.encode()), (b"openai-processing-ms", b"%d" % taken)
+                message["headers"] = [*message.get("headers", ()), *marks]
                 log.debug("request.answered", path=scope["path"], status=message["status"])
-            await send(message)
+            return send(message)
 
         with bound_contextvars(request=request_id):
-            await self._app(scope, receive, send_marked)
+            try:
+                await self._app(scope, receive, send_marked)
+            except Exception as error:
+                if started:
+                    raise  # All that is left is to break off, as the server does.
+                await surprise_response(scope["path"], error)(scope, receive, send_marked)
 
 
 def request_id_of(scope: Scope) -> str:
     """The client's own id where it is one that may be echoed."""
     given = Headers(scope=scope).get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, for those who say where they come from; what no browser sends, nobody looks at."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 class Authentication:

@@ -64,6 +64,8 @@ class LogFollower:
         self._ending: Ending | None = None
         self._closed = False
         self._waiter: asyncio.Future[bool] | None = None
+        self._until: float | None = None
+        self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def ended(self) -> bool:
@@ -110,6 +112,9 @@ class LogFollower:
 
     def close(self) -> None:
         self._closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         self._wake()
 
     def _accept(self, offset: int, data: bytes) -> None:
@@ -156,15 +161,29 @@ class LogFollower:
 
     async def _wait(self, until: float | None) -> bool:
         """Whether something came before the loop's clock says `until`."""
-        loop = asyncio.get_running_loop()
-        self._waiter = waiter = loop.create_future()
-        timer = loop.call_at(until, settle, waiter, False) if until is not None else None
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._until = until
+        if until is not None and (self._alarm is None or until < self._alarm.when()):
+            self._set_alarm(until)
         try:
-            return await waiter
+            return await self._waiter
         finally:
             self._waiter = None
-            if timer is not None:
-                timer.cancel()
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        """One timer serves many waits: it is put off while they end before their time."""
+        self._alarm = None
+        if self._waiter is None or self._until is None:
+            return
+        if self._until > asyncio.get_running_loop().time():
+            self._set_alarm(self._until)
+        else:
+            settle(self._waiter, False)
 
     async def _fill(self) -> None:
         """Read on from the log; what arrives meanwhile is looked at afterwards."""
