@@ -12,7 +12,7 @@ from ignite.running import require_distributed, say, stop_signals, until
 from shared.backends import open_backend
 from shared.errors import BackendUnavailable
 from shared.ports import Backend
-from shared.settings import Settings
+from shared.settings import Settings, split_list
 from worker.consumer import Worker, WorkerOptions
 from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
@@ -79,6 +79,8 @@ def worker_options(settings: Settings) -> WorkerOptions:
         *(settings.lease, settings.drain, settings.max_tries, settings.retry_backoff, settings.quarantine_after),
         reserved_slots=settings.reserved_slots,
         flex_patience=settings.flex_patience,
+        aliases=tuple(split_list(settings.model_aliases)),
+        modalities=tuple(split_list(settings.model_modalities)),
     )
 
 

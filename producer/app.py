@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from producer import completions, jobs, models, stored
 from producer.auth import Keyring
-from producer.catalog import Catalog
+from producer.catalog import Catalog, Configured
 from producer.dead_letters import settle_dead_letters
 from producer.dependencies import Doors
 from producer.errors import install_error_handlers
@@ -42,7 +42,7 @@ FORM_ROOM = 1024 * 1024
 
 def create_app(backend: Backend, settings: Settings) -> FastAPI:
     """The application on an open backend; who opened it closes it."""
-    catalog = Catalog(backend.registry, settings.configured_models)
+    catalog = Catalog(backend.registry, configured_models(settings))
     keyring = Keyring(settings.keys, KeyBook(backend.documents), on_loopback=settings.on_loopback)
     storage = open_storage(settings)
     service, kept = JobService(backend, catalog, settings), Files(backend.documents, storage)
@@ -82,6 +82,10 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
     install_edge(app, doors)
     app.openapi = lambda: openapi_of(app, keyed=bool(settings.keys) or not settings.on_loopback)
     return app
+
+
+def configured_models(settings: Settings) -> Configured:
+    return Configured(settings.configured_models, settings.configured_aliases, settings.worker_patience)
 
 
 def operation_id(route: APIRoute) -> str:

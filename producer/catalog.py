@@ -1,12 +1,18 @@
-"""The models clients may ask for: those that workers announced lately, and those the operator configured."""
+"""The models clients may ask for: those that workers announced lately, and those the operator configured.
+
+A configured model is one that workers will come for (scale from zero), so its jobs wait however long none is there. One
+that was only announced is waited for as long as a worker takes to start again; then new jobs are refused.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from shared.errors import NotFound
+from shared.errors import NotFound, NoWorkerForModel
 from shared.ports import ModelInfo, Registry
 
 FRESH = 5.0
@@ -19,12 +25,33 @@ RECHECK = 0.5
 REMEMBERED = 30.0
 """Seconds after its last sign of life in which a model that the store does not know any more is served on."""
 
+COME_BACK = 30.0
+"""Seconds after which a client should ask again for a model without workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The operator's models, and other names for them and for announced ones. `patience`: seconds for which an
+    announced model is waited for after its last worker was seen.
+    """
+
+    models: Sequence[str] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    patience: float = 600.0
+
 
 class Catalog:
-    def __init__(self, registry: Registry, configured: Sequence[str]) -> None:
+    def __init__(self, registry: Registry, configured: Configured) -> None:
         self._registry = registry
-        self._configured = {name: ModelInfo(name, "configured", time.time(), 0.0) for name in configured}
+        self._patience = configured.patience
+        self._configured = {
+            name: ModelInfo(name, "configured", time.time(), 0.0, aliases=aliases_of(name, configured.aliases))
+            for name in configured.models
+        }
         self._known: dict[str, ModelInfo] = {}
+        self._names: dict[str, str] = {}
+        self._staffed: frozenset[str] = frozenset()
+        self._workers: Counter[str] = Counter()
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
@@ -32,14 +59,31 @@ class Catalog:
         await self._refresh(FRESH)
         return sorted(self._known.values(), key=lambda model: model.id)
 
-    async def get(self, model_id: str) -> ModelInfo:
-        """Raises NotFound (`model_not_found`), BackendUnavailable."""
+    async def get(self, name: str) -> ModelInfo:
+        """The model of that id or alias. Raises NotFound (`model_not_found`), BackendUnavailable."""
         await self._refresh(FRESH)
-        if model_id not in self._known:
+        if name not in self._names:
             await self._refresh(RECHECK)
-        if model_id not in self._known:
-            raise NotFound(f"The model '{model_id}' does not exist.", param="model", code="model_not_found")
-        return self._known[model_id]
+        if name not in self._names:
+            raise NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
+        return self._known[self._names[name]]
+
+    async def expect_workers(self, model: ModelInfo) -> None:
+        """Raises NoWorkerForModel where none is there and none will come."""
+        if self._is_abandoned(model):
+            await self._refresh(RECHECK)
+            model = await self.get(model.id)
+        if self._is_abandoned(model):
+            raise NoWorkerForModel(f"No worker serves the model '{model.id}' any more.", retry_after=COME_BACK)
+
+    def _is_abandoned(self, model: ModelInfo) -> bool:
+        expected = model.id in self._configured or model.id in self._staffed
+        return not expected and time.time() - model.seen_at > self._patience
+
+    async def workers(self, model_id: str) -> int:
+        """How many are there, with an engine that can generate; at most FRESH seconds old."""
+        await self._refresh(FRESH)
+        return self._workers[model_id]
 
     def _seen_lately(self) -> dict[str, ModelInfo]:
         """What a store that has lost its memory hears again with the next heartbeats."""
@@ -51,6 +95,29 @@ class Catalog:
             return
         async with self._reading:
             if time.monotonic() - self._read_at >= age:
-                announced = {model.id: model for model in await self._registry.models()}
-                self._known = {**self._configured, **self._seen_lately(), **announced}
+                models, workers = await asyncio.gather(self._registry.models(), self._registry.workers())
+                self._staffed = frozenset(worker.model.id for worker in workers)
+                self._workers = Counter(worker.model.id for worker in workers if worker.ready)
+                self._adopt(models)
                 self._read_at = time.monotonic()
+
+    def _adopt(self, announced: Sequence[ModelInfo]) -> None:
+        known = self._configured | self._seen_lately()
+        for model in announced:
+            configured = self._configured.get(model.id)
+            aliases = (*model.aliases, *(configured.aliases if configured else ()))
+            known[model.id] = replace(model, aliases=tuple(sorted(set(aliases))))
+        self._known, self._names = known, names_of(known.values(), self._workers)
+
+
+def aliases_of(name: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(alias for alias, model in aliases.items() if model == name))
+
+
+def names_of(models: Iterable[ModelInfo], workers: Mapping[str, int]) -> dict[str, str]:
+    """Every name by which a model may be asked for, with its id. An id is no other model's alias; of two models with
+    one alias the one with workers has it, and of those the one that came last.
+    """
+    models = sorted(models, key=lambda model: (workers.get(model.id, 0) > 0, model.created_at))
+    names = {alias: model.id for model in models for alias in model.aliases}
+    return names | {model.id: model.id for model in models}

@@ -112,7 +112,7 @@ class StreamAnswer(CallAnswer):
 
     async def _comment(self, client: Waiting) -> bytes:
         place = await client.place()
-        text = keepalive(place.status, alive=place.alive, position=place.position, eta=place.eta)
+        text = keepalive(place.status, alive=place.alive, position=place.position, eta=place.eta, workers=place.workers)
         return text.encode() + b"\n\n"
 
 

@@ -38,13 +38,15 @@ async def job_response(doors: Doors, job: Job, status: int = 200, *, known: str 
     changed. `known`: the client's If-None-Match.
     """
     place = await place_of(doors, job)
-    tag = wire.etag(job, place and place.position)
+    tag = wire.etag(job, place and place.position, place and place.workers)
     headers = {"etag": tag, "x-job-id": job.id}
     if not job.status.terminal:
         headers["retry-after"] = str(wire.POLL_SECONDS)
     if tag in (entry.strip().removeprefix("W/") for entry in known.split(",")):
         return Response(status_code=304, headers=headers)
-    body = wire.job_object(job, position=place and place.position, eta=place and place.eta)
+    body = wire.job_object(
+        job, position=place and place.position, eta=place and place.eta, workers=place and place.workers
+    )
     return json_response(body, status, headers)
 
 

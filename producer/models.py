@@ -16,12 +16,16 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 @router.get("", summary="List models", responses=answers(is_json(ModelList, "The catalog.")))
 async def list_models(request: Request) -> Response:
     """Those that the key may use."""
-    principal = principal_of(request)
-    models = [model for model in await doors_of(request).catalog.models() if principal.may_use(model.id)]
-    return json_response({"object": "list", "data": [model_object(model) for model in models]})
+    catalog, principal = doors_of(request).catalog, principal_of(request)
+    models = [model for model in await catalog.models() if principal.may_use(model.id)]
+    data = [model_object(model, await catalog.workers(model.id)) for model in models]
+    return json_response({"object": "list", "data": data})
 
 
 @router.get("/{model_id:path}", summary="A model", responses=answers(is_json(Model, "The model."), 403, 404))
 async def get_model(request: Request, model_id: str) -> Response:
-    principal_of(request).require_model(model_id)
-    return json_response(model_object(await doors_of(request).catalog.get(model_id)))
+    """By its id, or by another name that it has."""
+    catalog = doors_of(request).catalog
+    model = await catalog.get(model_id)
+    principal_of(request).require_model(model.id)
+    return json_response(model_object(model, await catalog.workers(model.id)))

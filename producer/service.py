@@ -59,12 +59,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a job is. `position` counts from 0 and is None once it runs; `eta` in seconds; `alive`: its worker is."""
+    """Where a job is. `position` counts from 0 and is None once it runs; `eta` in seconds; `alive`: its worker is;
+    `workers`: how many there are that could take it.
+    """
 
     status: JobStatus
     position: int | None
     eta: float | None
     alive: bool
+    workers: int | None = None
 
 
 class JobService:
@@ -109,9 +112,17 @@ class JobService:
         wrong = webhook_refusal(job.webhook_url, background=submission.background, settings=self._settings)
         if wrong is not None:
             raise wrong
-        submission.principal.require_model(job.model)
-        await self._catalog.get(job.model)
+        job.model = await self._model_for(submission)
         return job
+
+    async def _model_for(self, submission: Submission) -> str:
+        """The id of the model that the request names, which can take it and has workers, or will have."""
+        model = await self._catalog.get(submission.request.model)
+        submission.principal.require_model(model.id)
+        await self._catalog.expect_workers(model)
+        if (unreadable := admission.unreadable(submission.request, model)) is not None:
+            raise unreadable
+        return model.id
 
     async def _enqueue(self, job: Job, submission: Submission, *, followed: bool) -> str:
         """Only when the broker has confirmed is the job accepted; refused, it leaves no trace. The id of the job that
@@ -221,7 +232,8 @@ class JobService:
             return Place(JobStatus.QUEUED, None, None, alive=False)
         if now.status is JobStatus.QUEUED:
             position = await self._backend.store.position(now)
-            return Place(now.status, position, self._eta(now, position), alive=False)
+            workers = await self._catalog.workers(now.model)
+            return Place(now.status, position, self._eta(now, position), alive=False, workers=workers)
         alive = now.owner is not None and await self._backend.registry.alive(now.owner)
         return Place(now.status, None, None, alive=alive)
 

@@ -109,6 +109,7 @@ class ChatCompletionChunk(BaseModel):
 class JobQueuePlace(BaseModel):
     position: int | None = Field(description="From 1.")
     eta_seconds: int | None
+    workers: int | None = Field(description="How many there are that could take the job.")
 
 
 class JobProgress(BaseModel):
@@ -164,6 +165,9 @@ class Model(BaseModel):
     context_length: int | None
     description: str | None
     capabilities: list[str]
+    modalities: list[str] = Field(description="What it takes; empty where its engine does not tell.")
+    aliases: list[str]
+    workers: int
 
 
 class ModelList(BaseModel):

@@ -6,8 +6,12 @@ from shared.frames import FRAME_END
 from shared.job import JobStatus
 
 
-def keepalive(status: JobStatus, *, alive: bool, position: int | None, eta: float | None) -> str:
-    """The comment's text. `running` only while the worker that holds the job is alive."""
+def keepalive(
+    status: JobStatus, *, alive: bool, position: int | None, eta: float | None, workers: int | None = None
+) -> str:
+    """The comment's text. `running` only while the worker that holds the job is alive; `workers=0` where none is there
+    that could take it.
+    """
     if status is JobStatus.IN_PROGRESS and alive:
         return ": running"
     words = [": queued"]
@@ -15,6 +19,8 @@ def keepalive(status: JobStatus, *, alive: bool, position: int | None, eta: floa
         words.append(f"position={position + 1}")
     if eta is not None:
         words.append(f"eta={round(eta)}s")
+    if workers == 0:
+        words.append("workers=0")
     return " ".join(words)
 
 

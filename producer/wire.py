@@ -19,7 +19,9 @@ def job_path(job_id: str) -> str:
     return f"/v1/jobs/{job_id}"
 
 
-def job_object(job: Job, *, position: int | None = None, eta: float | None = None) -> dict[str, Any]:
+def job_object(
+    job: Job, *, position: int | None = None, eta: float | None = None, workers: int | None = None
+) -> dict[str, Any]:
     """`chat.completion.job`."""
     path = job_path(job.id)
     return {
@@ -34,7 +36,7 @@ def job_object(job: Job, *, position: int | None = None, eta: float | None = Non
         "finished_at": whole(job.finished_at),
         "deadline_at": int(job.deadline_at),
         "expires_at": whole(job.expires_at),
-        "queue": queue_place(job, position, eta),
+        "queue": queue_place(job, position, eta, workers),
         "progress": progress(job),
         "attempts": job.attempt,
         "result": orjson.Fragment(job.result) if job.result else None,
@@ -50,12 +52,12 @@ def job_object(job: Job, *, position: int | None = None, eta: float | None = Non
     }
 
 
-def queue_place(job: Job, position: int | None, eta: float | None) -> dict[str, Any] | None:
-    """Where the job waits. Positions count from 1."""
+def queue_place(job: Job, position: int | None, eta: float | None, workers: int | None) -> dict[str, Any] | None:
+    """Where the job waits. Positions count from 1; `workers`: how many there are that could take it."""
     if job.status is not JobStatus.QUEUED:
         return None
     place = None if position is None else position + 1
-    return {"position": place, "eta_seconds": None if eta is None else round(eta)}
+    return {"position": place, "eta_seconds": None if eta is None else round(eta), "workers": workers}
 
 
 def progress(job: Job) -> dict[str, int]:
@@ -68,9 +70,10 @@ def whole(moment: float | None) -> int | None:
     return None if moment is None else int(moment)
 
 
-def etag(job: Job, position: int | None = None) -> str:
+def etag(job: Job, position: int | None = None, workers: int | None = None) -> str:
     """Changes whenever the job object does."""
-    return f'"{job.status}-{job.attempt}-{job.chunks}-{"" if position is None else position}"'
+    place = "" if position is None else f"{position}-{workers}"
+    return f'"{job.status}-{job.attempt}-{job.chunks}-{place}"'
 
 
 def page(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def split_content(content: Any) -> dict[str, Any]:
     return {"content": None, "content_parts": [part for part in parts if part["type"] in ("text", "image_url")]}
 
 
-def model_object(model: ModelInfo) -> dict[str, Any]:
+def model_object(model: ModelInfo, workers: int) -> dict[str, Any]:
     return {
         "id": model.id,
         "object": "model",
@@ -128,6 +131,9 @@ def model_object(model: ModelInfo) -> dict[str, Any]:
         "context_length": model.context_length,
         "description": model.description,
         "capabilities": model.capabilities,
+        "modalities": model.modalities,
+        "aliases": model.aliases,
+        "workers": workers,
     }
 
 

@@ -145,6 +145,12 @@ class DataDirectoryInUse(BackendUnavailable):
     default_code = "data_directory_in_use"
 
 
+class NoWorkerForModel(Unavailable):
+    """The model is known, but its workers are gone and nobody has said that others will come."""
+
+    default_code = "no_worker_for_model"
+
+
 class ShuttingDown(Unavailable):
     """This process is draining."""
 

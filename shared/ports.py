@@ -434,7 +434,9 @@ class Outbox(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model as workers announce it. `seen_at`: when a worker last did."""
+    """A model as workers announce it. `seen_at`: when a worker last did; `aliases`: other names that requests may call
+    it by; `modalities`: what it takes (`text`, `image`, `audio`, …), empty where the engine does not tell.
+    """
 
     id: str
     engine: str
@@ -443,6 +445,8 @@ class ModelInfo:
     context_length: int | None = None
     description: str | None = None
     capabilities: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,14 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
     api_keys: str = Field("", description="comma-separated name=key pairs, beside the keys that 'ignite keys' makes")
     body_limit: int = Field(20 * 1024 * 1024, ge=1024, description="largest request body")
-    models: str = Field("", description="comma-separated model ids that are served even while no worker is up")
+    models: str = Field(
+        "", description="comma-separated model ids that are served even while no worker is up; alias=id names one anew"
+    )
+    worker_patience: float = Field(
+        600,
+        ge=0,
+        description="how long jobs for a model that is not in models are taken after its last worker was seen",
+    )
     job_deadline: float = Field(86_400, gt=0, description="a job's deadline where the client sets none")
     retention: float = Field(3_600, gt=0, description="how long a finished call's record and log are kept")
     job_retention: float = Field(86_400, gt=0, description="the same for jobs that were asked for as such")
@@ -84,6 +91,10 @@ class Settings(BaseSettings):
     engine: EngineName = Field("llamacpp", description="what generates")
     model: str | None = Field(None, description="what the engine loads; None: the demo model")
     model_id: str | None = Field(None, description="the name it is served under")
+    model_aliases: str = Field("", description="comma-separated other names that requests may call it by")
+    model_modalities: str = Field(
+        "", description="what the model takes: comma-separated text, image, audio, file; empty: as the engine tells"
+    )
     engine_url: str | None = Field(None, description="the openai engine's server, up to and including /v1")
     engine_api_key: str | None = Field(None, description="the key for that server")
     engine_command: str | None = Field(None, description="serving command with {model} and {port} or {uds}")
@@ -156,7 +167,14 @@ class Settings(BaseSettings):
 
     @property
     def configured_models(self) -> tuple[str, ...]:
-        return tuple(split_list(self.models))
+        names = (name.partition("=") for name in split_list(self.models))
+        return tuple(dict.fromkeys(model.strip() or alias.strip() for alias, _, model in names))
+
+    @property
+    def configured_aliases(self) -> dict[str, str]:
+        """Alias → model id."""
+        pairs = (name.partition("=") for name in split_list(self.models))
+        return {alias.strip(): model.strip() for alias, _, model in pairs if model.strip()}
 
     @property
     def webhooks_may_be_private(self) -> bool:

@@ -34,7 +34,8 @@ class WorkerOptions:
     """Times in seconds. `drain_seconds`: how long held jobs may go on after the worker was told to stop.
 
     `reserved_slots`: the share of the slots that flex jobs never take. `flex_patience`: how long flex jobs are passed
-    over for higher tiers before one has its turn.
+    over for higher tiers before one has its turn. `aliases`: other names of its model. `modalities`: what that takes,
+    where the engine's own word for it does not count.
     """
 
     lease_seconds: float = 30.0
@@ -44,6 +45,8 @@ class WorkerOptions:
     quarantine_after: int = 2
     reserved_slots: float = 0.125
     flex_patience: float = 60.0
+    aliases: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
 
 
 class Worker:
@@ -100,6 +103,8 @@ class Worker:
             context_length=card.context_length,
             description=card.description,
             capabilities=card.capabilities,
+            modalities=self._options.modalities or card.modalities,
+            aliases=self._options.aliases,
         )
         return WorkerInfo(self.id, model, self._engine.concurrency, started_at=now)
 

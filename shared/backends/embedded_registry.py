@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 
 import orjson
 
+from shared.backends.announced import decode_model
 from shared.backends.sqlite import Connection, Database
 from shared.ports import Membership, ModelInfo, WorkerInfo
 
@@ -100,5 +101,4 @@ def save_model(db: Connection, model: ModelInfo) -> None:
 
 def load_models(db: Connection, since: float) -> list[ModelInfo]:
     rows = db.execute("SELECT info FROM models WHERE seen_at > ? ORDER BY id", (since,))
-    models = (ModelInfo(**orjson.loads(info)) for (info,) in rows)
-    return [replace(model, capabilities=tuple(model.capabilities)) for model in models]
+    return [decode_model(orjson.loads(info)) for (info,) in rows]

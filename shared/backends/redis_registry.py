@@ -9,12 +9,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
-from typing import Any
 
 import orjson
 import structlog
 
 from shared.backends import redis_keys as keys
+from shared.backends.announced import decode_model, decode_worker
 from shared.backends.redis import RedisServer, subscription
 from shared.backends.redis_presence import anybody_hears
 from shared.errors import BackendUnavailable
@@ -133,13 +133,3 @@ async def heard(requests: asyncio.Queue[str], watched: Sequence[asyncio.Task[Non
             yield getting.result()
         finally:
             getting.cancel()
-
-
-def decode_worker(fields: dict[str, Any]) -> WorkerInfo:
-    fields["model"] = decode_model(fields["model"])
-    return WorkerInfo(**fields)
-
-
-def decode_model(fields: dict[str, Any]) -> ModelInfo:
-    fields["capabilities"] = tuple(fields["capabilities"])
-    return ModelInfo(**fields)

@@ -127,7 +127,7 @@ async def ended(backend: Backend, ending: Ending = COMPLETED, frames: int = 3, *
 
 def a_worker(worker_id: str = "worker-1", model: str = QUEUE.model) -> WorkerInfo:
     now = time.time()
-    info = ModelInfo(model, "simulated", now, now, 4096, "for tests", ("tools",))
+    info = ModelInfo(model, "simulated", now, now, 4096, "for tests", ("tools",), ("text", "image"), ("other",))
     return WorkerInfo(worker_id, info, concurrency=4, started_at=now)
 
 

@@ -103,9 +103,9 @@ async def test_keepalives_are_comments_of_one_line() -> None:
         reading = asyncio.create_task(events(api, job_id))
         await wait_until(lambda: api.server.server_state.connections)
         async with api.connected(f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()) as reader:
-            await reader.readuntil(b": queued position=1\n")
+            await reader.readuntil(b": queued position=1 workers=0\n")
         async with api.worker():
             answer = await reading
     comments, frames = answer.body.split(b"id: 0\n", 1)
-    assert set(comments.splitlines()) <= {b": queued position=1", b": running"}
+    assert set(comments.splitlines()) <= {b": queued position=1 workers=0", b": queued position=1", b": running"}
     assert len(re.findall(rb"data: ", frames)) == FRAMES

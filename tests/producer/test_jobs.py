@@ -70,7 +70,7 @@ async def test_a_new_jobs_object(idle_api: Api) -> None:
         "first_token_at": None,
         "finished_at": None,
         "expires_at": None,
-        "queue": {"position": 1, "eta_seconds": None},
+        "queue": {"position": 1, "eta_seconds": None, "workers": 0},
         "progress": {"chunks": 0, "completion_tokens": 0},
         "attempts": 0,
         "result": None,

@@ -47,11 +47,6 @@ async def test_the_catalog_lists_models_as_openai_does(api: Api) -> None:
     assert (await api.get("/v1/models/simulated")).json == model
 
 
-async def test_a_configured_model_is_listed_while_no_worker_is_there(idle_api: Api) -> None:
-    (model,) = (await idle_api.get("/v1/models")).json["data"]
-    assert (model["id"], model["engine"]) == ("simulated", "configured")
-
-
 async def test_an_unknown_model_is_not_found(api: Api) -> None:
     answer = await api.get("/v1/models/other/one")
     assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")

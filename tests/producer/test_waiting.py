@@ -30,7 +30,7 @@ async def test_a_stream_that_waits_for_a_worker_says_so() -> None:
         api.connected(raw_post(ask(stream=True))) as reader,
     ):
         assert b"200 OK" in await reader.readline()
-        assert await reader.readuntil(b": queued position=1\n\n")
+        assert await reader.readuntil(b": queued position=1 workers=0\n\n")
         async with api.worker():
             rest = await reader.readuntil(b"data: [DONE]\n\n")
     assert rest.count(b"data: ") == 6
@@ -40,7 +40,7 @@ async def test_the_place_in_the_queue_is_told() -> None:
     async with embedded_api(worker=False, keepalive=0.05) as api:
         await api.submit(ask())
         async with api.connected(raw_post(ask(stream=True))) as reader:
-            assert await reader.readuntil(b": queued position=2\n\n")
+            assert await reader.readuntil(b": queued position=2 workers=0\n\n")
 
 
 async def test_a_stream_whose_worker_thinks_says_that_it_runs() -> None:

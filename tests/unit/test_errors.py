@@ -35,6 +35,7 @@ STATUSES = {
     "StorageUnavailable": 503,
     "DataDirectoryInUse": 503,
     "LogLost": 503,
+    "NoWorkerForModel": 503,
     "ShuttingDown": 503,
     "DeadlineExceeded": 504,
 }

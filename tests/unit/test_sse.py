@@ -33,16 +33,17 @@ def test_a_frame_leaves_when_it_is_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "alive", "position", "eta", "text"),
+    ("status", "alive", "position", "eta", "workers", "text"),
     [
-        (JobStatus.QUEUED, False, None, None, ": queued"),
-        (JobStatus.QUEUED, False, 0, None, ": queued position=1"),
-        (JobStatus.QUEUED, False, 6, 11.6, ": queued position=7 eta=12s"),
-        (JobStatus.IN_PROGRESS, True, None, None, ": running"),
-        (JobStatus.IN_PROGRESS, False, None, None, ": queued"),
+        (JobStatus.QUEUED, False, None, None, None, ": queued"),
+        (JobStatus.QUEUED, False, 0, None, 1, ": queued position=1"),
+        (JobStatus.QUEUED, False, 0, None, 0, ": queued position=1 workers=0"),
+        (JobStatus.QUEUED, False, 6, 11.6, 3, ": queued position=7 eta=12s"),
+        (JobStatus.IN_PROGRESS, True, None, None, None, ": running"),
+        (JobStatus.IN_PROGRESS, False, None, None, None, ": queued"),
     ],
 )
 def test_a_comment_tells_the_truth(
-    status: JobStatus, alive: bool, position: int | None, eta: float | None, text: str
+    status: JobStatus, alive: bool, position: int | None, eta: float | None, workers: int | None, text: str
 ) -> None:
-    assert keepalive(status, alive=alive, position=position, eta=eta) == text
+    assert keepalive(status, alive=alive, position=position, eta=eta, workers=workers) == text

@@ -93,7 +93,7 @@ def test_tokens_are_counted_by_chunks_until_the_engine_tells() -> None:
 
 def test_the_etag_changes_with_whatever_a_poll_shows() -> None:
     job = Job("chatcmpl-1", "t", "m", Tier.DEFAULT, "stream", 0, 0, 60)
-    tags = [etag(job), etag(job, 1), etag(job, 0)]
+    tags = [etag(job), etag(job, 1, 1), etag(job, 0, 1), etag(job, 0, 0)]
     job.status, job.attempt = JobStatus.IN_PROGRESS, 1
     tags.append(etag(job))
     job.chunks = 1
