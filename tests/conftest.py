@@ -86,7 +86,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = {str(report.longrepr) for report in terminalreporter.stats.get("skipped", ())}
-    for name in ("RabbitMQ", "Redis"):
+    for name in ("RabbitMQ", "Redis", "npm"):
         if not any(f"{name} {IS_MISSING}" in reason for reason in reasons):
             continue
         terminalreporter.write_line(
@@ -99,16 +99,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def _rabbitmq(directory: Path) -> RabbitMQ:
     if launcher := find_rabbitmq():
         return rabbitmq_on_this_machine(launcher, directory)
-    return rabbitmq_in_docker(directory) if DOCKER else _missing("RabbitMQ")
+    return rabbitmq_in_docker(directory) if DOCKER else missing("RabbitMQ")
 
 
 def _redis(directory: Path) -> Redis:
     if launcher := find_redis():
         return redis_on_this_machine(launcher, directory)
-    return redis_in_docker() if DOCKER else _missing("Redis")
+    return redis_in_docker() if DOCKER else missing("Redis")
 
 
-def _missing(name: str) -> NoReturn:
+def missing(name: str) -> NoReturn:
     """A laptop may do without; CI may not."""
     reason = f"{name} {IS_MISSING}"
     if CI:

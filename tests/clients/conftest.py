@@ -1,16 +1,22 @@
 """The unmodified SDK against the real API, on every backend."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI, OpenAI
 
+from ignite.api_process import serving
+from ignite.worker_process import working
 from shared.backends.distributed import open_distributed
+from shared.backends.embedded import open_embedded
+from shared.ports import Backend
 from shared.settings import Settings
 from tests.producer.api import Api, embedded_api, running_api, settings_for_tests
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import Redis
+from worker.engines.open_engine import EngineSettings, open_engine
 
 
 @pytest.fixture(scope="module", params=["embedded", "distributed"])
@@ -37,6 +43,34 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
         running_api(backend, settings) as api,
     ):
         yield api
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def demo_url(settings: Settings) -> AsyncIterator[str]:
+    """The API in front of llama.cpp with the demo model."""
+    engine = open_engine(EngineSettings("llamacpp", concurrency=4, context_length=1024, threads=1))
+    try:
+        await engine.start()
+        async with (
+            backend_of(settings) as backend,
+            working(backend, engine, settings),
+            serving(backend, settings) as server,
+        ):
+            yield f"{server.address}/v1"
+    finally:
+        await engine.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def demo_client(demo_url: str) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=demo_url, api_key="any", max_retries=0) as client:
+        yield client
+
+
+def backend_of(settings: Settings) -> AbstractAsyncContextManager[Backend]:
+    if settings.amqp_url and settings.redis_url:
+        return open_distributed(settings.amqp_url, settings.redis_url)
+    return open_embedded(None)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -1,21 +1,15 @@
 """A real model through the SDK: what an engine does with tools, schemas and probabilities arrives whole."""
 
 import json
-from collections.abc import AsyncIterator
 
 import openai
 import pytest
-import pytest_asyncio
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionFunctionToolParam
 from pydantic import BaseModel
 
-from ignite.api_process import serving
-from ignite.worker_process import working
-from shared.backends.embedded import open_embedded
-from tests.clients.test_openai_sdk import fits, says, text_of
-from tests.producer.api import settings_for_tests
-from worker.engines.open_engine import EngineSettings, open_engine
+from tests.clients.published import fits
+from tests.clients.test_openai_sdk import says, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,25 +22,8 @@ WEATHER: ChatCompletionFunctionToolParam = {
 }
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client() -> AsyncIterator[AsyncOpenAI]:
-    settings = settings_for_tests()
-    engine = open_engine(EngineSettings("llamacpp", concurrency=4, context_length=1024, threads=1))
-    try:
-        await engine.start()
-        async with (
-            open_embedded(None) as backend,
-            working(backend, engine, settings),
-            serving(backend, settings) as server,
-            AsyncOpenAI(base_url=f"{server.address}/v1", api_key="any", max_retries=0) as client,
-        ):
-            yield client
-    finally:
-        await engine.close()
-
-
-async def test_the_stream_says_what_the_completion_says(client: AsyncOpenAI) -> None:
-    create = client.chat.completions.create
+async def test_the_stream_says_what_the_completion_says(demo_client: AsyncOpenAI) -> None:
+    create = demo_client.chat.completions.create
     completion = await create(model="demo", messages=says("What is 2 + 2?"), temperature=0)
     stream = await create(model="demo", messages=says("What is 2 + 2?"), temperature=0, stream=True)
     chunks = [chunk async for chunk in stream]
@@ -57,9 +34,9 @@ async def test_the_stream_says_what_the_completion_says(client: AsyncOpenAI) -> 
         fits(ChatCompletionChunk, chunk)
 
 
-async def test_a_tool_is_called_and_its_result_is_used(client: AsyncOpenAI) -> None:
+async def test_a_tool_is_called_and_its_result_is_used(demo_client: AsyncOpenAI) -> None:
     question = says("What is the weather in Paris?")
-    asked = await client.chat.completions.create(model="demo", messages=question, tools=[WEATHER], temperature=0)
+    asked = await demo_client.chat.completions.create(model="demo", messages=question, tools=[WEATHER], temperature=0)
     choice = asked.choices[0]
     fits(ChatCompletion, asked)
     assert choice.finish_reason == "tool_calls"
@@ -67,7 +44,7 @@ async def test_a_tool_is_called_and_its_result_is_used(client: AsyncOpenAI) -> N
     (call,) = choice.message.tool_calls
     assert call.type == "function"
     assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Paris"})
-    answered = await client.chat.completions.create(
+    answered = await demo_client.chat.completions.create(
         model="demo",
         messages=[
             *question,
@@ -80,8 +57,8 @@ async def test_a_tool_is_called_and_its_result_is_used(client: AsyncOpenAI) -> N
     assert "18C" in (answered.choices[0].message.content or "")
 
 
-async def test_a_streamed_tool_call_folds_to_the_same(client: AsyncOpenAI) -> None:
-    async with client.chat.completions.stream(
+async def test_a_streamed_tool_call_folds_to_the_same(demo_client: AsyncOpenAI) -> None:
+    async with demo_client.chat.completions.stream(
         model="demo", messages=says("What is the weather in Paris?"), tools=[WEATHER], temperature=0
     ) as stream:
         completion = await stream.get_final_completion()
@@ -96,28 +73,28 @@ class Person(BaseModel):
     age: int
 
 
-async def test_a_schema_is_kept(client: AsyncOpenAI) -> None:
-    completion = await client.chat.completions.parse(
+async def test_a_schema_is_kept(demo_client: AsyncOpenAI) -> None:
+    completion = await demo_client.chat.completions.parse(
         model="demo", messages=says("Give me JSON with name and age"), response_format=Person, max_tokens=200
     )
     assert isinstance(completion.choices[0].message.parsed, Person)
 
 
-async def test_probabilities_come_with_their_tokens(client: AsyncOpenAI) -> None:
+async def test_probabilities_come_with_their_tokens(demo_client: AsyncOpenAI) -> None:
     fields = {"model": "demo", "messages": says("Hello!"), "logprobs": True, "top_logprobs": 2, "max_tokens": 4}
-    completion = await client.chat.completions.create(**fields)
+    completion = await demo_client.chat.completions.create(**fields)
     assert completion.choices[0].logprobs
     tokens = completion.choices[0].logprobs.content or []
     assert "".join(token.token for token in tokens) == completion.choices[0].message.content
     assert all(len(token.top_logprobs) == 2 and token.logprob <= 0 for token in tokens)
     fits(ChatCompletion, completion)
-    stream = await client.chat.completions.create(**fields, stream=True)
+    stream = await demo_client.chat.completions.create(**fields, stream=True)
     choices = [chunk.choices[0] async for chunk in stream]
     assert sum(len(choice.logprobs.content or []) for choice in choices if choice.logprobs) == len(tokens)
 
 
-async def test_choices_are_many_and_counted(client: AsyncOpenAI) -> None:
-    completion = await client.chat.completions.create(
+async def test_choices_are_many_and_counted(demo_client: AsyncOpenAI) -> None:
+    completion = await demo_client.chat.completions.create(
         model="demo", messages=says("Tell me a story"), n=2, max_tokens=8, extra_body={"ignore_eos": True}
     )
     assert [choice.index for choice in completion.choices] == [0, 1]
@@ -125,8 +102,8 @@ async def test_choices_are_many_and_counted(client: AsyncOpenAI) -> None:
     assert completion.usage.completion_tokens == 16
 
 
-async def test_the_limit_is_a_reason_to_finish(client: AsyncOpenAI) -> None:
-    completion = await client.chat.completions.create(
+async def test_the_limit_is_a_reason_to_finish(demo_client: AsyncOpenAI) -> None:
+    completion = await demo_client.chat.completions.create(
         model="demo", messages=says("Tell me a story"), max_completion_tokens=4
     )
     assert completion.choices[0].finish_reason == "length"
@@ -134,16 +111,16 @@ async def test_the_limit_is_a_reason_to_finish(client: AsyncOpenAI) -> None:
     assert completion.usage.completion_tokens == 4
 
 
-async def test_a_stop_sequence_ends_the_answer_before_it(client: AsyncOpenAI) -> None:
-    create = client.chat.completions.create
+async def test_a_stop_sequence_ends_the_answer_before_it(demo_client: AsyncOpenAI) -> None:
+    create = demo_client.chat.completions.create
     whole = await create(model="demo", messages=says("Count from 1 to 9."), temperature=0)
     stopped = await create(model="demo", messages=says("Count from 1 to 9."), temperature=0, stop=["5"])
     assert stopped.choices[0].finish_reason == "stop"
     assert stopped.choices[0].message.content == (whole.choices[0].message.content or "").partition("5")[0]
 
 
-async def test_a_prompt_longer_than_the_context_is_refused(client: AsyncOpenAI) -> None:
+async def test_a_prompt_longer_than_the_context_is_refused(demo_client: AsyncOpenAI) -> None:
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as error:
-            await client.chat.completions.create(model="demo", messages=says("word " * 5000), stream=stream)
+            await demo_client.chat.completions.create(model="demo", messages=says("word " * 5000), stream=stream)
         assert error.value.code == "context_length_exceeded"

@@ -8,9 +8,9 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionUserMessageParam
 from openai.types.model import Model
-from pydantic import BaseModel
 
 from tests.clients.conftest import open_client
+from tests.clients.published import fits
 from tests.producer.api import MODEL, Api, embedded_api
 from tests.support.wait_until import wait_until
 
@@ -25,11 +25,6 @@ def says(text: str) -> list[ChatCompletionUserMessageParam]:
 
 def text_of(chunks: Iterable[ChatCompletionChunk]) -> str:
     return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
-
-
-def fits(shape: type[BaseModel], value: BaseModel) -> None:
-    """The SDK builds its models without checking; this checks: nothing is missing, and all is of its type."""
-    shape.model_validate_json(value.model_dump_json(exclude_unset=True), strict=True)
 
 
 async def test_create(client: AsyncOpenAI) -> None:

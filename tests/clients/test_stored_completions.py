@@ -4,7 +4,7 @@ import pytest
 from openai import AsyncOpenAI, NotFoundError
 from openai.types.chat import ChatCompletion, ChatCompletionUserMessageParam
 
-from tests.clients.test_openai_sdk import fits
+from tests.clients.published import fits
 from tests.producer.api import MODEL
 
 MESSAGES: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "seed=7"}]
