@@ -12,7 +12,7 @@ from ignite.jobs_command import jobs
 from ignite.keys_command import keys
 from ignite.options import settings_of, settings_options
 
-BACKEND = ("amqp_url", "redis_url", "queue_limit", "consumer_timeout")
+BACKEND = ("amqp_url", "redis_url", "queue_limit", "fairness", "tenant_weights", "consumer_timeout")
 API = (
     *("host", "port", "api_keys", "body_limit", "models", "job_deadline", "retention", "job_retention"),
     *("keepalive", "unary_padding", "sweep"),

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from producer.auth import Principal
+from producer.estimate import estimated_tokens
 from shared.job import IdempotencyKey, Job, Mode, Tier, new_job_id
 from shared.schema import ChatCompletionRequest
 from shared.settings import Settings
@@ -77,6 +78,8 @@ def new_job(submission: Submission, settings: Settings) -> Job:
         metadata=request.metadata or {},
         idempotency_key=submission.idempotency_key,
         webhook_url=request.webhook_url,
+        tokens=estimated_tokens(request, len(submission.body)),
+        weight=settings.weights.get(submission.tenant, submission.principal.weight),
     )
 
 

@@ -135,6 +135,7 @@ class Job:
     """A job's record. Times are Unix seconds; `result` is the `chat.completion` as JSON bytes.
 
     `attempt` counts every claim; `tries` counts those that failed, or were lost before they had added anything.
+    `tokens`: an estimate of what it will use, prompt and answer; `weight`: its tenant's share beside others'.
     `stored` is the client's `store: true`; `detached` jobs run on when the client leaves;
     `webhook_url` is told of the end.
     """
@@ -150,6 +151,8 @@ class Job:
     detached: bool = False
     stored: bool = False
     seed: int | None = None
+    tokens: int = 1
+    weight: float = 1.0
     metadata: dict[str, str] = field(default_factory=dict[str, str])
     idempotency_key: IdempotencyKey | None = None
     webhook_url: str | None = None

@@ -51,6 +51,22 @@ class Delivery(Protocol):
     @property
     def message(self) -> Message: ...
 
+    @property
+    def redelivered(self) -> bool:
+        """Whether somebody may have had the message before: then `JobStore.turn` has to be sure."""
+        ...
+
+    @property
+    def served(self) -> str | None:
+        """The job that was run under this delivery before its own, if any: see `JobStore.turn`."""
+        ...
+
+    async def wait_on(self, served: str) -> None:
+        """The job `served` was run under this delivery, and its own waits on: `next` hands the delivery out again,
+        before others of its queue. Of a paused queue it goes back.
+        """
+        ...
+
     async def ack(self) -> None:
         """The job is over: forget the message."""
         ...
@@ -278,6 +294,24 @@ class JobStore(Protocol):
         """
         ...
 
+    async def turn(self, job: Job, *, served: str | None = None, sure: bool = False) -> Job | None:
+        """Whose turn it is when a delivery of `job` is at hand: another job of its queue, whose tenant has had less
+        than its share, or None: its own. See shared/fairness.py. `served`: the job that has been run under this
+        delivery and needs it no more. `sure`: the delivery may have carried a job in other hands; without it, and while
+        no other tenant's jobs wait, the call may cost nothing.
+
+        The other job is to be claimed, with its body, and run while the delivery of `job` stays unacknowledged. It is
+        named again, to whoever asks with the same `job`, until it is told as `served`. What a crash leaves:
+
+        - of whoever asked, before the claim or while the other job runs: the delivery of `job` comes back at once, and
+          with it the other job is named (`sure`), and taken over from its dead owner;
+        - after the other job's end: it is named once more, found to be over, and told as `served`;
+        - of the connection to the broker: the other job runs on while somebody else is told to run it, and stands by;
+          should its owner die after that, it waits until its own message comes up;
+        - of the store's memory: each job is run when its own message comes up.
+        """
+        ...
+
     async def renew(self, job_id: str, attempt: int, lease: float) -> None:
         """Hold the claim for another `lease` seconds. Raises AttemptFenced, also when the job is being cancelled."""
         ...
@@ -350,7 +384,9 @@ class JobStore(Protocol):
         ...
 
     async def position(self, job: Job) -> int | None:
-        """How many queued jobs come up before this one in its queue; None if it does not wait."""
+        """How many queued jobs come up before this one in its queue; None if it does not wait. Where several tenants'
+        jobs wait that is an estimate, since their sizes are.
+        """
         ...
 
 

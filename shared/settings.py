@@ -7,8 +7,10 @@ A setting that is unknown or bad stops the start with one clear sentence (`Setti
 from __future__ import annotations
 
 import os
+import re
 from base64 import b64decode
 from collections.abc import Mapping
+from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +29,7 @@ from pydantic_settings import (
 
 CONFIG_FILE = Path("ignite.toml")
 PREFIX = "IGNITE_"
+WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?")
 FOR_TESTS = "IGNITE_TEST_"
 FOR_CLIENTS = frozenset({"IGNITE_URL", "IGNITE_API_KEY"})
 """What `ignite jobs` reads: not settings of a process."""
@@ -53,6 +56,8 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(None, description="Redis; with amqp_url: the distributed backend")
     data_dir: Path = Field(Path("ignite-data"), description="the embedded backend's files")
     queue_limit: int = Field(10_000, ge=1, description="jobs that may wait in one queue before submits are refused")
+    fairness: bool = Field(True, description="tenants take turns in a queue, by tokens; off: in the order of arrival")
+    tenant_weights: str = Field("", description="comma-separated name=weight pairs: tenants whose share is not 1")
     consumer_timeout: float = Field(1800, gt=0, description="what RabbitMQ before 3.12 has been told by that name")
 
     # the API
@@ -155,6 +160,15 @@ class Settings(BaseSettings):
                 raise ValueError("expected whsec_ and 24 to 64 bytes in base64")
         return value
 
+    @field_validator("tenant_weights")
+    @classmethod
+    def weights_are_numbers(cls, value: str) -> str:
+        for pair in split_list(value):
+            name, _, weight = pair.rpartition("=")
+            if not name or not WEIGHT.fullmatch(weight) or float(weight) <= 0:
+                raise ValueError("expected name=weight pairs, each weight a number above 0")
+        return value
+
     @property
     def distributed(self) -> bool:
         return self.amqp_url is not None
@@ -164,6 +178,12 @@ class Settings(BaseSettings):
         """Key → the name of its tenant."""
         pairs = (pair.partition("=") for pair in split_list(self.api_keys))
         return {key: name for name, _, key in pairs}
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """Tenant → its share beside those whose share is 1."""
+        pairs = (pair.rpartition("=") for pair in split_list(self.tenant_weights))
+        return {name: float(weight) for name, _, weight in pairs}
 
     @property
     def configured_models(self) -> tuple[str, ...]:

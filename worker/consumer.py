@@ -2,6 +2,8 @@
 
 `Slots` decides whose the next slot is. A full worker goes on looking at what waits: for a job of a higher tier the
 youngest flex job that can go on later is put back, and continues from its log when there is room again.
+
+Under a delivery another job may be run first, whose tenant's turn it is (`JobStore.turn`).
 """
 
 from __future__ import annotations
@@ -10,15 +12,18 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import structlog
 
-from shared.job import QueueName, Tier
+from shared.errors import DeadlineExceeded
+from shared.job import Job, JobStatus, QueueName, Tier
 from shared.ports import Backend, Delivery, Membership, ModelInfo, WorkerInfo
+from worker.carried import CarriedDelivery, in_time
 from worker.elsewhere import FailedHere
 from worker.engines.base import Engine
-from worker.execution import Execution, Workplace
+from worker.execution import Execution, Workplace, ended_early, persistently
 from worker.holds import Holds
 from worker.outcome import Cancelled, Interrupted
 from worker.slots import TIERS, Slots
@@ -64,6 +69,7 @@ class Worker:
         self._flex: dict[str, Execution] = {}
         self._leaving: set[str] = set()
         self._waiting: Mapping[Tier, int] = {}
+        self._interrupting = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -155,17 +161,48 @@ class Worker:
     def _start(self, delivery: Delivery) -> None:
         job = delivery.message.job
         out_of_order = self._slots.take(job.tier, self._waiting)
-        execution = self._running[job.id] = Execution(self._place, delivery, self._consumer.look_again)
-        if job.tier is Tier.FLEX and not out_of_order:
-            self._flex[job.id] = execution
+        others = self._waiting.get(job.tier, 0) > 1 or not self._slots.admits(job.tier)
         self._idle.clear()
         self._slots_changed()
-        task = self._group.create_task(self._run(execution, job.id, job.tier), name=f"execution {job.id}")
+        task = self._group.create_task(self._serve(delivery, others, out_of_order), name=f"execution {job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, execution: Execution, job_id: str, tier: Tier) -> None:
+    # ── run ──
+
+    async def _serve(self, delivery: Delivery, others_wait: bool, out_of_order: bool) -> None:
+        """The delivery's job, or the one whose turn it is. Who has a slot to spare need not ask for that."""
+        job = delivery.message.job
+        try:
+            if others_wait or delivery.redelivered or delivery.served:
+                delivery = await self._turn(delivery)
+            async with in_time(job, lambda: self._expire(job)) if delivery.message.job is not job else nullcontext():
+                await self._run(delivery, yields=job.tier is Tier.FLEX and not out_of_order)
+        finally:
+            self._slots.free(job.tier)
+            self._slots_changed()
+            if not self._slots.busy:
+                self._idle.set()
+
+    async def _turn(self, delivery: Delivery) -> Delivery:
+        job, store = delivery.message.job, self._backend.store
+        try:
+            other = await persistently(lambda: store.turn(job, served=delivery.served, sure=delivery.redelivered))
+        except Exception:
+            log.exception("turn.crashed", job=job.id, next="jobs are run in the order of arrival")
+            return delivery
+        return delivery if other is None else CarriedDelivery(delivery, other)
+
+    async def _run(self, delivery: Delivery, *, yields: bool) -> None:
         """A job that breaks its execution takes nobody else's with it."""
+        job_id = delivery.message.job.id
+        if await self._adopted(delivery):
+            return
+        execution = self._running[job_id] = Execution(self._place, delivery, self._consumer.look_again)
+        if yields:
+            self._flex[job_id] = execution
+        if self._interrupting:
+            execution.stop(Interrupted())
         try:
             await execution.run()
         except Exception:
@@ -176,10 +213,11 @@ class Worker:
             del self._running[job_id]
             self._flex.pop(job_id, None)
             self._leaving.discard(job_id)
-            self._slots.free(tier)
-            self._slots_changed()
-            if not self._running:
-                self._idle.set()
+
+    async def _expire(self, job: Job) -> None:
+        late = DeadlineExceeded("The job's deadline passed while it was queued.", code="deadline_exceeded_in_queue")
+        ending = ended_early(JobStatus.EXPIRED, late)
+        await persistently(lambda: self._backend.store.end_unclaimed(job.id, ending))
 
     def _slots_changed(self) -> None:
         self._watch_fullness()
@@ -212,6 +250,7 @@ class Worker:
         log.info("worker.draining", held=len(self._running), grace=self._options.drain_seconds)
         if await self._idle_within(self._options.drain_seconds):
             return
+        self._interrupting = True
         for execution in self._running.values():
             execution.stop(Interrupted())
         if not await self._idle_within(HAND_BACK_SECONDS):

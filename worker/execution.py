@@ -33,6 +33,7 @@ from shared.frames import error_frames
 from shared.job import JobStatus
 from shared.ports import AttemptFenced, Backend, Claim, Delivery, Ending, NotClaimed
 from worker import functions, lease, shape
+from worker.carried import CarriedDelivery
 from worker.elsewhere import FailedHere
 from worker.engines.base import Engine
 from worker.fold import Fold, plain_text
@@ -132,6 +133,9 @@ class Execution:
 
     async def adopt(self, redelivery: Delivery) -> None:
         """The broker sent the job that runs here once more: it lost the first delivery, or has two. One is kept."""
+        if isinstance(redelivery, CarriedDelivery) and not isinstance(self._delivery, CarriedDelivery):
+            await redelivery.ack()
+            return
         log.info("delivery.adopted", job=self._job.id)
         older, self._delivery = self._delivery, redelivery
         if older is not self._settling:
@@ -182,7 +186,9 @@ class Execution:
         )
 
     async def _restored(self) -> bool:
-        """Whether the store had lost the job, and knows it again from its message."""
+        """Whether the store had lost the job, and knows it again from its message (a carried job's is elsewhere)."""
+        if isinstance(self._delivery, CarriedDelivery):
+            return False
         restored = await persistently(lambda: self._store.restore(self._job, body=self._message.body))
         if restored:
             log.warning("job.restored", next="the store had lost it; it is run from the start")

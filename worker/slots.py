@@ -29,6 +29,10 @@ class Slots:
         self._running: Counter[Tier] = Counter()
         self._passed_over: float | None = None
 
+    @property
+    def busy(self) -> bool:
+        return self._running.total() > 0
+
     def choose(self, waiting: Collection[Tier]) -> Tier | None:
         """The tier of the next job to start, of those that wait; None: none of them now."""
         admitted = [tier for tier in TIERS if tier in waiting and self.admits(tier)]

@@ -18,12 +18,13 @@ def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncCo
         return open_distributed(
             *(settings.amqp_url, settings.redis_url),
             queue_limit=settings.queue_limit,
+            fair=settings.fairness,
             consumer_timeout=settings.consumer_timeout,
             follows=follows,
         )
     from shared.backends.embedded import open_embedded
 
-    return open_embedded(settings.data_dir, queue_limit=settings.queue_limit)
+    return open_embedded(settings.data_dir, queue_limit=settings.queue_limit, fair=settings.fairness)
 
 
 def open_documents(settings: Settings) -> AbstractAsyncContextManager[Documents]:

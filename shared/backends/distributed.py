@@ -25,14 +25,14 @@ from shared.job import Job, QueueName
 class DistributedBackend:
     name = "distributed"
 
-    def __init__(self, amqp_url: str, redis_url: str, *, queue_limit: int, consumer_timeout: float) -> None:
+    def __init__(self, amqp_url: str, redis_url: str, *, queue_limit: int, fair: bool, consumer_timeout: float) -> None:
         replica = os.urandom(8).hex()
         hub = FollowerHub()
         self._server = RedisServer(redis_url)
         self._live = Subscription(redis_url, keys.replica(replica), partial(dispatch, hub), hub.distrust_all)
         self.queue = RabbitQueue(amqp_url, queue_limit=queue_limit, consumer_timeout=consumer_timeout)
         self.log = RedisLog(self._server.pipeline, hub, replica)
-        self.store = RedisStore(self._server.pipeline, replica)
+        self.store = RedisStore(self._server.pipeline, replica, fair=fair)
         self.documents = RedisDocuments(self._server.pipeline)
         self.outbox = RedisOutbox(self._server.pipeline)
         self.registry = RedisRegistry(self._server)
@@ -74,12 +74,21 @@ def complaint(outcome: object) -> str | None:
 
 @asynccontextmanager
 async def open_distributed(
-    amqp_url: str, redis_url: str, *, queue_limit: int = 10_000, consumer_timeout: float = 1800.0, follows: bool = True
+    amqp_url: str,
+    redis_url: str,
+    *,
+    queue_limit: int = 10_000,
+    fair: bool = True,
+    consumer_timeout: float = 1800.0,
+    follows: bool = True,
 ) -> AsyncGenerator[DistributedBackend]:
-    """Connected to Redis on entry; to RabbitMQ when first needed. `consumer_timeout`: what the broker is set to, in
-    seconds; `follows`: whether logs are to be followed here. Raises BackendUnavailable.
+    """Connected to Redis on entry; to RabbitMQ when first needed. `fair`: whether tenants take turns in a queue;
+    `consumer_timeout`: what the broker is set to, in seconds; `follows`: whether logs are to be followed here. Raises
+    BackendUnavailable.
     """
-    backend = DistributedBackend(amqp_url, redis_url, queue_limit=queue_limit, consumer_timeout=consumer_timeout)
+    backend = DistributedBackend(
+        amqp_url, redis_url, queue_limit=queue_limit, fair=fair, consumer_timeout=consumer_timeout
+    )
     try:
         await backend.open(follows=follows)
         yield backend

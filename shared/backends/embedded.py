@@ -37,6 +37,7 @@ class EmbeddedBackend:
         path: Path | None,
         *,
         queue_limit: int,
+        fair: bool,
         tombstone_retention: float,
         model_retention: float,
     ) -> None:
@@ -50,12 +51,13 @@ class EmbeddedBackend:
         self.documents = EmbeddedDocuments(self._database)
         self.outbox = EmbeddedOutbox(self._database)
         self.registry = EmbeddedRegistry(self._database, model_retention)
-        self.store = EmbeddedStore(self._database, self._hub, self.registry, self._purge)
+        self.store = EmbeddedStore(self._database, self._hub, self.registry, self._purge, fair=fair)
 
     async def open(self) -> None:
         """Raises BackendUnavailable."""
         await self._database.open(prepare)
         await self.queue.load()
+        await self.store.load()
         self._purge.start()
         if self._path is not None:
             self._inode = self._path.stat().st_ino
@@ -155,16 +157,19 @@ async def open_embedded(
     data_dir: Path | None,
     *,
     queue_limit: int = 10_000,
+    fair: bool = True,
     tombstone_retention: float = 7 * 86400.0,
     model_retention: float = 86400.0,
 ) -> AsyncGenerator[EmbeddedBackend]:
     """Everything in `data_dir`, or in memory if None. Times are in seconds: how long an expired job is remembered,
-    and a model that no worker serves. Raises BackendUnavailable, DataDirectoryInUse.
+    and a model that no worker serves. `fair`: whether tenants take turns in a queue. Raises BackendUnavailable,
+    DataDirectoryInUse.
     """
     with sole_use(data_dir) if data_dir else nullcontext():
         backend = EmbeddedBackend(
             data_dir / "ignite.db" if data_dir else None,
             queue_limit=queue_limit,
+            fair=fair,
             tombstone_retention=tombstone_retention,
             model_retention=model_retention,
         )

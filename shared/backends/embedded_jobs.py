@@ -83,8 +83,8 @@ def create(db: Connection, job: Job, body: bytes) -> None:
     purge_at = job.deadline_at + job.retention + ABANDONED_AFTER
     created = db.execute(
         "INSERT OR IGNORE INTO jobs (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached,"
-        " stored, seed, metadata, idempotency_key, webhook_url, status, purge_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " stored, seed, metadata, idempotency_key, webhook_url, tokens, weight, status, purge_at)"
+        f" VALUES ({', '.join('?' * 18)})",
         (
             *(
                 job.id,
@@ -98,6 +98,7 @@ def create(db: Connection, job: Job, body: bytes) -> None:
             ),
             *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode()),
             *(job.idempotency_key and orjson.dumps(job.idempotency_key).decode(), job.webhook_url),
+            *(job.tokens, job.weight),
             *(job.status, purge_at),
         ),
     )

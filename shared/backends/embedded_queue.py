@@ -7,23 +7,23 @@ a message's own timer rings when it becomes visible or when its deadline passes.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import math
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import structlog
 
 from shared.backends import embedded_messages as messages
+from shared.backends.embedded_consumer import EmbeddedConsumer
+from shared.backends.embedded_entries import Entry, Key, Line
 from shared.backends.sqlite import Connection, Database
-from shared.errors import BackendUnavailable, QueueFull
+from shared.errors import QueueFull
 from shared.job import QueueName
-from shared.ports import Choose, Consumer, Delivery, Message
+from shared.ports import Consumer, Message
 
 AT_HAND = 64
 """Messages just published that are kept in memory, so that a waiting consumer need not read them back."""
@@ -31,53 +31,7 @@ AT_HAND = 64
 BURY_RETRY_AFTER = 5.0
 DEAD_LETTERS_PREFETCH = 16
 
-Key = QueueName | None
-"""None: the dead letters."""
-
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """A message that is not settled yet. A dead letter has no deadline."""
-
-    seq: int
-    key: Key
-    visible_at: float
-    deadline_at: float
-    timer: asyncio.TimerHandle | None = None
-
-    def set_timer(self, timer: asyncio.TimerHandle | None) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer = timer
-
-
-class Line:
-    """The entries of one queue that wait, oldest first, and how many publishes are on their way to it."""
-
-    def __init__(self) -> None:
-        self._order: list[int] = []
-        self._waiting: dict[int, Entry] = {}
-        self.arriving = 0
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, entry: Entry) -> None:
-        if entry.seq not in self._waiting:
-            self._waiting[entry.seq] = entry
-            heapq.heappush(self._order, entry.seq)
-
-    def remove(self, entry: Entry) -> None:
-        self._waiting.pop(entry.seq, None)
-
-    def take(self) -> Entry | None:
-        while self._order:
-            entry = self._waiting.pop(heapq.heappop(self._order), None)
-            if entry is not None:
-                return entry
-        return None
 
 
 class EmbeddedQueue:
@@ -145,7 +99,7 @@ class EmbeddedQueue:
         self._at_hand[seq] = message
         if len(self._at_hand) > AT_HAND:
             self._at_hand.popitem(last=False)
-        self.place(Entry(seq, message.job.queue, 0.0, message.job.deadline_at))
+        self.place(Entry(seq, message.job.queue, 0.0, message.job.deadline_at, redelivered=False))
 
     @staticmethod
     def _arrived(line: Line) -> None:
@@ -220,6 +174,7 @@ class EmbeddedQueue:
 
     async def postpone(self, entry: Entry, after: float) -> None:
         if after <= 0:
+            entry.redelivered = True
             self.place(entry)
             return
         later = Entry(entry.seq, entry.key, time.time() + after, entry.deadline_at)
@@ -244,106 +199,3 @@ class EmbeddedQueue:
         """Also takes it out of its line, where a step that was given up for lost had put it."""
         entry.set_timer(None)
         self._lines[entry.key].remove(entry)
-
-
-class EmbeddedConsumer:
-    def __init__(self, queue: EmbeddedQueue, keys: Sequence[Key], prefetch: int) -> None:
-        self.keys = tuple(keys)
-        self._queue = queue
-        self._prefetch = prefetch
-        self._held: dict[int, Entry] = {}
-        self._left = False
-        self._paused: set[Key] = set()
-        self._changed = asyncio.Event()
-
-    async def next(self, choose: Choose | None = None) -> Delivery:
-        while True:
-            entry = await self._next_entry(choose)
-            try:
-                message = await self._queue.message(entry)
-            except BaseException:
-                if self.let_go(entry):
-                    self._queue.place(entry)
-                raise
-            if message is not None:
-                return EmbeddedDelivery(self._queue, self, entry, message)
-            self.let_go(entry)  # An ack that was given up for lost has taken place after all.
-
-    def look_again(self) -> None:
-        self.wake()
-
-    async def pause(self, queues: Collection[QueueName] | None = None) -> None:
-        """Nothing is taken ahead of `next`, so there is nothing to give back."""
-        self._paused.update(self.keys if queues is None else queues)
-
-    async def resume(self, queues: Collection[QueueName] | None = None) -> None:
-        self._paused.difference_update(self.keys if queues is None else queues)
-        self.wake()
-
-    async def _next_entry(self, choose: Choose | None) -> Entry:
-        while (entry := self._take(choose)) is None:
-            self._changed.clear()
-            await self._changed.wait()
-        return entry
-
-    def _take(self, choose: Choose | None) -> Entry | None:
-        if self._queue.closed or self._left:
-            raise BackendUnavailable("The queue is closed.")
-        while at_hand := self._at_hand():
-            key = next(iter(at_hand)) if choose is None else choose(at_hand)
-            if choose is not None and key is None:
-                return None
-            if (entry := self._queue.take(key)) is not None:
-                self._held[entry.seq] = entry
-                return entry
-        return None
-
-    def _at_hand(self) -> dict[Any, int]:
-        """How many of each line this consumer may take."""
-        open_keys = (key for key in self.keys if key not in self._paused)
-        counts = ((key, (waiting := self._queue.waiting(key)) and min(waiting, self._room(key))) for key in open_keys)
-        return {key: count for key, count in counts if count > 0}
-
-    def _room(self, key: Key) -> int:
-        return self._prefetch - sum(entry.key == key for entry in self._held.values())
-
-    def wake(self) -> None:
-        self._changed.set()
-
-    def let_go(self, entry: Entry) -> bool:
-        """Whether it was still in this consumer's hands."""
-        self._changed.set()
-        return self._held.pop(entry.seq, None) is not None
-
-    def give_back(self) -> None:
-        self._left = True
-        held, self._held = self._held, {}
-        for entry in held.values():
-            self._queue.place(entry)
-        self.wake()
-
-
-@dataclass(slots=True)
-class EmbeddedDelivery:
-    """Settled a second time, or after its consumer has left, it does nothing: the message is somebody else's."""
-
-    _queue: EmbeddedQueue
-    _consumer: EmbeddedConsumer
-    _entry: Entry
-    message: Message
-
-    async def ack(self) -> None:
-        if self._consumer.let_go(self._entry):
-            await self._queue.forget(self._entry)
-
-    async def retry(self, after: float = 0.0) -> None:
-        if self._consumer.let_go(self._entry):
-            await self._queue.postpone(self._entry, after)
-
-    async def reject(self) -> None:
-        if not self._consumer.let_go(self._entry):
-            return
-        if self._entry.key is None:
-            await self._queue.forget(self._entry)  # It is a dead letter already.
-        else:
-            await self._queue.set_aside(self._entry)

@@ -30,6 +30,8 @@ CREATE TABLE jobs (
     metadata TEXT NOT NULL,
     idempotency_key TEXT,
     webhook_url TEXT,
+    tokens INTEGER NOT NULL,
+    weight REAL NOT NULL,
     status TEXT NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
     tries INTEGER NOT NULL DEFAULT 0,

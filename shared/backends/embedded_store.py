@@ -9,6 +9,7 @@ from dataclasses import replace
 from shared.backends import embedded_jobs as jobs
 from shared.backends import embedded_keyed as keyed
 from shared.backends import embedded_views as views
+from shared.backends.embedded_lines import EmbeddedLines, load_open
 from shared.backends.embedded_log import tell_ended
 from shared.backends.embedded_purge import Purge
 from shared.backends.embedded_registry import EmbeddedRegistry
@@ -19,21 +20,38 @@ from shared.ports import Claim, Ending, JobFilter, NotClaimed
 
 
 class EmbeddedStore:
-    """Only an ending is committed against power cuts: the publish that follows a create covers that too."""
+    """Only an ending is committed against power cuts: the publish that follows a create covers that too. `fair`:
+    whether tenants take turns in a queue; otherwise jobs are run in the order of arrival.
+    """
 
-    def __init__(self, database: Database, hub: FollowerHub, registry: EmbeddedRegistry, purge: Purge) -> None:
+    def __init__(
+        self, database: Database, hub: FollowerHub, registry: EmbeddedRegistry, purge: Purge, *, fair: bool
+    ) -> None:
         self._database = database
         self._hub = hub
         self._registry = registry
         self._purge = purge
+        self._lines = EmbeddedLines()
+        self._fair = fair
+
+    async def load(self) -> None:
+        """What an earlier process left."""
+        self._lines.load(await self._database.run(load_open))
 
     async def create(self, job: Job, *, body: bytes, followed: bool = False) -> str:
         del followed  # Every follower is in this process and hears of every job anyway.
-        return await self._database.run(lambda db: keyed.create(db, job, body, time.time()))
+        return await self._database.run(
+            lambda db: keyed.create(db, job, body, time.time()), after=lambda holder: self._created(job, holder)
+        )
+
+    def _created(self, job: Job, holder: str) -> str:
+        if holder == job.id:
+            self._lines.add(job)
+        return holder
 
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
         del may_come  # A message without a record is never run: `restore` refuses it.
-        await self._database.run(lambda db: jobs.discard(db, job.id))
+        await self._database.run(lambda db: jobs.discard(db, job.id), after=lambda _: self._lines.leave(job.id))
 
     async def restore(self, job: Job, *, body: bytes | None) -> bool:
         """Records and messages are in one file: it does not lose the one and keep the other."""
@@ -45,6 +63,7 @@ class EmbeddedStore:
     ) -> Claim | NotClaimed:
         def claimed(outcome: Claim | NotClaimed) -> Claim | NotClaimed:
             if isinstance(outcome, Claim):
+                self._lines.start(job_id)
                 self._hub.move(job_id, JobStatus.IN_PROGRESS)
             return outcome
 
@@ -59,11 +78,11 @@ class EmbeddedStore:
         await self._database.run(lambda db: jobs.renew(db, job_id, attempt, lease, time.time()))
 
     async def release(self, job_id: str, attempt: int, *, counted: bool, after: float = 0.0) -> None:
-        del after  # Positions go by age here.
-        await self._database.run(
-            lambda db: jobs.release(db, job_id, attempt, counted, time.time()),
-            after=lambda status: self._hub.move(job_id, status),
-        )
+        def released(status: JobStatus) -> None:
+            self._lines.hand_back(job_id, time.time() + after if after > 0 else 0.0)
+            self._hub.move(job_id, status)
+
+        await self._database.run(lambda db: jobs.release(db, job_id, attempt, counted, time.time()), after=released)
 
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
         await self._database.run(
@@ -87,7 +106,20 @@ class EmbeddedStore:
         )
 
     async def retry(self, job_id: str, deadline_at: float) -> bool:
-        return await self._database.run(lambda db: jobs.retry(db, job_id, deadline_at, time.time()), durable=True)
+        done = await self._database.run(lambda db: jobs.retry(db, job_id, deadline_at, time.time()), durable=True)
+        if done and (job := await self.get(job_id)) is not None:
+            self._lines.add(job)
+        return done
+
+    async def turn(self, job: Job, *, served: str | None = None, sure: bool = False) -> Job | None:
+        del sure  # It costs nothing to be.
+        line = self._lines.of(job.queue)
+        while self._fair and (chosen := line.turn(job.id, served)) != job.id:
+            if (other := await self.get(chosen)) is not None and not other.status.terminal:
+                return other
+            self._lines.leave(chosen)
+            served = chosen
+        return None
 
     async def requeued(self, job_id: str) -> None:
         """A message that was published again is in the database, and that is what `strays` looks for."""
@@ -109,18 +141,22 @@ class EmbeddedStore:
         return await self._database.run(lambda db: jobs.describe(db, job_id, metadata, time.time()), durable=True)
 
     async def delete(self, job: Job) -> None:
-        await self._database.run(lambda db: jobs.delete(db, job.id), durable=True)
+        await self._database.run(
+            lambda db: jobs.delete(db, job.id), after=lambda _: self._lines.leave(job.id), durable=True
+        )
 
     async def knew(self, tenant: str, job_id: str) -> bool:
         return await self._database.run(lambda db: views.knew(db, tenant, job_id))
 
     async def position(self, job: Job) -> int | None:
-        return await self._database.run(lambda db: views.position(db, job))
+        rank = self._lines.of(job.queue).ahead(job.id) if self._fair else None
+        return await self._database.run(lambda db: views.position(db, job)) if rank is None else rank
 
     def _tell(self, job_id: str, outcome: jobs.Ended | jobs.Asked | None) -> bool:
         """Whether the job has ended by this."""
         match outcome:
             case jobs.Ended():
+                self._lines.leave(job_id, (outcome.ending.usage or {}).get("total_tokens"))
                 tell_ended(self._hub, job_id, outcome)
                 self._purge.expect(outcome.purge_at)
             case jobs.Asked(owner):

@@ -153,6 +153,12 @@ class Steps:
         await self._wire.close()
 
 
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at the outcome of a step that nobody awaits, so that asyncio does not complain about it."""
+    if not future.cancelled():
+        future.exception()
+
+
 def is_away(answer: Any) -> bool:
     """Whether Redis cannot serve at present, as opposed to refusing this command."""
     if not isinstance(answer, ResponseError):

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from shared.backends import redis_keys as keys
-from shared.backends.redis import Pipeline
+from shared.backends.redis import Pipeline, retrieve
 from shared.backends.redis_records import milliseconds
-from shared.backends.redis_store import retrieve
 from shared.ports import Document, DocumentChanged
 
 

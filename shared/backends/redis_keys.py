@@ -19,9 +19,14 @@ def of_job(job_id: str) -> tuple[str, str, str]:
     return job(job_id), log(job_id), body(job_id)
 
 
+def line(queue: str) -> str:
+    """What the names of a queue's line begin with; the Lua steps add to it. A cluster keeps them on one node."""
+    return f"ignite:{{{queue}}}:line"
+
+
 def open_jobs(queue: str) -> str:
     """The jobs of a queue that are not over: those that wait by age, and far behind them those that run."""
-    return f"ignite:open:{queue}"
+    return f"{line(queue)}:open"
 
 
 def jobs_of(tenant: str) -> str:

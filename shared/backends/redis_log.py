@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from shared.backends import redis_keys as keys
 from shared.backends.ending import decode_ending
 from shared.backends.follower import FollowerHub, LogFollower, Snapshot
-from shared.backends.redis import Pipeline
+from shared.backends.redis import Pipeline, retrieve
 from shared.backends.redis_presence import anybody_hears
-from shared.backends.redis_store import raise_if_refused, retrieve
+from shared.backends.redis_store import raise_if_refused
 from shared.frames import count_frames
 from shared.job import JobStatus
 from shared.ports import Follower

@@ -12,8 +12,9 @@ import orjson
 
 from shared.backends import redis_keys as keys
 from shared.backends.ending import encode_ending
-from shared.backends.redis import Pipeline
+from shared.backends.redis import Pipeline, retrieve
 from shared.backends.redis_keyed import KeyedJobs
+from shared.backends.redis_line import RedisLine
 from shared.backends.redis_lists import list_jobs
 from shared.backends.redis_outbox import await_ending, note_ending
 from shared.backends.redis_records import decode_job, milliseconds, time_to_live
@@ -59,21 +60,19 @@ def raise_if_refused(answer: Sequence[bytes]) -> None:
         raise ValueError("the offset is beyond the end of the log")
 
 
-def retrieve(future: asyncio.Future[Any]) -> None:
-    """Look at the outcome of a step that nobody awaits, so that asyncio does not complain about it."""
-    if not future.cancelled():
-        future.exception()
-
-
 def status_of(raw: bytes) -> JobStatus | None:
     return JobStatus(raw.decode()) if raw else None
 
 
 class RedisStore:
-    def __init__(self, pipeline: Pipeline, replica: str) -> None:
+    """`fair`: whether tenants take turns in a queue; otherwise jobs are run in the order of arrival."""
+
+    def __init__(self, pipeline: Pipeline, replica: str, *, fair: bool) -> None:
         self._redis = pipeline
         self._keyed = KeyedJobs(pipeline)
         self._replica = replica
+        self._line = RedisLine(pipeline)
+        self._fair = fair
 
     async def create(self, job: Job, *, body: bytes, followed: bool = False) -> str:
         follower = self._replica if followed else ""
@@ -96,7 +95,7 @@ class RedisStore:
                 *(encode_spec(job), job.mode, job.retention, job.deadline_at, ttl, follower, body, str(job.queue)),
                 *(job.created_at, int(job.detached), int(restored), int(job.webhook_url is not None)),
             ),
-            self._redis.step("index", [keys.open_jobs(str(job.queue))], job.id, job.created_at, ttl, ""),
+            self._line.add(job, job.created_at, ttl),
             *(self._remember(index, job, ttl) for index in indexes_of(job)),
             *([await_ending(self._redis, job, ttl)] if job.webhook_url else []),
         )
@@ -106,21 +105,14 @@ class RedisStore:
         oldest = new_job_id(time.time() - MEMORY_OF_IDS - job.retention)
         return self._redis.step("index", [index], job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, oldest)
 
-    def _move_in_line(self, job_id: str, queue: bytes, score: float) -> asyncio.Future[Any]:
-        return self._redis.command("ZADD", keys.open_jobs(queue.decode()), "XX", score, job_id)
-
-    def _ended(self, job_id: str, queue: bytes, webhook: bytes) -> None:
-        self._leave_line(job_id, queue)
+    def _ended(self, job_id: str, queue: bytes, webhook: bytes, ending: Ending) -> None:
+        if queue:
+            self._line.leave(queue.decode(), job_id, (ending.usage or {}).get("total_tokens"))
         if webhook:
             note_ending(self._redis, job_id).add_done_callback(retrieve)
 
-    def _leave_line(self, job_id: str, queue: bytes) -> None:
-        """Positions and the sweeper hang on it, and the sweeper mends it: so nobody waits for the answer."""
-        if queue:
-            self._redis.command("ZREM", keys.open_jobs(queue.decode()), job_id).add_done_callback(retrieve)
-
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
-        self._leave_line(job.id, str(job.queue).encode())
+        self._line.leave(str(job.queue), job.id)
         left = milliseconds(job.deadline_at - time.time())
         await asyncio.gather(
             self._redis.step("discard", keys.of_job(job.id), left)
@@ -152,8 +144,8 @@ class RedisStore:
         if answer[0] == b"no":
             _, status, holder, cancelling = answer
             return NotClaimed(status_of(status), owner=holder.decode() or None, cancelling=bool(cancelling))
-        _, attempt, tries, losses, offset, deadline, queue, queued, body = answer
-        self._move_in_line(job_id, queue, RUNNING + float(queued)).add_done_callback(retrieve)
+        _, attempt, tries, losses, offset, deadline, queue, body = answer
+        self._line.start(queue.decode(), job_id)
         return Claim(job_id, attempt, tries, losses, offset, float(deadline), body)
 
     async def renew(self, job_id: str, attempt: int, lease: float) -> None:
@@ -163,7 +155,7 @@ class RedisStore:
         answer = await self._redis.step("release", [keys.job(job_id)], job_id, attempt, int(counted), RELEASABLE, after)
         raise_if_refused(answer)
         _, queue, place = answer
-        await self._move_in_line(job_id, queue, float(place))
+        await self._line.back(queue.decode(), job_id, float(place), float(place) if after > 0 else 0)
 
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
         answer = await self._redis.step(
@@ -172,7 +164,7 @@ class RedisStore:
             *(ending.status, encode_ending(ending), ending.result or b"", endable(ending.status)),
         )
         raise_if_refused(answer)
-        self._ended(job_id, *answer[1:])
+        self._ended(job_id, answer[1], answer[2], ending)
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         queue, webhook = await self._redis.step(
@@ -180,7 +172,7 @@ class RedisStore:
             *(job_id, owner or "", ending.frames, count_frames(ending.frames)),
             *(ending.status, encode_ending(ending), endable(ending.status)),
         )
-        self._ended(job_id, queue, webhook)
+        self._ended(job_id, queue, webhook, ending)
         return bool(queue)
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
@@ -196,17 +188,25 @@ class RedisStore:
         if (job := await self.get(job_id)) is None:
             return False
         now, ttl = time.time(), time_to_live(job, deadline_at)
-        # In its queue's index and the outbox first: should this process die in between, it is found there.
+        # In its queue's line and the outbox first: should this process die in between, it is found there.
         if job.webhook_url is not None:
             await await_ending(self._redis, job, ttl)
-        await self._redis.step("index", [keys.open_jobs(str(job.queue))], job_id, now, ttl, "")
+        await self._line.add(job, now, ttl)
         done = await self._redis.step(*("retry", keys.of_job(job_id)), *(job_id, deadline_at, ttl, now, RETRIABLE))
         return bool(done)
 
     async def requeued(self, job_id: str) -> None:
         now = time.time()
         if queue := await self._redis.step("requeued", [keys.job(job_id)], now, OPEN):
-            await self._move_in_line(job_id, queue, now)
+            await self._line.back(queue.decode(), job_id, now, 0)
+
+    async def turn(self, job: Job, *, served: str | None = None, sure: bool = False) -> Job | None:
+        while self._fair and (chosen := await self._line.turn(job, served, sure=sure)) != job.id:
+            if (other := await self.get(chosen)) is not None and not other.status.terminal:
+                return other
+            self._line.leave(str(job.queue), chosen)
+            served = chosen
+        return None
 
     async def body(self, job_id: str) -> bytes | None:
         return await self._redis.command("GET", keys.body(job_id))
@@ -231,8 +231,4 @@ class RedisStore:
         return any(score is not None for score in scores)
 
     async def position(self, job: Job) -> int | None:
-        index = keys.open_jobs(str(job.queue))
-        rank, score = await asyncio.gather(
-            self._redis.command("ZRANK", index, job.id), self._redis.command("ZSCORE", index, job.id)
-        )
-        return rank if score is not None and float(score) < RUNNING else None
+        return await self._line.ahead(job, fair=self._fair)

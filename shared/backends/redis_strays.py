@@ -1,9 +1,10 @@
 """Finds jobs that the broker has lost: a broker cannot be asked for a message, so what it must have delivered by now
 says it.
 
-A job's message is gone if its queue is empty and nobody runs the job, or if one that joined the queue much later has
-been claimed. For the latter each look remembers the newest job that waits: once it has been claimed, whatever joined
-well before it and waits still has been overtaken.
+A job's message is gone if its queue is empty and nobody runs the job, or if one of the same tenant that joined the
+queue much later has been claimed (one of another tenant may have had its turn first). For the latter each look
+remembers the newest job that waits: once it has been claimed, whatever of its tenant's joined well before it and waits
+still has been overtaken.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from shared.backends import redis_keys as keys
 from shared.backends.redis import Pipeline
+from shared.backends.redis_line import RedisLine
 from shared.backends.redis_records import decode_job, fields_of
 from shared.backends.redis_store import RUNNING
 from shared.job import Job, JobStatus, QueueName
@@ -36,33 +38,51 @@ class Waiting(NamedTuple):
     since: float
 
 
+class Gone(NamedTuple):
+    """The messages of jobs that joined before `everyone`'s moment are gone, or before their tenant's."""
+
+    everyone: float
+    tenants: Mapping[str, float] = {}
+
+    @property
+    def latest(self) -> float:
+        return max([self.everyone, *self.tenants.values()])
+
+    def before(self, tenant: str) -> float:
+        return max(self.everyone, self.tenants.get(tenant, 0.0))
+
+
 class StrayFinder:
     """`depth`: how many messages of a queue wait to be delivered."""
 
     def __init__(self, pipeline: Pipeline, depth: Callable[[QueueName], Awaitable[int]]) -> None:
         self._redis = pipeline
+        self._line = RedisLine(pipeline)
         self._depth = depth
         self._marks: defaultdict[QueueName, OrderedDict[str, float]] = defaultdict(OrderedDict)
-        self._overtaken: dict[QueueName, float] = {}
+        self._overtaken: defaultdict[QueueName, dict[str, float]] = defaultdict(dict)
 
     async def find(self, queue: QueueName, waited: float) -> Sequence[Job]:
         await self._watch(queue)
-        latest = time.time() - waited
+        now = time.time()
+        gone = Gone(now - waited)
         if await self._depth(queue) > 0:
-            latest = min(latest, self._overtaken.get(queue, 0.0) - waited)
-        suspects = await asyncio.gather(*(self._look(each, queue, latest) for each in await self._open(queue, latest)))
+            gone = Gone(0.0, {tenant: min(now, at) - waited for tenant, at in self._overtaken[queue].items()})
+        waiting = await self._open(queue, gone.latest)
+        suspects = await asyncio.gather(*(self._look(each, queue, gone) for each in waiting))
         return [job for job in suspects if job is not None]
 
     async def _watch(self, queue: QueueName) -> None:
         """See which of the jobs that were the newest once have been claimed since, and remember another one."""
         marks = self._marks[queue]
-        statuses = await asyncio.gather(*(self._redis.command("HGET", keys.job(job_id), "status") for job_id in marks))
-        for job_id, status in zip(tuple(marks), statuses, strict=True):
-            if status == JobStatus.QUEUED.encode():
+        records = await asyncio.gather(*(self._redis.command("HGETALL", keys.job(job_id)) for job_id in marks))
+        overtaken = self._overtaken[queue]
+        for job_id, job in zip(tuple(marks), map(decode_job, records), strict=True):
+            if job is not None and job.status is JobStatus.QUEUED:
                 continue
             since = marks.pop(job_id)
-            if status is not None and JobStatus(status.decode()) in CLAIMED:
-                self._overtaken[queue] = max(since, self._overtaken.get(queue, 0.0))
+            if job is not None and job.status in CLAIMED:
+                overtaken[job.tenant] = max(since, overtaken.get(job.tenant, 0.0))
         for newest in await self._range(queue, f"({RUNNING}", "-inf", "REV", limit=1):
             marks[newest.job_id] = newest.since
         if len(marks) > MARKS:
@@ -80,12 +100,12 @@ class StrayFinder:
         )
         return [Waiting(raw.decode(), float(score)) for raw, score in zip(found[::2], found[1::2], strict=True)]
 
-    async def _look(self, waiting: Waiting, queue: QueueName, latest: float) -> Job | None:
+    async def _look(self, waiting: Waiting, queue: QueueName, gone: Gone) -> Job | None:
         """The job, if nobody could be running it."""
         record = fields_of(await self._redis.command("HGETALL", keys.job(waiting.job_id)))
         job = decode_job(record)
         if job is None or job.status.terminal:
-            await self._redis.command("ZREM", keys.open_jobs(str(queue)), waiting.job_id)
+            self._line.leave(str(queue), waiting.job_id)
             return None
         since = max(float(record.get(name, 0.0)) for name in (b"queued", b"lease"))
-        return None if since > latest else job
+        return None if since > gone.before(job.tenant) else job

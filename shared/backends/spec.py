@@ -19,6 +19,8 @@ FIELDS = (
     "stored",
     "seed",
     "metadata",
+    "tokens",
+    "weight",
 )
 
 OPTIONAL = ("idempotency_key", "webhook_url")

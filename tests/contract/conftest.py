@@ -16,7 +16,7 @@ from shared.ports import Backend
 class Maker(Protocol):
     """Opens a backend; what an earlier one left in the same test is there again, unless it lived in memory."""
 
-    def __call__(self, *, queue_limit: int = ...) -> AbstractAsyncContextManager[Backend]: ...
+    def __call__(self, *, queue_limit: int = ..., fair: bool = ...) -> AbstractAsyncContextManager[Backend]: ...
 
 
 BACKENDS = ("embedded", "embedded-memory", "distributed")

@@ -16,6 +16,6 @@ redis.call('HSET', KEYS[1], 'status', 'in_progress', 'owner', ARGV[2], 'lease', 
   'base', size, 'tries', tries, 'lost', lost)
 redis.call('HSETNX', KEYS[1], 'started', at)
 tell(followers, ARGV[1], 's', 0, 'in_progress')
-local deadline, queue, queued = unpack(redis.call('HMGET', KEYS[1], 'deadline', 'queue', 'queued'))
+local deadline, queue = unpack(redis.call('HMGET', KEYS[1], 'deadline', 'queue'))
 local body = ARGV[6] == '1' and redis.call('GET', KEYS[3])
-return {'yes', attempt, tonumber(tries), tonumber(lost), size, deadline, queue, queued, body}
+return {'yes', attempt, tonumber(tries), tonumber(lost), size, deadline, queue, body}

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -46,10 +47,29 @@ Key = QueueName | None
 
 
 class RabbitDelivery:
-    def __init__(self, message: Message, raw: AbstractIncomingMessage, publisher: Publisher) -> None:
+    """`back`: puts it first in its line again, where it may wait there."""
+
+    def __init__(
+        self,
+        message: Message,
+        raw: AbstractIncomingMessage,
+        publisher: Publisher,
+        back: Callable[[RabbitDelivery], bool],
+    ) -> None:
         self.message = message
+        self.served: str | None = None
         self._raw = raw
         self._publisher = publisher
+        self._back = back
+
+    @property
+    def redelivered(self) -> bool:
+        return bool(self._raw.redelivered)
+
+    async def wait_on(self, served: str) -> None:
+        self.served = served
+        if not self._back(self):
+            await self.retry()
 
     async def ack(self) -> None:
         await self._settle(self._raw.ack())
@@ -104,6 +124,14 @@ class Line:
 
     def take(self) -> RabbitDelivery:
         return self._waiting.popleft()
+
+    def _put_first(self, channel_broken: asyncio.Event, delivery: RabbitDelivery) -> bool:
+        """Whether it waits here again: not while nothing is taken, nor where its channel is gone."""
+        if self._paused or channel_broken.is_set():
+            return False
+        self._waiting.appendleft(delivery)
+        self._arrived.set()
+        return True
 
     async def open(self) -> None:
         """Raises one of FAILURES, or BackendUnavailable."""
@@ -192,7 +220,7 @@ class Line:
         except (KeyError, ValueError, TypeError) as error:
             await self._set_aside(raw, error)
             return
-        delivery = RabbitDelivery(message, raw, self._publisher)
+        delivery = RabbitDelivery(message, raw, self._publisher, partial(self._put_first, self._broken))
         if self._paused:
             await delivery.retry()
         else:

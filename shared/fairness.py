@@ -1,0 +1,191 @@
+"""Whose job is next within one queue: fairness between tenants, weighted by tokens.
+
+Theory. Start-time fair queuing (Goyal, Vin, Cheng 1996). Each tenant has a *tag*, the virtual time up to which it has
+been served; of the tenants that have jobs waiting, the one with the least tag is next, with its oldest job. Starting a
+job charges its tenant: the tag moves on by the job's tokens, divided by the tenant's weight. The queue's virtual time
+is the tag of the job that was started last. A tenant that comes back after a pause starts at the queue's virtual time,
+or where it had got to if that is later: idleness earns nothing, and one that is new waits behind nobody's backlog, but
+for those jobs that run already.
+
+Tokens are known when a job is over. At its start the *estimate* is charged (prompt and `max_tokens`); its end corrects
+that by what was used. A job that is handed back gets its charge back.
+
+The broker delivers in the order of arrival, whoever is next. So a delivery is a *carrier*: whoever holds that of job J
+asks for `turn(J)`. If another tenant is behind, its oldest job J' is run under the delivery of J, which stays
+unacknowledged, and afterwards J's delivery has its next turn. The message of J' comes up some day, and finds its job
+over. What J carries is remembered, so that whoever gets J's delivery after a crash finds J' first. See `JobStore.turn`.
+
+This file is the rule itself, and what the embedded backend runs on. The Lua steps `line_*.lua` do the same in Redis;
+the contract suite compares them.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+Tag = float
+"""Virtual time: tokens by weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A job that is not over, as its line knows it. `tokens`: the estimate."""
+
+    tenant: str
+    tokens: int
+    weight: float = 1.0
+
+    @property
+    def cost(self) -> Tag:
+        return self.tokens / self.weight
+
+
+@dataclass(slots=True)
+class FairLine:
+    """One queue. Job ids sort by age. Whatever is told twice is done once. `jobs`: how many wait; `tokens`: of all of
+    them.
+    """
+
+    clock: Callable[[], float] = time.time
+    virtual: Tag = 0.0
+    jobs: int = 0
+    tokens: int = 0
+    _jobs: dict[str, Entry] = field(default_factory=dict[str, Entry])
+    _waiting: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    _tags: dict[str, Tag] = field(default_factory=dict[str, Tag])
+    _debts: dict[str, Tag] = field(default_factory=dict[str, Tag])
+    _later: dict[str, float] = field(default_factory=dict[str, float])
+    _carried: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def tenants(self) -> Iterable[str]:
+        """Those that have jobs waiting."""
+        return self._waiting.keys()
+
+    def jobs_of(self, tenant: str) -> int:
+        return len(self._waiting.get(tenant, ()))
+
+    def add(self, job_id: str, entry: Entry) -> None:
+        """The job waits. Where nothing waits or runs any more, old debts are forgiven."""
+        if not self._jobs:
+            self._debts.clear()
+        self._jobs[job_id] = entry
+        self._enter(job_id)
+
+    def turn(self, job_id: str, served: str | None = None) -> str:
+        """The job to start under the delivery of `job_id`, charged: itself, or another. `served`: what was run under it
+        before and needs it no more.
+        """
+        if served is not None and self._carried.get(job_id) == served:
+            del self._carried[job_id]
+        if (carried := self._carried.get(job_id)) is not None:
+            return carried
+        self._fetch_due()
+        chosen = self._choose(job_id)
+        if chosen != job_id:
+            self._carried[job_id] = chosen
+        self.start(chosen)
+        return chosen
+
+    def start(self, job_id: str) -> None:
+        """The job is claimed: charge its tenant, unless `turn` has."""
+        entry = self._jobs.get(job_id)
+        self._later.pop(job_id, None)
+        tag = entry and self._tags.get(entry.tenant, 0.0)
+        if entry is not None and tag is not None and self._exit(job_id):
+            self.virtual = max(self.virtual, tag)
+            self._charge(entry.tenant, entry.cost)
+            self._debts = {tenant: debt for tenant, debt in self._debts.items() if debt > self.virtual}
+
+    def hand_back(self, job_id: str, due: float = 0.0) -> None:
+        """The job waits again, from the moment `due` on, and has its charge back."""
+        if (entry := self._jobs.get(job_id)) is None or job_id in self._later or self._waits(job_id):
+            return
+        self._charge(entry.tenant, -entry.cost)
+        if due > 0:
+            self._later[job_id] = due
+        else:
+            self._enter(job_id)
+
+    def leave(self, job_id: str, tokens: int | None = None) -> None:
+        """The job is over. `tokens`: what it used, where that is known."""
+        if (entry := self._jobs.get(job_id)) is None:
+            return
+        self._later.pop(job_id, None)
+        if not self._exit(job_id) and tokens is not None:
+            self._charge(entry.tenant, (tokens - entry.tokens) / entry.weight)
+        del self._jobs[job_id]
+
+    def ahead(self, job_id: str) -> int | None:
+        """About how many jobs start before this one; None if it is not in line."""
+        if not self._waits(job_id):
+            return None
+        tenant = self._jobs[job_id].tenant
+        rank = bisect_left(self._waiting[tenant], job_id)
+        others = [(self._tags[other], len(line)) for other, line in self._waiting.items() if other != tenant]
+        return estimated_rank(rank, self._tags[tenant], self.tokens / self.jobs, others)
+
+    # ── parts ──
+
+    def _waits(self, job_id: str) -> bool:
+        line = self._waiting.get(self._jobs[job_id].tenant, []) if job_id in self._jobs else []
+        at = bisect_left(line, job_id)
+        return at < len(line) and line[at] == job_id
+
+    def _enter(self, job_id: str) -> None:
+        tenant = self._jobs[job_id].tenant
+        if self._waits(job_id):
+            return
+        if tenant not in self._waiting:
+            self._waiting[tenant] = []
+            self._tags[tenant] = max(self.virtual, self._debts.pop(tenant, 0.0))
+        insort(self._waiting[tenant], job_id)
+        self.jobs += 1
+        self.tokens += self._jobs[job_id].tokens
+
+    def _exit(self, job_id: str) -> bool:
+        """Whether it was in line."""
+        if not self._waits(job_id):
+            return False
+        tenant = self._jobs[job_id].tenant
+        line = self._waiting[tenant]
+        del line[bisect_left(line, job_id)]
+        self.jobs -= 1
+        self.tokens -= self._jobs[job_id].tokens
+        if not line:
+            del self._waiting[tenant]
+            self._debts[tenant] = self._tags.pop(tenant)
+        return True
+
+    def _charge(self, tenant: str, cost: Tag) -> None:
+        if tenant in self._tags:
+            self._tags[tenant] += cost
+        else:
+            self._debts[tenant] = self._debts.get(tenant, self.virtual) + cost
+
+    def _choose(self, job_id: str) -> str:
+        """Tenants with equal tags do not displace each other."""
+        if not self._waits(job_id):
+            return job_id
+        first = min(self._tags, key=lambda tenant: (self._tags[tenant], tenant))
+        if self._tags[first] >= self._tags[self._jobs[job_id].tenant]:
+            return job_id
+        return self._waiting[first][0]
+
+    def _fetch_due(self) -> None:
+        now = self.clock()
+        for job_id in [job_id for job_id, due in self._later.items() if due <= now]:
+            del self._later[job_id]
+            self._enter(job_id)
+
+
+def estimated_rank(rank: int, tag: Tag, cost: Tag, others: Iterable[tuple[Tag, int]]) -> int:
+    """About how many jobs start before one that has `rank` of its own tenant's before it, where a job costs `cost`.
+    `tag`: its tenant's; `others`: the tag of each other tenant and how many of its jobs wait.
+    """
+    starts = tag + rank * cost
+    before = ((round((starts - other) / cost) if cost else rank, count) for other, count in others)
+    return rank + sum(max(0, min(wanted, count)) for wanted, count in before)

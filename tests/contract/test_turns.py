@@ -1,0 +1,268 @@
+"""Tenants take turns: the same ones in every backend, and nothing is lost that is run under another's delivery."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.fairness import Entry, FairLine
+from shared.job import Job, JobStatus, QueueName, Tier
+from shared.ports import Backend, Claim, Ending
+from tests.contract.performers import (
+    CANCELLED,
+    LEASE,
+    claimed,
+    consume,
+    created,
+    new_job,
+    next_of,
+    nothing_comes,
+    perform,
+    publish,
+    some_frames,
+    submit,
+)
+from tests.support.wait_until import wait_until
+
+
+async def turn(backend: Backend, job: Job, served: str | None = None, *, sure: bool = True) -> str:
+    other = await backend.store.turn(job, served=served, sure=sure)
+    return job.id if other is None else other.id
+
+
+# ── the rule ──
+
+
+@dataclass
+class Play:
+    """A queue's jobs, in a backend and in the rule side by side."""
+
+    backend: Backend
+    queue: QueueName = field(default_factory=lambda: QueueName(f"model-{os.urandom(6).hex()}", Tier.DEFAULT))
+    line: FairLine = field(default_factory=FairLine)
+    waiting: dict[str, Job] = field(default_factory=dict[str, Job])
+    running: dict[str, tuple[Job, Claim]] = field(default_factory=dict[str, tuple[Job, Claim]])
+    served: dict[str, str] = field(default_factory=dict[str, str])
+
+    async def submit(self, tenant: str, tokens: int, weight: float) -> None:
+        job = await created(self.backend, queue=self.queue, tenant=tenant, tokens=tokens, weight=weight)
+        self.line.add(job.id, Entry(tenant, tokens, weight))
+        self.waiting[job.id] = job
+
+    async def take(self, at: int, by_turn: bool) -> None:
+        """A delivery of some job that waits; with `by_turn`, of whoever is next."""
+        if not self.waiting:
+            return
+        job = chosen = list(self.waiting.values())[at % len(self.waiting)]
+        if by_turn:
+            served = self.served.pop(job.id, None)
+            found = await turn(self.backend, job, served)
+            assert found == self.line.turn(job.id, served)
+            self.served[job.id] = found
+            if found not in self.waiting:
+                return
+            chosen = self.waiting[found]
+        self.line.start(chosen.id)
+        self.running[chosen.id] = chosen, await claimed(self.backend, chosen)
+        del self.waiting[chosen.id]
+
+    async def finish(self, at: int, tokens: int) -> None:
+        if self.running:
+            job, claim = self.running.pop(list(self.running)[at % len(self.running)])
+            ending = Ending(JobStatus.COMPLETED, usage={"total_tokens": tokens})
+            await self.backend.store.finish(job.id, claim.attempt, claim.offset, ending)
+            self.line.leave(job.id, tokens)
+
+    async def hand_back(self, at: int) -> None:
+        if self.running:
+            job, claim = self.running.pop(list(self.running)[at % len(self.running)])
+            await self.backend.store.release(job.id, claim.attempt, counted=False)
+            self.line.hand_back(job.id)
+            self.waiting[job.id] = job
+
+    async def cancel(self, at: int) -> None:
+        if self.waiting:
+            job = self.waiting.pop(list(self.waiting)[at % len(self.waiting)])
+            await self.backend.store.cancel(job.id, CANCELLED)
+            self.line.leave(job.id)
+
+    async def expect_positions(self) -> None:
+        for job in self.waiting.values():
+            assert await self.backend.store.position(job) == self.line.ahead(job.id)
+
+
+PLACES = st.integers(0, 50)
+TOKENS = st.integers(1, 5000)
+STEPS = st.one_of(
+    st.tuples(
+        st.just(Play.submit), st.sampled_from(["a", "b", "b", "a tenant"]), TOKENS, st.sampled_from([1.0, 0.3, 3])
+    ),
+    st.tuples(st.just(Play.take), PLACES, st.sampled_from([True, True, True, False])),
+    st.tuples(st.just(Play.finish), PLACES, TOKENS),
+    st.tuples(st.just(Play.hand_back), PLACES),
+    st.tuples(st.just(Play.cancel), PLACES),
+)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(steps=st.lists(STEPS, min_size=5, max_size=30))
+async def test_whose_turn_it_is(backend: Backend, steps: list[tuple[Any, ...]]) -> None:
+    play = Play(backend)
+    for step, *arguments in steps:
+        await step(play, *arguments)
+    await play.expect_positions()
+
+
+async def test_who_is_told_nothing_of_fairness_has_the_order_of_arrival(
+    maker: Callable[..., AbstractAsyncContextManager[Backend]],
+) -> None:
+    async with maker(fair=False) as backend:
+        await created(backend, tenant="a")
+        job = await created(backend, tenant="a")
+        late = await created(backend, tenant="b")
+        assert await turn(backend, job) == job.id
+        assert await backend.store.position(late) == 2
+
+
+# ── carrying ──
+
+
+async def carrying(backend: Backend) -> tuple[Job, Job]:
+    """A job of one tenant whose delivery is to carry the other tenant's."""
+    first = await submit(backend, tenant="a", tokens=1000)
+    carrier = await submit(backend, tenant="a", tokens=100)
+    other = await submit(backend, tenant="b", tokens=100)
+    await perform(backend, await claimed(backend, first), some_frames(1), Ending(JobStatus.COMPLETED))
+    assert await turn(backend, carrier) == other.id
+    return carrier, other
+
+
+async def test_another_replicas_jobs_are_known(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    await claimed(one, await created(one, tenant="a"))
+    carrier = await created(one, tenant="a")
+    late = await created(other, tenant="b")
+    await wait_until(lambda: turn_is(one, carrier, late.id))
+
+
+async def turn_is(backend: Backend, job: Job, wanted: str) -> bool:
+    assert await turn(backend, job, sure=False) == wanted
+    return True
+
+
+async def test_what_a_lost_worker_carried_is_named_to_who_comes_after_it(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    carrier, carried = await carrying(one)
+    assert await turn(other, carrier) == carried.id, "before it was claimed"
+    claim = await claimed(one, carried, "dead")
+    assert await turn(other, carrier) == carried.id
+    again = await claimed(other, carried, "worker-2", lost="dead", with_body=True)
+    assert (again.attempt, again.body) == (claim.attempt + 1, b"{}")
+    await perform(other, again, some_frames(2))
+    assert await turn(other, carrier, served=carried.id) == carrier.id
+
+
+async def test_what_a_lost_worker_had_finished_is_passed_over(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    carrier, carried = await carrying(one)
+    await perform(one, await claimed(one, carried), some_frames(2))
+    assert await turn(other, carrier) == carrier.id
+
+
+async def test_whoever_has_left_has_no_turn(backend: Backend) -> None:
+    carrier, carried = await carrying(backend)
+    late, later = await created(backend, tenant="b"), await created(backend, tenant="c")
+    await backend.store.cancel(carried.id, CANCELLED)
+    await backend.store.cancel(late.id, CANCELLED)
+    assert await turn(backend, carrier) == later.id
+
+
+async def test_a_job_that_is_handed_back_has_the_next_turn(backend: Backend) -> None:
+    carrier, carried = await carrying(backend)
+    claim = await claimed(backend, carried)
+    await backend.store.release(carried.id, claim.attempt, counted=False)
+    assert await turn(backend, carrier, served=carried.id) == carried.id
+
+
+async def test_a_job_that_is_to_wait_has_its_turn_when_it_has_waited(backend: Backend) -> None:
+    carrier, carried = await carrying(backend)
+    claim = await claimed(backend, carried)
+    await backend.store.release(carried.id, claim.attempt, counted=True, after=0.3)
+    assert await turn(backend, carrier, served=carried.id) == carrier.id
+    await wait_until(lambda: next_turn_is(backend, carried.id))
+
+
+async def next_turn_is(backend: Backend, wanted: str) -> bool:
+    """A delivery of one more job whose tenant has had much."""
+    assert await turn(backend, await created(backend, tenant="a", tokens=1000)) == wanted
+    return True
+
+
+async def test_a_job_tried_again_by_hand_waits_in_line(backend: Backend) -> None:
+    carrier, carried = await carrying(backend)
+    failed = Ending(JobStatus.FAILED, error={"message": "broken"})
+    await perform(backend, await claimed(backend, carried), [], failed)
+    assert await backend.store.retry(carried.id, carried.deadline_at)
+    assert await turn(backend, carrier, served=carried.id) == carried.id
+
+
+async def test_a_job_that_is_not_known_is_run_itself(backend: Backend) -> None:
+    await carrying(backend)
+    unknown = new_job(tenant="a")
+    assert await turn(backend, unknown) == unknown.id
+
+
+# ── the delivery ──
+
+
+async def test_a_delivery_says_whether_it_may_have_been_in_other_hands(backend: Backend) -> None:
+    await publish(backend, new_job())
+    async with consume(backend) as consumer:
+        assert not (await next_of(consumer)).redelivered
+    async with consume(backend) as consumer:
+        again = await next_of(consumer)
+        assert again.redelivered
+        await again.retry()
+        assert (await next_of(consumer)).redelivered
+
+
+async def test_a_delivery_that_waits_on_comes_first_and_says_what_it_served(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    first, second = await publish(one, new_job(), new_job())
+    async with consume(one) as consumer:
+        delivery = await next_of(consumer)
+        assert (delivery.message.job.id, delivery.served) == (first, None)
+        await delivery.wait_on("another")
+        async with consume(other) as others:
+            assert await nothing_comes(others) or other is one
+        again = await next_of(consumer)
+        assert (again.message.job.id, again.served) == (first, "another")
+        assert (await next_of(consumer)).message.job.id == second
+
+
+async def test_a_delivery_that_waits_on_in_a_paused_queue_goes_to_others(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    (job_id,) = await publish(one, new_job())
+    async with consume(one) as consumer:
+        delivery = await next_of(consumer)
+        await consumer.pause()
+        await delivery.wait_on("another")
+        async with consume(other) as others:
+            assert (await next_of(others)).message.job.id == job_id
+
+
+async def test_a_carried_job_that_lives_is_not_claimed_twice(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    carrier, carried = await carrying(one)
+    await claimed(one, carried, "worker-1")
+    assert await turn(other, carrier) == carried.id
+    assert not isinstance(await other.store.claim(carried.id, "worker-2", LEASE), Claim)
+    assert await turn(other, carrier, served=carried.id) == carrier.id

@@ -1,0 +1,53 @@
+"""A worker dies while it runs one tenant's job under the delivery of another's: both go on, the carried one at once."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from tests.support.chat import Prompt, Stream, ended, job_of, reached, submit
+from tests.support.cluster import Cluster, all_settled
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.redis import Redis
+from tests.support.wait_until import wait_until
+
+KEYS = {"IGNITE_API_KEYS": "flood=sk-flood-123,late=sk-late-456"}
+FLOOD, LATE = "sk-flood-123", "sk-late-456"
+WAITING = Prompt(seed=1, tokens=20, itl=20)
+LONG = Prompt(seed=500, tokens=150, itl=40)
+
+
+@asynccontextmanager
+async def session_of(url: str, key: str) -> AsyncGenerator[aiohttp.ClientSession]:
+    headers = {"authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(url, headers=headers, timeout=aiohttp.ClientTimeout(None)) as session:
+        yield session
+
+
+async def attempts_of(session: aiohttp.ClientSession, jobs: Sequence[str]) -> list[int]:
+    return [(await job_of(session, job_id))["attempts"] for job_id in jobs]
+
+
+async def test_who_gets_the_delivery_of_a_killed_worker_goes_on_with_what_it_carried(
+    cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str, redis_server: Redis, redis_database: int
+) -> None:
+    """One slot, and a flood of twenty seconds before the late stream's own message: it goes on long before that."""
+    api, victim = await asyncio.gather(cluster.api(**KEYS), cluster.worker("--concurrency", "1"))
+
+    async with session_of(api.url, FLOOD) as flood, session_of(api.url, LATE) as late:
+        jobs = [await submit(flood, WAITING) for _ in range(50)]
+        stream = Stream(LONG)
+        reading = asyncio.create_task(stream.read(late))
+        await reached([stream], 20)
+        victim.kill()
+        await cluster.worker("--concurrency", "1")
+        await reading
+        stream.assert_whole()
+        waiting = [job_id for job_id in jobs if (await job_of(flood, job_id))["status"] == "queued"]
+        assert len(waiting) > 20, "the flood waited for it, not it for the flood"
+
+        assert await attempts_of(late, [stream.job_id]) == [2]
+        assert [(await ended(flood, job_id))["status"] for job_id in jobs] == ["completed"] * 50
+        await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")
+        assert redis_server.keys_without_expiry(redis_database) == []
