@@ -1,6 +1,6 @@
 # On a fresh machine with Python 3.11 or newer, pip and venv: `make up` runs Ignite, `make test` proves it.
 .DEFAULT_GOAL := help
-.PHONY: help up test chaos faults check format demo-model clean install install-dev
+.PHONY: help up test chaos faults check format proto demo-model clean install install-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -19,15 +19,19 @@ faults: install-dev ## every fault test, the long ones too
 	@scripts/install-servers.sh > /dev/null
 	@.venv/bin/python -m pytest -m "long or not long" tests/faults tests/chaos $(ARGS)
 
-check: install-dev ## lint, format, types, import rules
+check: install-dev ## lint, format, types, import rules, generated code
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 	.venv/bin/lint-imports
+	scripts/proto.sh --check
 
 format: install-dev ## mend what can be mended without thinking
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+proto: install-dev ## generate the Python of shared/proto again
+	scripts/proto.sh
 
 demo-model: ## train worker/engines/demo_model/demo.gguf again
 	UV_PROJECT_ENVIRONMENT=.venv-demo-model scripts/uv.sh run --frozen --group demo-model \

@@ -5,29 +5,38 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from ignite.running import require_distributed, say, stop_signals, until
 from producer.app import create_app
+from producer.dependencies import Doors
 from producer.keys import KeyBook
 from shared.backends import open_backend
 from shared.ports import Backend
 from shared.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from producer.grpc_door.server import GrpcServer
 
 
 async def run_api(settings: Settings) -> None:
     require_distributed(settings, "ignite api")
     with stop_signals() as stop:
         async with open_backend(settings) as backend, serving(backend, settings) as server:
-            say(f"ignite api is ready: {server.address}/v1")
-            await until(stop, server.task)
+            say(f"ignite api is ready: {server.addresses}")
+            await until(stop, *server.tasks)
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn without its signal handlers: signals belong to the main. `task` ends early only if it died."""
+    """uvicorn without its signal handlers: signals belong to the main. `task` ends early only if it died.
+
+    `grpc` is the server beside it, where there is one.
+    """
 
     task: asyncio.Task[None]
+    grpc: GrpcServer | None = None
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -38,12 +47,22 @@ class ApiServer(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
+    @property
+    def addresses(self) -> str:
+        """For the line that says we are ready."""
+        return f"{self.address}/v1" + (f" · gRPC {self.grpc.address}" if self.grpc else "")
+
+    @property
+    def tasks(self) -> tuple[asyncio.Task[Any], ...]:
+        return (self.task, self.grpc.task) if self.grpc else (self.task,)
+
 
 @asynccontextmanager
 async def serving(backend: Backend, settings: Settings) -> AsyncGenerator[ApiServer]:
     """The API is up inside; on leaving it takes no more calls and lets those that are open finish."""
     await require_keys(backend, settings)
     app = create_app(backend, settings)
+    doors: Doors = app.state.doors
     server = ApiServer(
         uvicorn.Config(
             app,
@@ -64,11 +83,26 @@ async def serving(backend: Backend, settings: Settings) -> AsyncGenerator[ApiSer
     task = server.task = asyncio.create_task(serve(server), name="api")
     try:
         await started(server, task)
+        if settings.grpc:
+            server.grpc = await start_grpc(doors)
         yield server
     finally:
-        app.state.doors.service.draining = True
+        doors.service.draining = True
         server.should_exit = True
-        await task
+        try:
+            if server.grpc:
+                await server.grpc.stop(settings.drain)
+            await task
+        finally:
+            await doors.service.close()
+
+
+async def start_grpc(doors: Doors) -> GrpcServer:
+    from producer.grpc_door.server import GrpcServer  # Its libraries cost a process that does not serve it nothing.
+
+    server = GrpcServer(doors)
+    await server.start()
+    return server
 
 
 async def require_keys(backend: Backend, settings: Settings) -> None:

@@ -14,8 +14,8 @@ from ignite.options import settings_of, settings_options
 
 BACKEND = ("amqp_url", "redis_url", "queue_limit", "fairness", "tenant_weights", "consumer_timeout")
 API = (
-    *("host", "port", "api_keys", "body_limit", "models", "job_deadline", "retention", "job_retention"),
-    *("keepalive", "unary_padding", "sweep"),
+    *("host", "port", "grpc", "grpc_port", "api_keys", "body_limit", "models"),
+    *("job_deadline", "retention", "job_retention", "keepalive", "unary_padding", "sweep"),
     *("file_limit", "file_retention", "files_dir", "files_url", "files_endpoint"),
 )
 WORKER = (

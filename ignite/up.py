@@ -19,5 +19,5 @@ async def run_up(settings: Settings) -> None:
             serving(backend, settings) as server,
         ):
             where = "RabbitMQ and Redis" if settings.distributed else f"data in {settings.data_dir}"
-            say(f"ignite is ready: {server.address}/v1 · model {engine.card.id} · {where} · Ctrl-C stops it")
-            await until(stop, worker, server.task)
+            say(f"ignite is ready: {server.addresses} · model {engine.card.id} · {where} · Ctrl-C stops it")
+            await until(stop, worker, *server.tasks)

@@ -41,7 +41,7 @@ FORM_ROOM = 1024 * 1024
 
 
 def create_app(backend: Backend, settings: Settings) -> FastAPI:
-    """The application on an open backend; who opened it closes it."""
+    """The application on an open backend; who opened it closes it, and the service on it before."""
     catalog = Catalog(backend.registry, configured_models(settings))
     keyring = Keyring(settings.keys, KeyBook(backend.documents), on_loopback=settings.on_loopback)
     storage = open_storage(settings)
@@ -62,7 +62,6 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
             yield
         finally:
             await doors.health.close()
-            await doors.service.close()
 
     # The page at /docs brings its own script: GPU fleets often have no way out to a CDN.
     app = FastAPIOffline(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,11 @@ class Doors:
     catalog: Catalog
     health: Health
     files: Files
+
+    async def troubles(self) -> Mapping[str, str | None]:
+        """Each part this replica needs with None if it answers, else with one sentence on what is wrong."""
+        parts = {**await self.backend.check(), **self.health.complaints}
+        return parts | {"server": "shutting down"} if self.service.draining else parts
 
 
 def doors_of(request: Request) -> Doors:

@@ -60,10 +60,7 @@ def health_router() -> APIRouter:
 
     @router.get("/readyz", summary="Readiness: the broker and the store answer", responses=READINESS)
     async def readyz(request: Request) -> Response:
-        doors = doors_of(request)
-        parts = {**await doors.backend.check(), **doors.health.complaints}
-        if doors.service.draining:
-            parts["server"] = "shutting down"
+        parts = await doors_of(request).troubles()
         ready = not any(parts.values())
         shown = {name: problem or "ok" for name, problem in parts.items()}
         return json_response({"status": "ok" if ready else "unavailable", "checks": shown}, 200 if ready else 503)

@@ -64,7 +64,10 @@ class RequestContext:
 
 def request_id_of(scope: Scope) -> str:
     """The client's own id where it is one that may be echoed."""
-    given = Headers(scope=scope).get("x-request-id", "")
+    return fit_request_id(Headers(scope=scope).get("x-request-id", ""))
+
+
+def fit_request_id(given: str) -> str:
     return given if REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
 
 

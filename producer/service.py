@@ -41,6 +41,9 @@ BODY_IN_MESSAGE = 256 * 1024
 PAST_THE_END = 2**53
 """A log offset no log reaches: for followers that want to know how a job fares, not what it says."""
 
+AT_THE_DEADLINE = 0.1
+"""Seconds by which the clock of a client may be ahead of ours."""
+
 CANCEL_PATIENCE = 5.0
 """Seconds that `cancel` waits for a running job to have ended."""
 
@@ -345,7 +348,11 @@ class JobService:
         await self._backend.store.end_unclaimed(job_id, ending, owner=owner)
 
     def abandon(self, call: Call) -> None:
-        """The client hung up: cancel its job unless it is to run on."""
-        if not (call.job.detached or call.attached):
+        """The client hung up: cancel its job unless it is to run on. One that left at the deadline left because of it;
+        a job that runs then is its worker's to end.
+        """
+        if call.job.deadline_at - time.time() < AT_THE_DEADLINE:
+            self._chores.insist(f"expire {call.job.id}", lambda: self.expire(call.job.id), call.job.deadline_at)
+        elif not (call.job.detached or call.attached):
             log.info("client.gone", job=call.job.id, next="cancelling the job")
             self._chores.insist(f"cancel {call.job.id}", lambda: self.cancel(call.job.id), call.job.deadline_at)

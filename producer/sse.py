@@ -24,19 +24,29 @@ def keepalive(
     return " ".join(words)
 
 
-class Numbered:
-    """Gives each frame of a log its sequence number as `id:`, from the frame after number `after` onwards.
-
-    Bytes may come cut anywhere; a frame leaves when it is whole.
+class Frames:
+    """A log's frames, each without the blank line that ends it. Bytes may come cut anywhere; a frame leaves when it is
+    whole.
     """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        *frames, self._rest = (self._rest + data).split(FRAME_END)
+        return frames
+
+
+class Numbered:
+    """Gives each frame of a log its sequence number as `id:`, from the frame after number `after` onwards."""
 
     def __init__(self, after: int = -1) -> None:
         self._after = after
         self._next = 0
-        self._rest = b""
+        self._frames = Frames()
 
     def feed(self, data: bytes) -> bytes:
-        *frames, self._rest = (self._rest + data).split(FRAME_END)
+        frames = self._frames.feed(data)
         first, self._next = self._next, self._next + len(frames)
         numbered = enumerate(frames, first)
         return b"".join(

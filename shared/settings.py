@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     # the API
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
+    grpc: bool = Field(True, description="whether gRPC is served beside HTTP")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="port to bind for gRPC; 0 takes a free one")
     api_keys: str = Field("", description="comma-separated name=key pairs, beside the keys that 'ignite keys' makes")
     body_limit: int = Field(20 * 1024 * 1024, ge=1024, description="largest request body")
     models: str = Field(

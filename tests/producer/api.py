@@ -130,6 +130,11 @@ class Api:
         return self.server.config.app.state.doors
 
     @property
+    def grpc_address(self) -> str:
+        assert self.server.grpc
+        return self.server.grpc.address
+
+    @property
     def service(self) -> JobService:
         return self.doors.service
 
@@ -210,7 +215,7 @@ async def running_api(backend: Backend, settings: Settings, *, worker: bool = Tr
 
 
 def settings_for_tests(**changes: Any) -> Settings:
-    return Settings(**{"port": 0, "drain": 1, "max_tries": 1} | changes)
+    return Settings(**{"port": 0, "grpc": False, "grpc_port": 0, "drain": 1, "max_tries": 1} | changes)
 
 
 @asynccontextmanager

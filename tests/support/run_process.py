@@ -100,11 +100,13 @@ async def run_process(
     ready: str | None = None,
     within: float = 60.0,
 ) -> AsyncGenerator[RunningProcess]:
-    """Yields once `ready` (a regular expression) is in the output. `env` is added to ours; stdin is empty."""
+    """Yields once `ready` (a regular expression) is in the output. `env` is added to ours, in which
+    no two processes want one gRPC port; stdin is empty.
+    """
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=cwd,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "IGNITE_GRPC_PORT": "0", **(env or {})},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -1,0 +1,132 @@
+"""The two methods: a call comes in, becomes a job, and is answered; as `completions` does for HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import NoReturn
+
+import grpc
+import orjson
+import structlog
+from google.protobuf.message import DecodeError
+from structlog.contextvars import bound_contextvars
+
+from producer.auth import Principal
+from producer.dependencies import Doors
+from producer.grpc_door.answers import Answer, Context, StreamAnswer, UnaryAnswer
+from producer.grpc_door.errors import code_of, rich_status
+from producer.grpc_door.messages import body_of
+from producer.idempotency import HEADER, idempotency_key
+from producer.middleware import fit_request_id
+from producer.service import Submission
+from shared.errors import DeadlineExceeded, IgniteError, InvalidRequest, RequestTooLarge
+from shared.job import Mode
+from shared.ports import FollowerClosed
+from shared.proto.dodil.ignite.v1.model_service_pb2 import ChatCompletionRequest, ChatCompletionResponse
+from shared.schema import MAX_DEADLINE, check_request
+from shared.schema import ChatCompletionRequest as Request
+
+log = structlog.get_logger(__name__)
+
+Received = ChatCompletionRequest | DecodeError
+
+
+def received(data: bytes) -> Received:
+    """An error is returned: raised here, gRPC would make it INTERNAL, as if the fault were ours."""
+    try:
+        return ChatCompletionRequest.FromString(data)
+    except DecodeError as error:
+        return error
+
+
+class ModelService:
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+        self._open: set[Answer] = set()
+
+    async def chat_completion(self, message: Received, context: Context) -> ChatCompletionResponse | None:
+        return await self._answer(UnaryAnswer, message, context)
+
+    async def stream_chat_completion(self, message: Received, context: Context) -> None:
+        await self._answer(StreamAnswer, message, context)
+
+    async def drain(self, seconds: float) -> None:
+        """Let the open calls finish; what is open then is cut off, and its jobs run on."""
+        if self._open:
+            await asyncio.wait([answer.task for answer in self._open], timeout=seconds)
+        for answer in self._open:
+            answer.cut_off()
+
+    async def _answer(self, kind: type[Answer], message: Received, context: Context) -> ChatCompletionResponse | None:
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        marks = {"x-request-id": fit_request_id(metadata.get("x-request-id", ""))}
+        with bound_contextvars(request=marks["x-request-id"]):
+            try:
+                return await self._answered(kind, message, metadata, context, marks)
+            except IgniteError as error:
+                await refuse(context, error, marks)
+            except FollowerClosed:
+                await context.abort(grpc.StatusCode.CANCELLED)
+            except Exception as error:
+                log.error("request.crashed", exc_info=error)
+                await refuse(context, IgniteError("The server failed on this request."), marks)
+
+    async def _answered(
+        self,
+        kind: type[Answer],
+        message: Received,
+        metadata: Mapping[str, str],
+        context: Context,
+        marks: dict[str, str],
+    ) -> ChatCompletionResponse | None:
+        principal = await self._doors.keyring.principal_of(metadata.get("authorization"))
+        submission = self._submission(principal, message, metadata, kind.mode, context.time_remaining())
+        answer = kind(self._doors.service, submission, context, marks, self._doors.settings.keepalive)
+        self._open.add(answer)
+        try:
+            return await answer.end()
+        finally:
+            self._open.discard(answer)
+
+    def _submission(
+        self,
+        principal: Principal,
+        message: Received,
+        metadata: Mapping[str, str],
+        mode: Mode,
+        remaining: float | None,
+    ) -> Submission:
+        if isinstance(message, DecodeError):
+            raise InvalidRequest(f"The message is not a ChatCompletionRequest: {message}.")
+        value = body_of(message)
+        body = orjson.dumps(value)
+        if len(body) > self._doors.settings.body_limit:
+            raise RequestTooLarge(f"The request body is larger than {self._doors.settings.body_limit:,} bytes.")
+        request = check_request(value, stream=mode == "stream")
+        if request.background:
+            raise InvalidRequest("Jobs are for HTTP: POST /v1/chat/completions answers with one.", param="background")
+        return Submission(
+            principal=principal,
+            body=body,
+            request=with_deadline(request, remaining),
+            mode=mode,
+            detached=metadata.get("x-on-disconnect", "").lower() == "continue",
+            idempotency_key=idempotency_key(metadata.get(HEADER.lower()), body, mode),
+            traceparent=metadata.get("traceparent"),
+        )
+
+
+def with_deadline(request: Request, remaining: float | None) -> Request:
+    """Of the body's deadline and the call's, which has `remaining` seconds left, the earlier one counts."""
+    if remaining is None:
+        return request
+    if remaining <= 0:
+        raise DeadlineExceeded("The call's deadline has passed.")
+    return request.model_copy(update={"deadline_seconds": min(request.deadline_seconds or MAX_DEADLINE, remaining)})
+
+
+async def refuse(context: Context, error: IgniteError, marks: Mapping[str, str]) -> NoReturn:
+    status = rich_status(error)
+    details = ("grpc-status-details-bin", status.SerializeToString())
+    await context.abort(code_of(error), status.message, (details, *marks.items()))

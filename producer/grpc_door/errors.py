@@ -1,0 +1,60 @@
+"""The only map from errors to gRPC's status. The JSON error that HTTP answers is in the status's ErrorInfo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from producer.errors import headers_of, retry_after, status_of
+from shared.errors import IgniteError
+
+DOMAIN = "dodil.ignite.v1"
+
+CODES: Mapping[int, grpc.StatusCode] = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.ABORTED,
+    410: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+LONGEST = 1000
+"""Characters of a text in a status, which travels three times in headers that clients take up to 8 KiB of."""
+
+
+def code_of(error: IgniteError) -> grpc.StatusCode:
+    if error.code == "cancelled":
+        return grpc.StatusCode.CANCELLED
+    return CODES.get(status_of(error), grpc.StatusCode.INTERNAL)
+
+
+def rich_status(error: IgniteError) -> Status:
+    """As google.rpc.Status: ErrorInfo always, RetryInfo where HTTP says Retry-After."""
+    described = error.to_dict()
+    texts = {name: shortened(str(value)) for name, value in described.items() if value is not None}
+    details = [packed(ErrorInfo(reason=texts["code"], domain=DOMAIN, metadata=texts))]
+    if "retry-after" in headers_of(error, status_of(error)):
+        details.append(packed(RetryInfo(retry_delay=Duration(seconds=retry_after(error)))))
+    number, _ = code_of(error).value
+    return Status(code=number, message=texts["message"], details=details)
+
+
+def packed(detail: ErrorInfo | RetryInfo) -> Any:
+    wrapped = Any()
+    wrapped.Pack(detail)
+    return wrapped
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
