@@ -176,13 +176,15 @@ class RedisStore:
         return bool(queue)
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
-        status, raw_owner = await self._redis.step("cancel", [keys.job(job_id)], CANCELLABLE)
-        if not status or JobStatus(status.decode()).terminal:
-            return
-        owner = raw_owner.decode()
-        told = owner and await self._redis.command("PUBLISH", keys.worker_channel(owner), job_id)
-        if not told:
-            await self.end_unclaimed(job_id, ending, owner=owner)
+        while True:  # A job that is claimed between two of these steps is looked at again.
+            status, raw_owner = await self._redis.step("cancel", [keys.job(job_id)], CANCELLABLE)
+            if not status or JobStatus(status.decode()).terminal:
+                return
+            owner = raw_owner.decode()
+            if owner and await self._redis.command("PUBLISH", keys.worker_channel(owner), job_id):
+                return
+            if await self.end_unclaimed(job_id, ending, owner=owner):
+                return
 
     async def retry(self, job_id: str, deadline_at: float) -> bool:
         if (job := await self.get(job_id)) is None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from shared.job import JobStatus, new_job_id
+from shared.job import Job, JobStatus, new_job_id
 from shared.ports import AttemptFenced, Backend, Claim, Ending, NotClaimed
 from tests.contract.performers import (
     A_MOMENT,
@@ -300,6 +300,23 @@ async def test_a_running_jobs_owner_is_told(replicas: tuple[Backend, Backend]) -
         async with asyncio.timeout(PATIENCE):
             assert await anext(member.cancels) == job.id
         assert (await record_of(one, job.id)).status is JobStatus.IN_PROGRESS
+
+
+async def test_a_job_that_is_claimed_while_it_is_cancelled_is_cancelled_all_the_same(backend: Backend) -> None:
+    """Whichever comes first: it is over, or its owner may not go on."""
+    async with backend.registry.join(a_worker("worker-1")):
+        jobs = [await created(backend) for _ in range(20)]
+        steps = [(backend.store.cancel(job.id, CANCELLED), claim_of(backend, job)) for job in jobs]
+        await asyncio.gather(*(step for pair in steps for step in pair))
+        for job in jobs:
+            if (record := await record_of(backend, job.id)).status is JobStatus.IN_PROGRESS:
+                await expect_fenced(backend.store.renew(job.id, record.attempt, LEASE), JobStatus.IN_PROGRESS)
+            else:
+                assert record.status is JobStatus.CANCELLED
+
+
+async def claim_of(backend: Backend, job: Job) -> Claim | NotClaimed:
+    return await backend.store.claim(job.id, "worker-1", LEASE)
 
 
 async def test_a_dead_owners_job_is_cancelled_at_once(backend: Backend) -> None:
