@@ -26,5 +26,5 @@ COPY --from=build /opt/ignite /opt/ignite
 ENV PATH=/opt/ignite/bin:$PATH PYTHONUNBUFFERED=1
 USER ignite
 WORKDIR /home/ignite
-EXPOSE 8000
+EXPOSE 8000 50051
 ENTRYPOINT ["ignite"]

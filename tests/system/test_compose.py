@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 SERVICES: dict[str, dict[str, Any]] = YAML(typ="safe").load(COMPOSE_FILE)["services"]
+OPEN = ["127.0.0.1:8000:8000", "127.0.0.1:50051:50051"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 
 
@@ -43,7 +44,7 @@ def test_each_build_target_is_a_stage_of_the_dockerfile(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_only_the_api_is_published_and_to_this_machine_alone(name: str) -> None:
-    assert SERVICES[name].get("ports", []) == (["127.0.0.1:8000:8000"] if name == "api" else [])
+    assert SERVICES[name].get("ports", []) == (OPEN if name == "api" else [])
 
 
 def _python_module(*command: str) -> subprocess.CompletedProcess[str]:

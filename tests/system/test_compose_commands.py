@@ -21,7 +21,7 @@ def service(name: str, servers: Mapping[str, str]) -> AbstractAsyncContextManage
 async def test_the_services_answer_a_chat_with_the_demo_model(amqp_url: str, redis_url: str) -> None:
     (port,) = free_ports(1)
     servers = {"IGNITE_AMQP_URL": amqp_url, "IGNITE_REDIS_URL": redis_url}
-    outside = {"IGNITE_PORT": str(port), "IGNITE_API_KEYS": f"me={KEY}"}
+    outside = {"IGNITE_PORT": str(port), "IGNITE_GRPC_PORT": "0", "IGNITE_API_KEYS": f"me={KEY}"}
 
     async with service("api", {**servers, **outside}) as api, service("worker", servers) as worker:
         await api.wait_for("ignite api is ready")
