@@ -16,27 +16,27 @@ from shared.errors import IgniteError
 DOMAIN = "dodil.ignite.v1"
 
 CODES: Mapping[int, grpc.StatusCode] = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     409: grpc.StatusCode.ABORTED,
     410: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+"""By HTTP's status. Every other one is a bad argument, or a fault of ours."""
 
 LONGEST = 1000
-"""Characters of a text in a status, which travels three times in headers that clients take up to 8 KiB of."""
+"""Bytes of a text in a status: it travels several times over in headers, of which clients take 8 KiB."""
 
 
 def code_of(error: IgniteError) -> grpc.StatusCode:
     if error.code == "cancelled":
         return grpc.StatusCode.CANCELLED
-    return CODES.get(status_of(error), grpc.StatusCode.INTERNAL)
+    status = status_of(error)
+    return CODES.get(status, grpc.StatusCode.INTERNAL if status >= 500 else grpc.StatusCode.INVALID_ARGUMENT)
 
 
 def rich_status(error: IgniteError) -> Status:
@@ -57,4 +57,5 @@ def packed(detail: ErrorInfo | RetryInfo) -> Any:
 
 
 def shortened(text: str) -> str:
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    encoded = text.encode()
+    return text if len(encoded) <= LONGEST else encoded[: LONGEST - 3].decode(errors="ignore") + "…"

@@ -5,59 +5,12 @@ from typing import Any
 import grpc
 import pytest
 
-from producer.errors import status_of
-from producer.grpc_door.errors import LONGEST, code_of, rich_status
-from shared import errors
-from shared.errors import IgniteError, RecordedError
 from tests.producer.api import Api, ask, embedded_api
 from tests.support.grpc_client import GrpcClient, grpc_client, refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Code = grpc.StatusCode
-
-TABLE = {
-    400: Code.INVALID_ARGUMENT,
-    401: Code.UNAUTHENTICATED,
-    403: Code.PERMISSION_DENIED,
-    404: Code.NOT_FOUND,
-    409: Code.ABORTED,
-    410: Code.NOT_FOUND,
-    413: Code.RESOURCE_EXHAUSTED,
-    422: Code.INVALID_ARGUMENT,
-    429: Code.RESOURCE_EXHAUSTED,
-    500: Code.INTERNAL,
-    503: Code.UNAVAILABLE,
-    504: Code.DEADLINE_EXCEEDED,
-}
-
-
-def kinds_below(kind: type[IgniteError]) -> list[type[IgniteError]]:
-    return [kind, *(each for below in kind.__subclasses__() for each in kinds_below(below))]
-
-
-@pytest.mark.parametrize("kind", kinds_below(IgniteError), ids=lambda kind: kind.__name__)
-async def test_every_error_has_its_place_in_the_table(kind: type[IgniteError]) -> None:
-    if kind is RecordedError or kind.__module__ != errors.__name__:
-        return
-    error = kind("Something is wrong.")
-    expected = (
-        Code.CANCELLED
-        if kind is errors.JobCancelled
-        else TABLE[status_of(error)]
-        if status_of(error) != 415
-        else Code.INTERNAL
-    )
-    assert code_of(error) is expected
-    recorded = RecordedError(error.to_dict())
-    assert code_of(recorded) is TABLE.get(status_of(recorded), Code.INTERNAL) or expected is Code.CANCELLED
-
-
-async def test_a_status_is_never_larger_than_clients_take() -> None:
-    error = errors.InvalidRequest("é" * 100_000, param="ü" * 100_000)
-    status = rich_status(error)
-    assert len(status.message) == LONGEST
-    assert len(status.SerializeToString()) * 4 / 3 + 6 * LONGEST < 16 * 1024
 
 
 @pytest.mark.parametrize(
