@@ -59,6 +59,8 @@ class Link:
 
     async def connection(self) -> AbstractConnection:
         """Raises one of FAILURES."""
+        if self._connection is not None and is_open(self._connection):
+            return self._connection
         async with self._opening:
             if self._connection is None or not is_open(self._connection):
                 await close_quietly(self._connection)
@@ -101,14 +103,16 @@ def wire_of(connection: AbstractConnection) -> Wire:
     return connection.transport.connection
 
 
-async def is_blocked(connection: AbstractConnection) -> bool:
+def is_blocked(connection: AbstractConnection) -> bool:
     """Whether the broker has said that it takes no messages for now (an alarm: memory or disk)."""
+    asking = wire_of(connection).ready().__await__()
     try:
-        async with asyncio.timeout(0):
-            await wire_of(connection).ready()
-    except TimeoutError:
-        return True
-    return False
+        next(asking)  # Would wait, then; asked before every message, so without a timer to end it.
+    except StopIteration:
+        return False
+    finally:
+        asking.close()
+    return True
 
 
 def version_of(connection: AbstractConnection) -> tuple[int, ...]:

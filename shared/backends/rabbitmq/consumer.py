@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
+from aiormq.abc import DeliveredMessage
 
 from shared.backends.envelope import decode_envelope
 from shared.backends.rabbitmq.connection import (
@@ -52,13 +52,14 @@ class RabbitDelivery:
     def __init__(
         self,
         message: Message,
-        raw: AbstractIncomingMessage,
+        raw: DeliveredMessage,
         publisher: Publisher,
         back: Callable[[RabbitDelivery], bool],
     ) -> None:
         self.message = message
         self.served: str | None = None
         self._raw = raw
+        self._tag = tag_of(raw)
         self._publisher = publisher
         self._back = back
 
@@ -72,17 +73,17 @@ class RabbitDelivery:
             await self.retry()
 
     async def ack(self) -> None:
-        await self._settle(self._raw.ack())
+        await self._settle(self._raw.channel.basic_ack(self._tag))
 
     async def retry(self, after: float = 0.0) -> None:
         if after <= 0:
-            await self._settle(self._raw.nack(requeue=True))
+            await self._settle(self._raw.channel.basic_nack(self._tag, requeue=True))
             return
         await self._publisher.publish_later(self.message, after)
         await self.ack()
 
     async def reject(self) -> None:
-        await self._settle(self._raw.reject(requeue=False))
+        await self._settle(self._raw.channel.basic_reject(self._tag, requeue=False))
 
     async def _settle(self, settling: Awaitable[None]) -> None:
         try:
@@ -90,6 +91,11 @@ class RabbitDelivery:
                 await settling
         except FAILURES as error:
             log.info("delivery.lost", job=self.message.job.id, error=str(error), next="the broker delivers it again")
+
+
+def tag_of(raw: DeliveredMessage) -> int:
+    assert raw.delivery_tag is not None
+    return raw.delivery_tag
 
 
 def sets(event: asyncio.Event) -> Callable[..., None]:
@@ -112,7 +118,7 @@ class Line:
         self._arrived = arrived
         self._waiting: deque[RabbitDelivery] = deque()
         self._channel: Channel | None = None
-        self._queue: AbstractQueue | None = None
+        self._name: str | None = None
         self._tag: str | None = None
         self._paused = False
         self._broken = asyncio.Event()
@@ -151,7 +157,7 @@ class Line:
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(sets(broken))
         await channel.set_qos(prefetch_count=self._prefetch)
-        self._queue, self._broken = await channel.get_queue(name, ensure=False), broken
+        self._name, self._broken = name, broken
         await self._consume()
 
     async def keep(self, *, opened: bool) -> None:
@@ -200,23 +206,20 @@ class Line:
                 log.warning("rabbitmq.not_resumed", error=sentence(error), next="opening a new channel")
                 self._broken.set()
 
-    @property
-    def _name(self) -> str | None:
-        return self._queue and self._queue.name
-
     async def _cancel(self, tag: str | None) -> None:
-        if tag is not None and self._queue is not None:
-            await self._queue.cancel(tag)
+        if tag is not None and self._channel is not None:
+            await (await self._channel.get_underlay_channel()).basic_cancel(tag)
 
     async def _consume(self) -> None:
-        if self._queue is not None and self._tag is None and not self._paused:
+        if self._channel is not None and self._name is not None and self._tag is None and not self._paused:
             # Named here, so that `pause` can cancel a consumer whose start was cut short.
             self._tag = f"ignite-{os.urandom(6).hex()}"
-            await self._queue.consume(self._receive, consumer_tag=self._tag)
+            channel = await self._channel.get_underlay_channel()
+            await channel.basic_consume(self._name, self._receive, consumer_tag=self._tag)
 
-    async def _receive(self, raw: AbstractIncomingMessage) -> None:
+    async def _receive(self, raw: DeliveredMessage) -> None:
         try:
-            message = decode_envelope(raw.headers, raw.body)
+            message = decode_envelope(raw.header.properties.headers or {}, raw.body)
         except (KeyError, ValueError, TypeError) as error:
             await self._set_aside(raw, error)
             return
@@ -227,11 +230,11 @@ class Line:
             self._waiting.append(delivery)
             self._arrived.set()
 
-    async def _set_aside(self, raw: AbstractIncomingMessage, error: Exception) -> None:
+    async def _set_aside(self, raw: DeliveredMessage, error: Exception) -> None:
         log.error("delivery.undecodable", error=repr(error), next=f"set aside in {UNDECODABLE}")
         try:
             await self._publisher.set_aside(raw)
-            await raw.ack()
+            await raw.channel.basic_ack(tag_of(raw))
         except (*FAILURES, BackendUnavailable) as failure:
             # Left as it is: it takes one place of the prefetch until the broker delivers it again.
             log.warning("delivery.not_set_aside", error=sentence(failure), next="the broker delivers it again")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import cast
 
-import aio_pika
-from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel as RawChannel
+from pamqp.commands import Basic
 
 from shared.backends.envelope import encode_envelope
 from shared.backends.rabbitmq.confirms import Confirms
@@ -28,6 +31,9 @@ from shared.errors import BackendUnavailable, QueueFull
 from shared.job import QueueName
 from shared.ports import Message
 
+Properties = Basic.Properties
+PERSISTENT = 2
+
 FULL_FOR = 1.0
 """Seconds for which a queue that was found full is taken to be so when it refuses again: looking costs a round trip."""
 
@@ -46,7 +52,6 @@ class Publisher:
         self._link = Link(urls, "ignite publisher")
         self._topology = topology
         self._channel: Channel | None = None
-        self._exchanges: dict[str, aio_pika.abc.AbstractExchange] = {}
         self._declared: set[Target] = set()
         self._confirms: defaultdict[Target, Confirms] = defaultdict(Confirms)
         self._full_until: dict[Target, float] = {}
@@ -55,33 +60,38 @@ class Publisher:
     async def publish(self, exchange: str, message: Message, *, expires_in: float | None = None) -> None:
         """Returns once the broker has taken it. Raises QueueFull, BackendUnavailable."""
         queue = message.job.queue
-        await self._send(exchange, to_amqp(message, expires_in), routing_key(queue), queue)
+        await self._send(exchange, message.body or b"", properties_of(message, expires_in), routing_key(queue), queue)
 
     async def publish_later(self, message: Message, seconds: float) -> None:
         """As `publish`, into a queue from which the message comes back after about that long."""
         delay, queue = with_jitter(seconds), message.job.queue
-        await self._send(retry_name(delay), to_amqp(message, None), routing_key(queue), delay)
+        body, properties = message.body or b"", properties_of(message, None)
+        await self._send(retry_name(delay), body, properties, routing_key(queue), delay)
 
-    async def set_aside(self, raw: AbstractIncomingMessage) -> None:
+    async def set_aside(self, raw: DeliveredMessage) -> None:
         """Keep what nobody can decode where a person finds it."""
-        copy = aio_pika.Message(raw.body, headers=raw.headers, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-        await self._send("", copy, UNDECODABLE, None)
+        properties = Properties(headers=raw.header.properties.headers, delivery_mode=PERSISTENT)
+        await self._send("", raw.body, properties, UNDECODABLE, None)
 
-    async def _send(self, exchange: str, message: aio_pika.Message, key: str, target: Target) -> None:
+    async def _send(self, exchange: str, body: bytes, properties: Properties, key: str, target: Target) -> None:
         try:
             with lost_is_no_cancellation():
-                await self._deliver(exchange, message, key, target)
+                await self._deliver(exchange, body, properties, key, target)
         except DeliveryError as error:
             raise await self._refused(target, key) from error
         except FAILURES as error:
             raise await self._gone(error) from error
 
-    async def _deliver(self, exchange: str, message: aio_pika.Message, key: str, target: Target) -> None:
+    async def _deliver(self, exchange: str, body: bytes, properties: Properties, key: str, target: Target) -> None:
         """Declares the target once more where it was there and is not any more: somebody may have deleted it."""
         for _ in range(2):
-            channel = await self._ready(target)
+            channel = cast(RawChannel, await (await self._ready(target)).get_underlay_channel())
+            # The confirm says all; that the bytes have left need not be waited for before.
+            publishing = channel.basic_publish(
+                body, exchange=exchange, routing_key=key, properties=properties, mandatory=True, wait=False
+            )
             try:
-                await self._confirms[target].wait(self._exchange(channel, exchange).publish(message, key))
+                await self._confirms[target].wait(publishing)
                 return
             except PublishError:
                 self._declared.discard(target)
@@ -96,13 +106,6 @@ class Publisher:
             if now < self._full_until.get(target, 0.0):
                 return QueueFull(f"The queue for model '{target.model}' is full.")
         return BackendUnavailable("The broker (RabbitMQ) refused the message.", retry_after=2)
-
-    def _exchange(self, channel: Channel, name: str) -> aio_pika.abc.AbstractExchange:
-        if not name:
-            return channel.default_exchange
-        if name not in self._exchanges:
-            self._exchanges[name] = aio_pika.Exchange(channel, name, durable=True)
-        return self._exchanges[name]
 
     async def _ready(self, target: Target) -> Channel:
         """A channel that is open, on a connection that takes messages, and has declared the target.
@@ -120,7 +123,7 @@ class Publisher:
     async def _opened(self, target: Target) -> Channel:
         channel = self._channel
         connection = await self._link.connection()
-        if await is_blocked(connection):
+        if is_blocked(connection):
             raise blocked()
         if channel is not None and not channel.is_closed and (target is None or target in self._declared):
             return channel
@@ -143,7 +146,7 @@ class Publisher:
 
     async def _open(self) -> None:
         connection = await self._link.connection()
-        self._exchanges, self._declared = {}, set()
+        self._declared = set()
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         await self._topology.declare_base(channel)
         self._channel = channel
@@ -155,7 +158,7 @@ class Publisher:
         """
         if self._channel is not None and not self._channel.is_closed and isinstance(error, TimeoutError):
             with suppress(*FAILURES):
-                if await is_blocked(await self._link.connection()):
+                if is_blocked(await self._link.connection()):
                     return blocked()
             if any(confirms.heard_lately for confirms in self._confirms.values()):
                 return unavailable(error)
@@ -197,14 +200,13 @@ class Publisher:
         await self._reset()
 
 
-def to_amqp(message: Message, expires_in: float | None) -> aio_pika.Message:
-    return aio_pika.Message(
-        message.body or b"",
+def properties_of(message: Message, expires_in: float | None) -> Properties:
+    return Properties(
         headers=dict(encode_envelope(message)),
         content_type="application/json",
-        type="chat.completion",
+        message_type="chat.completion",
         message_id=message.job.id,
-        timestamp=message.job.created_at,
-        expiration=expires_in,
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        timestamp=datetime.fromtimestamp(message.job.created_at, UTC),
+        expiration=None if expires_in is None else str(int(expires_in * 1000)),
+        delivery_mode=PERSISTENT,
     )
