@@ -1,0 +1,102 @@
+"""What a client could send by mistake or ill will: good requests with anything in them changed, as the bytes of a body.
+
+Requests that would be good but long, or late, are made short again: they are no fault, and nobody waits for them.
+"""
+
+import json
+from copy import deepcopy
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.support.corpus import CORPUS
+
+Path = tuple[str | int, ...]
+
+TEXTS = st.text(st.characters(), max_size=20)
+"""Lone surrogates, too."""
+
+NUMBERS = st.one_of(
+    st.integers(-3, 3), st.floats(), st.sampled_from([2**31, 2**32, 2**63 - 1, 2**63, -(2**63) - 1, 10**30, 1e308])
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS, st.sampled_from(["", "auto", "function", "\x00", "x" * 70])),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(TEXTS, children, max_size=3),
+    max_leaves=8,
+)
+LIMITS = ("max_tokens", "max_completion_tokens")
+LONGEST = 5
+MOST_CHOICES = 4
+
+
+def paths(value: Any, here: Path = ()) -> list[Path]:
+    """Every place in a JSON value but its root."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path for key, item in inner for path in ((*here, key), *paths(item, (*here, key)))]
+
+
+@st.composite
+def mutants(draw: st.DrawFn, corpus: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """A good request with up to four things changed."""
+    request = deepcopy(draw(st.sampled_from(corpus or list(CORPUS.values()))))
+    for _ in range(draw(st.integers(0, 4))):
+        places = paths(request)
+        if places:
+            change(draw, request, draw(st.sampled_from(places)))
+    return calm(request)
+
+
+def change(draw: st.DrawFn, request: dict[str, Any], path: Path) -> None:
+    *way, last = path
+    holder: Any = request
+    for step in way:
+        holder = holder[step]
+    match draw(st.sampled_from(["replace", "remove", "repeat", "wrap", "add", "swap"])):
+        case "remove":
+            del holder[last]
+        case "repeat" if isinstance(holder, list):
+            holder.extend(deepcopy(holder[last]) for _ in range(draw(st.integers(1, 5))))
+        case "wrap":
+            holder[last] = draw(st.sampled_from([[holder[last]], {"type": holder[last]}, {str(last): holder[last]}]))
+        case "add" if isinstance(holder, dict):
+            holder[draw(TEXTS)] = draw(VALUES)
+        case "swap":
+            other = draw(st.sampled_from(list(CORPUS.values())))
+            holder[last] = deepcopy(draw(st.sampled_from([other.get(str(last)), other["messages"], other])))
+        case _:
+            holder[last] = draw(VALUES)
+
+
+def calm(request: dict[str, Any]) -> dict[str, Any]:
+    """Few tokens, few choices, and time to make them."""
+    for limit in LIMITS:
+        if is_whole(request.get(limit)) and request[limit] < 2**63:
+            request[limit] = min(request[limit], LONGEST)
+    if not any(is_whole(request.get(limit)) for limit in LIMITS):
+        request["max_tokens"] = LONGEST
+    if is_whole(request.get("n")) and request["n"] <= 128:
+        request["n"] = min(request["n"], MOST_CHOICES)
+    deadline = request.get("deadline_seconds")
+    if isinstance(deadline, int | float) and 0 < deadline < 60:
+        request["deadline_seconds"] = 60
+    request.pop("webhook_url", None)
+    return request
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def nested(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+@st.composite
+def bodies(draw: st.DrawFn, corpus: list[dict[str, Any]] | None = None) -> bytes:
+    """A mutant's JSON, sometimes with a name twice, with bottomless nesting, cut short, or not quite JSON."""
+    text = json.dumps(draw(mutants(corpus)), ensure_ascii=draw(st.booleans()))
+    twice = draw(st.sampled_from(["", "", "", '"model":7,', '"messages":[],', '"n":1,"n":2,', f'"a":{nested(300)},']))
+    text = f"{{{twice}{text[1:]}" if len(text) > 2 else text
+    if draw(st.integers(0, 9)) == 0:
+        text = text[: draw(st.integers(0, len(text)))]
+    return text.encode(errors="surrogatepass")
