@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from shared.errors import NotFound, NoWorkerForModel
-from shared.ports import ModelInfo, Registry
+from shared.ports import ModelInfo, Registry, WorkerInfo
 
 FRESH = 5.0
 """Seconds for which the list is used as it is; an unknown model makes us look again, though not more often than
@@ -98,15 +98,17 @@ class Catalog:
                 models, workers = await asyncio.gather(self._registry.models(), self._registry.workers())
                 self._staffed = frozenset(worker.model.id for worker in workers)
                 self._workers = Counter(worker.model.id for worker in workers if worker.ready)
-                self._adopt(models)
+                self._adopt(models, workers)
                 self._read_at = time.monotonic()
 
-    def _adopt(self, announced: Sequence[ModelInfo]) -> None:
-        known = self._configured | self._seen_lately()
-        for model in announced:
-            configured = self._configured.get(model.id)
-            aliases = (*model.aliases, *(configured.aliases if configured else ()))
-            known[model.id] = replace(model, aliases=tuple(sorted(set(aliases))))
+    def _adopt(self, announced: Sequence[ModelInfo], workers: Sequence[WorkerInfo]) -> None:
+        """While workers are replaced by others with other aliases, a model has those of both."""
+        known = self._configured | self._seen_lately() | {model.id: model for model in announced}
+        aliases: defaultdict[str, set[str]] = defaultdict(set)
+        for model in (*self._configured.values(), *announced, *(worker.model for worker in workers)):
+            aliases[model.id].update(model.aliases)
+        for name in aliases.keys() & known.keys():
+            known[name] = replace(known[name], aliases=tuple(sorted(aliases[name])))
         self._known, self._names = known, names_of(known.values(), self._workers)
 
 

@@ -54,11 +54,14 @@ class Submission:
 
     @property
     def tier(self) -> Tier:
+        """OpenAI has more names than there are tiers: `fast` is another for `priority`, and `scale` is a contract."""
         match self.request.service_tier:
-            case None | "auto" | "default":
+            case "priority" | "fast":
+                return Tier.PRIORITY
+            case "flex":
+                return Tier.FLEX
+            case None | "auto" | "default" | "scale":
                 return Tier.DEFAULT
-            case tier:
-                return Tier(tier)
 
 
 def new_job(submission: Submission, settings: Settings) -> Job:

@@ -26,12 +26,12 @@ def with_part(kind: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def announced(api: Api, model: str, **fields: Any) -> AsyncIterator[ModelInfo]:
+async def announced(api: Api, model: str, *, worker: str = "one", **fields: Any) -> AsyncIterator[ModelInfo]:
     """A worker for `model` is there, though it takes nothing."""
-    worker = a_worker(f"for {model}", model)
-    worker = replace(worker, model=replace(worker.model, **{"aliases": (), "modalities": ()} | fields))
-    async with api.backend.registry.join(worker):
-        yield worker.model
+    info = a_worker(worker, model)
+    info = replace(info, model=replace(info.model, **{"aliases": (), "modalities": ()} | fields))
+    async with api.backend.registry.join(info):
+        yield info.model
 
 
 async def names_listed(api: Api) -> list[str]:
@@ -60,6 +60,18 @@ async def test_the_operator_may_name_models_anew() -> None:
         for alias, model in (("old", MODEL), ("other", "here")):
             assert (await api.get(f"/v1/models/{alias}")).json["id"] == model
             assert (await api.job(await api.submit(ask(model=alias))))["model"] == model
+
+
+async def test_a_model_has_the_aliases_of_all_its_workers() -> None:
+    async with (
+        embedded_api(models="", worker=False) as api,
+        announced(api, MODEL, aliases=("old",)),
+        announced(api, MODEL, worker="another", aliases=("new",)),
+    ):
+        (model,) = (await api.get("/v1/models")).json["data"]
+        assert (model["aliases"], model["workers"]) == (["new", "old"], 2)
+        for alias in ("old", "new"):
+            assert (await api.get(f"/v1/models/{alias}")).json["id"] == MODEL
 
 
 async def test_an_id_is_no_other_models_alias() -> None:

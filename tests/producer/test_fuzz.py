@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase, CompletionCreateParamsStreaming
 from yarl import URL
 
-from tests.producer.api import COMPLETIONS, Answer, Api, embedded_api
+from shared.schema import ChatCompletionRequest
+from tests.producer.api import COMPLETIONS, Answer, Api, ask, embedded_api
 from tests.support.corpus import CORPUS
 from tests.support.mutations import NUMBERS, bodies
 
@@ -48,6 +49,19 @@ async def test_the_corpus_has_every_published_field() -> None:
 async def test_the_corpus_is_good(api: Api, name: str) -> None:
     answer = await api.post(CORPUS[name])
     assert answer.status in (200, 202), answer.body
+
+
+def published_values() -> list[tuple[str, str]]:
+    """Every value of every field that has only so many."""
+    fields = ChatCompletionRequest.model_json_schema()["properties"]
+    kinds = ((name, kind) for name, field in fields.items() for kind in field.get("anyOf", ()))
+    return [(name, value) for name, kind in kinds for value in kind.get("enum", ())]
+
+
+@pytest.mark.parametrize(("field", "value"), published_values())
+async def test_every_published_value_is_answered(api: Api, field: str, value: str) -> None:
+    answer = await api.post(ask(**{field: value}))
+    assert answer.status == 200, answer.body
 
 
 @repeatable

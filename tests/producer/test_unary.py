@@ -48,7 +48,9 @@ async def test_each_choice_is_its_own(api: Api) -> None:
 
 
 async def test_the_tier_that_was_used_comes_back(api: Api) -> None:
-    assert (await api.post(ask(service_tier="priority"))).json["service_tier"] == "priority"
+    used = {"priority": "priority", "fast": "priority", "flex": "flex", "default": "default", "scale": "default"}
+    for asked, tier in used.items():
+        assert (await api.post(ask(service_tier=asked))).json["service_tier"] == tier
 
 
 async def test_what_the_engine_refuses_is_a_client_error(api: Api) -> None:
