@@ -15,9 +15,10 @@ import click
 
 from ignite.jobs_command import moment
 from ignite.options import settings_of, settings_options
-from producer.keys import PREFIX, KeyBook, Limits, StoredKey
+from producer.keys import PREFIX, KeyBook, StoredKey
 from shared.backends import open_documents
 from shared.errors import IgniteError
+from shared.limits import Limits
 from shared.settings import Settings
 
 Work = Callable[[KeyBook], Coroutine[Any, Any, None]]

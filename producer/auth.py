@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from producer.keys import FORM, UNLIMITED, KeyBook, Limits, StoredKey, digest
+from producer.keys import FORM, KeyBook, StoredKey, digest
 from shared.errors import AuthenticationFailed, PermissionDenied
+from shared.limits import UNLIMITED, Limits
 
 ANYONE = "local"
 """The one tenant where there is no key at all, which is allowed on loopback only."""

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from shared.errors import Conflict, InvalidRequest, NotFound
+from shared.limits import UNLIMITED, Limits
 from shared.ports import FLEET, Document, Documents
 
 KIND = "key"
@@ -35,19 +36,6 @@ FOR_GOOD = 100 * 365 * 86400.0
 """Seconds. A key is there until it is revoked."""
 
 PAGE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """None: no limit. `models`: the only ones that may be used, where there are any."""
-
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    concurrency: int | None = None
-    models: tuple[str, ...] = ()
-
-
-UNLIMITED = Limits()
 
 
 @dataclass(frozen=True, slots=True)

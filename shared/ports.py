@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shared.job import Job, JobStatus, QueueName
+from shared.limits import Limits, Verdict
 
 
 class AttemptFenced(Exception):
@@ -465,6 +466,36 @@ class Outbox(Protocol):
         ...
 
 
+# ── limiter ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Limiter(Protocol):
+    """Counts what keys with limits use, by the rules of limits.py, the same for all replicas. A store that forgets, or
+    an embedded process that is started anew, begins to count anew.
+    """
+
+    async def take(self, key: str, limits: Limits, job_id: str, *, tokens: int, until: float) -> Verdict:
+        """Count one request of about `tokens` against the key if all its limits leave room; otherwise nothing. Its job
+        counts as open until it is settled, or until `until` (Unix seconds). For a job that is open already this changes
+        nothing.
+        """
+        ...
+
+    def settle(self, key: str, job_id: str, *, used: int | None) -> Awaitable[None]:
+        """The job is over, with so many tokens; None: nobody knows, and the estimate stands. Under way when this
+        returns. Does nothing for a job that is not open.
+        """
+        ...
+
+    def give_back(self, key: str, job_id: str) -> Awaitable[None]:
+        """The request was not accepted after all: as if it had never been counted. Under way when this returns."""
+        ...
+
+    async def open_jobs(self, key: str, limit: int) -> Sequence[str]:
+        """The ids of the key's open jobs, the nearest deadlines first."""
+        ...
+
+
 # ── registry ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -531,7 +562,7 @@ class Registry(Protocol):
 
 
 class Backend(Protocol):
-    """Queue, log, store, documents, outbox and registry: one set."""
+    """Queue, log, store, documents, outbox, limiter and registry: one set."""
 
     @property
     def name(self) -> str: ...
@@ -545,6 +576,8 @@ class Backend(Protocol):
     def documents(self) -> Documents: ...
     @property
     def outbox(self) -> Outbox: ...
+    @property
+    def limiter(self) -> Limiter: ...
     @property
     def registry(self) -> Registry: ...
 

@@ -13,6 +13,7 @@ from shared.backends.follower import FollowerHub
 from shared.backends.rabbitmq import RabbitQueue
 from shared.backends.redis import RedisServer, Subscription
 from shared.backends.redis_documents import RedisDocuments
+from shared.backends.redis_limiter import RedisLimiter
 from shared.backends.redis_log import RedisLog, dispatch
 from shared.backends.redis_outbox import RedisOutbox
 from shared.backends.redis_registry import RedisRegistry
@@ -35,6 +36,7 @@ class DistributedBackend:
         self.store = RedisStore(self._server.pipeline, replica, fair=fair)
         self.documents = RedisDocuments(self._server.pipeline)
         self.outbox = RedisOutbox(self._server.pipeline)
+        self.limiter = RedisLimiter(self._server.pipeline)
         self.registry = RedisRegistry(self._server)
         self._strays = StrayFinder(self._server.pipeline, self.queue.depth)
 

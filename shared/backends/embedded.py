@@ -13,6 +13,7 @@ from pathlib import Path
 from shared.backends import embedded_views as views
 from shared.backends.embedded_documents import EmbeddedDocuments
 from shared.backends.embedded_jobs import drop_never_accepted
+from shared.backends.embedded_limiter import EmbeddedLimiter
 from shared.backends.embedded_log import EmbeddedLog
 from shared.backends.embedded_outbox import EmbeddedOutbox
 from shared.backends.embedded_purge import Purge
@@ -50,6 +51,7 @@ class EmbeddedBackend:
         self.log = EmbeddedLog(self._database, self._hub)
         self.documents = EmbeddedDocuments(self._database)
         self.outbox = EmbeddedOutbox(self._database)
+        self.limiter = EmbeddedLimiter()
         self.registry = EmbeddedRegistry(self._database, model_retention)
         self.store = EmbeddedStore(self._database, self._hub, self.registry, self._purge, fair=fair)
 

@@ -67,6 +67,12 @@ def documents(kind: str, tenant: str) -> str:
     return f"ignite:{{{kind}:{tenant}}}:documents"
 
 
+def of_limits(key_id: str) -> tuple[str, str, str]:
+    """What a key has used, its open jobs by deadline, and their estimates."""
+    prefix = f"ignite:{{limits:{key_id}}}"
+    return f"{prefix}:used", f"{prefix}:open", f"{prefix}:estimates"
+
+
 OUTBOX = "ignite:outbox"
 WORKERS = "ignite:workers"
 MODELS = "ignite:models"

@@ -2,8 +2,9 @@
 
 import pytest
 
-from producer.keys import KIND, KeyBook, Limits, digest
+from producer.keys import KIND, KeyBook, digest
 from shared.errors import Conflict, InvalidRequest, NotFound
+from shared.limits import Limits
 from shared.ports import FLEET, Backend
 
 

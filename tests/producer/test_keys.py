@@ -6,9 +6,10 @@ import pytest
 import pytest_asyncio
 
 from ignite.api_process import require_keys
-from producer.keys import KeyBook, Limits
+from producer.keys import KeyBook
 from shared.backends.distributed import open_distributed
 from shared.backends.embedded import open_embedded
+from shared.limits import Limits
 from shared.settings import SettingsError
 from tests.producer.api import MODEL, Api, ask, embedded_api, running_api, settings_for_tests
 from tests.support.wait_until import wait_until

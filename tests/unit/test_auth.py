@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from producer import auth
 from producer.auth import ANYONE, FRESH, Keyring, Principal, RecentKeys, require_operator
-from producer.keys import FORM, KeyBook, Limits, digest
+from producer.keys import FORM, KeyBook, digest
 from shared.backends.embedded import open_embedded
 from shared.errors import AuthenticationFailed, PermissionDenied
+from shared.limits import Limits
 from shared.ports import Document, Documents
 
 KEYS = {"secret-alice": "alice", "secret-bob": "bob", "secret-alice-2": "alice"}

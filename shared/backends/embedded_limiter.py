@@ -1,0 +1,52 @@
+"""Counts in memory, for one process: a start is a fresh beginning."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from shared.limits import Count, Limits, Verdict
+
+SWEEP_AT = 1000
+"""Counts that are kept before those that say nothing are looked for."""
+
+
+class EmbeddedLimiter:
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[Limits, Count]] = {}
+
+    async def take(self, key: str, limits: Limits, job_id: str, *, tokens: int, until: float) -> Verdict:
+        if len(self._counts) >= SWEEP_AT:
+            self._sweep()
+        _, count = self._counts.setdefault(key, (limits, Count()))
+        return count.take(limits, job_id, tokens, until, time.time())
+
+    def settle(self, key: str, job_id: str, *, used: int | None) -> asyncio.Future[None]:
+        if key in self._counts:
+            limits, count = self._counts[key]
+            count.settle(limits, job_id, used, time.time())
+        return done()
+
+    def give_back(self, key: str, job_id: str) -> asyncio.Future[None]:
+        if key in self._counts:
+            limits, count = self._counts[key]
+            count.give_back(limits, job_id, time.time())
+        return done()
+
+    async def open_jobs(self, key: str, limit: int) -> Sequence[str]:
+        _, count = self._counts.get(key, (None, Count()))
+        oldest = sorted(count.jobs, key=lambda job_id: count.jobs[job_id].until)
+        return oldest[:limit]
+
+    def _sweep(self) -> None:
+        now = time.time()
+        self._counts = {
+            key: (limits, count) for key, (limits, count) in self._counts.items() if not count.idle(limits, now)
+        }
+
+
+def done() -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future

@@ -1,0 +1,143 @@
+"""What a key may use, and how that is counted. Pure: every backend counts by these rules, embedded by this very code.
+
+A rate is a bucket that drains: what is used fills it, and the limit flows out every WINDOW, evenly. So the whole limit
+may be used at once, and then as much as has flowed out. An answer's tokens are counted before it is made, by an
+estimate, and corrected at its end. A job is open from its admission to its end, and at most until its deadline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+WINDOW = 60.0
+"""Seconds."""
+
+ROUNDING = 1e-6
+"""By how much a bucket may seem to overflow through floating point alone."""
+
+Limited = Literal["requests", "tokens", "concurrency"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """None: no limit. `concurrency`: open jobs. `models`: the only ones that may be used, where there are any."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    models: tuple[str, ...] = ()
+
+    @property
+    def counted(self) -> bool:
+        """Whether anything needs counting."""
+        return any((self.requests_per_minute, self.tokens_per_minute, self.concurrency))
+
+
+UNLIMITED = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """One rate as it stands. `reset`: seconds until nothing counts as used any more, if no more is used."""
+
+    limit: int
+    remaining: int
+    reset: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What counts as used at one moment, by a key."""
+
+    requests: float = 0.0
+    tokens: float = 0.0
+    open_jobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`refused` names what there was too much of; None: admitted. `usage`: after that."""
+
+    usage: Usage
+    refused: Limited | None = None
+
+
+def drained(used: float, limit: int | None, seconds: float) -> float:
+    """What is left of `used` after so long. What has no limit is not counted."""
+    return max(0.0, used - limit * max(0.0, seconds) / WINDOW) if limit else 0.0
+
+
+def fits(used: float, limit: int | None, more: float) -> bool:
+    return not limit or used + more <= limit + ROUNDING
+
+
+def allowance(used: float, limit: int) -> Allowance:
+    return Allowance(limit, max(0, int(limit - used + ROUNDING)), used * WINDOW / limit)
+
+
+def seconds_until_fits(used: float, limit: int | None, more: float) -> float:
+    return max(0.0, used + more - limit) * WINDOW / limit if limit else 0.0
+
+
+@dataclass(slots=True)
+class OpenJob:
+    tokens: int
+    until: float
+
+
+@dataclass(slots=True)
+class Count:
+    """What one key has used. Times are Unix seconds, and never before those that came earlier."""
+
+    requests: float = 0.0
+    tokens: float = 0.0
+    at: float = 0.0
+    jobs: dict[str, OpenJob] = field(default_factory=dict[str, OpenJob])
+
+    def take(self, limits: Limits, job_id: str, tokens: int, until: float, now: float) -> Verdict:
+        """All or nothing; for a job that is open already, nothing more."""
+        self._advance(limits, now)
+        if job_id in self.jobs:
+            return Verdict(self._usage())
+        refused = self._refusal(limits, tokens)
+        if refused is None:
+            self.requests += 1
+            self.tokens += tokens
+            self.jobs[job_id] = OpenJob(tokens, until)
+        return Verdict(self._usage(), refused)
+
+    def settle(self, limits: Limits, job_id: str, used: int | None, now: float) -> None:
+        """`used`: the job's tokens, where they are known; otherwise the estimate stands."""
+        self._advance(limits, now)
+        job = self.jobs.pop(job_id, None)
+        if job is not None and used is not None:
+            self.tokens = max(0.0, self.tokens + used - job.tokens)
+
+    def give_back(self, limits: Limits, job_id: str, now: float) -> None:
+        """As if the job had never been admitted."""
+        if job_id in self.jobs:
+            self.settle(limits, job_id, 0, now)
+            self.requests = max(0.0, self.requests - 1)
+
+    def idle(self, limits: Limits, now: float) -> bool:
+        """Whether a new count would say the same."""
+        self._advance(limits, now)
+        return not self.jobs and not self.requests and not self.tokens
+
+    def _advance(self, limits: Limits, now: float) -> None:
+        passed, self.at = now - self.at, max(now, self.at)
+        self.requests = drained(self.requests, limits.requests_per_minute, passed)
+        self.tokens = drained(self.tokens, limits.tokens_per_minute, passed)
+        for job_id in [job_id for job_id, job in self.jobs.items() if job.until <= now]:
+            del self.jobs[job_id]
+
+    def _refusal(self, limits: Limits, tokens: int) -> Limited | None:
+        if not fits(len(self.jobs), limits.concurrency, 1):
+            return "concurrency"
+        if not fits(self.requests, limits.requests_per_minute, 1):
+            return "requests"
+        return None if fits(self.tokens, limits.tokens_per_minute, tokens) else "tokens"
+
+    def _usage(self) -> Usage:
+        return Usage(self.requests, self.tokens, len(self.jobs))
