@@ -21,6 +21,7 @@ from producer.files.catalog import Files
 from producer.files.reaper import reap
 from producer.health import Health, health_router
 from producer.keys import KeyBook
+from producer.limits import KeyLimits
 from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, Cors, RequestContext
 from producer.openapi import openapi_of
 from producer.service import JobService
@@ -33,6 +34,7 @@ from shared.settings import Settings
 
 EXPOSED = (
     *("x-request-id", "x-job-id", "x-queue-wait-ms", "openai-processing-ms", "retry-after", "location", "etag"),
+    *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
     *("x-incomplete", "x-last-line", "content-range"),
 )
 FILES = "/v1/files"
@@ -46,7 +48,8 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
     keyring = Keyring(settings.keys, KeyBook(backend.documents), on_loopback=settings.on_loopback)
     storage = open_storage(settings)
     service, kept = JobService(backend, catalog, settings), Files(backend.documents, storage)
-    doors = Doors(settings, backend, keyring, service, catalog, Health(), kept)
+    limits = KeyLimits(backend.limiter, backend.store)
+    doors = Doors(settings, backend, keyring, limits, service, catalog, Health(), kept)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -104,5 +107,5 @@ def edge(app: ASGIApp, doors: Doors) -> ASGIApp:
     """
     settings = doors.settings
     limited = BodyLimit(app, settings.body_limit, others={FILES: settings.file_limit + FORM_ROOM})
-    inside = Authentication(limited, doors.keyring)
+    inside = Authentication(limited, doors.keyring, doors.limits)
     return RequestContext(Cors(inside, ["*"], ["*"], ["*"], expose_headers=EXPOSED))

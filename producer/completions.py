@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from producer.dependencies import Doors, doors_of, principal_of
+from producer.dependencies import Doors, doors_of, meter_of, principal_of
 from producer.event_stream import StreamAnswer, UnaryAnswer
 from producer.idempotency import HEADER, idempotency_key
 from producer.jobs import MAX_WAIT, job_response
@@ -119,6 +119,7 @@ async def read_submission(request: Request, stream: bool | None) -> tuple[Submis
         deadline_seconds=said_deadline(request.headers),
         patience=None if background or key else sdk_patience(request.headers),
         idempotency_key=key,
+        meter=meter_of(request),
         traceparent=request.headers.get("traceparent"),
     )
     return submission, preferences

@@ -14,6 +14,7 @@ from producer.auth import Keyring, Principal
 from producer.catalog import Catalog
 from producer.files.catalog import Files
 from producer.health import Health
+from producer.limits import KeyLimits, Meter
 from producer.service import JobService
 from shared.ports import Backend
 from shared.settings import Settings
@@ -24,6 +25,7 @@ class Doors:
     settings: Settings
     backend: Backend
     keyring: Keyring
+    limits: KeyLimits
     service: JobService
     catalog: Catalog
     health: Health
@@ -43,6 +45,10 @@ def doors_of(request: Request) -> Doors:
 
 def principal_of(request: Request) -> Principal:
     return request.state.principal
+
+
+def meter_of(request: Request) -> Meter | None:
+    return request.state.meter
 
 
 def tenant_of(request: Request) -> str:

@@ -67,9 +67,9 @@ def headers_of(error: IgniteError, status: int) -> dict[str, str]:
     headers: dict[str, str] = {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    if status == 409 or error.code == AttemptsExhausted.default_code:
-        # SDKs retry 409 and 500 by themselves. Ours mean that the state will not change by asking again, and that the
-        # job was tried often enough, or has cost workers their lives.
+    if status == 409 or error.code == AttemptsExhausted.default_code or isinstance(error, errors.NeverAllowed):
+        # SDKs retry 409, 429 and 500 by themselves. Ours mean that the state will not change by asking again; that the
+        # key will never be allowed so much; that the job was tried often enough, or has cost workers their lives.
         headers["x-should-retry"] = "false"
     if status in (429, 503) or error.retry_after is not None:
         headers["retry-after"] = str(retry_after(error))

@@ -17,6 +17,7 @@ from structlog.contextvars import bound_contextvars
 
 from producer.auth import Keyring
 from producer.errors import error_response, surprise_response
+from producer.limits import KeyLimits, Meter
 from shared.errors import IgniteError, RequestTooLarge
 
 log = structlog.get_logger(__name__)
@@ -82,13 +83,14 @@ class Cors(CORSMiddleware):
 
 
 class Authentication:
-    """No key, no entry. Puts the principal into the scope's state."""
+    """No key, no entry. Puts the principal into the scope's state, and the call's meter where its key has limits."""
 
     OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 
-    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, limits: KeyLimits) -> None:
         self._app = app
         self._keyring = keyring
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_open(scope["path"]):
@@ -97,11 +99,25 @@ class Authentication:
             except IgniteError as error:
                 await error_response(error)(scope, receive, send)
                 return
-            scope.setdefault("state", {})["principal"] = principal
+            meter = self._limits.meter(principal)
+            scope.setdefault("state", {}).update(principal=principal, meter=meter)
+            send = send if meter is None else with_rate_limits(send, meter)
         await self._app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
         return path in self.OPEN_PATHS or path.startswith(f"{DOCS_ASSETS}/")
+
+
+def with_rate_limits(send: Send, meter: Meter) -> Send:
+    """The answer tells how the key stands, once something has been counted."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            told = [(name.encode(), value.encode()) for name, value in meter.headers().items()]
+            message["headers"] = [*message.get("headers", ()), *told]
+        await send(message)
+
+    return send_with_headers
 
 
 class BodyLimit:

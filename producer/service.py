@@ -13,6 +13,7 @@ from producer import admission
 from producer.catalog import Catalog
 from producer.chores import Chores
 from producer.drain_rate import DrainRate
+from producer.limits import Meter
 from producer.metrics import JOBS_SUBMITTED
 from producer.submission import Submission, new_job
 from producer.webhook_target import webhook_refusal
@@ -51,13 +52,14 @@ CANCEL_PATIENCE = 5.0
 @dataclass(frozen=True, slots=True)
 class Call:
     """A job with a client waiting for it; `body` is its request, where that is known here. `attached`: the job was
-    there already, and is others' too.
+    there already, and is others' too. `meter`: what counts the job, where its key has limits.
     """
 
     job: Job
     follower: Follower
     body: bytes | None = None
     attached: bool = False
+    meter: Meter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class JobService:
         async with self._backend.log.follow(job.id, created_here=True) as follower:
             standing = await self._enqueue(job, submission, followed=True)
             if standing == job.id:
-                yield Call(job, follower, submission.body)
+                yield Call(job, follower, submission.body, meter=submission.meter)
                 return
         async with self.attach(await self.get(job.tenant, standing), submission.body) as call:
             yield call
@@ -116,6 +118,8 @@ class JobService:
         if wrong is not None:
             raise wrong
         job.model = await self._model_for(submission)
+        if submission.idempotency_key is None:
+            await self._count(job, submission)
         return job
 
     async def _model_for(self, submission: Submission) -> str:
@@ -127,6 +131,13 @@ class JobService:
             raise unreadable
         return model.id
 
+    async def _count(self, job: Job, submission: Submission) -> None:
+        """Against the limits of its key. One that may have been submitted before is counted when it is known to be new:
+        who asks for the same again waits for what was counted once.
+        """
+        if submission.meter is not None:
+            await submission.meter.take(job)
+
     async def _enqueue(self, job: Job, submission: Submission, *, followed: bool) -> str:
         """Only when the broker has confirmed is the job accepted; refused, it leaves no trace. The id of the job that
         stands for the request: another one's where it had been submitted before.
@@ -136,6 +147,8 @@ class JobService:
             standing = await self._backend.store.create(job, body=submission.body, followed=followed)
             if standing != job.id:
                 return standing
+            if submission.idempotency_key is not None:
+                await self._count(job, submission)
             queue_may_have_it = True
             await self._publish(job, submission.body, submission.traceparent)
         except IdempotencyKeyReused:
@@ -143,6 +156,8 @@ class JobService:
         except IgniteError as error:
             may_come = queue_may_have_it and not isinstance(error, QueueFull)
             refusal = error
+            if submission.meter is not None:
+                submission.meter.give_back()
             self._chores.insist(
                 f"discard {job.id}", lambda: self._undo(job, refusal, may_come=may_come), job.deadline_at
             )

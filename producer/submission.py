@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from producer.auth import Principal
 from producer.estimate import estimated_tokens
+from producer.limits import Meter
 from shared.job import IdempotencyKey, Job, Mode, Tier, new_job_id
 from shared.schema import ChatCompletionRequest
 from shared.settings import Settings
@@ -18,9 +19,10 @@ TOLD_FOR = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A checked request and what its call says about it. `detached`: the job runs on when the client leaves.
+    """A checked request and what its call says about it. `meter` counts it, where its key has limits.
 
-    `patience`: seconds for which the client's SDK waits to hear something, where it will not ask again.
+    `detached`: the job runs on when the client leaves. `patience`: seconds for which the client's SDK waits to hear
+    something, where it will not ask again.
     """
 
     principal: Principal
@@ -32,6 +34,7 @@ class Submission:
     deadline_seconds: float | None = None
     patience: float | None = None
     idempotency_key: IdempotencyKey | None = None
+    meter: Meter | None = None
     traceparent: str | None = None
 
     @property

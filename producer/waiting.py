@@ -56,7 +56,7 @@ class Waiting:
                 if update is None and 0 < left <= wait:
                     await self._service.expire(self.job.id)
                 elif update is not None or time.monotonic() >= quiet_until:
-                    self._note_wait(update)
+                    self._note(update)
                     return update
             except BackendUnavailable:
                 if time.monotonic() > until:
@@ -66,9 +66,13 @@ class Waiting:
                 if not await self._service.restore(self.call):
                     raise
 
-    def _note_wait(self, update: Update | None) -> None:
-        if self._waited is None and update is not None and update.status is not JobStatus.QUEUED:
+    def _note(self, update: Update | None) -> None:
+        if update is None:
+            return
+        if self._waited is None and update.status is not JobStatus.QUEUED:
             self._waited = time.time() - self.job.created_at
+        if update.ending is not None and self.call.meter is not None:
+            self.call.meter.settle(update.ending.status, update.ending.usage)
 
     async def result(self, last: Update) -> bytes:
         """The completion of a job whose `last` update this is. Raises what ended the job where it has none."""

@@ -114,6 +114,10 @@ class RateLimited(IgniteError):
     default_code = "rate_limit_exceeded"
 
 
+class NeverAllowed(RateLimited):
+    """More at once than the key's limit ever allows: coming back does not help."""
+
+
 class QueueFull(RateLimited):
     """The queue's bound is reached; nothing was accepted."""
 

@@ -182,7 +182,15 @@ class Job:
         return self.mode == "stream" or self.detached or self.tier is Tier.FLEX
 
 
+ID_PREFIX = "chatcmpl-"
+
+
 def new_job_id(now: float | None = None) -> str:
     """`chatcmpl-` and 32 hex digits: 48 bits of milliseconds, so that ids sort by age, and 80 random bits."""
     milliseconds = int((time.time() if now is None else now) * 1000)
-    return f"chatcmpl-{milliseconds:012x}{os.urandom(10).hex()}"
+    return f"{ID_PREFIX}{milliseconds:012x}{os.urandom(10).hex()}"
+
+
+def born_at(job_id: str) -> float:
+    """When the id was made, in Unix seconds."""
+    return int(job_id.removeprefix(ID_PREFIX)[:12], 16) / 1000

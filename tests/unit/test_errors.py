@@ -24,6 +24,7 @@ STATUSES = {
     "RangeNotSatisfiable": 416,
     "IdempotencyKeyReused": 422,
     "RateLimited": 429,
+    "NeverAllowed": 429,
     "QueueFull": 429,
     "IgniteError": 500,
     "EngineError": 500,

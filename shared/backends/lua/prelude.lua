@@ -132,6 +132,7 @@ end
 -- Two of the tenants that have jobs waiting: enough to know whether somebody else does.
 local function contenders(line)
   return redis.call('ZRANGE', line .. ':tags', 0, 1)
+end
 
 -- ── limits of keys (shared/limits.py) ──
 

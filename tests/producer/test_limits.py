@@ -1,0 +1,198 @@
+"""Limits of keys: what is refused, what the headers say, and that nothing stays counted which is over."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from producer.auth import Principal
+from producer.keys import KeyBook
+from producer.limits import UNBORN, KeyLimits, duration
+from shared.backends.distributed import open_distributed
+from shared.backends.embedded import open_embedded
+from shared.errors import RateLimited
+from shared.job import Job, Tier, new_job_id
+from shared.limits import Limits
+from tests.producer.api import MODEL, Answer, Api, ask, embedded_api, running_api, settings_for_tests
+from tests.support.wait_until import wait_until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+RATES = ("limit", "remaining", "reset")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def limited_api() -> AsyncIterator[Api]:
+    async with embedded_api(api_keys="root=secret-root") as api:
+        yield api
+
+
+async def key(api: Api, name: str, **limits: Any) -> dict[str, str]:
+    secret, _ = await KeyBook(api.backend.documents).create(name, limits=Limits(**limits))
+    return {"authorization": f"Bearer {secret}"}
+
+
+def rates(answer: Answer, name: str) -> tuple[str | None, ...]:
+    return tuple(answer.headers.get(f"x-ratelimit-{rate}-{name}") for rate in RATES)
+
+
+def refused(answer: Answer) -> str:
+    error = answer.error
+    assert (answer.status, error["type"], error["code"]) == (429, "rate_limit_error", "rate_limit_exceeded")
+    assert 1 <= int(answer.headers["retry-after"]) <= 120
+    return error["message"]
+
+
+async def test_requests_a_minute(limited_api: Api) -> None:
+    alice = await key(limited_api, "requests", requests_per_minute=3)
+    unary, stream, job = [await limited_api.post(ask(**body), **alice) for body in ({}, STREAM, BACKGROUND)]
+    assert [unary.status, stream.status, job.status] == [200, 200, 202]
+    assert rates(unary, "requests") == ("3", "2", "20s")
+    assert rates(stream, "requests")[:2] == ("3", "1")
+    assert rates(job, "requests")[:2] == ("3", "0")
+    assert rates(unary, "tokens") == (None, None, None)
+    answer = await limited_api.post(ask(), **alice)
+    assert "3 a minute" in refused(answer)
+    assert 1 <= int(answer.headers["retry-after"]) <= 20
+    assert rates(answer, "requests")[:2] == ("3", "0")
+    poll = await limited_api.get(f"/v1/jobs/{job.json['id']}", **alice)
+    assert (poll.status, rates(poll, "requests")) == (200, (None, None, None))
+
+
+STREAM = {"stream": True}
+BACKGROUND = {"background": True}
+
+
+async def test_tokens_a_minute_are_reserved_and_corrected(limited_api: Api) -> None:
+    """An answer without a bound is taken for 256 tokens, and comes to 3 here."""
+    alice = await key(limited_api, "tokens", tokens_per_minute=320)
+    first = await limited_api.post(ask(), **alice)
+    limit, left, _ = rates(first, "tokens")
+    assert limit == "320"
+    assert int(left or 0) < 320 - 256
+    second = await limited_api.post(ask(), **alice)
+    assert second.status == 200
+    assert int(rates(second, "tokens")[1] or 0) > 0
+    limited_api.engine.gate.clear()
+    waiting = asyncio.create_task(limited_api.post(ask(), **alice))
+    try:
+        await wait_until(lambda: limited_api.engine.working == 1, "the call to run")
+        assert "320 a minute" in refused(await limited_api.post(ask(), **alice))
+    finally:
+        limited_api.engine.gate.set()
+    assert (await waiting).status == 200
+
+
+async def test_what_never_fits_need_not_come_back(limited_api: Api) -> None:
+    alice = await key(limited_api, "never", tokens_per_minute=100)
+    answer = await limited_api.post(ask(max_tokens=200), **alice)
+    assert "limit is 100 a minute" in refused(answer)
+    assert answer.headers["x-should-retry"] == "false"
+    assert (await limited_api.post(ask(max_tokens=20), **alice)).status == 200
+
+
+async def test_open_jobs_at_once(limited_api: Api) -> None:
+    alice = await key(limited_api, "concurrency", concurrency=2)
+    limited_api.engine.gate.clear()
+    try:
+        jobs = [await limited_api.submit(ask(), **alice) for _ in range(2)]
+        assert "2 at once" in refused(await limited_api.post(ask(**BACKGROUND), **alice))
+        await limited_api.call("POST", f"/v1/jobs/{jobs[0]}/cancel", headers=alice)
+        await wait_until(lambda: accepted(limited_api, alice), "the cancelled job's room")
+    finally:
+        limited_api.engine.gate.set()
+
+
+async def accepted(api: Api, headers: dict[str, str]) -> bool:
+    return (await api.post(ask(**BACKGROUND), **headers)).status == 202
+
+
+@pytest.mark.parametrize("body", [{}, STREAM])
+async def test_one_call_after_another_never_meets_the_one_before(limited_api: Api, body: dict[str, Any]) -> None:
+    alice = await key(limited_api, f"sequence-{len(body)}", concurrency=1)
+    for _ in range(30):
+        assert (await limited_api.post(ask(**body), **alice)).status == 200
+
+
+async def test_a_background_job_that_is_over_is_open_no_more(limited_api: Api) -> None:
+    alice = await key(limited_api, "background", concurrency=1)
+    for _ in range(3):
+        job = await limited_api.submit(ask(), **alice)
+
+        async def over(job: str = job) -> bool:
+            return (await limited_api.get(f"/v1/jobs/{job}", **alice)).json["status"] == "completed"
+
+        await wait_until(over, "the job's end")
+
+
+async def test_who_asks_again_for_the_same_is_counted_once(limited_api: Api) -> None:
+    alice = await key(limited_api, "idempotent", concurrency=1, requests_per_minute=2)
+    limited_api.engine.gate.clear()
+    try:
+        calls = [asyncio.create_task(limited_api.post(ask(), idempotency_key="once", **alice)) for _ in range(3)]
+        await wait_until(lambda: limited_api.engine.working == 1, "the job to run")
+        refused(await limited_api.post(ask(), idempotency_key="other", **alice))
+    finally:
+        limited_api.engine.gate.set()
+    answers = [await call for call in calls]
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert len({answer.json["id"] for answer in answers}) == 1
+
+
+async def test_what_the_queue_refuses_is_not_counted() -> None:
+    async with embedded_api(worker=False, queue_limit=1, api_keys="root=secret-root") as api:
+        alice = await key(api, "alice", requests_per_minute=2, concurrency=2)
+        await api.submit(ask(), **alice)
+        for _ in range(3):
+            assert (await api.post(ask(**BACKGROUND), **alice)).error["code"] == "queue_full"
+        answer = await api.post(ask(**BACKGROUND), **alice)
+        assert rates(answer, "requests")[:2] == ("2", "0"), "as it stood before it was given back"
+
+
+async def test_a_key_without_limits_hears_of_none(limited_api: Api) -> None:
+    alice = await key(limited_api, "unlimited")
+    answer = await limited_api.post(ask(), **alice)
+    assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
+
+
+async def test_limits_hold_over_replicas_and_what_was_lost_is_found(amqp_url: str, redis_url: str) -> None:
+    settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url, api_keys="root=secret-root")
+    async with (
+        open_distributed(amqp_url, redis_url) as one,
+        open_distributed(amqp_url, redis_url) as other,
+        running_api(one, settings) as first,
+        running_api(other, settings, worker=False) as second,
+    ):
+        alice = await key(first, "alice", concurrency=2)
+        first.engine.gate.clear()
+        jobs = [await api.submit(ask(), **alice) for api in (first, second)]
+        for api in (first, second):
+            refused(await api.post(ask(**BACKGROUND), **alice))
+        first.engine.gate.set()
+        await wait_until(lambda: accepted(second, alice), f"{jobs} to be found over")
+
+
+async def test_a_slot_whose_api_died_is_found_and_one_that_is_being_written_is_left_alone() -> None:
+    limits = Limits(concurrency=1)
+    async with open_embedded(None) as backend:
+        for age, room in ((0.0, False), (UNBORN + 1, True)):
+            principal = Principal("alice", f"key_{age}", limits)
+            unwritten = new_job_id(time.time() - age)
+            await backend.limiter.take(f"key_{age}", limits, unwritten, tokens=0, until=time.time() + 3600)
+            meter = KeyLimits(backend.limiter, backend.store).meter(principal)
+            assert meter is not None
+            with nullcontext() if room else pytest.raises(RateLimited):
+                await meter.take(a_job())
+
+
+def a_job() -> Job:
+    now = time.time()
+    return Job(new_job_id(now), "alice", MODEL, Tier.DEFAULT, "unary", now, now + 60, 60)
+
+
+async def test_durations_read_as_openais() -> None:
+    assert [duration(seconds) for seconds in (0, 0.2, 1, 59.1, 60, 360)] == ["0s", "1s", "1s", "1m0s", "1m0s", "6m0s"]
