@@ -89,8 +89,13 @@ class Answer:
         if not self._started:
             self._started = True
             taken = {"openai-processing-ms": str(int((time.perf_counter() - self._since) * 1000))}
-            metadata = self._marks | client.begin() | taken
+            metadata = self._marks | client.begin() | taken | self.rate_limits()
             await unless_gone(self._context.send_initial_metadata(tuple(metadata.items())))
+
+    def rate_limits(self) -> dict[str, str]:
+        """How the call's key stands, where it has limits."""
+        meter = self._submission.meter
+        return {} if meter is None else meter.headers()
 
 
 def retrieved(task: asyncio.Task[Any]) -> None:

@@ -88,6 +88,7 @@ class ModelService:
             return await answer.end()
         finally:
             self._open.discard(answer)
+            marks.update(answer.rate_limits())
 
     def _submission(
         self,
@@ -113,6 +114,7 @@ class ModelService:
             mode=mode,
             detached=metadata.get("x-on-disconnect", "").lower() == "continue",
             idempotency_key=idempotency_key(metadata.get(HEADER.lower()), body, mode),
+            meter=self._doors.limits.meter(principal),
             traceparent=metadata.get("traceparent"),
         )
 

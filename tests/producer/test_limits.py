@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from grpc import StatusCode
 
 from producer.auth import Principal
 from producer.keys import KeyBook
@@ -18,6 +19,8 @@ from shared.errors import RateLimited
 from shared.job import Job, Tier, new_job_id
 from shared.limits import Limits
 from tests.producer.api import MODEL, Answer, Api, ask, embedded_api, running_api, settings_for_tests
+from tests.support.grpc_client import grpc_client
+from tests.support.grpc_client import refused as refused_call
 from tests.support.wait_until import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -192,6 +195,20 @@ async def test_a_slot_whose_api_died_is_found_and_one_that_is_being_written_is_l
 def a_job() -> Job:
     now = time.time()
     return Job(new_job_id(now), "alice", MODEL, Tier.DEFAULT, "unary", now, now + 60, 60)
+
+
+async def test_limits_hold_over_grpc() -> None:
+    async with embedded_api(grpc=True, api_keys="root=secret-root") as api, grpc_client(api.grpc_address) as client:
+        alice = await key(api, "alice", requests_per_minute=1)
+        call = client.unary(ask(), metadata=alice)
+        told = dict(await call.initial_metadata())
+        await call
+        assert told["x-ratelimit-remaining-requests"] == "0"
+        refusal = await refused_call(client.stream(ask(), metadata=alice))
+        assert (refusal.code, refusal.error["code"]) == (StatusCode.RESOURCE_EXHAUSTED, "rate_limit_exceeded")
+        assert refusal.retry_after is not None
+        assert refusal.retry_after <= 60
+        assert (await client.answer(ask(), metadata={"authorization": "Bearer secret-root"}))["object"]
 
 
 async def test_durations_read_as_openais() -> None:
