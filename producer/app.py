@@ -22,7 +22,7 @@ from producer.files.reaper import reap
 from producer.health import Health, health_router
 from producer.keys import KeyBook
 from producer.limits import KeyLimits
-from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, Cors, RequestContext
+from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, Cors, RequestContext, Surprises
 from producer.openapi import openapi_of
 from producer.service import JobService
 from producer.storage import open_storage
@@ -33,8 +33,10 @@ from shared.ports import Backend
 from shared.settings import Settings
 
 EXPOSED = (
-    *("x-request-id", "x-job-id", "x-queue-wait-ms", "openai-processing-ms", "retry-after", "location", "etag"),
-    *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
+    *("x-request-id", "openai-processing-ms", "openai-version", "www-authenticate", "allow"),
+    *("x-job-id", "x-queue-wait-ms", "x-queue-position", "x-queue-eta-seconds"),
+    *("retry-after", "x-should-retry", "location", "preference-applied", "etag"),
+    *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
     *("x-incomplete", "x-last-line", "content-range"),
 )
 FILES = "/v1/files"
@@ -107,5 +109,5 @@ def edge(app: ASGIApp, doors: Doors) -> ASGIApp:
     """
     settings = doors.settings
     limited = BodyLimit(app, settings.body_limit, others={FILES: settings.file_limit + FORM_ROOM})
-    inside = Authentication(limited, doors.keyring, doors.limits)
+    inside = Surprises(Authentication(limited, doors.keyring, doors.limits))
     return RequestContext(Cors(inside, ["*"], ["*"], ["*"], expose_headers=EXPOSED))

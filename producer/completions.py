@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from producer import wire
 from producer.dependencies import Doors, doors_of, meter_of, principal_of
 from producer.event_stream import StreamAnswer, UnaryAnswer
 from producer.idempotency import HEADER, idempotency_key
@@ -82,7 +83,8 @@ async def answer_with_job(doors: Doors, submission: Submission, preferences: Pre
         with suppress(BackendUnavailable):  # It is accepted all the same.
             job = await wait_for_end(doors, job, min(preferences.wait, MAX_WAIT))
         if job.status.terminal:
-            return Response(await doors.service.result(job), media_type="application/json")
+            about = wire.about_job(job, time.time())
+            return Response(await doors.service.result(job), media_type="application/json", headers=about)
     response = await job_response(doors, job, status=202)
     response.headers["location"] = f"/v1/jobs/{job.id}"
     if preferences.applied:

@@ -12,6 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 from shared import errors
 from shared.errors import AttemptsExhausted, IgniteError, RecordedError
@@ -52,6 +54,12 @@ CODES: Mapping[int, str] = {
     415: "unsupported_media_type",
 }
 
+TOLD = "ignite.surprise_told"
+"""In a request's scope once its client has been told of a surprise."""
+
+METHODS = ("DELETE", "GET", "POST")
+"""Of all routes that there are."""
+
 RETRY_AFTER_RANGE = (1, 120)
 """Seconds. Above 120 openai-python does not retry at all."""
 
@@ -85,9 +93,11 @@ def error_body(error: Mapping[str, Any]) -> bytes:
     return orjson.dumps({"error": error})
 
 
-def error_response(error: IgniteError) -> Response:
+def error_response(error: IgniteError, about: Mapping[str, str] | None = None) -> Response:
+    """`about`: headers on what the error is about."""
     status = status_of(error)
-    return Response(error_body(error.to_dict()), status, headers_of(error, status), "application/json")
+    headers = headers_of(error, status) | dict(about or {})
+    return Response(error_body(error.to_dict()), status, headers, "application/json")
 
 
 class HttpError(IgniteError):
@@ -116,7 +126,19 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not allowed on {path}.",
     }.get(status, error.detail or HTTPStatus(status).phrase)
     body = HttpError(message, code=CODES.get(status, "http_error")).to_dict()
-    return Response(error_body(body), status, dict(error.headers or {}), "application/json")
+    headers = {"allow": allowed(request)} if status == 405 else dict(error.headers or {})
+    return Response(error_body(body), status, headers, "application/json")
+
+
+def allowed(request: Request) -> str:
+    """The methods of all routes that the path has; the framework names those of the first."""
+    scopes = [{**request.scope, "method": method} for method in METHODS]
+    found = [scope["method"] for scope in scopes if any(matches(route, scope) for route in request.app.routes)]
+    return ", ".join(found)
+
+
+def matches(route: BaseRoute, scope: Scope) -> bool:
+    return route.matches(scope)[0] is Match.FULL
 
 
 async def handle_validation_error(request: Request, error: Exception) -> Response:
@@ -129,6 +151,8 @@ async def handle_validation_error(request: Request, error: Exception) -> Respons
 
 
 async def handle_surprise(request: Request, error: Exception) -> Response:
+    """Starlette sends the answer and raises the error all the same, which would cost the client its connection."""
+    request.scope[TOLD] = True
     return surprise_response(request.scope["path"], error)
 
 

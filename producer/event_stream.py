@@ -15,6 +15,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from producer.errors import error_response
 from producer.service import JobService
 from producer.sse import keepalive
 from producer.waiting import OpenCall, Waiting, waiting
@@ -68,7 +69,12 @@ class CallAnswer(Response):
             waiting(self._service, self._open_call, self.mode, self._patience) as client,
             hang_up_watched(receive, client),
         ):
-            client.ending = await self._serve(client, send)
+            try:
+                client.ending = await self._serve(client, send)
+            except IgniteError as error:
+                if self._started:
+                    raise
+                await error_response(error, client.about_job())(scope, receive, send)
 
     async def _serve(self, client: Waiting, send: Send) -> str:
         """Answer; how the job ended. Raises FollowerClosed when the client has left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -39,9 +40,11 @@ async def job_response(doors: Doors, job: Job, status: int = 200, *, known: str 
     """
     place = await place_of(doors, job)
     tag = wire.etag(job, place and place.position, place and place.workers)
-    headers = {"etag": tag, "x-job-id": job.id}
+    headers = {"etag": tag, **wire.about_job(job, time.time())}
+    if place is not None:
+        headers |= wire.about_place(place.position, place.eta)
     if not job.status.terminal:
-        headers["retry-after"] = str(wire.POLL_SECONDS)
+        headers["retry-after"] = str(wire.poll_after(place and place.eta))
     if tag in (entry.strip().removeprefix("W/") for entry in known.split(",")):
         return Response(status_code=304, headers=headers)
     body = wire.job_object(
@@ -129,7 +132,7 @@ async def get_result(request: Request, job_id: JobId) -> Response:
     """The `chat.completion`, verbatim; before the end 409."""
     service = doors_of(request).service
     job = await service.get(tenant_of(request), job_id)
-    return Response(await service.result(job), media_type="application/json", headers={"x-job-id": job.id})
+    return Response(await service.result(job), media_type="application/json", headers=wire.about_job(job, time.time()))
 
 
 @router.get(

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from producer.auth import Keyring
-from producer.errors import error_response, surprise_response
+from producer.errors import TOLD, error_response, surprise_response
 from producer.limits import KeyLimits, Meter
 from shared.errors import IgniteError, RequestTooLarge
 
@@ -26,6 +26,12 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 DRAIN_LIMIT = 1024 * 1024 * 1024
 """Bytes of a refused body that are read and dropped, so that the client gets to read the answer."""
 
+
+ANSWERED = "ignite.answered"
+"""In a request's scope once its answer has begun."""
+
+OPENAI_VERSION = (b"openai-version", b"2020-10-01")
+"""What OpenAI's own answers carry: the version of its REST API."""
 
 DOCS_ASSETS = "/docs-assets"
 
@@ -47,20 +53,15 @@ class RequestContext:
         def send_marked(message: Message) -> Awaitable[None]:
             nonlocal started
             if not started:
-                started = True
-                taken = int((time.perf_counter() - since) * 1000)
-                marks = (b"x-request-id", request_id.encode()), (b"openai-processing-ms", b"%d" % taken)
+                started = scope[ANSWERED] = True
+                taken = b"%d" % int((time.perf_counter() - since) * 1000)
+                marks = (b"x-request-id", request_id.encode()), (b"openai-processing-ms", taken), OPENAI_VERSION
                 message["headers"] = [*message.get("headers", ()), *marks]
                 log.debug("request.answered", path=scope["path"], status=message["status"])
             return send(message)
 
         with bound_contextvars(request=request_id):
-            try:
-                await self._app(scope, receive, send_marked)
-            except Exception as error:
-                if started:
-                    raise  # All that is left is to break off, as the server does.
-                await surprise_response(scope["path"], error)(scope, receive, send_marked)
+            await self._app(scope, receive, send_marked)
 
 
 def request_id_of(scope: Scope) -> str:
@@ -80,6 +81,23 @@ class Cors(CORSMiddleware):
             await super().__call__(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+
+class Surprises:
+    """What nobody has foreseen is an error of OpenAI's shape as well. Inside of CORS, so that browsers can read it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            if scope.get(TOLD):
+                return
+            if scope["type"] != "http" or scope.get(ANSWERED):
+                raise  # All that is left is to break off, as the server does.
+            await surprise_response(scope["path"], error)(scope, receive, send)
 
 
 class Authentication:

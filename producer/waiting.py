@@ -91,9 +91,12 @@ class Waiting:
 
     def begin(self) -> dict[str, str]:
         """The answer begins; what its headers say about the job."""
-        taken = time.time() - self.job.created_at
-        waited = taken if self._waited is None else self._waited
-        FIRST_BYTE.labels(self.job.model, self._mode).observe(taken)
+        FIRST_BYTE.labels(self.job.model, self._mode).observe(time.time() - self.job.created_at)
+        return self.about_job()
+
+    def about_job(self) -> dict[str, str]:
+        """Headers for whatever is answered."""
+        waited = time.time() - self.job.created_at if self._waited is None else self._waited
         return {"x-job-id": self.job.id, "x-queue-wait-ms": str(int(waited * 1000))}
 
 

@@ -11,12 +11,30 @@ from shared.frames import DONE, frame
 from shared.job import Job, JobStatus
 from shared.ports import ModelInfo
 
-POLL_SECONDS = 1
-"""Retry-After of a job that is not over."""
+POLLS = (1, 120)
+"""Retry-After of a job that is not over, in seconds: the shortest and the longest."""
 
 
 def job_path(job_id: str) -> str:
     return f"/v1/jobs/{job_id}"
+
+
+def about_job(job: Job, now: float) -> dict[str, str]:
+    """Headers of answers about a job: its id, and for how long it waited, so far or until it was begun or ended."""
+    waited = (job.started_at or job.finished_at or now) - job.created_at
+    return {"x-job-id": job.id, "x-queue-wait-ms": str(max(0, int(waited * 1000)))}
+
+
+def about_place(position: int | None, eta: float | None) -> dict[str, str]:
+    """Headers of answers about a job that waits, as far as its place is known."""
+    said = {"x-queue-position": None if position is None else position + 1, "x-queue-eta-seconds": eta and round(eta)}
+    return {name: str(value) for name, value in said.items() if value is not None}
+
+
+def poll_after(eta: float | None) -> int:
+    """Half of what is left: who comes back then is there in time, also if the queue moves faster than it did."""
+    shortest, longest = POLLS
+    return max(shortest, min(longest, int((eta or 0.0) / 2)))
 
 
 def job_object(
