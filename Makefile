@@ -17,7 +17,7 @@ chaos: install-dev ## a campaign: load, and faults drawn from a seed (ARGS="--mi
 
 faults: install-dev ## every fault test, the long ones too
 	@scripts/install-servers.sh > /dev/null
-	@.venv/bin/python -m pytest -m "long or not long" tests/faults tests/chaos $(ARGS)
+	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "long or not long" tests/faults tests/chaos $(ARGS)
 
 check: install-dev ## lint, format, types, import rules, generated code
 	.venv/bin/ruff check .
