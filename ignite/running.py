@@ -10,11 +10,17 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, cast
 
 import click
+import structlog
 import uvloop
 
 from shared.errors import IgniteError
 from shared.logs import set_up_logs
 from shared.settings import Settings, SettingsError
+
+log = structlog.get_logger(__name__)
+
+CLOSING = 1.0
+"""Seconds in which the drivers' own tasks end that close connections."""
 
 MENDABLE = (IgniteError, SettingsError, OSError)
 
@@ -25,13 +31,23 @@ def run(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
     calm_garbage_collection()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main)
+            runner.run(tidily(main))
     except MENDABLE as error:
         fail(error)
     except ExceptionGroup as group:
         if group.split(MENDABLE)[1] is not None:
             raise
         fail(first_of(group))
+
+
+async def tidily(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main`, which has an owner for each of its tasks: one that is there at its end was lost sight of."""
+    await main
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        _, left = await asyncio.wait(left, timeout=CLOSING)
+    if left:
+        log.error("tasks.left", tasks=sorted(task.get_name() for task in left), next="they end with the process")
 
 
 def calm_garbage_collection() -> None:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse, Response
 
-from producer.metrics import QUEUE_DEPTH, WORKERS
+from producer.metrics import QUEUE_DEPTH, TASKS, WORKERS
 from producer.openapi import ALIVE, READINESS
 from shared.errors import BackendUnavailable
 from shared.job import QueueName, Tier
@@ -67,6 +67,7 @@ def health_router() -> APIRouter:
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
+        TASKS.set(len(asyncio.all_tasks()))
         with suppress(BackendUnavailable):  # What this process counts itself is wanted most when the rest is away.
             await measure(doors_of(request).backend)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

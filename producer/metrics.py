@@ -9,6 +9,7 @@ LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 JOBS_SUBMITTED = Counter("ignite_jobs_submitted", "Jobs accepted by this replica", ["model", "tier", "mode"])
 CALLS_ENDED = Counter("ignite_calls_ended", "Waiting calls that ended, by how", ["model", "ending"])
 WEBHOOKS = Counter("ignite_webhooks", "Events sent, by what came of it", ["outcome"])
+TASKS = Gauge("ignite_asyncio_tasks", "Tasks of this process's event loop: idle, always about as many")
 OPEN_CALLS = Gauge("ignite_open_calls", "Waiting calls being served now", ["mode"])
 FIRST_BYTE = Histogram(
     "ignite_first_byte_seconds",

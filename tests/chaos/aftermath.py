@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ import aiohttp
 
 from tests.chaos.ledger import TAG, Ledger
 from tests.chaos.load import OVER
-from tests.chaos.supervise import Supervisor
+from tests.chaos.supervise import Slot, Supervisor
 from tests.support.pace import pause
 from tests.support.wait_until import wait_until
 
@@ -55,26 +56,39 @@ class Aftermath:
 
 
 Allowed = dict[str, int]
-FILES_SLACK, CONNECTIONS_SLACK = 10, 2
+FILES_SLACK, TASKS_SLACK, CONNECTIONS_SLACK = 10, 5, 2
+TASKS, OPEN_CALLS = "tasks", "open calls"
+GAUGE = re.compile(r"^(ignite_asyncio_tasks|ignite_open_calls)(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
 def files_of(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def measure(supervisor: Supervisor) -> dict[str, int]:
-    """Open files of each kind of process (the most), connections of each wire."""
-    found: dict[str, int] = {}
+async def gauges_of(slot: Slot) -> dict[str, int]:
+    """What an API counts itself."""
+    async with aiohttp.ClientSession() as session, session.get(f"{slot.url}/metrics") as response:
+        told = GAUGE.findall(await response.text())
+    return {
+        TASKS: sum(int(float(value)) for name, value in told if name == "ignite_asyncio_tasks"),
+        OPEN_CALLS: sum(int(float(value)) for name, value in told if name == "ignite_open_calls"),
+    }
+
+
+async def measure(supervisor: Supervisor) -> dict[str, int]:
+    """Open files of each kind of process and tasks of APIs (the most), connections of each wire."""
+    found: dict[str, int] = {OPEN_CALLS: 0}
     for slot in supervisor.slots:
         if slot.up and slot.process is not None:
             found[slot.kind] = max(found.get(slot.kind, 0), files_of(slot.process.pid))
+            if slot.kind == "api":
+                found[TASKS] = max(found.get(TASKS, 0), (await gauges_of(slot))[TASKS])
     return found | {name: wire.open_connections for name, wire in supervisor.wires.all().items()}
 
 
 def allowances(supervisor: Supervisor, idle: dict[str, int]) -> Allowed:
-    kinds = {slot.kind for slot in supervisor.slots}
-    slack = {name: FILES_SLACK if name in kinds else CONNECTIONS_SLACK * len(supervisor.slots) for name in idle}
-    return {name: found + slack[name] for name, found in idle.items()}
+    slack = {slot.kind: FILES_SLACK for slot in supervisor.slots} | {TASKS: TASKS_SLACK, OPEN_CALLS: 0}
+    return {name: found + slack.get(name, CONNECTIONS_SLACK * len(supervisor.slots)) for name, found in idle.items()}
 
 
 class Inspector:
@@ -97,7 +111,7 @@ class Inspector:
         found.messages = await self._waiting_messages()
         found.lasting_keys = await asyncio.to_thread(self._lasting_keys)
         await self._patiently(lambda: self._within(allowed))
-        found.counts = self._counts(allowed)
+        found.counts = await self._counts(allowed)
         await asyncio.to_thread(self._read_records)
         return found
 
@@ -178,14 +192,17 @@ class Inspector:
                 named = zip(OF_A_LIVING_JOB, fields, strict=True)
                 state.leftovers = [f"{name}={value}" for name, value in named if value is not None]
 
-    def _within(self, allowed: Allowed) -> bool:
-        return all(count.found <= count.allowed for count in self._counts(allowed))
+    async def _within(self, allowed: Allowed) -> bool:
+        return all(count.found <= count.allowed for count in await self._counts(allowed))
 
-    def _counts(self, allowed: Allowed) -> list[Count]:
+    async def _counts(self, allowed: Allowed) -> list[Count]:
         counts = [Count(f"connections {name}", allowed[name], wire.open_connections) for name, wire in self._wires()]
         for slot in self._supervisor.slots:
             if slot.up and slot.process is not None:
                 counts.append(Count(f"open files of {slot.name}", allowed[slot.kind], files_of(slot.process.pid)))
+                if slot.kind == "api":
+                    told = await gauges_of(slot)
+                    counts += [Count(f"{what} of {slot.name}", allowed[what], told[what]) for what in told]
         return counts
 
     def _wires(self) -> Iterable[tuple[str, Any]]:

@@ -16,7 +16,8 @@ from tests.chaos.checker import check
 from tests.chaos.ledger import Ledger
 from tests.chaos.load import LONG_SIGNED_STREAMS, ONLY_JOBS, Appetite, Load
 from tests.chaos.plan import EVERYTHING, ONLY_KILLS, ONLY_STOPS, Fault, Mix, make_plan
-from tests.chaos.supervise import Servers, Supervisor, open_wires
+from tests.chaos.supervise import Supervisor
+from tests.chaos.wires import Servers, open_wires
 from tests.support.pace import pause
 from tests.support.rabbitmq import find_rabbitmq, rabbitmq_in_docker, rabbitmq_on_this_machine
 from tests.support.redis import find_redis, redis_in_docker, redis_on_this_machine
@@ -66,13 +67,13 @@ async def run(options: Options, servers: Servers, say: Callable[[str], None]) ->
         say(f"{time.monotonic() - began:6.1f} s  {what}")
 
     async with AsyncExitStack() as stack:
-        wires = await stack.enter_async_context(open_wires(servers))
+        wires = await stack.enter_async_context(open_wires(servers, options.workers))
         supervisor = Supervisor(stack, servers, wires, ledger, options.build)
         stack.push_async_callback(supervisor.abandon)
         await supervisor.start(options.apis, options.workers)
         stage("every process is up")
         await warm_up(supervisor, ledger, options.seed)
-        allowed = allowances(supervisor, measure(supervisor))
+        allowed = allowances(supervisor, await measure(supervisor))
         stage("warm, the load begins")
         await disturb(options, supervisor, ledger)
         stage("every client has its end, or was given up")

@@ -10,10 +10,12 @@ from enum import StrEnum
 class Kind(StrEnum):
     WORKER_KILLED = "worker killed (-9)"
     WORKER_STOPPED = "worker stopped past its lease, then continued"
+    WORKER_CUT_OFF = "worker cut off without a word past its lease"
     WORKER_DRAINED = "worker drained (SIGTERM)"
     API_KILLED = "API killed (-9)"
     WIRE_CUT = "connections cut"
     WIRE_REFUSED = "connections refused for a while"
+    WIRE_SILENT = "connections silent for a while"
     BROKER_RESTARTED = "broker restarted"
     STORE_KILLED = "store killed (-9) and started"
 
@@ -43,10 +45,12 @@ EVERYTHING = Mix(
     {
         Kind.WORKER_KILLED: 6,
         Kind.WORKER_STOPPED: 4,
+        Kind.WORKER_CUT_OFF: 3,
         Kind.WORKER_DRAINED: 3,
         Kind.API_KILLED: 3,
         Kind.WIRE_CUT: 4,
         Kind.WIRE_REFUSED: 3,
+        Kind.WIRE_SILENT: 2,
         Kind.BROKER_RESTARTED: 1,
         Kind.STORE_KILLED: 1,
     }
@@ -58,12 +62,19 @@ ONLY_KILLS = Mix({Kind.WORKER_KILLED: 1})
 REST: Mapping[Kind, float] = {
     Kind.WORKER_KILLED: 3,
     Kind.WORKER_STOPPED: 11,
+    Kind.WORKER_CUT_OFF: 11,
+    Kind.WIRE_SILENT: 8,
     Kind.API_KILLED: 8,
     Kind.BROKER_RESTARTED: 60,
     Kind.STORE_KILLED: 20,
 }
 # The broker takes a worker for gone after two missed heartbeats of two seconds, and looks every second.
-LASTING: Mapping[Kind, tuple[float, float]] = {Kind.WORKER_STOPPED: (7.5, 10.0), Kind.WIRE_REFUSED: (0.8, 2.0)}
+LASTING: Mapping[Kind, tuple[float, float]] = {
+    Kind.WORKER_STOPPED: (7.5, 10.0),
+    Kind.WORKER_CUT_OFF: (7.5, 10.0),
+    Kind.WIRE_REFUSED: (0.8, 2.0),
+    Kind.WIRE_SILENT: (4.0, 7.0),
+}
 
 FIRST = 2.0
 QUIET_END = 2.0

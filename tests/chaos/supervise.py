@@ -7,19 +7,16 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos.ledger import Ledger, Struck
 from tests.chaos.plan import Fault, Kind
+from tests.chaos.wires import Pair, Servers, Wires
 from tests.support.cluster import API_READY, WORKER_READY
 from tests.support.pace import pause
-from tests.support.rabbitmq import RabbitMQ
-from tests.support.redis import Redis
 from tests.support.run_process import RunningProcess, run_process
-from tests.support.tcp_proxy import TcpProxy
 from tests.support.wait_until import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -38,43 +35,10 @@ STARTS_WITHIN = 120.0
 DRAINED_WITHIN = 30.0
 """Seconds for ending after SIGTERM: the drain, handing back, closing, and a busy machine."""
 
-CRASH = r'"event": "(background\.died|request\.crashed|execution\.crashed|attempt\.crashed|Exception in [^"\\]*)'
+CRASH = r'"event": "(background\.died|tasks\.left|(?:request|execution|attempt)\.crashed|Exception in [^"\\]*)'
 
 # A campaign takes workers down on purpose, again and again: no job may be given up for that.
 NEVER_GIVE_UP = ("--max-tries", "1000", "--quarantine-after", "1000")
-
-
-@dataclass
-class Servers:
-    rabbitmq: RabbitMQ
-    redis: Redis
-    vhost: str
-    database: int
-
-
-@dataclass
-class Wires:
-    """One proxy for each side to each server."""
-
-    worker_amqp: TcpProxy
-    worker_redis: TcpProxy
-    api_amqp: TcpProxy
-    api_redis: TcpProxy
-
-    def all(self) -> Mapping[str, TcpProxy]:
-        return {
-            "from the workers to the broker": self.worker_amqp,
-            "from the workers to the store": self.worker_redis,
-            "from the APIs to the broker": self.api_amqp,
-            "from the APIs to the store": self.api_redis,
-        }
-
-
-@asynccontextmanager
-async def open_wires(servers: Servers) -> AsyncGenerator[Wires]:
-    async with AsyncExitStack() as stack:
-        ports = (servers.rabbitmq.amqp_port, servers.redis.port) * 2
-        yield Wires(*[await stack.enter_async_context(TcpProxy(port)) for port in ports])
 
 
 @dataclass
@@ -177,21 +141,21 @@ class Supervisor:
 
     def _command(self, slot: Slot) -> list[str]:
         module = ["-m", "tests.chaos.broken", self._build] if self._build else ["-m", "ignite"]
-        own = self._api_options() if slot.kind == "api" else self._worker_options()
+        own = self._api_options() if slot.kind == "api" else self._worker_options(slot.number)
         return [sys.executable, *module, slot.kind, *own, "--drain", str(DRAIN)]
 
     def _api_options(self) -> list[str]:
-        urls = self._urls(self.wires.api_amqp, self.wires.api_redis)
+        urls = self._urls(self.wires.apis)
         return [*urls, "--port", "0", "--sweep", str(NEVER if self._build else SWEEP)]
 
-    def _worker_options(self) -> list[str]:
-        urls = self._urls(self.wires.worker_amqp, self.wires.worker_redis)
+    def _worker_options(self, number: int) -> list[str]:
+        urls = self._urls(self.wires.workers[number])
         return [*urls, "--engine", "simulated", "--concurrency", "16", "--lease", str(LEASE), *NEVER_GIVE_UP]
 
-    def _urls(self, amqp: TcpProxy, redis: TcpProxy) -> list[str]:
+    def _urls(self, wires: Pair) -> list[str]:
         servers = self.servers
-        amqp_url = f"{servers.rabbitmq.url(servers.vhost, amqp.port)}?heartbeat=2"
-        return ["--amqp-url", amqp_url, "--redis-url", servers.redis.url(servers.database, redis.port)]
+        amqp_url = f"{servers.rabbitmq.url(servers.vhost, wires.amqp.port)}?heartbeat=2"
+        return ["--amqp-url", amqp_url, "--redis-url", servers.redis.url(servers.database, wires.redis.port)]
 
     def _mishap(self, name: str, process: RunningProcess, what: str) -> None:
         last = process.output.strip().splitlines()[-1:] or ["nothing"]
@@ -201,9 +165,9 @@ class Supervisor:
 
     async def strike(self, fault: Fault) -> None:
         match fault.kind:
-            case Kind.WORKER_KILLED | Kind.WORKER_STOPPED | Kind.WORKER_DRAINED | Kind.API_KILLED:
+            case Kind.WORKER_KILLED | Kind.WORKER_STOPPED | Kind.WORKER_DRAINED | Kind.WORKER_CUT_OFF | Kind.API_KILLED:
                 await self._strike_process(fault)
-            case Kind.WIRE_CUT | Kind.WIRE_REFUSED:
+            case Kind.WIRE_CUT | Kind.WIRE_REFUSED | Kind.WIRE_SILENT:
                 await self._strike_wire(fault)
             case Kind.BROKER_RESTARTED:
                 self._struck(fault.kind, "the broker")
@@ -230,6 +194,8 @@ class Supervisor:
         match fault.kind:
             case Kind.WORKER_STOPPED:
                 await self._stop_for(slot, process, fault.lasts)
+            case Kind.WORKER_CUT_OFF:
+                await self._cut_off_for(slot, fault.lasts)
             case Kind.WORKER_DRAINED:
                 slot.leaving = True
                 self._drains.add(asyncio.create_task(self._drain(name, process), name=f"drain {name}"))
@@ -263,6 +229,15 @@ class Supervisor:
             process.send(signal.SIGCONT)
         slot.stopped = False
 
+    async def _cut_off_for(self, slot: Slot, seconds: float) -> None:
+        """Its connections stay open, and nothing gets through."""
+        wires = self.wires.workers[slot.number]
+        for wire in (wires.amqp, wires.redis):
+            wire.stall()
+        await pause(seconds)
+        for wire in (wires.amqp, wires.redis):
+            await wire.resume()
+
     async def _drain(self, name: str, process: RunningProcess) -> None:
         """SIGTERM; what does not end in order is a mishap."""
         process.send(signal.SIGTERM)
@@ -280,10 +255,13 @@ class Supervisor:
         self._struck(fault.kind, name)
         if fault.kind is Kind.WIRE_CUT:
             wire.cut()
-        else:
+            return
+        if fault.kind is Kind.WIRE_REFUSED:
             wire.refuse()
-            await pause(fault.lasts)
-            await wire.resume()
+        else:
+            wire.stall()
+        await pause(fault.lasts)
+        await wire.resume()
 
     # ── the end ──
 

@@ -8,7 +8,7 @@ from tests.chaos.ledger import Call, Ledger, Struck
 from tests.chaos.plan import Kind
 from tests.chaos.reading import SIGNED, timed_words
 
-ASKED_ABOUT = (Kind.WORKER_KILLED, Kind.WORKER_STOPPED)
+ASKED_ABOUT = (Kind.WORKER_KILLED, Kind.WORKER_STOPPED, Kind.WORKER_CUT_OFF)
 SLACK = 0.5
 """Seconds that tokens may be on their way to the client when their worker is struck."""
 

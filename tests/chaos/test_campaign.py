@@ -4,7 +4,7 @@ import pytest
 
 from tests.chaos.campaign import Options, run
 from tests.chaos.report import plan_lines, report_lines
-from tests.chaos.supervise import Servers
+from tests.chaos.wires import Servers
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import Redis
 

@@ -9,5 +9,6 @@ def test_a_crash_in_the_log_is_found_once_and_ordinary_warnings_are_not() -> Non
         '{"task": "sweeper", "event": "background.died", "level": "critical"}',
         '{"event": "request.crashed", "level": "error"}',
         '{"event": "request.crashed", "level": "error"}',
+        '{"tasks": ["x"], "event": "tasks.left", "level": "error"}',
     ]
-    assert crashes_in("\n".join(lines)) == ["background.died", "request.crashed"]
+    assert crashes_in("\n".join(lines)) == ["background.died", "request.crashed", "tasks.left"]
