@@ -17,6 +17,14 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT = 5.0
 
 
+class Refused(click.ClickException):
+    """The API's answer was an error, with this HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Api:
     """Every failure is one sentence."""
 
@@ -37,7 +45,7 @@ class Api:
                 session.request(method, path, **options) as response,
             ):
                 if response.status >= 400:
-                    raise click.ClickException(await sentence_of(response))
+                    raise Refused(await sentence_of(response), response.status)
                 yield response
         except aiohttp.ClientConnectionError as error:
             raise click.ClickException(f"{self._url} does not answer ({error}). Is 'ignite up' running?") from None

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 
-from producer import completions, jobs, models, stored
+from producer import completions, dead, jobs, models, stored
 from producer.auth import Keyring
 from producer.catalog import Catalog, Configured
 from producer.dead_letters import settle_dead_letters
@@ -79,9 +79,10 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.state.doors = doors
-    routers = (completions.router, stored.router, jobs.router, models.router, files.router, health_router())
-    for router in routers:
-        app.include_router(router)
+    routers = (completions, stored, jobs, models, files, dead)
+    for routes in routers:
+        app.include_router(routes.router)
+    app.include_router(health_router())
     install_error_handlers(app)
     install_edge(app, doors)
     app.openapi = lambda: openapi_of(app, keyed=bool(settings.keys) or not settings.on_loopback)

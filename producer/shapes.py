@@ -156,6 +156,35 @@ class JobList(BaseModel):
     has_more: bool
 
 
+class DeadJob(Job):
+    tenant: str
+
+
+class DeadJobList(BaseModel):
+    object: Literal["list"]
+    data: list[DeadJob]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class UndecodableMessage(BaseModel):
+    """A message that no worker could decode. Times are Unix seconds."""
+
+    id: str
+    object: Literal["undecodable_message"]
+    queue: str
+    set_aside_at: int
+    reason: str
+    headers: dict[str, str]
+    bytes: int
+
+
+class UndecodableList(BaseModel):
+    object: Literal["list"]
+    data: list[UndecodableMessage]
+
+
 class Model(BaseModel):
     id: str
     object: Literal["model"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from shared.job import Job, JobStatus, QueueName
 from shared.limits import Limits, Verdict
@@ -111,6 +111,23 @@ class Consumer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """A message that nobody could decode, as far as it can be read. `queue`: the name of the one that it came from;
+    `at`: when it was set aside, in Unix seconds.
+    """
+
+    id: str
+    queue: str
+    at: float
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+Verdict = Literal["keep", "replay", "forget"]
+
+
 class JobQueue(Protocol):
     """Holds the work that is not done: the truth about what must still run."""
 
@@ -130,6 +147,12 @@ class JobQueue(Protocol):
 
     def dead_letters(self) -> AbstractAsyncContextManager[Consumer]:
         """Take the dead letters, each of them to one consumer; `ack` forgets one for good."""
+        ...
+
+    async def undecodable(self, decide: Callable[[Undecodable], Verdict], limit: int) -> Sequence[Undecodable]:
+        """Look through the messages that nobody could decode, at most `limit` of them, and do with each what `decide`
+        says: keep it, put it back into the queue it came from, or forget it. Those that were there.
+        """
         ...
 
     async def depth(self, queue: QueueName) -> int:
@@ -367,6 +390,12 @@ class JobStore(Protocol):
         """The tenant's jobs, newest first, those older than the id `after`; with `oldest_first` the other way round.
 
         What a list of stored jobs costs depends on how many of those there are, not on how many jobs.
+        """
+        ...
+
+    async def dead(self, *, model: str | None = None, after: str | None = None, limit: int) -> Sequence[Job]:
+        """Every tenant's jobs that failed for too many attempts or lost workers (code `attempts_exhausted`), newest
+        first, those older than the id `after`.
         """
         ...
 

@@ -23,7 +23,7 @@ from shared.backends.embedded_entries import Entry, Key, Line
 from shared.backends.sqlite import Connection, Database
 from shared.errors import QueueFull
 from shared.job import QueueName
-from shared.ports import Consumer, Message
+from shared.ports import Consumer, Message, Undecodable, Verdict
 
 AT_HAND = 64
 """Messages just published that are kept in memory, so that a waiting consumer need not read them back."""
@@ -69,6 +69,11 @@ class EmbeddedQueue:
     async def dead_letters(self) -> AsyncGenerator[Consumer]:
         async with self._consume([None], DEAD_LETTERS_PREFETCH) as consumer:
             yield consumer
+
+    async def undecodable(self, decide: Callable[[Undecodable], Verdict], limit: int) -> Sequence[Undecodable]:
+        """Nobody but this process writes messages here."""
+        del decide, limit
+        return ()
 
     async def depth(self, queue: QueueName) -> int:
         return self.waiting(queue)

@@ -15,6 +15,7 @@ from shared.backends.embedded_purge import Purge
 from shared.backends.embedded_registry import EmbeddedRegistry
 from shared.backends.follower import FollowerHub
 from shared.backends.sqlite import Database
+from shared.errors import AttemptsExhausted
 from shared.job import Job, JobStatus
 from shared.ports import Claim, Ending, JobFilter, NotClaimed
 
@@ -136,6 +137,10 @@ class EmbeddedStore:
         return await self._database.run(
             lambda db: views.list_jobs(db, tenant, where, after, limit, oldest_first, time.time())
         )
+
+    async def dead(self, *, model: str | None = None, after: str | None = None, limit: int) -> Sequence[Job]:
+        where = JobFilter(JobStatus.FAILED, model, AttemptsExhausted.default_code)
+        return await self._database.run(lambda db: views.list_jobs(db, None, where, after, limit, False, time.time()))
 
     async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
         return await self._database.run(lambda db: jobs.describe(db, job_id, metadata, time.time()), durable=True)

@@ -96,12 +96,13 @@ def get(db: Connection, job_id: str, now: float) -> Job | None:
 
 
 def list_jobs(
-    db: Connection, tenant: str, where: JobFilter, after: str | None, limit: int, oldest_first: bool, now: float
+    db: Connection, tenant: str | None, where: JobFilter, after: str | None, limit: int, oldest_first: bool, now: float
 ) -> list[Job]:
-    conditions = ["tenant = ?", "purge_at > ?"]
-    values: list[Any] = [tenant, now]
+    conditions = ["purge_at > ?"]
+    values: list[Any] = [now]
     beyond, order = (">", "ASC") if oldest_first else ("<", "DESC")
     for condition, value in (
+        ("tenant = ?", tenant),
         ("status = ?", where.status),
         ("model = ?", where.model),
         ("json_extract(CAST(ending AS TEXT), '$.error.code') = ?", where.code),

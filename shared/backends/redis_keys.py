@@ -74,5 +74,8 @@ def of_limits(key_id: str) -> tuple[str, str, str]:
 
 
 OUTBOX = "ignite:outbox"
+DEAD = "ignite:dead"
+"""Dead jobs of all tenants."""
+
 WORKERS = "ignite:workers"
 MODELS = "ignite:models"

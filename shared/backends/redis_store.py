@@ -19,13 +19,16 @@ from shared.backends.redis_lists import list_jobs
 from shared.backends.redis_outbox import await_ending, note_ending
 from shared.backends.redis_records import decode_job, milliseconds, time_to_live
 from shared.backends.spec import encode_spec
-from shared.errors import BackendUnavailable, IdempotencyKeyReused
+from shared.errors import AttemptsExhausted, BackendUnavailable, IdempotencyKeyReused
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, new_job_id, sources
 from shared.ports import AttemptFenced, Claim, Ending, JobFilter, NotClaimed
 
 MEMORY_OF_IDS = 7 * 86400.0
 """Seconds for which a tenant's job ids are known after their data has expired: 410, not 404."""
+
+MEMORY_OF_DEAD = 30 * 86400.0
+"""Seconds for which a dead job is in the list of all of them, if its record lives as long."""
 
 RUNNING = 1e10
 """Added to a job's place in its queue's index while it runs: beyond all that wait, and still in their order."""
@@ -108,8 +111,16 @@ class RedisStore:
     def _ended(self, job_id: str, queue: bytes, webhook: bytes, ending: Ending) -> None:
         if queue:
             self._line.leave(queue.decode(), job_id, (ending.usage or {}).get("total_tokens"))
+            self._bury(job_id, ending)
         if webhook:
             note_ending(self._redis, job_id).add_done_callback(retrieve)
+
+    def _bury(self, job_id: str, ending: Ending) -> None:
+        """List a dead job for whoever looks after all tenants'."""
+        if (ending.error or {}).get("code") == AttemptsExhausted.default_code:
+            oldest = new_job_id(time.time() - MEMORY_OF_DEAD)
+            step = self._redis.step("index", [keys.DEAD], job_id, 0, milliseconds(MEMORY_OF_DEAD), oldest)
+            step.add_done_callback(retrieve)
 
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
         self._line.leave(str(job.queue), job.id)
@@ -221,6 +232,10 @@ class RedisStore:
     ) -> Sequence[Job]:
         index = keys.stored_of(tenant) if where.stored else keys.jobs_of(tenant)
         return await list_jobs(self._redis, index, where, after=after, limit=limit, oldest_first=oldest_first)
+
+    async def dead(self, *, model: str | None = None, after: str | None = None, limit: int) -> Sequence[Job]:
+        where = JobFilter(JobStatus.FAILED, model, AttemptsExhausted.default_code)
+        return await list_jobs(self._redis, keys.DEAD, where, after=after, limit=limit, oldest_first=False)
 
     async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
         return bool(await self._redis.step("describe", [keys.job(job_id)], orjson.dumps(metadata)))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from ignite.cli import cli
 from shared.backends import redis
 from shared.backends.rabbitmq.consumer import RabbitConsumer, RabbitDelivery
-from shared.ports import Delivery
+from shared.ports import Choose, Delivery
 
 OF_ANOTHER_ATTEMPT = re.compile(r"attempt ~= ARGV\[\d\]")
 
@@ -32,8 +32,8 @@ def ack_first() -> None:
     """A delivery is acknowledged as soon as it is taken: the broker forgets a job that has not run yet."""
     take, acknowledge = RabbitConsumer.next, RabbitDelivery.ack
 
-    async def take_and_acknowledge(self: RabbitConsumer) -> Delivery:
-        delivery = await take(self)
+    async def take_and_acknowledge(self: RabbitConsumer, choose: Choose | None = None) -> Delivery:
+        delivery = await take(self, choose)
         assert isinstance(delivery, RabbitDelivery)
         await acknowledge(delivery)
         return delivery

@@ -95,6 +95,23 @@ async def test_failed_jobs_are_found_by_their_errors_code(backend: Backend) -> N
     assert [each.id for each in found] == [job.id]
 
 
+async def test_dead_jobs_are_found_whoever_they_belong_to(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    exhausted = replace(FAILED, error={"message": "too often", "code": "attempts_exhausted"})
+    alices, _ = await ended(one, exhausted, tenant="alice")
+    bobs, _ = await ended(one, exhausted, tenant="bob", queue=QueueName("another", Tier.FLEX))
+    await ended(one, FAILED)
+    waiting = await created(one, tenant="bob")
+    assert await one.store.end_unclaimed(waiting.id, exhausted)
+
+    newest = [waiting.id, bobs.id, alices.id]
+    assert [job.id for job in await other.store.dead(limit=10)] == newest
+    assert [job.id for job in await other.store.dead(limit=1, after=newest[0])] == newest[1:2]
+    assert [job.id for job in await other.store.dead(limit=10, model="another")] == [bobs.id]
+    assert await one.store.retry(bobs.id, time.time() + 60)
+    assert [job.id for job in await other.store.dead(limit=10)] == [waiting.id, alices.id]
+
+
 # ── records ──
 
 

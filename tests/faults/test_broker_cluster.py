@@ -90,17 +90,22 @@ def clients_of(node: RabbitMQ, vhost: str) -> int:
 
 async def accepted_again(session: aiohttp.ClientSession) -> None:
     """Each submit is answered in time, and one of them accepted."""
-    job = await wait_until(lambda: accepted(session), "a submit to be accepted", within=60)
+    refusals: list[str] = []
+    job = await wait_until(
+        lambda: accepted(session, refusals), "a submit to be accepted", seen=lambda: (len(refusals), refusals[-1:])
+    )
     assert (await ended(session, job))["status"] == "completed"
 
 
-async def accepted(session: aiohttp.ClientSession) -> str:
+async def accepted(session: aiohttp.ClientSession, refusals: list[str]) -> str:
     """The job's id, empty where the submit was refused."""
     began = time.monotonic()
     async with session.post("/v1/chat/completions", json=NEW.body(background=True)) as response:
         answer = await response.json()
     assert time.monotonic() - began < BOUND
     assert response.status in (202, 503), answer
+    if response.status == 503:
+        refusals.append(f"{time.monotonic() - began:.1f} s: {answer['error']['message']}")
     return answer.get("id", "")
 
 

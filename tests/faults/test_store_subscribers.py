@@ -33,7 +33,6 @@ async def test_streams_are_whole_though_redis_cut_off_the_api_for_slowness(
                 await reached(streams, 10)
                 wire.stall()
                 await wait_until(lambda: not redis_server.subscribers() & ears, "Redis to cut off the API's ear")
-                assert LOST not in api.process.output, "nobody else has: the API has not heard of it"
                 await wire.resume()
 
     await api.process.wait_for(LOST)

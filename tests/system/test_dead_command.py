@@ -6,6 +6,7 @@ import aiohttp
 from click.testing import CliRunner
 
 from ignite.cli import cli
+from tests.faults.test_poison import publish
 from tests.support.chat import Prompt, content_of, ended, job_of, session_with, submit
 from tests.support.cluster import Cluster
 from tests.support.wait_until import wait_until
@@ -25,6 +26,7 @@ async def test_a_job_that_took_its_worker_down_is_listed_and_replayed_under_its_
         heading, *rows = (await dead(api.url, "ls")).splitlines()
         assert heading.split()[0] == "ID"
         assert [row.split()[0] for row in rows] == [job_id]
+        assert " local " in rows[0], "an operator sees whose it is"
         assert (await dead(api.url, "ls", "--model", "another")).splitlines() == [heading]
 
         assert (await dead(api.url, "replay", "--all")).split() in ([job_id, "queued"], [job_id, "in_progress"])
@@ -35,9 +37,37 @@ async def test_a_job_that_took_its_worker_down_is_listed_and_replayed_under_its_
     assert (await dead(api.url, "ls")).splitlines() == [heading]
 
 
+async def test_messages_that_nobody_could_decode_are_listed_replayed_and_purged(
+    cluster: Cluster, amqp_url: str
+) -> None:
+    api = await cluster.api("--models", "simulated")
+    worker = await cluster.worker()
+    for number in range(3):
+        await publish(amqp_url, {"x-job": f"garbage {number}"}, b"\xff")
+    await wait_until(lambda: worker.output.count("delivery.undecodable") == 3)
+    rows = await wait_until(lambda: messages(api.url, 3), "them to be listed")
+    first, *others = [row.split()[0] for row in rows]
+    assert all("ignite.jobs.simulated.default" in row and "JSONDecodeError" in row for row in rows)
+
+    assert await dead(api.url, "replay", first) == f"{first}  put back into ignite.jobs.simulated.default\n"
+    await wait_until(lambda: worker.output.count("delivery.undecodable") == 4, "it to be set aside again")
+    assert await dead(api.url, "purge", others[0]) == f"{others[0]}  forgotten\n"
+    await wait_until(lambda: messages(api.url, 2))
+    assert len((await dead(api.url, "purge", "--all")).splitlines()) == 2
+    assert "nobody could decode" not in await dead(api.url, "ls")
+    assert await dead(api.url, "purge", first, status=1) == f"Error: No message '{first}'.\n"
+
+
+async def messages(url: str, count: int) -> list[str]:
+    lines = (await dead(url, "ls")).splitlines()
+    rows = [line for line in lines if line.startswith("undecodable-")]
+    assert len(rows) == count, lines
+    return rows
+
+
 async def test_replay_wants_to_know_what(cluster: Cluster) -> None:
     api = await cluster.api()
-    assert "name the jobs, or say --all" in await dead(api.url, "replay", status=2)
+    assert "name them, or say --all" in await dead(api.url, "replay", status=2)
     assert await dead(api.url, "replay", "chatcmpl-none", status=1) == "Error: No job 'chatcmpl-none'.\n"
 
 

@@ -24,6 +24,7 @@ from shared.backends.rabbitmq.connection import (
 )
 from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import UNDECODABLE
+from shared.backends.rabbitmq.undecodable import set_aside
 from shared.errors import BackendUnavailable, sentence
 from shared.job import QueueName
 from shared.ports import Choose, Delivery, Message
@@ -233,7 +234,7 @@ class Line:
     async def _set_aside(self, raw: DeliveredMessage, error: Exception) -> None:
         log.error("delivery.undecodable", error=repr(error), next=f"set aside in {UNDECODABLE}")
         try:
-            await self._publisher.set_aside(raw)
+            await set_aside(self._publisher, raw, repr(error))
             await raw.channel.basic_ack(tag_of(raw))
         except (*FAILURES, BackendUnavailable) as failure:
             # Left as it is: it takes one place of the prefetch until the broker delivers it again.

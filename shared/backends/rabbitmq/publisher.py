@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import cast
 
+import aio_pika
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
-from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel as RawChannel
 from pamqp.commands import Basic
 
@@ -26,7 +27,7 @@ from shared.backends.rabbitmq.connection import (
     unavailable,
     version_of,
 )
-from shared.backends.rabbitmq.topology import UNDECODABLE, Topology, retry_name, routing_key, with_jitter
+from shared.backends.rabbitmq.topology import Topology, retry_name, routing_key, with_jitter
 from shared.errors import BackendUnavailable, QueueFull
 from shared.job import QueueName
 from shared.ports import Message
@@ -68,10 +69,20 @@ class Publisher:
         body, properties = message.body or b"", properties_of(message, None)
         await self._send(retry_name(delay), body, properties, routing_key(queue), delay)
 
-    async def set_aside(self, raw: DeliveredMessage) -> None:
-        """Keep what nobody can decode where a person finds it."""
-        properties = Properties(headers=raw.header.properties.headers, delivery_mode=PERSISTENT)
-        await self._send("", raw.body, properties, UNDECODABLE, None)
+    async def send_raw(self, exchange: str, message: aio_pika.Message, key: str) -> None:
+        """As `publish`, for what is no job, to a queue that is there."""
+        await self._send(exchange, message.body, message.properties, key, None)
+
+    @asynccontextmanager
+    async def borrowed(self) -> AsyncGenerator[Channel]:
+        """A channel for other things than publishing. Raises BackendUnavailable, also for what fails inside."""
+        try:
+            with lost_is_no_cancellation():
+                await self._ready(None)
+                async with (await self._link.connection()).channel(publisher_confirms=False) as channel:
+                    yield channel
+        except FAILURES as error:
+            raise unavailable(error) from error
 
     async def _send(self, exchange: str, body: bytes, properties: Properties, key: str, target: Target) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -11,8 +11,9 @@ from shared.backends.rabbitmq.connection import Channel
 from shared.backends.rabbitmq.consumer import Declare, Key, RabbitConsumer
 from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import DEAD, JOBS, Topology, routing_key
+from shared.backends.rabbitmq.undecodable import review
 from shared.job import QueueName
-from shared.ports import Consumer, Message
+from shared.ports import Consumer, Message, Undecodable, Verdict
 
 DEAD_LETTERS_PREFETCH = 16
 LIMIT_PER_QUEUE = (3, 12)
@@ -44,6 +45,9 @@ class RabbitQueue:
         declares: dict[Key, Declare] = {None: self._declare_dead}
         async with RabbitConsumer(self._urls, self._publisher, declares, DEAD_LETTERS_PREFETCH) as consumer:
             yield consumer
+
+    async def undecodable(self, decide: Callable[[Undecodable], Verdict], limit: int) -> Sequence[Undecodable]:
+        return await review(self._publisher, decide, limit)
 
     async def depth(self, queue: QueueName) -> int:
         return await self._publisher.depth(routing_key(queue))

@@ -1,0 +1,80 @@
+"""Messages that nobody could decode. They are kept where a person finds them, and looked through one by one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import aio_pika
+from aio_pika.abc import AbstractIncomingMessage, HeadersType
+from aiormq.abc import DeliveredMessage
+
+from shared.backends.rabbitmq.connection import Channel
+from shared.backends.rabbitmq.publisher import Publisher
+from shared.backends.rabbitmq.topology import JOBS, UNDECODABLE
+from shared.ports import Undecodable, Verdict
+
+FROM, WHY = "x-set-aside-from", "x-set-aside-why"
+
+
+async def set_aside(publisher: Publisher, raw: DeliveredMessage, why: str) -> None:
+    """A copy of `raw`, with what is to be known of it; the message itself is still to be settled."""
+    headers = {**(raw.header.properties.headers or {}), FROM: raw.routing_key or "", WHY: why}
+    await publisher.send_raw("", copy_of(raw.body, headers, f"undecodable-{os.urandom(6).hex()}"), UNDECODABLE)
+
+
+async def review(publisher: Publisher, decide: Callable[[Undecodable], Verdict], limit: int) -> Sequence[Undecodable]:
+    """What stays is published again behind the others, not put back: a quorum queue counts what is put back as
+    deliveries, and may drop what was looked at too often.
+    """
+    async with publisher.borrowed() as channel:
+        return await review_on(channel, publisher, decide, limit)
+
+
+async def review_on(
+    channel: Channel, publisher: Publisher, decide: Callable[[Undecodable], Verdict], limit: int
+) -> Sequence[Undecodable]:
+    queue = await channel.declare_queue(UNDECODABLE, passive=True)
+    seen: list[Undecodable] = []
+    for _ in range(min(limit, queue.declaration_result.message_count or 0)):
+        raw = await queue.get(fail=False)
+        if raw is None:
+            break
+        found = told(raw)
+        seen.append(found)
+        await carry_out(publisher, raw, found, decide(found))
+        await raw.ack()
+    return seen
+
+
+async def carry_out(publisher: Publisher, raw: AbstractIncomingMessage, found: Undecodable, verdict: Verdict) -> None:
+    match verdict:
+        case "keep":
+            await publisher.send_raw("", copy_of(raw.body, raw.headers, found.id, raw.timestamp), UNDECODABLE)
+        case "replay":
+            ours = {name: value for name, value in raw.headers.items() if name not in (FROM, WHY)}
+            await publisher.send_raw(JOBS, copy_of(raw.body, ours, found.id), found.queue)
+        case "forget":
+            pass
+
+
+def copy_of(body: bytes, headers: HeadersType, message_id: str, at: object = None) -> aio_pika.Message:
+    return aio_pika.Message(
+        body,
+        headers=headers,
+        message_id=message_id,
+        timestamp=time.time() if at is None else at,  # pyright: ignore[reportArgumentType]
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+    )
+
+
+def told(raw: AbstractIncomingMessage) -> Undecodable:
+    return Undecodable(
+        id=raw.message_id or "",
+        queue=str(raw.headers.get(FROM, "")),
+        at=raw.timestamp.timestamp() if raw.timestamp else 0.0,
+        reason=str(raw.headers.get(WHY, "")),
+        headers={name: str(value) for name, value in raw.headers.items() if name not in (FROM, WHY)},
+        body=raw.body,
+    )

@@ -1,0 +1,31 @@
+"""/v1/dead: the operator's view of what was given up."""
+
+from tests.producer.api import Api, ask, embedded_api
+from tests.support.wait_until import wait_until
+
+KEYS = "alice=secret-alice"
+
+
+async def test_dead_jobs_are_listed_with_their_tenants_and_tried_again(api: Api) -> None:
+    """Without keys everyone on loopback is the operator."""
+    job_id = await api.submit(ask("break"))
+    await api.ended(job_id)
+    (job,) = (await api.get("/v1/dead")).json["data"]
+    assert (job["id"], job["tenant"], job["error"]["code"]) == (job_id, "local", "attempts_exhausted")
+    assert (await api.get("/v1/dead?model=another")).json["data"] == []
+
+    assert (await api.post({}, f"/v1/dead/{job_id}/retry")).json["id"] == job_id
+    await wait_until(lambda: len(api.engine.asked) == 2, "it to be tried again")
+
+
+async def test_only_an_operator_may_look() -> None:
+    async with embedded_api(api_keys=KEYS) as api:
+        for method, path in (("GET", ""), ("POST", "/x/retry"), ("GET", "/messages"), ("DELETE", "/messages/x")):
+            answer = await api.call(method, f"/v1/dead{path}", headers={"authorization": "Bearer secret-alice"})
+            assert (answer.status, answer.error["type"]) == (403, "permission_error"), path
+
+
+async def test_what_is_not_there_is_not_found(api: Api) -> None:
+    assert (await api.get("/v1/dead/messages")).json == {"object": "list", "data": []}
+    for method, path in (("POST", "/chatcmpl-0/retry"), ("POST", "/messages/x/replay"), ("DELETE", "/messages/x")):
+        assert (await api.call(method, f"/v1/dead{path}")).status == 404, path
