@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.chaos.ledger import TAG, Ledger
+from tests.chaos.ledger import KEYS, TAG, Ledger, signed_with
 from tests.chaos.load import OVER
 from tests.chaos.supervise import Slot, Supervisor
 from tests.support.pace import pause
@@ -67,7 +67,8 @@ def files_of(pid: int) -> int:
 
 async def gauges_of(slot: Slot) -> dict[str, int]:
     """What an API counts itself."""
-    async with aiohttp.ClientSession() as session, session.get(f"{slot.url}/metrics") as response:
+    key = signed_with(next(iter(KEYS)))
+    async with aiohttp.ClientSession(headers=key) as session, session.get(f"{slot.url}/metrics") as response:
         told = GAUGE.findall(await response.text())
     return {
         TASKS: sum(int(float(value)) for name, value in told if name == "ignite_asyncio_tasks"),
@@ -98,6 +99,7 @@ class Inspector:
         self._ledger = ledger
         self._patience = patience
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._keys = {call.job_id: call.key for call in ledger.calls if call.job_id}
         self.aftermath = Aftermath()
 
     async def inspect(self, allowed: Allowed) -> Aftermath:
@@ -126,7 +128,7 @@ class Inspector:
 
     async def _until_all_over(self, session: aiohttp.ClientSession) -> None:
         async def all_over() -> bool:
-            statuses = await self._list(session)
+            statuses = {job: found for key in KEYS for job, found in (await self._list(session, key)).items()}
             self.aftermath.listed = {job_id: tag for job_id, (_, tag) in statuses.items()}
             over = all(status in OVER for status, _ in statuses.values())
             if not over:
@@ -135,35 +137,39 @@ class Inspector:
 
         await self._patiently(all_over)
 
-    async def _list(self, session: aiohttp.ClientSession) -> dict[str, tuple[str, str]]:
+    async def _list(self, session: aiohttp.ClientSession, key: str) -> dict[str, tuple[str, str]]:
         found: dict[str, tuple[str, str]] = {}
         after: dict[str, str] = {}
         while True:
-            status, data = await self._get(session, "/v1/jobs", 0, limit="100", **after)
+            status, data = await self._get(session, "/v1/jobs", 0, key, limit="100", **after)
             assert status == 200, data
             page = data.json()
             found |= {job["id"]: (job["status"], job["metadata"].get(TAG, "")) for job in page["data"]}
+            self._keys |= {job["id"]: key for job in page["data"]}
             if not page["has_more"]:
                 return found
             after = {"after": page["last_id"]}
 
     async def _look_at(self, session: aiohttp.ClientSession, job_id: str, state: JobState) -> None:
         """From every API; events only of a job that is over, since others have no end."""
-        path = f"/v1/jobs/{job_id}"
+        path, key = f"/v1/jobs/{job_id}", self._keys[job_id]
         async with self._turns:
             for api in range(len(self._supervisor.of("api"))):
-                status, data = await self._get(session, path, api)
+                status, data = await self._get(session, path, api, key)
                 state.statuses.append(str(data.json()["status"]) if status == 200 else f"HTTP {status}")
-                status, data = await self._get(session, f"{path}/result", api)
+                status, data = await self._get(session, f"{path}/result", api, key)
                 state.results.append((status, data.data))
             if state.statuses[0] in OVER:
-                _, data = await self._get(session, f"{path}/events", random.randrange(8))
+                _, data = await self._get(session, f"{path}/events", random.randrange(8), key)
                 state.events = data.data
 
-    async def _get(self, session: aiohttp.ClientSession, path: str, api: int, **params: str) -> tuple[int, "Body"]:
+    async def _get(
+        self, session: aiohttp.ClientSession, path: str, api: int, key: str, **params: str
+    ) -> tuple[int, "Body"]:
         apis = self._supervisor.of("api")
         url = apis[api % len(apis)].url
-        async with session.get(url + path, params=params, timeout=aiohttp.ClientTimeout(30)) as response:
+        patience = aiohttp.ClientTimeout(30)
+        async with session.get(url + path, params=params, headers=signed_with(key), timeout=patience) as response:
             return response.status, Body(await response.read())
 
     # ── servers and processes ──

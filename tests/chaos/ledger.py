@@ -12,6 +12,12 @@ from tests.support.chat import Prompt
 
 DONE = "[DONE]"
 TAG = "chaos"
+KEYS = {f"sk-chaos-{tenant}": tenant for tenant in ("alice", "bob", "carol")}
+"""The clients' keys, each a tenant of its own: they take turns."""
+
+
+def signed_with(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
 
 
 class Use(StrEnum):
@@ -112,6 +118,10 @@ class Call:
     answers: list[Answer] = field(default_factory=list[Answer])
     polls: list[Answer] = field(default_factory=list[Answer])
     cancel: Answer | None = None
+
+    @property
+    def key(self) -> str:
+        return list(KEYS)[int(self.tag) % len(KEYS)]
 
     @property
     def first(self) -> Answer:

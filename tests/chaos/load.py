@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from tests.chaos.ledger import DONE, STREAMED, TAG, Answer, Call, End, Ledger, SignedPrompt, Use
+from tests.chaos.ledger import DONE, STREAMED, TAG, Answer, Call, End, Ledger, SignedPrompt, Use, signed_with
 from tests.support.pace import pause
 
 OVER = frozenset({"completed", "failed", "cancelled", "expired"})
@@ -124,7 +124,7 @@ class Load:
             if answer.status != 200:
                 await pause(AGAIN)
             after = {"starting_after": len(call.frames) - 1}
-            answer = await self._ask(call.answers, chance, "GET", f"/v1/jobs/{call.job_id}/events", params=after)
+            answer = await self._ask(call, call.answers, chance, "GET", f"{job_path(call)}/events", params=after)
 
     async def _unary(self, call: Call, chance: random.Random) -> None:
         await self._submit(call, chance)
@@ -136,7 +136,7 @@ class Load:
 
     async def _poll(self, call: Call, chance: random.Random) -> None:
         while True:
-            answer = await self._ask(call.polls, chance, "GET", f"/v1/jobs/{call.job_id}", params={"wait": 10})
+            answer = await self._ask(call, call.polls, chance, "GET", job_path(call), params={"wait": 10})
             if answer.status == 200 and answer.end is End.WHOLE:
                 if answer.json()["status"] in OVER:
                     return
@@ -166,7 +166,7 @@ class Load:
 
     async def _cancel(self, call: Call, chance: random.Random) -> None:
         said: list[Answer] = []
-        call.cancel = await self._ask(said, chance, "POST", f"/v1/jobs/{call.job_id}/cancel")
+        call.cancel = await self._ask(call, said, chance, "POST", f"{job_path(call)}/cancel")
 
     async def _left_stream(self, call: Call, chance: random.Random) -> None:
         enough = chance.randint(1, 15)
@@ -184,16 +184,23 @@ class Load:
 
     async def _submit(self, call: Call, chance: random.Random, until: Until | None = None, **more: Any) -> Answer:
         body = call.prompt.body(metadata={TAG: call.tag}, **more)
-        return await self._ask(call.answers, chance, "POST", "/v1/chat/completions", until, json=body)
+        return await self._ask(call, call.answers, chance, "POST", "/v1/chat/completions", until, json=body)
 
     async def _ask(
-        self, into: list[Answer], chance: random.Random, method: str, path: str, until: Until | None = None, **what: Any
+        self,
+        call: Call,
+        into: list[Answer],
+        chance: random.Random,
+        method: str,
+        path: str,
+        until: Until | None = None,
+        **what: Any,
     ) -> Answer:
         name, url = await self._some_api(chance)
         answer = Answer(name, path)
         into.append(answer)
         try:
-            async with self._session.request(method, url + path, **what) as response:
+            async with self._session.request(method, url + path, headers=signed_with(call.key), **what) as response:
                 await self._read(response, answer, until)
         except (aiohttp.ClientError, OSError) as error:
             answer.end, answer.error = End.CUT, repr(error)
@@ -217,3 +224,7 @@ class Load:
         while (api := self._apis.pick_api(chance)) is None:
             await pause(AGAIN)
         return api
+
+
+def job_path(call: Call) -> str:
+    return f"/v1/jobs/{call.job_id}"

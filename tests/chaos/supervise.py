@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.ledger import Ledger, Struck
+from tests.chaos.ledger import KEYS, Ledger, Struck
 from tests.chaos.plan import Fault, Kind
 from tests.chaos.wires import Pair, Servers, Wires
 from tests.support.cluster import API_READY, WORKER_READY
@@ -21,6 +21,8 @@ from tests.support.wait_until import wait_until
 
 ROOT = Path(__file__).parents[2]
 LEASE = 3
+CONCURRENCY = 8
+"""Per worker: all of them together have less than there are clients, so that tenants wait for one another."""
 DRAIN = 5
 SWEEP, NEVER = 15, 86400
 """Seconds between searches for strays: soon enough to be seen at the end of a campaign, too late to stand in for a
@@ -146,11 +148,21 @@ class Supervisor:
 
     def _api_options(self) -> list[str]:
         urls = self._urls(self.wires.apis)
-        return [*urls, "--port", "0", "--sweep", str(NEVER if self._build else SWEEP)]
+        keys = ",".join(f"{tenant}={key}" for key, tenant in KEYS.items())
+        return [*urls, "--port", "0", "--api-keys", keys, "--sweep", str(NEVER if self._build else SWEEP)]
 
     def _worker_options(self, number: int) -> list[str]:
         urls = self._urls(self.wires.workers[number])
-        return [*urls, "--engine", "simulated", "--concurrency", "16", "--lease", str(LEASE), *NEVER_GIVE_UP]
+        return [
+            *urls,
+            "--engine",
+            "simulated",
+            "--concurrency",
+            str(CONCURRENCY),
+            "--lease",
+            str(LEASE),
+            *NEVER_GIVE_UP,
+        ]
 
     def _urls(self, wires: Pair) -> list[str]:
         servers = self.servers
