@@ -12,7 +12,10 @@ from ignite.jobs_command import jobs
 from ignite.keys_command import keys
 from ignite.options import settings_of, settings_options
 
-BACKEND = ("amqp_url", "redis_url", "queue_limit", "fairness", "tenant_weights", "consumer_timeout")
+BACKEND = (
+    *("amqp_url", "redis_url", "consumer_timeout"),
+    *("queue_limit", "queue_token_limit", "tenant_queue_limit", "fairness", "tenant_weights"),
+)
 API = (
     *("host", "port", "grpc", "grpc_port", "api_keys", "body_limit", "models"),
     *("job_deadline", "retention", "job_retention", "keepalive", "unary_padding", "sweep"),

@@ -4,20 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.errors import DeadlineExceeded, IgniteError, InvalidRequest, ShuttingDown
-from shared.ports import ModelInfo
+from shared.errors import DeadlineExceeded, IgniteError, InvalidRequest, QueueFull, RateLimited, ShuttingDown
+from shared.ports import Backlog, ModelInfo
 from shared.schema import ChatCompletionRequest
 
 DRAIN_RETRY = 5.0
 """Seconds until a client should try again while this replica drains: another one answers by then."""
 
+SOONEST = 0.5
+"""Of the wait that is estimated: a job for which even that is too long will not be in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """What may wait in one queue: jobs, tokens (0: any number), and jobs of one tenant (0: any number)."""
+
+    jobs: int
+    tokens: int = 0
+    tenant_jobs: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What admission looks at. `time_left`: seconds until the deadline."""
+    """What admission looks at. Times in seconds. `time_left`: until the deadline; `tokens`: the job's own estimate;
+    `backlog`: what waits in its queue, None where that is not known; `wait`: until the job would be started, None where
+    no measurement of it can be trusted; `room_in`: until a job has left the queue.
+    """
 
     draining: bool
     time_left: float
+    limits: QueueLimits
+    tokens: int = 0
+    backlog: Backlog | None = None
+    wait: float | None = None
+    room_in: float | None = None
 
 
 def refusal(facts: Facts) -> IgniteError | None:
@@ -27,7 +47,37 @@ def refusal(facts: Facts) -> IgniteError | None:
         return DeadlineExceeded(
             "The deadline had passed before the request was queued.", code="deadline_exceeded_in_queue"
         )
+    if facts.backlog is not None and (full := overfull(facts, facts.backlog, facts.limits)) is not None:
+        return full
+    return out_of_reach(facts)
+
+
+def overfull(facts: Facts, backlog: Backlog, limits: QueueLimits) -> IgniteError | None:
+    if backlog.jobs >= limits.jobs:
+        return QueueFull(f"The queue is full: {backlog.jobs} jobs wait.", retry_after=facts.room_in)
+    if limits.tokens and backlog.jobs and backlog.tokens + facts.tokens > limits.tokens:
+        return QueueFull(f"The queue is full: about {backlog.tokens} tokens wait.", retry_after=facts.room_in)
+    if limits.tenant_jobs and backlog.tenant_jobs >= limits.tenant_jobs:
+        return RateLimited(
+            f"{backlog.tenant_jobs} of your jobs wait in this queue, and no more may.", retry_after=facts.room_in
+        )
     return None
+
+
+def out_of_reach(facts: Facts) -> IgniteError | None:
+    """A client learns now what it would learn at its deadline."""
+    if facts.wait is None or facts.wait * SOONEST <= facts.time_left:
+        return None
+    return RateLimited(
+        f"The wait is about {facts.wait:.0f} s, and the deadline is in {facts.time_left:.0f} s.",
+        code="deadline_out_of_reach",
+        retry_after=facts.wait - facts.time_left,
+    )
+
+
+def jobs_before(backlog: Backlog, *, fair: bool) -> int:
+    """About how many jobs would be started before one that is submitted now."""
+    return min(backlog.jobs, backlog.tenant_jobs * backlog.tenants) if fair else backlog.jobs
 
 
 TAKEN_AS = {"text": "text", "refusal": "text", "image_url": "image", "input_audio": "audio", "file": "file"}

@@ -17,7 +17,7 @@ from producer.jobs import JobId, job_response
 from producer.openapi import FOR_A_JOB, answers, is_json
 from shared.errors import NotFound
 from shared.job import Job
-from shared.ports import Undecodable, Verdict
+from shared.ports import Undecodable, Fate
 
 MOST_MESSAGES = 1000
 """Messages that are looked through in one call."""
@@ -97,8 +97,8 @@ async def job_of_anybody(request: Request, job_id: str) -> Job:
     return job
 
 
-async def settle(request: Request, message_id: str, verdict: Verdict) -> Response:
-    def decide(message: Undecodable) -> Verdict:
+async def settle(request: Request, message_id: str, fate: Fate) -> Response:
+    def decide(message: Undecodable) -> Fate:
         return verdict if message.id == message_id else "keep"
 
     for message in await review(request, decide):
@@ -107,7 +107,7 @@ async def settle(request: Request, message_id: str, verdict: Verdict) -> Respons
     raise NotFound(f"No message '{message_id}'.")
 
 
-async def review(request: Request, decide: Callable[[Undecodable], Verdict]) -> list[Undecodable]:
+async def review(request: Request, decide: Callable[[Undecodable], Fate]) -> list[Undecodable]:
     return list(await doors_of(request).backend.queue.undecodable(decide, MOST_MESSAGES))
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from producer import admission
+from producer.admission import unreadable
 from producer.catalog import Catalog
 from producer.chores import Chores
-from producer.drain_rate import DrainRate
+from producer.door import Door
 from producer.limits import Meter
 from producer.metrics import JOBS_SUBMITTED
 from producer.submission import Submission, new_job
@@ -80,8 +80,8 @@ class JobService:
         self._backend = backend
         self._catalog = catalog
         self._settings = settings
-        self._rates = DrainRate()
         self._chores = Chores()
+        self._door = Door(backend.store, settings, self._chores)
         self.draining = False
 
     async def close(self) -> None:
@@ -112,12 +112,11 @@ class JobService:
 
     async def _admit(self, submission: Submission) -> Job:
         job = new_job(submission, self._settings)
-        if (refused := admission.refusal(admission.Facts(self.draining, job.deadline_at - time.time()))) is not None:
-            raise refused
         wrong = webhook_refusal(job.webhook_url, background=submission.background, settings=self._settings)
         if wrong is not None:
             raise wrong
         job.model = await self._model_for(submission)
+        await self._door.admit(job, draining=self.draining)
         if submission.idempotency_key is None:
             await self._count(job, submission)
         return job
@@ -127,8 +126,8 @@ class JobService:
         model = await self._catalog.get(submission.request.model)
         submission.principal.require_model(model.id)
         await self._catalog.expect_workers(model)
-        if (unreadable := admission.unreadable(submission.request, model)) is not None:
-            raise unreadable
+        if (refused := unreadable(submission.request, model)) is not None:
+            raise refused
         return model.id
 
     async def _count(self, job: Job, submission: Submission) -> None:
@@ -179,7 +178,7 @@ class JobService:
         try:
             await self._backend.queue.publish(message)
         except QueueFull as error:
-            error.retry_after = self._rates.seconds_for(str(job.queue), 1)
+            error.retry_after = self._door.room_in(job.queue)
             raise
 
     # ── look ──
@@ -251,15 +250,9 @@ class JobService:
         if now.status is JobStatus.QUEUED:
             position = await self._backend.store.position(now)
             workers = await self._catalog.workers(now.model)
-            return Place(now.status, position, self._eta(now, position), alive=False, workers=workers)
+            return Place(now.status, position, self._door.eta(now, position), alive=False, workers=workers)
         alive = now.owner is not None and await self._backend.registry.alive(now.owner)
         return Place(now.status, None, None, alive=alive)
-
-    def _eta(self, job: Job, position: int | None) -> float | None:
-        if position is None:
-            return None
-        self._rates.observe(str(job.queue), job.id, position)
-        return self._rates.estimate(str(job.queue), position)
 
     @asynccontextmanager
     async def attach(self, job: Job, body: bytes | None = None) -> AsyncGenerator[Call]:

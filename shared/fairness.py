@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 Tag = float
@@ -46,13 +46,14 @@ class Entry:
 @dataclass(slots=True)
 class FairLine:
     """One queue. Job ids sort by age. Whatever is told twice is done once. `jobs`: how many wait; `tokens`: of all of
-    them.
+    them; `started`: how many have ever been.
     """
 
     clock: Callable[[], float] = time.time
     virtual: Tag = 0.0
     jobs: int = 0
     tokens: int = 0
+    started: int = 0
     _jobs: dict[str, Entry] = field(default_factory=dict[str, Entry])
     _waiting: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     _tags: dict[str, Tag] = field(default_factory=dict[str, Tag])
@@ -61,7 +62,7 @@ class FairLine:
     _carried: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
-    def tenants(self) -> Iterable[str]:
+    def tenants(self) -> Collection[str]:
         """Those that have jobs waiting."""
         return self._waiting.keys()
 
@@ -97,6 +98,7 @@ class FairLine:
         tag = entry and self._tags.get(entry.tenant, 0.0)
         if entry is not None and tag is not None and self._exit(job_id):
             self.virtual = max(self.virtual, tag)
+            self.started += 1
             self._charge(entry.tenant, entry.cost)
             self._debts = {tenant: debt for tenant, debt in self._debts.items() if debt > self.virtual}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from shared.job import Job, JobStatus, QueueName
@@ -125,7 +125,7 @@ class Undecodable:
     body: bytes
 
 
-Verdict = Literal["keep", "replay", "forget"]
+Fate = Literal["keep", "replay", "forget"]
 
 
 class JobQueue(Protocol):
@@ -149,7 +149,7 @@ class JobQueue(Protocol):
         """Take the dead letters, each of them to one consumer; `ack` forgets one for good."""
         ...
 
-    async def undecodable(self, decide: Callable[[Undecodable], Verdict], limit: int) -> Sequence[Undecodable]:
+    async def undecodable(self, decide: Callable[[Undecodable], Fate], limit: int) -> Sequence[Undecodable]:
         """Look through the messages that nobody could decode, at most `limit` of them, and do with each what `decide`
         says: keep it, put it back into the queue it came from, or forget it. Those that were there.
         """
@@ -276,6 +276,24 @@ class JobFilter:
     code: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     stored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in one queue. `tokens`: the jobs' estimates; `tenants`: how many have jobs waiting; `tenant_jobs`:
+    those of the tenant that was asked for; `started`: how many jobs of the queue have ever been started.
+    """
+
+    jobs: int
+    tokens: int
+    tenants: int
+    tenant_jobs: int
+    started: int
+
+    def with_more(self, count: int, tokens: int) -> Backlog:
+        """So many more of that tenant's wait, of so many tokens each."""
+        more = {"jobs": self.jobs + count, "tenant_jobs": self.tenant_jobs + count}
+        return replace(self, tokens=self.tokens + count * tokens, **more)
 
 
 class JobStore(Protocol):
@@ -411,6 +429,10 @@ class JobStore(Protocol):
 
     async def knew(self, tenant: str, job_id: str) -> bool:
         """Whether the tenant had this job, also after its data has expired."""
+        ...
+
+    async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
+        """What waits in `queue`, and how much of it is the tenant's."""
         ...
 
     async def position(self, job: Job) -> int | None:

@@ -55,7 +55,11 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(None, description="Redis; with amqp_url: the distributed backend")
     data_dir: Path = Field(Path("ignite-data"), description="the embedded backend's files")
-    queue_limit: int = Field(10_000, ge=1, description="jobs that may wait in one queue before submits are refused")
+    queue_limit: int = Field(100_000, ge=1, description="jobs that may wait in one queue before submits are refused")
+    queue_token_limit: int = Field(0, ge=0, description="the same in tokens, as estimated; 0: any number")
+    tenant_queue_limit: int = Field(
+        20_000, ge=0, description="jobs of one tenant that may wait in one queue; 0: any number"
+    )
     fairness: bool = Field(True, description="tenants take turns in a queue, by tokens; off: in the order of arrival")
     tenant_weights: str = Field("", description="comma-separated name=weight pairs: tenants whose share is not 1")
     consumer_timeout: float = Field(1800, gt=0, description="what RabbitMQ before 3.12 has been told by that name")

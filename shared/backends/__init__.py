@@ -7,6 +7,11 @@ from contextlib import AbstractAsyncContextManager
 from shared.ports import Backend, Documents
 from shared.settings import Settings
 
+MESSAGES_PER_JOB = 2
+"""The queue's own bound is beyond the one that submits are refused at: what has been run before its turn in the broker
+leaves its message there until that comes.
+"""
+
 
 def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncContextManager[Backend]:
     """The backend that the settings ask for, open while inside; each is imported when asked for. `follows`: whether
@@ -17,14 +22,14 @@ def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncCo
 
         return open_distributed(
             *(settings.amqp_url, settings.redis_url),
-            queue_limit=settings.queue_limit,
+            queue_limit=settings.queue_limit * MESSAGES_PER_JOB,
             fair=settings.fairness,
             consumer_timeout=settings.consumer_timeout,
             follows=follows,
         )
     from shared.backends.embedded import open_embedded
 
-    return open_embedded(settings.data_dir, queue_limit=settings.queue_limit, fair=settings.fairness)
+    return open_embedded(settings.data_dir, queue_limit=settings.queue_limit * MESSAGES_PER_JOB, fair=settings.fairness)
 
 
 def open_documents(settings: Settings) -> AbstractAsyncContextManager[Documents]:

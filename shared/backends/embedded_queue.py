@@ -23,7 +23,7 @@ from shared.backends.embedded_entries import Entry, Key, Line
 from shared.backends.sqlite import Connection, Database
 from shared.errors import QueueFull
 from shared.job import QueueName
-from shared.ports import Consumer, Message, Undecodable, Verdict
+from shared.ports import Consumer, Message, Undecodable, Fate
 
 AT_HAND = 64
 """Messages just published that are kept in memory, so that a waiting consumer need not read them back."""
@@ -70,7 +70,7 @@ class EmbeddedQueue:
         async with self._consume([None], DEAD_LETTERS_PREFETCH) as consumer:
             yield consumer
 
-    async def undecodable(self, decide: Callable[[Undecodable], Verdict], limit: int) -> Sequence[Undecodable]:
+    async def undecodable(self, decide: Callable[[Undecodable], Fate], limit: int) -> Sequence[Undecodable]:
         """Nobody but this process writes messages here."""
         del decide, limit
         return ()

@@ -16,8 +16,8 @@ from shared.backends.embedded_registry import EmbeddedRegistry
 from shared.backends.follower import FollowerHub
 from shared.backends.sqlite import Database
 from shared.errors import AttemptsExhausted
-from shared.job import Job, JobStatus
-from shared.ports import Claim, Ending, JobFilter, NotClaimed
+from shared.job import Job, JobStatus, QueueName
+from shared.ports import Backlog, Claim, Ending, JobFilter, NotClaimed
 
 
 class EmbeddedStore:
@@ -124,6 +124,10 @@ class EmbeddedStore:
 
     async def requeued(self, job_id: str) -> None:
         """A message that was published again is in the database, and that is what `strays` looks for."""
+
+    async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
+        line = self._lines.of(queue)
+        return Backlog(line.jobs, line.tokens, len(line.tenants), line.jobs_of(tenant), line.started)
 
     async def body(self, job_id: str) -> bytes | None:
         return await self._database.run(lambda db: jobs.body(db, job_id))

@@ -16,6 +16,7 @@ from shared.backends import redis_keys as keys
 from shared.backends.redis import Pipeline, retrieve
 from shared.fairness import estimated_rank
 from shared.job import Job
+from shared.ports import Backlog
 
 KNOWN_FOR = 1.0
 """Seconds for which what a step said of who waits is good enough."""
@@ -62,6 +63,9 @@ class RedisLine:
         chosen, tenants = await self._redis.step("line_turn", [keys.line(queue)], job.id, served or "", time.time())
         self._contenders[queue] = Contenders(tenants, time.monotonic())
         return chosen.decode()
+
+    async def backlog(self, queue: str, tenant: str) -> Backlog:
+        return Backlog(*await self._redis.step("line_backlog", [keys.line(queue)], tenant, patient=True))
 
     async def ahead(self, job: Job, *, fair: bool) -> int | None:
         """How many start before `job`; None if it does not wait."""

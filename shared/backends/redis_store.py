@@ -21,8 +21,8 @@ from shared.backends.redis_records import decode_job, milliseconds, time_to_live
 from shared.backends.spec import encode_spec
 from shared.errors import AttemptsExhausted, BackendUnavailable, IdempotencyKeyReused
 from shared.frames import count_frames
-from shared.job import ENDINGS, Job, JobEvent, JobStatus, new_job_id, sources
-from shared.ports import AttemptFenced, Claim, Ending, JobFilter, NotClaimed
+from shared.job import ENDINGS, Job, JobEvent, JobStatus, QueueName, new_job_id, sources
+from shared.ports import AttemptFenced, Backlog, Claim, Ending, JobFilter, NotClaimed
 
 MEMORY_OF_IDS = 7 * 86400.0
 """Seconds for which a tenant's job ids are known after their data has expired: 410, not 404."""
@@ -220,6 +220,9 @@ class RedisStore:
             self._line.leave(str(job.queue), chosen)
             served = chosen
         return None
+
+    async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
+        return await self._line.backlog(str(queue), tenant)
 
     async def body(self, job_id: str) -> bytes | None:
         return await self._redis.command("GET", keys.body(job_id))

@@ -6,5 +6,4 @@ redis.call('ZADD', line .. ':open', ARGV[2], id)
 redis.call('HSET', line .. ':jobs', id, ARGV[4] .. ' ' .. ARGV[5] .. ' ' .. ARGV[6])
 enter(line, id, {tenant = ARGV[6], tokens = tonumber(ARGV[4])})
 last(line, tonumber(ARGV[3]))
-return {redis.call('ZCARD', line .. ':lines'), redis.call('HGET', line .. ':state', 'tokens'),
-  redis.call('HGET', line .. ':state', 'n ' .. ARGV[6])}
+return 1

@@ -55,7 +55,7 @@ end
 -- ── a queue's line: shared/fairness.py in Redis. `line` begins the names of its keys, which are all in one slot:
 -- :open id → place (see keys.open_jobs) · :jobs id → "<tokens> <weight> <tenant>" · :lines "<tenant>\0<id>" of those that wait
 -- :tags tenant → tag of those with jobs waiting · :debts the same of the others · :later id → when it waits again
--- :state v (virtual time), tokens (that wait), n <tenant> (jobs that wait), c <id> (what its delivery carries)
+-- :state v (virtual time), tokens (that wait), n <tenant> (jobs that wait), c <id> (what its delivery carries), started
 
 local RUNNING = 1e10
 local LINE_KEYS = {':open', ':jobs', ':lines', ':tags', ':debts', ':later', ':state'}
@@ -125,6 +125,7 @@ local function start(line, id, entry)
   if not tag then return end
   local v = math.max(virtual(line), tag)
   redis.call('HSET', line .. ':state', 'v', exact(v))
+  redis.call('HINCRBY', line .. ':state', 'started', 1)
   charge(line, entry.tenant, entry.tokens / entry.weight)
   redis.call('ZREMRANGEBYSCORE', line .. ':debts', '-inf', exact(v))
 end

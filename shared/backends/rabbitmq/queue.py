@@ -13,7 +13,7 @@ from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import DEAD, JOBS, Topology, routing_key
 from shared.backends.rabbitmq.undecodable import review
 from shared.job import QueueName
-from shared.ports import Consumer, Message, Undecodable, Verdict
+from shared.ports import Consumer, Message, Undecodable, Fate
 
 DEAD_LETTERS_PREFETCH = 16
 LIMIT_PER_QUEUE = (3, 12)
@@ -46,7 +46,7 @@ class RabbitQueue:
         async with RabbitConsumer(self._urls, self._publisher, declares, DEAD_LETTERS_PREFETCH) as consumer:
             yield consumer
 
-    async def undecodable(self, decide: Callable[[Undecodable], Verdict], limit: int) -> Sequence[Undecodable]:
+    async def undecodable(self, decide: Callable[[Undecodable], Fate], limit: int) -> Sequence[Undecodable]:
         return await review(self._publisher, decide, limit)
 
     async def depth(self, queue: QueueName) -> int:

@@ -13,7 +13,7 @@ from aiormq.abc import DeliveredMessage
 from shared.backends.rabbitmq.connection import Channel
 from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import JOBS, UNDECODABLE
-from shared.ports import Undecodable, Verdict
+from shared.ports import Undecodable, Fate
 
 FROM, WHY = "x-set-aside-from", "x-set-aside-why"
 
@@ -24,7 +24,7 @@ async def set_aside(publisher: Publisher, raw: DeliveredMessage, why: str) -> No
     await publisher.send_raw("", copy_of(raw.body, headers, f"undecodable-{os.urandom(6).hex()}"), UNDECODABLE)
 
 
-async def review(publisher: Publisher, decide: Callable[[Undecodable], Verdict], limit: int) -> Sequence[Undecodable]:
+async def review(publisher: Publisher, decide: Callable[[Undecodable], Fate], limit: int) -> Sequence[Undecodable]:
     """What stays is published again behind the others, not put back: a quorum queue counts what is put back as
     deliveries, and may drop what was looked at too often.
     """
@@ -33,7 +33,7 @@ async def review(publisher: Publisher, decide: Callable[[Undecodable], Verdict],
 
 
 async def review_on(
-    channel: Channel, publisher: Publisher, decide: Callable[[Undecodable], Verdict], limit: int
+    channel: Channel, publisher: Publisher, decide: Callable[[Undecodable], Fate], limit: int
 ) -> Sequence[Undecodable]:
     queue = await channel.declare_queue(UNDECODABLE, passive=True)
     seen: list[Undecodable] = []
@@ -48,8 +48,8 @@ async def review_on(
     return seen
 
 
-async def carry_out(publisher: Publisher, raw: AbstractIncomingMessage, found: Undecodable, verdict: Verdict) -> None:
-    match verdict:
+async def carry_out(publisher: Publisher, raw: AbstractIncomingMessage, found: Undecodable, fate: Fate) -> None:
+    match fate:
         case "keep":
             await publisher.send_raw("", copy_of(raw.body, raw.headers, found.id, raw.timestamp), UNDECODABLE)
         case "replay":

@@ -1,0 +1,130 @@
+"""What is known of queues at the door: limits per queue and per tenant, and deadlines that are out of reach."""
+
+import pytest
+
+from producer.chores import Chores
+from producer.door import Door
+from shared.errors import QueueFull, RateLimited
+from shared.job import IdempotencyKey, Job
+from shared.ports import Backlog
+from shared.settings import Settings
+from tests.contract.performers import QUEUE, new_job
+from tests.producer.api import ask, embedded_api
+from tests.support.wait_until import wait_until
+
+
+class Store:
+    """Says what the test says, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.jobs, self.tenant_jobs, self.started, self.asked = 0, 0, 0, 0
+
+    async def backlog(self, *_: object) -> Backlog:
+        self.asked += 1
+        return Backlog(self.jobs, self.jobs * 100, 2, self.tenant_jobs, self.started)
+
+
+class Hall:
+    def __init__(self, **settings: object) -> None:
+        self.store = Store()
+        self.chores = Chores()
+        self.door = Door(self.store, Settings(**settings), self.chores)  # type: ignore[arg-type]
+
+    async def admit(self, count: int = 1, **wishes: object) -> Job:
+        for _ in range(count):
+            await self.door.admit(job := new_job(tokens=100, **wishes), draining=False)
+        return job
+
+    async def known(self) -> None:
+        """Until the look in the background has taken place."""
+        await wait_until(lambda: self.store.asked > 0, "a look")
+        await self.chores.close()
+
+
+async def test_who_comes_is_not_kept_waiting_for_a_look() -> None:
+    hall = Hall(queue_limit=1000)
+    await hall.admit(count=3)
+    assert hall.store.asked == 0
+    await hall.known()
+    await hall.admit(count=50)
+    assert hall.store.asked <= 2, "what is known is good for a while"
+
+
+async def test_the_limit_holds_between_looks() -> None:
+    hall = Hall(queue_limit=10)
+    with pytest.raises(QueueFull):
+        for _ in range(20):
+            await hall.admit()
+            hall.store.jobs += 1
+            await hall.known()
+    assert hall.store.jobs == 10
+    assert hall.store.asked <= 5
+
+
+async def test_nobody_is_turned_away_for_what_was_true_a_moment_ago() -> None:
+    hall = Hall(tenant_queue_limit=5)
+    hall.store.tenant_jobs = 5
+    await hall.admit()
+    await hall.known()
+    hall.store.tenant_jobs = 0
+    await hall.admit()
+
+
+async def test_a_tenants_limit_and_the_tokens_limit() -> None:
+    hall = Hall(tenant_queue_limit=5, queue_token_limit=1000)
+    hall.store.tenant_jobs = 5
+    await hall.admit()
+    await hall.known()
+    with pytest.raises(RateLimited, match="5 of your jobs"):
+        await hall.admit()
+    hall.store.tenant_jobs, hall.store.jobs = 0, 10
+    with pytest.raises(QueueFull, match="1000 tokens"):
+        await hall.admit()
+
+
+async def test_a_named_request_is_let_in_to_find_its_job() -> None:
+    hall = Hall(queue_limit=1)
+    hall.store.jobs = 1
+    await hall.admit()
+    await hall.known()
+    await hall.admit(idempotency_key=IdempotencyKey("name", "digest"))
+
+
+async def test_a_deadline_out_of_reach_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    hall = Hall(fairness=False)
+    hall.store.jobs = 1000
+    await hall.admit()
+    await hall.known()
+    monkeypatch.setattr(hall.door._rates, "_clock", Ticking())
+    for hall.store.started in range(0, 400, 20):  # Ten a second.
+        await hall.door._look(QUEUE, "tenant", 0)
+    assert hall.door.eta(new_job(), 99) == pytest.approx(10.0, rel=0.3)
+    with pytest.raises(RateLimited) as refused:
+        await hall.admit(deadline=30.0)
+    assert refused.value.code == "deadline_out_of_reach"
+    await hall.admit(deadline=200.0)
+    await hall.chores.close()
+
+
+class Ticking:
+    """Two seconds from one look to the next."""
+
+    def __init__(self) -> None:
+        self.now = 1e6
+
+    def __call__(self) -> float:
+        self.now += 2.0
+        return self.now
+
+
+async def test_a_tenant_with_much_waiting_is_turned_away_and_the_others_are_not() -> None:
+    keys = "many=sk-many-123,other=sk-other-456"
+    async with embedded_api(worker=False, tenant_queue_limit=2, api_keys=keys) as api:
+        many, other = ({"authorization": f"Bearer sk-{name}"} for name in ("many-123", "other-456"))
+        answers = [await api.post(ask(background=True), **many) for _ in range(2)]
+        assert [answer.status for answer in answers] == [202, 202]
+        refused = await api.post(ask(background=True), **many)
+        assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert (await api.post(ask(background=True), **other)).status == 202
+        assert (await api.post(ask(background=True, service_tier="flex"), **many)).status == 202
