@@ -20,6 +20,7 @@ API = (
     *("host", "port", "grpc", "grpc_port", "api_keys", "body_limit", "models"),
     *("job_deadline", "retention", "job_retention", "keepalive", "unary_padding", "sweep"),
     *("file_limit", "file_retention", "files_dir", "files_url", "files_endpoint"),
+    *("batch_lines", "batch_window", "batch_lease"),
 )
 WORKER = (
     *("engine", "model", "model_id", "engine_url", "engine_api_key", "engine_command", "engine_args"),

@@ -12,6 +12,10 @@ from starlette.types import ASGIApp
 
 from producer import completions, dead, jobs, models, stored
 from producer.auth import Keyring
+from producer.batches import routes as batches
+from producer.batches.book import Batches
+from producer.batches.run import BatchRun, Desk
+from producer.batches.runners import BatchRunners
 from producer.catalog import Catalog, Configured
 from producer.dead_letters import settle_dead_letters
 from producer.dependencies import Doors
@@ -51,7 +55,11 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
     storage = open_storage(settings)
     service, kept = JobService(backend, catalog, settings), Files(backend.documents, storage)
     limits = KeyLimits(backend.limiter, backend.store)
-    doors = Doors(settings, backend, keyring, limits, service, catalog, Health(), kept)
+    desk = Desk(settings, backend, service, catalog, Batches(backend.documents, settings.file_retention), kept, storage)
+    runners = BatchRunners(
+        backend.documents, desk.batches, lambda ledger: BatchRun(desk, ledger).run(), settings.batch_lease
+    )
+    doors = Doors(settings, backend, keyring, limits, service, catalog, Health(), kept, desk.batches, runners)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -63,6 +71,7 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
                 backend, settings.webhook_secret, private_allowed=settings.webhooks_may_be_private
             )
             doors.health.run("webhooks", announcing)
+        doors.health.run("batches", runners.run())
         try:
             yield
         finally:
@@ -79,7 +88,7 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.state.doors = doors
-    routers = (completions, stored, jobs, models, files, dead)
+    routers = (completions, stored, jobs, models, files, batches, dead)
     for routes in routers:
         app.include_router(routes.router)
     app.include_router(health_router())

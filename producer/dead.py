@@ -99,7 +99,7 @@ async def job_of_anybody(request: Request, job_id: str) -> Job:
 
 async def settle(request: Request, message_id: str, fate: Fate) -> Response:
     def decide(message: Undecodable) -> Fate:
-        return verdict if message.id == message_id else "keep"
+        return fate if message.id == message_id else "keep"
 
     for message in await review(request, decide):
         if message.id == message_id:

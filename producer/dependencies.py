@@ -11,6 +11,8 @@ from fastapi import Request
 from starlette.responses import Response
 
 from producer.auth import Keyring, Principal
+from producer.batches.book import Batches
+from producer.batches.runners import BatchRunners
 from producer.catalog import Catalog
 from producer.files.catalog import Files
 from producer.health import Health
@@ -30,6 +32,8 @@ class Doors:
     catalog: Catalog
     health: Health
     files: Files
+    batches: Batches
+    runners: BatchRunners
 
     async def troubles(self) -> Mapping[str, str | None]:
         """Each part this replica needs with None if it answers, else with one sentence on what is wrong."""

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from producer.batches.requests import BatchRequest
 from producer.files.upload import EXPIRY, PURPOSES
 from producer.shapes import ChatCompletion, ChatCompletionChunk, Error, HealthReport, Job
 from shared.schema import MAX_DEADLINE, ChatCompletionRequest, MetadataUpdate
@@ -110,6 +111,12 @@ METADATA_UPDATE: dict[str, Any] = {
         "content": {JSON: {"schema": {"$ref": f"{COMPONENTS}MetadataUpdate"}}},
     },
 }
+BATCH_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": {"$ref": f"{COMPONENTS}BatchRequest"}}},
+    }
+}
 FILE_UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -139,7 +146,7 @@ def openapi_of(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document["components"]["schemas"]
-        for model in (ChatCompletionRequest, ChatCompletionChunk, MetadataUpdate):
+        for model in (ChatCompletionRequest, ChatCompletionChunk, MetadataUpdate, BatchRequest):
             schema = model.model_json_schema(ref_template=f"{COMPONENTS}{{model}}")
             schemas.update(schema.pop("$defs", {}), **{model.__name__: schema})
         without_nulls(document)

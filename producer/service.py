@@ -172,6 +172,15 @@ class JobService:
         await self.end_unclaimed(job.id, JobStatus.FAILED, refusal)
         await self._backend.store.delete(job)
 
+    async def enqueue(self, job: Job, body: bytes, *, created: bool) -> None:
+        """Submit a job that was made elsewhere and has a follower here; where its record is `created` already, publish
+        it. May be repeated: the job has one record, and runs once. Raises QueueFull, BackendUnavailable.
+        """
+        if not created:
+            await self._backend.store.create(job, body=body, followed=True)
+            JOBS_SUBMITTED.labels(job.model, job.tier, job.mode).inc()
+        await self._publish(job, body)
+
     async def _publish(self, job: Job, body: bytes, traceparent: str | None = None) -> None:
         """The store and the message both hold the request: what one of them loses, the other still has."""
         message = Message(job, body if len(body) <= BODY_IN_MESSAGE else None, traceparent)

@@ -84,7 +84,8 @@ def detail(usage: Mapping[str, Any], group: str, name: str) -> int:
 
 
 class Batch(Kept):
-    """Times are Unix seconds. `retry_of`: only the lines that failed in that batch are run.
+    """Times are Unix seconds. `retry_of`: only the lines that failed in that batch are run. `models`: the only ones
+    that the key may use, where there are any. `not_run`: how many of the failed lines never ended by themselves.
 
     `generation` counts the replicas that took it over, and `commits` the writes of its runner. Every line before
     `next_line`, which begins at the byte `next_start`, is done but for those in `open`.
@@ -102,7 +103,7 @@ class Batch(Kept):
     metadata: dict[str, str] | None = None
     output_retention: float | None = None
     retry_of: str | None = None
-    webhook_url: str | None = None
+    models: tuple[str, ...] = ()
     status: Status = "validating"
     in_progress_at: float | None = None
     finalizing_at: float | None = None
@@ -116,6 +117,7 @@ class Batch(Kept):
     total: int = 0
     completed: int = 0
     failed: int = 0
+    not_run: int = 0
     usage: Usage = Usage()
     generation: int = 0
     commits: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from producer.batches import document as batches
 from producer.files.entry import KIND, UPLOADED, FileEntry, Part, object_key
@@ -45,13 +45,15 @@ class Files:
         except DocumentChanged:
             return
 
-    async def complete(self, tenant: str, entry: FileEntry) -> None:
-        """The file grows no more; `entry` is what it has become. One that is gone stays gone."""
-        found = await self._documents.get(KIND, tenant, entry.id)
-        if found is None or decode(found).growing is None:
+    async def complete(self, tenant: str, file_id: str, parts: Sequence[Part]) -> None:
+        """The file grows no more, and consists of `parts`. One that is gone stays gone. Raises DocumentChanged where
+        somebody completes it at the same time.
+        """
+        found = await self._documents.get(KIND, tenant, file_id)
+        if found is None or (entry := decode(found)).growing is None:
             return
-        value = entry.model_dump_json().encode()
-        document = Document(KIND, tenant, entry.id, value, found.version)
+        entry = entry.model_copy(update={"parts": tuple(parts), "growing": None})
+        document = replace(found, value=entry.model_dump_json().encode())
         await self._documents.put(document, expires_in=max(1.0, entry.expires_at - time.time()))
 
     async def find(self, tenant: str, file_id: str) -> FileEntry | None:

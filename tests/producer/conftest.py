@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -37,7 +38,7 @@ async def idle_api() -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-async def distributed_api(amqp_url: str, redis_url: str) -> AsyncIterator[Api]:
-    settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url)
+async def distributed_api(amqp_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Api]:
+    settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url, files_dir=tmp_path)
     async with open_distributed(amqp_url, redis_url) as backend, running_api(backend, settings) as api:
         yield api

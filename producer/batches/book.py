@@ -1,0 +1,107 @@
+"""Where batches are kept, and how they are changed: by clients here, by their runner through its pen (ledger.py)."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+
+from producer.batches.document import KIND, Batch
+from shared.errors import Conflict, InvalidRequest, NotFound
+from shared.ports import FLEET, Document, DocumentChanged, Documents
+
+OPEN = "batch-open"
+"""Kind of the documents, of the installation and not of a tenant, that name the batches which are not over."""
+
+WINDOW = re.compile(r"([0-9]{1,6})([smhd])")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_WINDOW = 30 * 86400
+
+
+class Batches:
+    def __init__(self, documents: Documents, retention: float) -> None:
+        """`retention`: seconds for which a batch is kept after it was to be over."""
+        self._documents = documents
+        self._retention = retention
+
+    async def create(self, batch: Batch) -> None:
+        """It is named as open first: one that is, and that is not there, is looked for in vain, and forgotten."""
+        pointer = Document(OPEN, FLEET, batch.id, batch.tenant.encode())
+        await self._documents.put(pointer, expires_in=self._life(batch))
+        await self.write(batch, 0)
+
+    async def write(self, batch: Batch, version: int) -> int:
+        """The new version. Raises DocumentChanged where `version` is not the one that is there."""
+        document = Document(KIND, batch.tenant, batch.id, batch.model_dump_json().encode(), version)
+        return (await self._documents.put(document, expires_in=self._life(batch))).version
+
+    async def find(self, tenant: str, batch_id: str) -> tuple[Batch, int] | None:
+        """The batch and its version."""
+        found = await self._documents.get(KIND, tenant, batch_id)
+        return None if found is None else (Batch.model_validate_json(found.value), found.version)
+
+    async def get(self, tenant: str, batch_id: str) -> Batch:
+        """Raises NotFound."""
+        return (await self._get(tenant, batch_id))[0]
+
+    async def _get(self, tenant: str, batch_id: str) -> tuple[Batch, int]:
+        found = await self.find(tenant, batch_id)
+        if found is None:
+            raise NotFound(f"No batch found with id '{batch_id}'.", param="batch_id")
+        return found
+
+    async def list(self, tenant: str, *, after: str | None, limit: int) -> tuple[Sequence[Batch], bool]:
+        """A page, newest first, and whether there is more."""
+        found = await self._documents.list(KIND, tenant, after=after, limit=limit + 1)
+        return [Batch.model_validate_json(each.value) for each in found[:limit]], len(found) > limit
+
+    async def cancel(self, tenant: str, batch_id: str) -> Batch:
+        """Ask for the end; the batch as it is then. Idempotent. Raises NotFound, Conflict."""
+
+        def cancelled(batch: Batch) -> Batch:
+            if batch.over and batch.status != "cancelled":
+                raise Conflict(f"Cannot cancel a batch with status '{batch.status}'.", code="batch_over")
+            if batch.status not in ("validating", "in_progress"):
+                return batch
+            return batch.with_(status="cancelling", cancelling_at=time.time())
+
+        return await self.change(tenant, batch_id, cancelled)
+
+    async def change(self, tenant: str, batch_id: str, step: Callable[[Batch], Batch]) -> Batch:
+        """Take `step`, on whatever is there then. Raises NotFound."""
+        while True:
+            before, version = await self._get(tenant, batch_id)
+            after = step(before)
+            if after is before:
+                return before
+            try:
+                await self.write(after, version)
+            except DocumentChanged:
+                continue
+            return after
+
+    async def opened(self, limit: int) -> Sequence[tuple[str, str]]:
+        """Tenant and id of the batches that are not over, oldest first."""
+        found = await self._documents.list(OPEN, FLEET, limit=limit, oldest_first=True)
+        return [(each.value.decode(), each.id) for each in found]
+
+    async def close(self, batch_id: str) -> None:
+        """It is over: nobody need run it any more."""
+        found = await self._documents.get(OPEN, FLEET, batch_id)
+        if found is not None:
+            await self._documents.delete(found)
+
+    def _life(self, batch: Batch) -> float:
+        return max(1.0, batch.expires_at - time.time()) + self._retention
+
+
+def window_of(text: object) -> float:
+    """Seconds of a `completion_window`: OpenAI's `24h`, and others like it. Raises InvalidRequest."""
+    found = WINDOW.fullmatch(text) if isinstance(text, str) else None
+    seconds = int(found[1]) * SECONDS[found[2]] if found else 0
+    if not 0 < seconds <= LONGEST_WINDOW:
+        raise InvalidRequest(
+            "Invalid value for 'completion_window': expected '24h', or another number of s, m, h or d up to 30 days.",
+            param="completion_window",
+        )
+    return float(seconds)

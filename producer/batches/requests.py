@@ -1,0 +1,128 @@
+"""What clients ask of batches, checked, and a batch as they see it. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from producer.batches.book import window_of
+from producer.batches.document import Batch, Output
+from producer.files.entry import new_file_id, new_id
+from producer.files.upload import checked_expiry
+from producer.wire import whole
+from shared.errors import InvalidRequest
+from shared.schema import parse_json
+
+ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+
+
+class BatchRequest(BaseModel):
+    """The body of POST /v1/batches. `completion_window`: `24h`, or another number of s, m, h or d up to 30 days."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    input_file_id: str
+    endpoint: Literal["/v1/chat/completions"]
+    completion_window: str
+    metadata: Metadata | None = None
+    output_expires_after: dict[str, Any] | None = None
+
+
+def parse_batch_request(body: bytes) -> BatchRequest:
+    """Raises InvalidRequest, naming the field."""
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise InvalidRequest("The request body is not a JSON object.", code="invalid_json")
+    given = cast(dict[str, Any], value)
+    try:
+        return BatchRequest.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        param = ".".join(str(step) for step in problem["loc"])[:200]
+        if problem["type"] == "missing":
+            raise InvalidRequest(f"Missing required parameter: '{param}'.", param=param) from None
+        reason = problem["msg"][0].lower() + problem["msg"][1:]
+        raise InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param) from None
+
+
+def new_batch(tenant: str, request: BatchRequest, models: tuple[str, ...]) -> Batch:
+    """Raises InvalidRequest."""
+    now, expiry = time.time(), request.output_expires_after
+    return Batch(
+        id=new_id("batch_", now),
+        tenant=tenant,
+        endpoint=request.endpoint,
+        input_file_id=request.input_file_id,
+        completion_window=request.completion_window,
+        created_at=now,
+        expires_at=now + window_of(request.completion_window),
+        output=Output(file_id=new_file_id()),
+        error=Output(file_id=new_file_id()),
+        metadata=request.metadata,
+        output_retention=None if expiry is None else expiry_of(expiry),
+        models=models,
+    )
+
+
+def expiry_of(given: Mapping[str, Any]) -> float:
+    return checked_expiry("output_expires_after", given.get("anchor"), given.get("seconds"))
+
+
+def retrying(batch: Batch) -> Batch:
+    """A new batch that runs again what failed in this one, and has as much time for it."""
+    asked = BatchRequest(
+        input_file_id=batch.input_file_id,
+        endpoint=ENDPOINT,
+        completion_window=batch.completion_window,
+        metadata=batch.metadata,
+    )
+    fresh = new_batch(batch.tenant, asked, batch.models)
+    return fresh.with_(retry_of=batch.id, output_retention=batch.output_retention)
+
+
+def batch_object(batch: Batch) -> dict[str, Any]:
+    """OpenAI's `batch`. A file is named once there is a line in it."""
+    problems = [{"code": p.code, "line": p.line, "message": p.message, "param": p.param} for p in batch.problems]
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "model": batch.model,
+        "errors": {"object": "list", "data": problems} if problems else None,
+        "input_file_id": batch.input_file_id,
+        "completion_window": batch.completion_window,
+        "status": batch.status,
+        "output_file_id": batch.output.file_id if batch.output.segments else None,
+        "error_file_id": batch.error.file_id if batch.error.segments else None,
+        "created_at": int(batch.created_at),
+        "in_progress_at": whole(batch.in_progress_at),
+        "expires_at": int(batch.expires_at),
+        "finalizing_at": whole(batch.finalizing_at),
+        "completed_at": whole(batch.completed_at),
+        "failed_at": whole(batch.failed_at),
+        "expired_at": whole(batch.expired_at),
+        "cancelling_at": whole(batch.cancelling_at),
+        "cancelled_at": whole(batch.cancelled_at),
+        "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
+        "usage": usage_object(batch),
+        "metadata": batch.metadata,
+        "retry_of": batch.retry_of,
+    }
+
+
+def usage_object(batch: Batch) -> dict[str, Any]:
+    used = batch.usage
+    return {
+        "input_tokens": used.input,
+        "input_tokens_details": {"cached_tokens": used.cached},
+        "output_tokens": used.output,
+        "output_tokens_details": {"reasoning_tokens": used.reasoning},
+        "total_tokens": used.input + used.output,
+    }

@@ -1,0 +1,71 @@
+"""/v1/batches, as OpenAI's."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from producer import shapes, wire
+from producer.batches.document import Batch
+from producer.batches.requests import batch_object, new_batch, parse_batch_request, retrying
+from producer.dependencies import doors_of, json_response, principal_of, tenant_of
+from producer.openapi import BATCH_REQUEST, answers, is_json
+from shared.errors import Conflict, InvalidRequest
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+BatchId = Annotated[str, Path(max_length=200)]
+A_BATCH = is_json(shapes.Batch, "The batch.")
+
+
+async def begin(request: Request, batch: Batch) -> Response:
+    doors = doors_of(request)
+    file = await doors.files.get(batch.tenant, batch.input_file_id)
+    if file.purpose != "batch":
+        raise InvalidRequest(
+            f"The file {file.id} has the purpose '{file.purpose}', not 'batch'.", param="input_file_id"
+        )
+    await doors.batches.create(batch)
+    doors.runners.nudge()
+    return json_response(batch_object(batch))
+
+
+@router.post("", summary="Create a batch", responses=answers(A_BATCH, 400, 404), openapi_extra=BATCH_REQUEST)
+async def create_batch(request: Request) -> Response:
+    """Runs the requests in a file. The file is looked at as a whole first: `errors` says what is wrong with it."""
+    asked, principal = parse_batch_request(await request.body()), principal_of(request)
+    return await begin(request, new_batch(principal.tenant, asked, principal.limits.models))
+
+
+@router.get(
+    "", summary="List batches, newest first", responses=answers(is_json(shapes.BatchList, "A page of batches."), 400)
+)
+async def list_batches(
+    request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> Response:
+    """`after`: the last id of the page before."""
+    found, more = await doors_of(request).batches.list(tenant_of(request), after=after, limit=limit)
+    return json_response(wire.page([batch_object(batch) for batch in found], has_more=more))
+
+
+@router.get("/{batch_id}", summary="A batch's state", responses=answers(A_BATCH, 404))
+async def get_batch(request: Request, batch_id: BatchId) -> Response:
+    return json_response(batch_object(await doors_of(request).batches.get(tenant_of(request), batch_id)))
+
+
+@router.post("/{batch_id}/cancel", summary="Cancel a batch", responses=answers(A_BATCH, 404, 409))
+async def cancel_batch(request: Request, batch_id: BatchId) -> Response:
+    """What is done stays in the files; the rest stands in the error file as `batch_cancelled`."""
+    return json_response(batch_object(await doors_of(request).batches.cancel(tenant_of(request), batch_id)))
+
+
+@router.post("/{batch_id}/retry", summary="Run what failed in a batch again", responses=answers(A_BATCH, 404, 409))
+async def retry_batch(request: Request, batch_id: BatchId) -> Response:
+    """A new batch, with the lines in the error file of this one and as much time as it had."""
+    batch = await doors_of(request).batches.get(tenant_of(request), batch_id)
+    if not batch.over or not batch.error.segments:
+        why = "has no failed lines" if batch.over else f"is {batch.status}"
+        raise Conflict(f"The batch {why}: there is nothing to run again.", code="nothing_failed")
+    return await begin(request, retrying(batch))

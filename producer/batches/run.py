@@ -1,0 +1,179 @@
+"""A batch from its input to its files, as its runner sees it through: validate, execute, finalize.
+
+Each of the three may be taken again from its start, by the next runner if this one dies: validation changes nothing but
+the document, at its end; execution goes on from its checkpoint (execution.py); finalizing closes files that are closed
+already, and says once more how the batch ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Container
+from contextlib import suppress
+from dataclasses import dataclass
+
+import orjson
+import structlog
+
+from producer.batches.book import Batches
+from producer.batches.document import Batch, Problem
+from producer.batches.execution import Execution, Tools
+from producer.batches.ledger import Ledger
+from producer.batches.line_jobs import LineJobs
+from producer.batches.outputs import Outputs
+from producer.batches.source import LineSource, slowly
+from producer.batches.validation import Duplicates, Validation, in_order
+from producer.batches.window import Window
+from producer.catalog import Catalog
+from producer.files.catalog import Files
+from producer.files.entry import Part
+from producer.service import JobService
+from producer.storage import Storage
+from shared.errors import NotFound
+from shared.ports import Backend, DocumentChanged
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all batches of a replica share."""
+
+    settings: Settings
+    backend: Backend
+    service: JobService
+    catalog: Catalog
+    batches: Batches
+    files: Files
+    storage: Storage
+
+
+class BatchRun:
+    def __init__(self, desk: Desk, ledger: Ledger) -> None:
+        self._desk = desk
+        self._ledger = ledger
+
+    @property
+    def _batch(self) -> Batch:
+        return self._ledger.batch
+
+    async def run(self) -> None:
+        """Return when the batch is over. Raises Overtaken; Unavailable, after which it may be run again."""
+        try:
+            if self._batch.status == "validating":
+                await self._validate()
+            if self._batch.in_progress_at is not None and not self._batch.over:
+                await self._execute()
+        except NotFound as error:
+            log.warning("batch.input_gone", batch=self._batch.id, error=error.message, next="the batch has failed")
+            await self._fail((Problem(code="file_not_found", message=error.message, param="input_file_id"),))
+        if not self._batch.over:
+            await self._finalize()
+        await self._close_files()
+        await self._desk.batches.close(self._batch.id)
+        batch = self._batch
+        log.info("batch.over", batch=batch.id, status=batch.status, completed=batch.completed, failed=batch.failed)
+
+    # ── validate ──
+
+    async def _validate(self) -> None:
+        validation = Validation(self._batch.endpoint, self._desk.settings.batch_lines, await self._only())
+        await self._look_at_all(validation)
+        duplicates = Duplicates(self._batch.endpoint, validation.doubtful)
+        if validation.doubtful:
+            async for raw in slowly(self._source()):
+                duplicates.look(raw)
+                if duplicates.full:
+                    break
+        if problems := in_order(validation.problems + duplicates.problems):
+            await self._fail(problems)
+            return
+        models = list(validation.models)
+
+        def accepted(batch: Batch) -> Batch:
+            if batch.status != "validating":
+                return batch
+            model = models[0] if len(models) == 1 else None
+            return batch.with_(status="in_progress", in_progress_at=time.time(), total=validation.total, model=model)
+
+        await self._ledger.commit(accepted)
+
+    async def _look_at_all(self, validation: Validation) -> None:
+        async for raw in slowly(self._source()):
+            if (model := validation.look(raw)) is not None:
+                try:
+                    await self._desk.catalog.get(model)
+                except NotFound as error:
+                    validation.unknown_model(model, error.message, error.code)
+            if validation.full:
+                break
+        validation.end()
+
+    async def _fail(self, problems: tuple[Problem, ...]) -> None:
+        await self._ledger.commit(lambda batch: batch.with_(status="failed", failed_at=time.time(), problems=problems))
+
+    async def _only(self) -> Container[int] | None:
+        """Hashes of the custom_ids that failed in the batch which this one retries."""
+        if self._batch.retry_of is None:
+            return None
+        earlier = await self._desk.batches.get(self._batch.tenant, self._batch.retry_of)
+        failed: set[int] = set()
+        async for raw in slowly(self._source(earlier.error.file_id)):
+            failed.add(hash(orjson.loads(raw.data or b"{}").get("custom_id")))
+        return failed
+
+    # ── execute ──
+
+    def _source(self, file_id: str | None = None, *, number: int = 1, start: int = 0) -> LineSource:
+        return LineSource(
+            self._desk.files,
+            self._batch.tenant,
+            file_id or self._batch.input_file_id,
+            limit=self._desk.settings.body_limit,
+            number=number,
+            start=start,
+        )
+
+    async def _execute(self) -> None:
+        desk, batch = self._desk, self._batch
+        tools = Tools(
+            ledger=self._ledger,
+            jobs=LineJobs(desk.backend, desk.service, desk.catalog, desk.settings, batch),
+            source=self._source(number=batch.next_line, start=batch.next_start),
+            outputs=Outputs(desk.storage, batch),
+            files=desk.files,
+            window=Window(desk.backend.registry, desk.settings.batch_window),
+            file_retention=desk.settings.file_retention,
+            only=await self._only(),
+        )
+        await Execution(tools).run()
+
+    # ── finalize ──
+
+    async def _finalize(self) -> None:
+        """A batch that was cancelled, or out of time, keeps what it has."""
+        await self._ledger.commit(finalizing)
+        await self._close_files()
+        await self._ledger.commit(ended)
+
+    async def _close_files(self) -> None:
+        for output in (self._batch.output, self._batch.error):
+            parts = tuple(Part(key=each.key, size=each.size) for each in output.segments)
+            with suppress(DocumentChanged):  # Whoever was quicker wrote the same.
+                await self._desk.files.complete(self._batch.tenant, output.file_id, parts)
+
+
+def finalizing(batch: Batch) -> Batch:
+    if batch.status == "cancelling":
+        return batch
+    return batch.with_(status="finalizing", finalizing_at=batch.finalizing_at or time.time())
+
+
+def ended(batch: Batch) -> Batch:
+    now = time.time()
+    if batch.cancelling_at is not None:
+        return batch.with_(status="cancelled", cancelled_at=now)
+    if batch.not_run:
+        return batch.with_(status="expired", expired_at=now)
+    return batch.with_(status="completed", completed_at=now)

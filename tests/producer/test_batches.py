@@ -1,0 +1,333 @@
+"""Batches, with OpenAI's own SDK: from the file that comes in to the files that go out."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+from openai.types import Batch
+
+from producer.batches.ledger import Ledger, Overtaken
+from producer.batches.outputs import FAN, Outputs
+from producer.storage import LocalStorage
+from tests.producer.api import Api, embedded_api, running_api
+from tests.support.batches import (
+    ENDPOINT,
+    assert_each_once,
+    begun,
+    jsonl,
+    line,
+    lines_of,
+    outcome_of,
+    over,
+)
+from tests.support.wait_until import wait_until
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with embedded_api(files_dir=tmp_path, batch_lines=1000, body_limit=10_000) as api:
+        yield api
+
+
+@pytest.fixture
+async def client(api: Api) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=api.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+async def test_every_line_is_answered_once(client: AsyncOpenAI) -> None:
+    batch = await begun(client, jsonl(map(line, range(100))), metadata={"for": "a test"})
+    assert (batch.object, batch.status, batch.endpoint) == ("batch", "validating", ENDPOINT)
+    assert batch.expires_at == batch.created_at + 86_400
+
+    done = await over(client, batch)
+    assert (done.status, done.errors, done.error_file_id, done.model) == ("completed", None, None, "simulated")
+    assert done.metadata == {"for": "a test"}
+    assert done.request_counts is not None and done.usage is not None
+    assert (done.request_counts.total, done.request_counts.completed, done.request_counts.failed) == (100, 100, 0)
+    assert (done.usage.input_tokens, done.usage.output_tokens, done.usage.total_tokens) == (100, 300, 400)
+    moments = [done.created_at, done.in_progress_at, done.finalizing_at, done.completed_at]
+    assert moments == sorted(moment for moment in moments if moment is not None)
+
+    answers = await lines_of(client, done.output_file_id)
+    assert_each_once(answers, range(100))
+    assert len({answer["id"] for answer in answers}) == 100
+    one = answers[0]
+    assert set(one) == {"id", "custom_id", "response", "error"}
+    assert one["id"].startswith("batch_req_") and one["error"] is None
+    assert (one["response"]["status_code"], one["response"]["request_id"]) == (200, one["response"]["body"]["id"])
+
+    assert done.output_file_id is not None
+    file = await client.files.retrieve(done.output_file_id)
+    assert (file.purpose, file.status) == ("batch_output", "processed")
+    assert [each.id async for each in client.files.list(purpose="batch_output")] == [file.id]
+    assert [each.id async for each in client.batches.list()] == [batch.id]
+
+
+async def test_a_line_is_an_ordinary_job(api: Api, client: AsyncOpenAI) -> None:
+    done = await over(client, await begun(client, jsonl([line(1, metadata={"mine": "x"})])))
+    (answer,) = await lines_of(client, done.output_file_id)
+    job = await api.job(answer["response"]["request_id"])
+    assert (job["status"], job["service_tier"]) == ("completed", "flex")
+    assert job["metadata"] == {"mine": "x", "batch_id": done.id, "custom_id": "line-1"}
+    assert [each["id"] for each in await api.jobs(f"metadata[batch_id]={done.id}")] == [job["id"]]
+
+
+async def test_failed_lines_stand_in_the_error_file(client: AsyncOpenAI) -> None:
+    lines = [line(0), line(1, prompt="refuse"), line(2, temperature=9), line(3)]
+    done = await over(client, await begun(client, jsonl(lines)))
+    output, errors = await outcome_of(client, done)
+    assert done.status == "completed"
+    assert_each_once(output, [0, 3])
+    told = {each["custom_id"]: each["response"] for each in errors}
+    assert set(told) == {"line-1", "line-2"}
+    assert [told[name]["status_code"] for name in sorted(told)] == [400, 400]
+    assert told["line-1"]["body"]["error"]["code"] == "context_length_exceeded"
+    assert told["line-2"]["body"]["error"]["param"] == "temperature"
+
+
+async def test_where_all_lines_failed_there_is_no_output_file(client: AsyncOpenAI) -> None:
+    done = await over(client, await begun(client, jsonl([line(1, prompt="refuse")])))
+    assert (done.status, done.output_file_id) == ("completed", None)
+    assert len(await lines_of(client, done.error_file_id)) == 1
+
+
+GOOD = jsonl([line(1)])
+BAD: dict[str, tuple[bytes, list[tuple[str, int | None, str | None]]]] = {
+    "empty": (b"", [("empty_batch", None, None)]),
+    "only blank lines": (b"\n \r\n", [("empty_batch", None, None)]),
+    "bad JSON": (GOOD + b"{nope\n" + GOOD[:-5], [("invalid_json_line", 2, None), ("invalid_json_line", 3, None)]),
+    "a duplicate": (GOOD + b"\n" + GOOD, [("duplicate_custom_id", 3, "custom_id")]),
+    "a wrong url": (jsonl([line(1), {**line(2), "url": "/v1/responses"}]), [("invalid_url", 2, "url")]),
+    "an unknown model": (jsonl([line(1), line(2, model="gpt-6")]), [("model_not_found", 2, "body.model")]),
+    "a long line": (GOOD + b"x" * 20_000 + b"\n", [("line_too_long", 2, None)]),
+    "too many lines": (jsonl(map(line, range(1001))), [("too_many_tasks", None, None)]),
+    "not UTF-8": (b"\xff\xfe\n", [("invalid_json_line", 1, None)]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_a_bad_file_fails_with_the_lines_that_are_wrong(client: AsyncOpenAI, case: str) -> None:
+    data, expected = BAD[case]
+    done = await over(client, await begun(client, data))
+    assert done.status == "failed" and done.failed_at is not None
+    assert done.errors is not None and done.errors.object == "list" and done.errors.data is not None
+    assert [(error.code, error.line, error.param) for error in done.errors.data] == expected
+    assert all(error.message for error in done.errors.data)
+    assert (done.output_file_id, done.error_file_id) == (None, None)
+
+
+async def test_line_ends_and_byte_order_marks_do_not_matter(client: AsyncOpenAI) -> None:
+    data = b"\xef\xbb\xbf" + jsonl(map(line, range(3))).replace(b"\n", b"\r\n").rstrip()
+    done = await over(client, await begun(client, data))
+    assert done.status == "completed"
+    assert_each_once(await lines_of(client, done.output_file_id), range(3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"input_file_id": None}, "input_file_id"),
+        ({"input_file_id": 7}, "input_file_id"),
+        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"completion_window": None}, "completion_window"),
+        ({"completion_window": "soon"}, "completion_window"),
+        ({"completion_window": "0h"}, "completion_window"),
+        ({"completion_window": "31d"}, "completion_window"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "output_expires_after.seconds"),
+    ],
+)
+async def test_a_bad_request_names_its_field(api: Api, changes: dict[str, Any], param: str) -> None:
+    asked = {"input_file_id": "file-1", "endpoint": ENDPOINT, "completion_window": "24h"} | changes
+    answer = await api.post({name: value for name, value in asked.items() if value is not None}, path="/v1/batches")
+    assert (answer.status, answer.error["param"]) == (400, param)
+
+
+async def test_the_file_must_be_there_and_for_a_batch(client: AsyncOpenAI) -> None:
+    other = await client.files.create(file=("a.txt", b"x"), purpose="user_data")
+    with pytest.raises(openai.NotFoundError):
+        await client.batches.create(input_file_id="file-0", endpoint=ENDPOINT, completion_window="24h")
+    with pytest.raises(openai.BadRequestError, match="user_data"):
+        await client.batches.create(input_file_id=other.id, endpoint=ENDPOINT, completion_window="24h")
+
+
+async def in_progress(client: AsyncOpenAI, batch: Batch, lines: int) -> Batch:
+    """The batch, once so many of its lines are answered."""
+
+    async def look() -> Batch:
+        found = await client.batches.retrieve(batch.id)
+        assert found.request_counts is not None and found.request_counts.completed >= lines, found
+        return found
+
+    return await wait_until(look, f"{lines} lines of {batch.id}")
+
+
+async def test_output_can_be_read_while_it_grows(api: Api, client: AsyncOpenAI) -> None:
+    slow = line(1, prompt="itl=100000", max_tokens=2)
+    batch = await in_progress(client, await begun(client, jsonl([line(0), slow])), 1)
+    assert batch.output_file_id is not None
+    answer = await api.get(f"/v1/files/{batch.output_file_id}/content")
+    assert (answer.headers["x-incomplete"], answer.headers["x-last-line"]) == ("true", "1")
+    assert_each_once([answer.json], [0])
+    file = await client.files.retrieve(batch.output_file_id)
+    assert (file.status, file.bytes) == ("uploaded", len(answer.body))
+    with pytest.raises(openai.ConflictError):
+        await client.files.delete(file.id)
+
+    await client.batches.cancel(batch.id)
+    await over(client, batch)
+    answer = await api.get(f"/v1/files/{batch.output_file_id}/content")
+    assert "x-incomplete" not in answer.headers
+    await client.files.delete(file.id)
+
+
+async def test_a_cancelled_batch_keeps_what_is_done(client: AsyncOpenAI) -> None:
+    lines = [line(0), *(line(number, prompt="itl=100000", max_tokens=2) for number in range(1, 200))]
+    batch = await in_progress(client, await begun(client, jsonl(lines)), 1)
+    cancelled = await client.batches.cancel(batch.id)
+    assert cancelled.status == "cancelling" and cancelled.cancelling_at is not None
+    done = await over(client, batch)
+    output, errors = await outcome_of(client, done)
+    assert done.status == "cancelled" and done.cancelled_at is not None
+    assert_each_once(output, [0])
+    assert {error["custom_id"] for error in errors} == {f"line-{number}" for number in range(1, 200)}
+    assert len(errors) == 199
+    assert {(error["response"], error["error"]["code"]) for error in errors} == {(None, "batch_cancelled")}
+    assert done.request_counts is not None
+    assert (done.request_counts.completed, done.request_counts.failed) == (1, 199)
+    assert (await client.batches.cancel(batch.id)).status == "cancelled", "once more does no harm"
+
+
+async def test_a_batch_expires_and_keeps_what_is_done(client: AsyncOpenAI) -> None:
+    lines = [line(0), *(line(number, prompt="itl=100000", max_tokens=2) for number in range(1, 100))]
+    done = await over(client, await begun(client, jsonl(lines), completion_window="2s"))
+    output, errors = await outcome_of(client, done)
+    assert done.status == "expired" and done.expired_at is not None
+    assert_each_once(output, [0])
+    assert len(errors) == 99
+    assert {error["error"]["code"] for error in errors} == {"batch_expired"}
+
+
+async def test_a_batch_that_is_over_is_not_cancelled(client: AsyncOpenAI) -> None:
+    done = await over(client, await begun(client, GOOD))
+    with pytest.raises(openai.ConflictError, match="completed"):
+        await client.batches.cancel(done.id)
+
+
+async def test_only_failed_lines_are_run_again(api: Api, client: AsyncOpenAI) -> None:
+    lines = [line(0), line(1, prompt="break once"), line(2), line(3, prompt="refuse")]
+    first = await over(client, await begun(client, jsonl(lines), metadata={"a": "b"}))
+    assert first.request_counts is not None and first.request_counts.failed == 2
+    answer = await api.post({}, path=f"/v1/batches/{first.id}/retry")
+    assert (answer.status, answer.json["retry_of"], answer.json["metadata"]) == (200, first.id, {"a": "b"})
+    again = await over(client, await client.batches.retrieve(answer.json["id"]))
+    output, errors = await outcome_of(client, again)
+    assert {each["custom_id"] for each in output + errors} == {"line-1", "line-3"}
+    assert again.request_counts is not None and again.request_counts.total == 2
+
+    fine = await over(client, await begun(client, GOOD))
+    answer = await api.post({}, path=f"/v1/batches/{fine.id}/retry")
+    assert (answer.status, answer.error["code"]) == (409, "nothing_failed")
+
+
+async def test_a_batch_whose_input_goes_fails_and_keeps_what_is_done(client: AsyncOpenAI, api: Api) -> None:
+    api.engine.gate.clear()
+    batch = await begun(client, jsonl(line(number, prompt="x" * 900) for number in range(999)))
+    await wait_until(lambda: api.engine.working, "lines at work")
+    await client.files.delete(batch.input_file_id)
+    api.engine.gate.set()
+    done = await over(client, batch)
+    output, _ = await outcome_of(client, done)
+    assert done.status in ("failed", "completed")
+    assert done.request_counts is not None and len(output) == done.request_counts.completed
+
+
+async def test_another_tenants_batches_are_not_there(tmp_path: Path) -> None:
+    async with embedded_api(files_dir=tmp_path, api_keys="alice=sk-alice-1,bob=sk-bob-12") as api:
+        alice, bob = (AsyncOpenAI(base_url=api.url, api_key=key, max_retries=0) for key in ("sk-alice-1", "sk-bob-12"))
+        batch = await over(alice, await begun(alice, GOOD))
+        for call in (bob.batches.retrieve, bob.batches.cancel):
+            with pytest.raises(openai.NotFoundError):
+                await call(batch.id)
+        with pytest.raises(openai.NotFoundError):
+            await bob.batches.create(input_file_id=batch.input_file_id, endpoint=ENDPOINT, completion_window="24h")
+        assert batch.output_file_id is not None
+        with pytest.raises(openai.NotFoundError):
+            await bob.files.content(batch.output_file_id)
+        assert [each.id async for each in bob.batches.list()] == []
+        await alice.close()
+        await bob.close()
+
+
+# ── takeover ──
+
+
+async def test_a_runner_that_was_overtaken_cannot_write(api: Api, client: AsyncOpenAI) -> None:
+    done = await over(client, await begun(client, GOOD))
+    batches = api.doors.batches
+    old = await Ledger.take_over(batches, "local", done.id)
+    new = await Ledger.take_over(batches, "local", done.id)
+    assert old is not None and new is not None
+    with pytest.raises(Overtaken):
+        await old.commit(lambda batch: batch.with_(completed=100))
+    with pytest.raises(Overtaken):
+        await old.look()
+    after = await new.commit(lambda batch: batch.with_(completed=2))
+    assert (await batches.get("local", done.id)) == after
+
+
+async def test_what_a_client_wrote_meanwhile_is_kept(api: Api, client: AsyncOpenAI) -> None:
+    api.engine.gate.clear()
+    batch = await begun(client, GOOD)
+    await wait_until(lambda: api.engine.working, "the line at work")
+    await client.batches.cancel(batch.id)
+    api.engine.gate.set()
+    assert (await over(client, batch)).status == "cancelled"
+
+
+async def test_another_replica_goes_on_where_one_stopped(tmp_path: Path) -> None:
+    """The first replica stops with lines fed, answered and open; the second finds each in the state it is in."""
+    async with embedded_api(files_dir=tmp_path, batch_lease=1, batch_window=20) as api:
+        async with running_api(api.backend, api.settings, worker=False) as doomed:
+            await api.doors.health.close()  # This replica runs no batches for now.
+            client = AsyncOpenAI(base_url=doomed.url, api_key="none", max_retries=0)
+            batch = await begun(client, jsonl(map(line, range(1000))))
+            await in_progress(client, batch, 30)
+            await client.close()
+        api.doors.health.run("batches", api.doors.runners.run())
+        async with AsyncOpenAI(base_url=api.url, api_key="none", max_retries=0) as client:
+            done = await over(client, await client.batches.retrieve(batch.id))
+            assert done.status == "completed"
+            assert_each_once(await lines_of(client, done.output_file_id), range(1000))
+        kept, _ = await api.doors.batches.find("local", batch.id) or (None, 0)
+        assert kept is not None and kept.generation >= 2
+
+
+async def test_many_small_segments_become_few(tmp_path: Path, api: Api, client: AsyncOpenAI) -> None:
+    done = await over(client, await begun(client, GOOD))
+    batch = await api.doors.batches.get("local", done.id)
+    outputs, output = Outputs(LocalStorage(tmp_path), batch), batch.error
+    for number in range(FAN * FAN):
+        segment = await outputs.write(output, [b"%d\n" % number])
+        grown = output.model_copy(update={"segments": (*output.segments, segment)})
+        output = await outputs.merged(grown)
+        await outputs.forget(grown, output)
+    (one,) = output.segments
+    assert (one.level, one.lines, one.size) == (2, FAN * FAN, sum(len(b"%d\n" % number) for number in range(FAN * FAN)))
+    data = b"".join([chunk async for chunk in LocalStorage(tmp_path).read(one.key, 0, one.size)])
+    assert data == b"".join(b"%d\n" % number for number in range(FAN * FAN))
+
+
+async def test_both_servers_do_the_same(distributed_api: Api, tmp_path: Path) -> None:
+    async with AsyncOpenAI(base_url=distributed_api.url, api_key="none", max_retries=0) as client:
+        lines = [line(number, prompt="refuse" if number % 10 == 3 else None) for number in range(100)]
+        done = await over(client, await begun(client, jsonl(lines)))
+        output, errors = await outcome_of(client, done)
+        assert done.status == "completed"
+        assert_each_once(output, [number for number in range(100) if number % 10 != 3])
+        assert len(errors) == 10
