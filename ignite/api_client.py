@@ -15,6 +15,12 @@ import click
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT = 5.0
+AWAY = (429, 502, 503, 504)
+"""Statuses that say: come back later."""
+
+
+class Unreachable(click.ClickException):
+    """The API does not answer, or not at present: asking again may help."""
 
 
 class Refused(click.ClickException):
@@ -45,10 +51,11 @@ class Api:
                 session.request(method, path, **options) as response,
             ):
                 if response.status >= 400:
-                    raise Refused(await sentence_of(response), response.status)
+                    said = await sentence_of(response)
+                    raise Unreachable(said) if response.status in AWAY else Refused(said, response.status)
                 yield response
-        except aiohttp.ClientConnectionError as error:
-            raise click.ClickException(f"{self._url} does not answer ({error}). Is 'ignite up' running?") from None
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            raise Unreachable(f"{self._url} does not answer ({error}). Is 'ignite up' running?") from None
 
 
 async def sentence_of(response: aiohttp.ClientResponse) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ignite import __version__
+from ignite.batch_command import batch
 from ignite.dead_command import dead
 from ignite.jobs_command import jobs
 from ignite.keys_command import keys
@@ -90,6 +91,7 @@ def doctor(**options: Any) -> None:
     run_doctor(options)
 
 
+cli.add_command(batch)
 cli.add_command(jobs)
 cli.add_command(dead)
 cli.add_command(keys)

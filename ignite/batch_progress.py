@@ -1,0 +1,98 @@
+"""How far a batch is: a bar on a terminal, plain lines in a pipe; both on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+LINE_EVERY = 5.0
+"""Seconds from one plain line to the next, while something changes."""
+
+
+class Progress(Protocol):
+    def show(self, batch: dict[str, Any]) -> None: ...
+
+    def say(self, sentence: str) -> None: ...
+
+
+@contextmanager
+def open_progress() -> Generator[Progress]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainLines()
+        return
+    columns = (
+        TextColumn("{task.description:<11}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]} failed · {task.fields[pace]} tokens/s"),
+        TimeElapsedColumn(),
+        TextColumn("·"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console) as bar:
+        yield BarOnTerminal(bar)
+
+
+class Pace:
+    """Tokens a second, over about the last ten."""
+
+    SPAN = 10.0
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, int]] = []
+
+    def after(self, tokens: int) -> int:
+        now = time.monotonic()
+        self._seen = [(at, count) for at, count in self._seen if now - at <= self.SPAN] + [(now, tokens)]
+        since, before = self._seen[0]
+        return round((tokens - before) / (now - since)) if now > since else 0
+
+
+class BarOnTerminal:
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._pace = Pace()
+        self._task = bar.add_task("", total=None, failed=0, pace=0)
+
+    def show(self, batch: dict[str, Any]) -> None:
+        counts = batch["request_counts"]
+        self._bar.update(
+            self._task,
+            description=batch["status"],
+            total=counts["total"] or None,
+            completed=counts["completed"] + counts["failed"],
+            failed=counts["failed"],
+            pace=f"{self._pace.after(batch['usage']['output_tokens']):,}",
+        )
+
+    def say(self, sentence: str) -> None:
+        self._bar.console.print(sentence, highlight=False, markup=False)
+
+
+class PlainLines:
+    def __init__(self) -> None:
+        self._pace = Pace()
+        self._last: tuple[Any, ...] = ()
+        self._said_at = float("-inf")
+
+    def show(self, batch: dict[str, Any]) -> None:
+        counts, status = batch["request_counts"], batch["status"]
+        pace = self._pace.after(batch["usage"]["output_tokens"])
+        now = (status, counts["completed"], counts["failed"])
+        early = time.monotonic() - self._said_at < LINE_EVERY and self._last[:1] == now[:1]
+        if now == self._last or early:
+            return
+        self._last, self._said_at = now, time.monotonic()
+        done = counts["completed"] + counts["failed"]
+        self.say(f"{status}: {done} of {counts['total']} lines, {counts['failed']} failed, {pace:,} tokens/s")
+
+    def say(self, sentence: str) -> None:
+        click.echo(sentence, err=True)
