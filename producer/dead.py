@@ -17,7 +17,7 @@ from producer.jobs import JobId, job_response
 from producer.openapi import FOR_A_JOB, answers, is_json
 from shared.errors import NotFound
 from shared.job import Job
-from shared.ports import Undecodable, Fate
+from shared.ports import Fate, Undecodable
 
 MOST_MESSAGES = 1000
 """Messages that are looked through in one call."""

@@ -23,7 +23,7 @@ from shared.backends.embedded_entries import Entry, Key, Line
 from shared.backends.sqlite import Connection, Database
 from shared.errors import QueueFull
 from shared.job import QueueName
-from shared.ports import Consumer, Message, Undecodable, Fate
+from shared.ports import Consumer, Fate, Message, Undecodable
 
 AT_HAND = 64
 """Messages just published that are kept in memory, so that a waiting consumer need not read them back."""

@@ -13,7 +13,7 @@ from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import DEAD, JOBS, Topology, routing_key
 from shared.backends.rabbitmq.undecodable import review
 from shared.job import QueueName
-from shared.ports import Consumer, Message, Undecodable, Fate
+from shared.ports import Consumer, Fate, Message, Undecodable
 
 DEAD_LETTERS_PREFETCH = 16
 LIMIT_PER_QUEUE = (3, 12)

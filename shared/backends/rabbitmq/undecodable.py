@@ -13,7 +13,7 @@ from aiormq.abc import DeliveredMessage
 from shared.backends.rabbitmq.connection import Channel
 from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import JOBS, UNDECODABLE
-from shared.ports import Undecodable, Fate
+from shared.ports import Fate, Undecodable
 
 FROM, WHY = "x-set-aside-from", "x-set-aside-why"
 
