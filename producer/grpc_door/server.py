@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from producer.dependencies import Doors
 from producer.grpc_door.calls import ModelService, received
@@ -35,6 +36,7 @@ class GrpcServer:
         services = frozenset({SERVICE, HEALTH, reflection.SERVICE_NAME})
         health_pb2_grpc.add_HealthServicer_to_server(HealthService(doors, services), self._server)
         reflection.enable_server_reflection(sorted(services), self._server)
+        self._server.add_generic_rpc_handlers((newer_reflection(sorted(services)),))
         self.address = ""
 
     async def start(self) -> None:
@@ -72,6 +74,17 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ]
+
+
+def newer_reflection(services: list[str]) -> grpc.GenericRpcHandler:
+    """Version 1 is v1alpha's messages under another name; clients ask for it first, and some for nothing else."""
+    servicer = cast(Any, reflection).aio.ReflectionServicer(services)  # The stubs have left it out.
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", {"ServerReflectionInfo": method})
 
 
 def handlers(calls: ModelService) -> grpc.GenericRpcHandler:

@@ -1,6 +1,7 @@
 """An API with gRPC beside HTTP on each backend, one for all tests of a module: each leaves the engine idle."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
@@ -25,16 +26,22 @@ def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
     rabbitmq.delete_vhost(vhost)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(settings: Settings) -> AsyncIterator[Api]:
+@asynccontextmanager
+async def opened_api(settings: Settings, *, worker: bool = True) -> AsyncGenerator[Api]:
     if not (settings.amqp_url and settings.redis_url):
-        async with embedded_api(grpc=True) as api:
+        async with embedded_api(grpc=True, worker=worker) as api:
             yield api
         return
     async with (
         open_distributed(settings.amqp_url, settings.redis_url) as backend,
-        running_api(backend, settings) as api,
+        running_api(backend, settings, worker=worker) as api,
     ):
+        yield api
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    async with opened_api(settings) as api:
         yield api
 
 
