@@ -1,12 +1,11 @@
 """A call that its client gives up takes its work with it."""
 
-import asyncio
-
 import grpc
 import pytest
 
 from tests.producer.api import Api, ask, embedded_api
 from tests.support.grpc_client import GrpcClient, as_json, grpc_client
+from tests.support.pace import pause
 from tests.support.wait_until import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -126,7 +125,7 @@ async def test_leaving_before_anything_was_done_leaves_nothing_behind(api: Api, 
     calls = [client.unary(ask("itl=60000")) for _ in range(50)]
     for turns, call in enumerate(calls):
         for _ in range(turns):
-            await asyncio.sleep(0)
+            await pause(0)
         call.cancel()
     await wait_until(lambda: nothing_unfinished(api), "every job to be over")
     await engine_is_idle(api)
