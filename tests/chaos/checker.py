@@ -113,10 +113,15 @@ def jobs_complete_unless_given_up(evidence: Evidence) -> Iterator[str]:
         expected = {"completed"}
         if call is None:
             yield f"{job_id}: nobody asked for it"
-        elif call.use in GIVEN_UP or call.open:
+        elif call.use in GIVEN_UP or call.open or serves_nobody(call):
             expected.add("cancelled")
         for status in OVER & set(state.statuses) - expected:
             yield f"{job_id} ({about(call)}): ended {status}, with {error_of(state)}"
+
+
+def serves_nobody(call: Call) -> bool:
+    """Its client was never told of a job, and cannot come for it."""
+    return call.use is not Use.BACKGROUND and not call.accepted
 
 
 def a_call_is_one_job(evidence: Evidence) -> Iterator[str]:

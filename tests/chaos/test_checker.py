@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.chaos.aftermath import Count, JobState
-from tests.chaos.checker import INVARIANTS, Evidence, check
+from tests.chaos.checker import INVARIANTS, Evidence, check, jobs_complete_unless_given_up
 from tests.chaos.hand_made import (
     API,
     PLAIN,
@@ -307,3 +307,12 @@ def test_percentiles_are_values_that_were_seen() -> None:
 def test_a_signed_prompt_says_so_and_a_plain_one_does_not() -> None:
     asked = [str(SignedPrompt(signed=signed).body()["messages"]) for signed in (True, False)]
     assert [bool(re.search("sign=1", each)) for each in asked] == [True, False]
+
+
+def test_a_call_of_which_its_client_never_heard_may_have_been_cancelled_and_a_job_may_not() -> None:
+    found: dict[Use, int] = {}
+    for use in (Use.STREAM, Use.BACKGROUND):
+        scene = Scene(use, status="cancelled")
+        scene.answer.status, scene.answer.job_id = 0, ""
+        found[use] = len(list(jobs_complete_unless_given_up(Evidence(scene.ledger, scene.aftermath))))
+    assert found == {Use.STREAM: 0, Use.BACKGROUND: 1}
