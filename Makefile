@@ -1,6 +1,6 @@
 # On a fresh machine with Python 3.11 or newer, pip and venv: `make up` runs Ignite, `make test` proves it.
 .DEFAULT_GOAL := help
-.PHONY: help up test chaos faults check format proto demo-model clean install install-dev
+.PHONY: help up test bench chaos faults check format proto demo-model clean install install-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -10,6 +10,10 @@ up: install ## API and worker in one process on 127.0.0.1:8000 with the demo mod
 
 test: install-dev ## every check, and every test but the long fault runs; brings RabbitMQ and Redis (ARGS="-k stream")
 	@scripts/test.sh $(ARGS)
+
+bench: install-dev ## against bare servers, in turn (ARGS="--rounds 5 --only streams,unary"); see docs/performance.md
+	@scripts/install-servers.sh > /dev/null
+	@.venv/bin/python -m benchmarks $(ARGS)
 
 chaos: install-dev ## a campaign: load, and faults drawn from a seed (ARGS="--minutes 5 --seed 7")
 	@scripts/install-servers.sh > /dev/null
