@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from ignite.running import require_distributed, say, stop_signals, until
+from ignite.processes import supervise
+from ignite.running import mendable, require_distributed, run, say, stop_signals, until
 from producer.app import create_app
 from producer.dependencies import Doors
 from producer.keys import KeyBook
@@ -20,11 +22,28 @@ from shared.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from producer.grpc_door.server import GrpcServer
 
+BACKLOG = 4096
+"""Connections that may wait to be accepted."""
 
-async def run_api(settings: Settings) -> None:
+
+def run_apis(settings: Settings) -> None:
+    """One process, or several that take calls from one socket."""
+    if settings.processes == 1:
+        run(settings, run_api(settings))
+        return
+    with mendable(settings), listening_at(settings.host, settings.port) as listening:
+        supervise(settings.processes, lambda: run(settings, run_api(settings, listening)))
+
+
+def listening_at(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+async def run_api(settings: Settings, listening: socket.socket | None = None) -> None:
     require_distributed(settings, "ignite api")
     with stop_signals() as stop:
-        async with open_backend(settings) as backend, serving(backend, settings) as server:
+        async with open_backend(settings) as backend, serving(backend, settings, listening) as server:
             say(f"ignite api is ready: {server.addresses}")
             await until(stop, *server.tasks)
 
@@ -58,8 +77,12 @@ class ApiServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(backend: Backend, settings: Settings) -> AsyncGenerator[ApiServer]:
-    """The API is up inside; on leaving it takes no more calls and lets those that are open finish."""
+async def serving(
+    backend: Backend, settings: Settings, listening: socket.socket | None = None
+) -> AsyncGenerator[ApiServer]:
+    """The API is up inside, on a socket of its own or on `listening`; on leaving it takes no more calls and lets those
+    that are open finish.
+    """
     await require_keys(backend, settings)
     app = create_app(backend, settings)
     doors: Doors = app.state.doors
@@ -75,12 +98,12 @@ async def serving(backend: Backend, settings: Settings) -> AsyncGenerator[ApiSer
             access_log=False,
             server_header=False,
             date_header=True,
-            backlog=4096,
+            backlog=BACKLOG,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, round(settings.drain)),
         )
     )
-    task = server.task = asyncio.create_task(serve(server), name="api")
+    task = server.task = asyncio.create_task(serve(server, listening), name="api")
     try:
         await started(server, task)
         if settings.grpc:
@@ -115,9 +138,9 @@ async def require_keys(backend: Backend, settings: Settings) -> None:
     )
 
 
-async def serve(server: ApiServer) -> None:
+async def serve(server: ApiServer, listening: socket.socket | None) -> None:
     try:
-        await server.serve()
+        await server.serve(None if listening is None else [listening])
     except SystemExit as error:
         # uvicorn's way to say that it could not bind; its log line names the reason.
         raise OSError(f"cannot listen on {server.config.host}:{server.config.port}") from error

@@ -61,25 +61,21 @@ def up(**options: Any) -> None:
 
 
 @cli.command()
-@settings_options(*API, *BACKEND, *PROCESS)
+@settings_options("processes", *API, *BACKEND, *PROCESS)
 def api(**options: Any) -> None:
     """The API; needs RabbitMQ and Redis."""
-    from ignite.api_process import run_api
-    from ignite.running import run
+    from ignite.api_process import run_apis
 
-    settings = settings_of(options)
-    run(settings, run_api(settings))
+    run_apis(settings_of(options))
 
 
 @cli.command()
-@settings_options(*WORKER, *BACKEND, *PROCESS)
+@settings_options("processes", *WORKER, *BACKEND, *PROCESS)
 def worker(**options: Any) -> None:
     """A worker with one engine; needs RabbitMQ and Redis."""
-    from ignite.running import run
-    from ignite.worker_process import run_worker
+    from ignite.worker_process import run_workers
 
-    settings = settings_of(options)
-    run(settings, run_worker(settings))
+    run_workers(settings_of(options))
 
 
 @cli.command()

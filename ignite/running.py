@@ -27,11 +27,17 @@ MENDABLE = (IgniteError, SettingsError, OSError)
 
 def run(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
     """Run a process's main; what the user can mend ends it with one sentence and status 1."""
-    set_up_logs(settings.log_level, settings.log_format)
     calm_garbage_collection()
+    with mendable(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(tidily(main))
+
+
+@contextmanager
+def mendable(settings: Settings) -> Generator[None]:
+    """Logs are set up inside, and what the user can mend ends the process with one sentence and status 1."""
+    set_up_logs(settings.log_level, settings.log_format)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(tidily(main))
+        yield
     except MENDABLE as error:
         fail(error)
     except ExceptionGroup as group:

@@ -8,16 +8,35 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
-from ignite.running import require_distributed, say, stop_signals, until
+from ignite.processes import supervise
+from ignite.running import mendable, require_distributed, run, say, stop_signals, until
 from shared.backends import open_backend
 from shared.errors import BackendUnavailable
 from shared.ports import Backend
-from shared.settings import Settings, split_list
+from shared.settings import Settings, SettingsError, split_list
 from worker.consumer import Worker, WorkerOptions
 from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
 
 log = structlog.get_logger(__name__)
+
+
+ELSEWHERE = ("openai", "simulated")
+"""Engines of which a second one costs nothing: the model is in another process, or there is none."""
+
+
+def run_workers(settings: Settings) -> None:
+    """One process, or several, each a worker of its own with all the slots."""
+    if settings.processes == 1:
+        run(settings, run_worker(settings))
+        return
+    with mendable(settings):
+        if settings.engine not in ELSEWHERE:
+            raise SettingsError(
+                f"processes is {settings.processes}, but the engine {settings.engine} would be loaded as often; "
+                f"it is for engines that are elsewhere ({', '.join(ELSEWHERE)})."
+            )
+        supervise(settings.processes, lambda: run(settings, run_worker(settings)))
 
 
 async def run_worker(settings: Settings) -> None:

@@ -135,6 +135,9 @@ class Settings(BaseSettings):
     )
     reserved_slots: float = Field(0.125, ge=0, lt=1, description="share of a worker's slots that flex jobs never take")
     flex_patience: float = Field(60, ge=0, description="how long flex waits behind higher tiers until it has a turn")
+    processes: int = Field(
+        1, ge=1, le=1024, description="of `ignite api`, and of `ignite worker` if its engine is elsewhere"
+    )
     drain: float = Field(60, ge=0, description="for finishing what is held after SIGTERM")
     stall_timeout: float = Field(300, gt=0, description="an engine that says nothing for so long has failed")
 

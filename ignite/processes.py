@@ -1,0 +1,108 @@
+"""Several processes of one kind on one machine: Python runs on one core per process.
+
+The parent owns what they share (the API's socket) and nothing else. It passes on what it is told, starts again what
+has died, and ends when all have ended. A child whose parent is gone drains, as if it had been told to.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import NoReturn
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+RESTART_AFTER = 1.0
+"""Seconds until a process that died is started again."""
+
+Child = Callable[[], object]
+
+
+def supervise(count: int, child: Child) -> None:
+    """Run `child` in `count` processes until all have ended; exits with the status of one that failed, if any did."""
+    family = Family(child, *os.pipe())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, family.pass_on)
+    for _ in range(count):
+        family.start()
+    while family.living:
+        family.see_one_end()
+    sys.exit(family.status)
+
+
+@dataclass
+class Family:
+    """`alive_end` is open in the parent alone: its closing is how children learn of the parent's end."""
+
+    child: Child
+    watched_end: int
+    alive_end: int
+    living: set[int] = field(default_factory=set[int])
+    stopping: bool = False
+    status: int = 0
+
+    def start(self) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._live()
+        self.living.add(pid)
+        if self.stopping:  # Told so between the fork and now.
+            os.kill(pid, signal.SIGTERM)
+
+    def pass_on(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
+        """As SIGTERM, whatever it was: Ctrl-C is for the parent, whose children are in groups of their own."""
+        self.stopping = True
+        for pid in self.living:
+            os.kill(pid, signal.SIGTERM)
+
+    def see_one_end(self) -> None:
+        pid, status = os.wait()
+        self.living.discard(pid)
+        code = os.waitstatus_to_exitcode(status)
+        if self.stopping:
+            self.status = self.status or max(code, 0)
+        elif code in (0, 1):
+            # Nobody told it to end, and it has said why: so will every other.
+            self.status = code
+            self.pass_on()
+        else:
+            log.warning("process.died", pid=pid, code=code, next=f"starting another in {RESTART_AFTER:.0f} s")
+            time.sleep(RESTART_AFTER)
+            self.start()
+
+    def _live(self) -> NoReturn:
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            os.close(self.alive_end)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            end_with(self.watched_end)
+            self.child()
+            status = 0
+        except SystemExit as ending:
+            status = ending.code if isinstance(ending.code, int) else 1
+        except Exception:
+            log.exception("process.crashed")
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+
+def end_with(pipe: int) -> None:
+    """SIGTERM for this process when the other end of `pipe` closes."""
+
+    def wait() -> None:
+        os.read(pipe, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
