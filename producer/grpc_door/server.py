@@ -66,8 +66,8 @@ class GrpcServer:
 def options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.body_limit),
-        # A second process on the same port would get every second call.
-        ("grpc.so_reuseport", 0),
+        # A stranger on the same port would get every second call; processes of one parent are meant to share it.
+        ("grpc.so_reuseport", int(settings.processes > 1)),
         # A client that vanished without a word is noticed, and one that asks whether we are there may do so.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
