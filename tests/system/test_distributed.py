@@ -11,7 +11,14 @@ from tests.support.redis import Command, Redis
 from tests.support.wait_until import wait_until
 
 STEPS = {script(file.stem).sha: file.stem for file in LUA.glob("*.lua") if file.stem != "prelude"}
-HEARTBEAT = ("ignite:worker:", "ignite:workers", "ignite:models")
+HEARTBEAT = (
+    "ignite:worker:",
+    "ignite:workers",
+    "ignite:models",
+    "ignite:outbox",
+    "ignite:{batch-open:",
+    "ignite:{batch-lease:",
+)
 
 
 async def test_two_hundred_streams_get_every_byte_and_leave_nothing_behind(
@@ -60,7 +67,7 @@ async def test_a_full_worker_keeps_nothing_that_another_could_run(cluster: Clust
 
 
 def counted(commands: Iterable[Command]) -> Counter[str]:
-    """Round trips by name, without the workers' heartbeats and the pings of quiet subscriptions."""
+    """Round trips by name, without the workers' heartbeats, the looks for batches and the pings of quiet subscriptions."""
     return Counter(step_of(each) for each in commands if not each.by_script and not is_heartbeat(each))
 
 
