@@ -9,6 +9,7 @@ from shared.errors import EngineError
 from shared.job import Job
 from shared.schema import NOT_FOR_ENGINES
 from worker.functions import as_tools
+from worker.tools import with_allowed_tools
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 
@@ -18,7 +19,7 @@ def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
     request = {key: value for key, value in asked.items() if key not in NOT_FOR_ENGINES}
     if request.get("seed") is None and job.seed is not None:
         request["seed"] = job.seed
-    return as_tools(request)
+    return with_allowed_tools(as_tools(request))
 
 
 def include_usage(asked: Mapping[str, Any]) -> bool:

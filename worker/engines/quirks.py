@@ -12,6 +12,7 @@ from typing import Any, cast
 from shared.errors import EngineError, EngineRefused, IgniteError
 from worker.engines.base import Chunk, Request
 from worker.engines.continuation import LIMITS, whole_usage
+from worker.tools import only, tool_name
 
 MAX_TOKENS = 2**31 - 1
 """llama.cpp's integers have 32 bits, and it takes the rest of a greater one for what was meant."""
@@ -81,32 +82,13 @@ def _choose_tools(request: Request) -> None:
     """llama.cpp reads a named tool as "any tool", and lets `response_format` win over a forced one."""
     choice = request.get("tool_choice")
     if isinstance(choice, dict):
-        mode, names = _chosen(cast(dict[str, Any], choice))
-        request["tools"] = _tools_named(request.get("tools") or [], names)
-        request["tool_choice"] = mode
+        name = tool_name(cast(dict[str, Any], choice))
+        request["tools"] = only(request.get("tools") or [], [name])
+        request["tool_choice"] = "required"
+        if not request["tools"]:
+            raise EngineRefused(f"'tools' has no tool named {name!r}.", param="tool_choice")
     if request.get("tool_choice") == "required":
         request.pop("response_format", None)
-
-
-def _chosen(choice: Mapping[str, Any]) -> tuple[str, list[str]]:
-    if choice.get("type") == "allowed_tools":
-        allowed: dict[str, Any] = choice.get("allowed_tools") or {}
-        tools: list[dict[str, Any]] = allowed.get("tools") or []
-        return allowed.get("mode", "auto"), [_tool_name(tool) for tool in tools]
-    return "required", [_tool_name(choice)]
-
-
-def _tool_name(tool: Mapping[str, Any]) -> str:
-    """`{"type": "function", "function": {"name": …}}`, and likewise for other types."""
-    definition: dict[str, Any] = tool.get(str(tool.get("type"))) or {}
-    return str(definition.get("name"))
-
-
-def _tools_named(tools: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
-    unknown = set(names) - {_tool_name(tool) for tool in tools}
-    if unknown:
-        raise EngineRefused(f"'tools' has no tool named {min(unknown)!r}.", param="tool_choice")
-    return [tool for tool in tools if _tool_name(tool) in names]
 
 
 class AnswerCorrection:

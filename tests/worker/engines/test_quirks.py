@@ -41,13 +41,6 @@ def test_a_named_tool_is_the_only_one_left_and_required() -> None:
     assert request["tool_choice"] == "required"
 
 
-def test_allowed_tools_are_the_ones_left() -> None:
-    allowed = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "add"}}]}
-    request = sent(tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
-    assert names(request) == ["add"]
-    assert request["tool_choice"] == "auto"
-
-
 def test_a_name_that_no_tool_has_is_refused() -> None:
     with pytest.raises(EngineRefused, match="'walk'") as refused:
         sent(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "walk"}})

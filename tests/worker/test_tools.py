@@ -1,0 +1,32 @@
+"""The tools that an answer may call."""
+
+from typing import Any
+
+import pytest
+
+from worker.tools import with_allowed_tools
+
+TOOLS = [{"type": "function", "function": {"name": name}} for name in ("add", "search")]
+CUSTOM = {"type": "custom", "custom": {"name": "run"}}
+
+
+def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "required", {"type": "function", "function": {"name": "add"}}])
+def test_other_choices_are_left_to_the_engine(choice: Any) -> None:
+    request = {"tools": TOOLS, "tool_choice": choice}
+    assert with_allowed_tools(request) == request
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_allowed_tools_are_the_only_ones_there(mode: str) -> None:
+    request = {"tools": [*TOOLS, CUSTOM], "tool_choice": allowed("search", mode=mode), "n": 2}
+    assert with_allowed_tools(request) == {"tools": [TOOLS[1]], "tool_choice": mode, "n": 2}
+
+
+def test_where_none_is_allowed_none_is_called() -> None:
+    request = {"tools": TOOLS, "tool_choice": allowed(mode="required")}
+    assert with_allowed_tools(request) == {"tools": TOOLS, "tool_choice": "none"}
