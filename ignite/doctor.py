@@ -171,25 +171,32 @@ async def check_server(settings: Settings) -> Finding:
 
 
 async def check_port(settings: Settings) -> AsyncIterator[Finding]:
-    with closing(socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)) as probe:
+    for option, port in (("port", settings.port), ("grpc-port", settings.grpc_port if settings.grpc else None)):
+        if port is None:
+            continue
+        if (error := refusal_to_bind(settings.host, port)) is None:
+            yield Finding(option, True, f"{settings.host}:{port} is free")
+        else:
+            yield await check_who_is_there(settings, option, port, error)
+
+
+def refusal_to_bind(host: str, port: int) -> OSError | None:
+    with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.host, settings.port))
+            probe.bind((host, port))
         except OSError as error:
-            yield await check_who_is_there(settings, error)
-        else:
-            yield Finding("port", True, f"{settings.host}:{settings.port} is free")
+            return error
+    return None
 
 
-async def check_who_is_there(settings: Settings, error: OSError) -> Finding:
+async def check_who_is_there(settings: Settings, option: str, port: int, error: OSError) -> Finding:
     """A port that is taken by an Ignite that works is good news."""
-    where = f"{settings.host}:{settings.port}"
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT)
-
-    if await answers_as_ignite(f"http://{where}/readyz", timeout):
-        return Finding("port", True, f"{where}: an Ignite is running there, and ready")
-    advice = "Stop what listens there, or choose another with --port."
-    return Finding("port", False, f"{where} cannot be bound: {error.strerror}", advice)
+    if await answers_as_ignite(f"http://{settings.host}:{settings.port}/readyz", timeout):
+        return Finding(option, True, f"{settings.host}:{port}: an Ignite is running there, and ready")
+    advice = f"Stop what listens there, or choose another with --{option}."
+    return Finding(option, False, f"{settings.host}:{port} cannot be bound: {error.strerror}", advice)
 
 
 async def answers_as_ignite(url: str, timeout: aiohttp.ClientTimeout) -> bool:

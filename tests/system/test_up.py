@@ -51,13 +51,14 @@ async def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
         assert await process.wait() != 0
 
 
-async def test_a_port_in_use_ends_it_with_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--port", "--grpc-port"])
+async def test_a_port_in_use_ends_it_with_one_sentence(tmp_path: Path, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        async with ignite_up(tmp_path, "--port", str(port)) as process:
+        async with ignite_up(tmp_path, option, str(port)) as process:
             output = await process.expect_exit(1)
 
-    assert output.splitlines()[-1] == f"ignite: cannot listen on 127.0.0.1:{port}"
+    assert output.splitlines()[-1].startswith(f"ignite: cannot listen on 127.0.0.1:{port}")
     assert "Traceback" not in output
 
 
