@@ -138,8 +138,11 @@ class JobQueue(Protocol):
         """
         ...
 
-    def consume(self, queues: Sequence[QueueName], prefetch: int) -> AbstractAsyncContextManager[Consumer]:
-        """Take deliveries, earlier queues first; at most `prefetch` of each queue unsettled at a time.
+    def consume(
+        self, queues: Sequence[QueueName], prefetch: int | Sequence[int]
+    ) -> AbstractAsyncContextManager[Consumer]:
+        """Take deliveries, earlier queues first; at most `prefetch` of each queue unsettled at a time (a number for all
+        of them, or one for each).
 
         On leaving, whatever is unsettled goes back to its queue.
         """

@@ -80,9 +80,10 @@ class Worker:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
+        queues = [*self._queues.values()]
         async with (
             self._backend.registry.join(self._info()) as membership,
-            self._backend.queue.consume([*self._queues.values()], self._engine.concurrency) as consumer,
+            self._backend.queue.consume(queues, [*map(self._slots.most_of, self._queues)]) as consumer,
             asyncio.TaskGroup() as group,
         ):
             self._consumer, self._group, self._holds = consumer, group, Holds(consumer, group)

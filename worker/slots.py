@@ -22,12 +22,16 @@ class Slots:
     def __init__(
         self, count: int, *, reserved: float, patience: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._free = count
+        self._count = self._free = count
         self._for_flex = max(1, count - int(count * reserved))
         self._patience = patience
         self._clock = clock
         self._running: Counter[Tier] = Counter()
         self._passed_over: float | None = None
+
+    def most_of(self, tier: Tier) -> int:
+        """How many jobs of the tier may run here at once."""
+        return self._for_flex if tier is Tier.FLEX else self._count
 
     @property
     def busy(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 
 class EmbeddedConsumer:
-    def __init__(self, queue: EmbeddedQueue, keys: Sequence[Key], prefetch: int) -> None:
-        self.keys = tuple(keys)
+    """`prefetch`: how many of each queue it may hold."""
+
+    def __init__(self, queue: EmbeddedQueue, prefetch: Mapping[Key, int]) -> None:
+        self.keys = tuple(prefetch)
         self._queue = queue
         self._prefetch = prefetch
         self._held: dict[int, Entry] = {}
@@ -75,7 +77,7 @@ class EmbeddedConsumer:
         return {key: count for key, count in counts if count > 0}
 
     def _room(self, key: Key) -> int:
-        return self._prefetch - sum(entry.key == key for entry in self._held.values())
+        return self._prefetch[key] - sum(entry.key == key for entry in self._held.values())
 
     def wake(self) -> None:
         self._changed.set()

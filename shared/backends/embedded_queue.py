@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -61,13 +61,14 @@ class EmbeddedQueue:
         await asyncio.shield(added)
 
     @asynccontextmanager
-    async def consume(self, queues: Sequence[QueueName], prefetch: int) -> AsyncGenerator[Consumer]:
-        async with self._consume(queues, prefetch) as consumer:
+    async def consume(self, queues: Sequence[QueueName], prefetch: int | Sequence[int]) -> AsyncGenerator[Consumer]:
+        each = [prefetch] * len(queues) if isinstance(prefetch, int) else prefetch
+        async with self._consume(dict(zip(queues, each, strict=True))) as consumer:
             yield consumer
 
     @asynccontextmanager
     async def dead_letters(self) -> AsyncGenerator[Consumer]:
-        async with self._consume([None], DEAD_LETTERS_PREFETCH) as consumer:
+        async with self._consume({None: DEAD_LETTERS_PREFETCH}) as consumer:
             yield consumer
 
     async def undecodable(self, decide: Callable[[Undecodable], Fate], limit: int) -> Sequence[Undecodable]:
@@ -91,8 +92,8 @@ class EmbeddedQueue:
             consumer.wake()
 
     @asynccontextmanager
-    async def _consume(self, keys: Sequence[Key], prefetch: int) -> AsyncGenerator[EmbeddedConsumer]:
-        consumer = EmbeddedConsumer(self, keys, prefetch)
+    async def _consume(self, prefetch: Mapping[Any, int]) -> AsyncGenerator[EmbeddedConsumer]:
+        consumer = EmbeddedConsumer(self, prefetch)
         self._consumers.add(consumer)
         try:
             yield consumer

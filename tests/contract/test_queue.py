@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from contextlib import suppress
 
 import pytest
@@ -246,6 +247,14 @@ async def test_each_queue_has_its_own_prefetch(backend: Backend) -> None:
         assert await nothing_comes(consumer)
     async with consume(backend, FLEX) as consumer:
         assert await taken(consumer, 1) == [flex]
+
+
+async def test_a_prefetch_may_be_given_for_each_queue(backend: Backend) -> None:
+    await publish(backend, *(new_job(queue=queue) for queue in (PRIORITY, PRIORITY, FLEX, FLEX)))
+    async with backend.queue.consume([PRIORITY, FLEX], [2, 1]) as consumer:
+        held = [(await next_of(consumer)).message.job.queue for _ in range(3)]
+        assert Counter(held) == {PRIORITY: 2, FLEX: 1}
+        assert await nothing_comes(consumer)
 
 
 async def test_depth_counts_what_waits_and_not_what_is_in_hand(backend: Backend) -> None:

@@ -43,6 +43,11 @@ def test_flex_leaves_the_reserved_slots_to_others() -> None:
     assert slots.choose([FLEX, DEFAULT]) is DEFAULT
 
 
+def test_how_many_of_a_tier_may_run_at_once() -> None:
+    slots = slots_of(8, reserved=0.25)
+    assert [slots.most_of(tier) for tier in TIERS] == [8, 8, 6]
+
+
 def test_flex_has_one_slot_at_least() -> None:
     for count in (1, 2, 3):
         assert slots_of(count, reserved=0.99).choose([FLEX]) is FLEX

@@ -244,11 +244,14 @@ class Line:
 class RabbitConsumer:
     """Deliveries of several queues, the first queue's first. Owns a connection, and the tasks that keep the queues."""
 
-    def __init__(self, urls: str, publisher: Publisher, declares: Mapping[Key, Declare], prefetch: int) -> None:
+    def __init__(
+        self, urls: str, publisher: Publisher, declares: Mapping[Key, Declare], prefetch: Sequence[int]
+    ) -> None:
         self._link = Link(urls, "ignite consumer")
         self._arrived = asyncio.Event()
         self._by_key = {
-            key: Line(self._link, publisher, declare, prefetch, self._arrived) for key, declare in declares.items()
+            key: Line(self._link, publisher, declare, number, self._arrived)
+            for (key, declare), number in zip(declares.items(), prefetch, strict=True)
         }
         self._lines = tuple(self._by_key.values())
         self._keepers: list[asyncio.Task[None]] = []
