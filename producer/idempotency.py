@@ -28,5 +28,10 @@ def idempotency_key(name: str | None, body: bytes, mode: Mode) -> IdempotencyKey
     return IdempotencyKey(digest(name.encode()), digest(mode.encode(), canonical))
 
 
+def sent_digest(retry_count: str | None, body: bytes, mode: Mode) -> str | None:
+    """What an SDK sends again looks the same to the byte. None where it does not count its tries."""
+    return None if retry_count is None else digest(mode.encode(), body)
+
+
 def digest(*parts: bytes) -> str:
     return hashlib.sha256(b"\n".join(parts)).hexdigest()[:32]

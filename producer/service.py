@@ -93,9 +93,14 @@ class JobService:
     @asynccontextmanager
     async def call(self, submission: Submission) -> AsyncGenerator[Call]:
         """Submit a request whose client waits, and follow its job from the first byte. Where the request was submitted
-        before, under the same idempotency key, this is another client of the job that it became.
+        before, under the same idempotency key, this is another client of the job that it became; and where its client
+        was cut off and its SDK sends it again, the one client of the job that was left alone.
         """
         job = await self._admit(submission)
+        if (orphan := await self._take_up(submission)) is not None:
+            async with self.attach(orphan, submission.body) as call:
+                yield call
+            return
         async with self._backend.log.follow(job.id, created_here=True) as follower:
             standing = await self._enqueue(job, submission, followed=True)
             if standing == job.id:
@@ -103,6 +108,18 @@ class JobService:
                 return
         async with self.attach(await self.get(job.tenant, standing), submission.body) as call:
             yield call
+
+    async def _take_up(self, submission: Submission) -> Job | None:
+        """The job that the request has become already, if its client was cut off and asks again."""
+        if submission.sent is None or not submission.sent_again:
+            return None
+        job_id = await self._backend.store.take_up(submission.tenant, submission.sent)
+        if job_id is None:
+            return None
+        if submission.meter is not None:
+            submission.meter.give_back()  # It was counted when it was new.
+        log.info("job.taken_up", job=job_id, next="its client was cut off and asks again")
+        return await self.get(submission.tenant, job_id)
 
     async def submit(self, submission: Submission) -> Job:
         """Submit a request whose client will come back for it."""
@@ -143,7 +160,9 @@ class JobService:
         """
         queue_may_have_it = False
         try:
-            standing = await self._backend.store.create(job, body=submission.body, followed=followed)
+            standing = await self._backend.store.create(
+                job, body=submission.body, followed=followed, sent=submission.sent
+            )
             if standing != job.id:
                 return standing
             if submission.idempotency_key is not None:

@@ -22,7 +22,8 @@ class Submission:
     """A checked request and what its call says about it. `meter` counts it, where its key has limits.
 
     `detached`: the job runs on when the client leaves. `patience`: seconds for which the client's SDK waits to hear
-    something, where it will not ask again.
+    something, where it will not ask again. `sent`: a digest of a request that its SDK may send again on its own,
+    `sent_again` whether it does so.
     """
 
     principal: Principal
@@ -35,6 +36,8 @@ class Submission:
     patience: float | None = None
     idempotency_key: IdempotencyKey | None = None
     meter: Meter | None = None
+    sent: str | None = None
+    sent_again: bool = False
     traceparent: str | None = None
 
     @property

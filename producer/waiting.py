@@ -31,7 +31,9 @@ class Waiting:
         self.ending = "failed"
         self._service = service
         self._mode = mode
-        self._patience = math.inf if patience is None else patience
+        # A client that joins a job has its patience still before it.
+        since = time.time() if call.attached else call.job.created_at
+        self._gives_up_at = math.inf if patience is None else since + patience
         self._waited: float | None = None
 
     @property
@@ -49,7 +51,7 @@ class Waiting:
         quiet_until = time.monotonic() + seconds
         until = time.monotonic() + OUTAGE_PATIENCE
         while True:
-            left = min(self.job.deadline_at, self.job.created_at + self._patience) - time.time()
+            left = min(self.job.deadline_at, self._gives_up_at) - time.time()
             wait = min(max(0.0, quiet_until - time.monotonic()), LOOK_AGAIN, left if left > 0 else math.inf)
             try:
                 update = await self.call.follower.next(wait)

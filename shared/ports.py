@@ -305,7 +305,7 @@ class JobStore(Protocol):
     Every change is one atomic step of job.py's table.
     """
 
-    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> str:
+    async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
         """Write the record of a queued job and keep its request's `body` until its end (that of a detached or failed
         job for as long as the record). `followed` lists this replica as a follower.
 
@@ -313,6 +313,14 @@ class JobStore(Protocol):
         A key stands for the job that was created with it first, for as long as it is kept, unless that job was
         discarded or deleted, or its creation broken off: whoever comes after a process that died has the key within
         about a second. Raises IdempotencyKeyReused where it stands for another request.
+
+        `sent`: a digest by which `take_up` finds the job, should its client be cut off and send the request again.
+        """
+        ...
+
+    async def take_up(self, tenant: str, sent: str) -> str | None:
+        """A job of the tenant's that was created as `sent`, is neither over nor being cancelled, and is followed by no
+        living replica; None if there is none. It is detached from now on, and not taken up again.
         """
         ...
 

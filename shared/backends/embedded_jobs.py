@@ -78,13 +78,13 @@ def find(db: Connection, job_id: str, now: float) -> Row | None:
     return Row(row[0], JobStatus(row[1]), *row[2:]) if row else None
 
 
-def create(db: Connection, job: Job, body: bytes) -> None:
+def create(db: Connection, job: Job, body: bytes, sent: str | None = None) -> None:
     """A repeated create finds the record there and leaves it as it is."""
     purge_at = job.deadline_at + job.retention + ABANDONED_AFTER
     created = db.execute(
         "INSERT OR IGNORE INTO jobs (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached,"
-        " stored, seed, metadata, idempotency_key, webhook_url, tokens, weight, status, purge_at)"
-        f" VALUES ({', '.join('?' * 18)})",
+        " stored, seed, metadata, idempotency_key, webhook_url, tokens, weight, status, purge_at, sent)"
+        f" VALUES ({', '.join('?' * 19)})",
         (
             *(
                 job.id,
@@ -99,13 +99,24 @@ def create(db: Connection, job: Job, body: bytes) -> None:
             *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode()),
             *(job.idempotency_key and orjson.dumps(job.idempotency_key).decode(), job.webhook_url),
             *(job.tokens, job.weight),
-            *(job.status, purge_at),
+            *(job.status, purge_at, sent),
         ),
     )
     if created.rowcount:
         db.execute("INSERT INTO bodies (job, body) VALUES (?, ?)", (created.lastrowid, body))
         if job.webhook_url is not None:
             outbox.await_ending(db, job.id, job.created_at)
+
+
+def take_up(db: Connection, tenant: str, sent: str, followed: Callable[[str], bool], now: float) -> str | None:
+    rows = db.execute(
+        "SELECT id FROM jobs WHERE tenant = ? AND sent = ? AND finished_at IS NULL AND cancelling = 0 AND purge_at > ?"
+        " ORDER BY id",
+        (tenant, sent, now),
+    )
+    orphan = next((job_id for (job_id,) in rows.fetchall() if not followed(job_id)), None)
+    db.execute("UPDATE jobs SET sent = NULL, detached = 1 WHERE id = ?", (orphan,))
+    return orphan
 
 
 def discard(db: Connection, job_id: str) -> None:

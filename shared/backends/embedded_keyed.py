@@ -9,12 +9,12 @@ from shared.errors import key_reused
 from shared.job import IdempotencyKey, Job
 
 
-def create(db: Connection, job: Job, body: bytes, now: float) -> str:
+def create(db: Connection, job: Job, body: bytes, sent: str | None, now: float) -> str:
     """The id of the job that is there now: another one where the job's key stands for that."""
     key = job.idempotency_key
     if key is not None and (holder := holder_of(db, job, key, now)) is not None:
         return holder
-    jobs.create(db, job, body)
+    jobs.create(db, job, body, sent)
     if key is not None:
         db.execute("DELETE FROM idempotency_keys WHERE forget_at <= ?", (now,))
         db.execute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.backends.sqlite import Connection
 from shared.errors import BackendUnavailable
 
-VERSION = 6
+VERSION = 7
 
 # `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
 # row tells the size of its log, and an append writes nothing but its own row.
@@ -30,6 +30,7 @@ CREATE TABLE jobs (
     metadata TEXT NOT NULL,
     idempotency_key TEXT,
     webhook_url TEXT,
+    sent TEXT,
     tokens INTEGER NOT NULL,
     weight REAL NOT NULL,
     status TEXT NOT NULL,
@@ -50,6 +51,7 @@ CREATE TABLE jobs (
 );
 CREATE UNIQUE INDEX jobs_by_tenant ON jobs (tenant, id);
 CREATE INDEX jobs_stored ON jobs (tenant, id) WHERE stored = 1;
+CREATE INDEX jobs_sent ON jobs (tenant, sent) WHERE sent IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX jobs_queued ON jobs (model, tier, id) WHERE status = 'queued';
 CREATE INDEX jobs_by_purge ON jobs (purge_at);
 

@@ -39,11 +39,15 @@ class EmbeddedStore:
         """What an earlier process left."""
         self._lines.load(await self._database.run(load_open))
 
-    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> str:
+    async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
         del followed  # Every follower is in this process and hears of every job anyway.
         return await self._database.run(
-            lambda db: keyed.create(db, job, body, time.time()), after=lambda holder: self._created(job, holder)
+            lambda db: keyed.create(db, job, body, sent, time.time()), after=lambda holder: self._created(job, holder)
         )
+
+    async def take_up(self, tenant: str, sent: str) -> str | None:
+        followed = self._hub.__contains__
+        return await self._database.run(lambda db: jobs.take_up(db, tenant, sent, followed, time.time()))
 
     def _created(self, job: Job, holder: str) -> str:
         if holder == job.id:

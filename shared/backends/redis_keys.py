@@ -44,6 +44,11 @@ def idempotency_key(tenant: str, name: str) -> str:
     return f"ignite:tenant:{tenant}:key:{name}"
 
 
+def sent(tenant: str, digest: str) -> str:
+    """The jobs of one and the same request, for clients that were cut off and send it again."""
+    return f"ignite:tenant:{tenant}:sent:{digest}"
+
+
 def replica(replica_id: str) -> str:
     """The channel of one API replica: live frames of the jobs it follows. The Lua steps build the same name."""
     return f"ignite:replica:{replica_id}"

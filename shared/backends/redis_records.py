@@ -41,6 +41,7 @@ def decode_job(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Job | None:
     job.owner = fields[b"owner"].decode() if b"owner" in fields else None
     job.started_at, job.first_token_at = moment(fields, b"started"), moment(fields, b"first")
     job.finished_at, job.expires_at = moment(fields, b"finished"), moment(fields, b"expires")
+    job.detached |= b"detached" in fields
     if b"metadata" in fields:
         job.metadata = orjson.loads(fields[b"metadata"])
     if b"ending" in fields:

@@ -16,6 +16,7 @@ from shared.backends.redis import Pipeline, retrieve
 from shared.backends.redis_keyed import KeyedJobs
 from shared.backends.redis_line import RedisLine
 from shared.backends.redis_lists import list_jobs
+from shared.backends.redis_orphans import remember_sent, take_up_orphan
 from shared.backends.redis_outbox import await_ending, note_ending
 from shared.backends.redis_records import decode_job, milliseconds, time_to_live
 from shared.backends.spec import encode_spec
@@ -77,10 +78,10 @@ class RedisStore:
         self._line = RedisLine(pipeline)
         self._fair = fair
 
-    async def create(self, job: Job, *, body: bytes, followed: bool = False) -> str:
+    async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
         follower = self._replica if followed else ""
         if (key := job.idempotency_key) is None:
-            await self._create(job, body, follower=follower)
+            await self._create(job, body, follower=follower, sent=sent)
             return job.id
         holder = await self._keyed.claim(job, key)
         if holder != job.id or await self._create(job, body, follower=follower):
@@ -90,7 +91,12 @@ class RedisStore:
             raise BackendUnavailable("The store (Redis) was too slow for this request.", retry_after=1)
         return holder
 
-    async def _create(self, job: Job, body: bytes, *, follower: str = "", restored: bool = False) -> bool:
+    async def take_up(self, tenant: str, sent: str) -> str | None:
+        return await take_up_orphan(self._redis, tenant, sent)
+
+    async def _create(
+        self, job: Job, body: bytes, *, follower: str = "", restored: bool = False, sent: str | None = None
+    ) -> bool:
         ttl = time_to_live(job, job.deadline_at)
         made, *_ = await asyncio.gather(
             self._redis.step(
@@ -101,6 +107,7 @@ class RedisStore:
             self._line.add(job, job.created_at, ttl),
             *(self._remember(index, job, ttl) for index in indexes_of(job)),
             *([await_ending(self._redis, job, ttl)] if job.webhook_url else []),
+            *([remember_sent(self._redis, job, sent, ttl)] if sent else []),
         )
         return bool(made)
 

@@ -169,3 +169,46 @@ async def test_a_named_request_outlives_its_clients_patience(idle_api: Api) -> N
     assert job["deadline_at"] - job["created_at"] == idle_api.settings.job_deadline
     async with idle_api.worker():
         assert (await keyed(idle_api, ask())).json["id"] == job["id"]
+
+
+# ── SDKs that send no key, and say that they send something again ──
+
+FIRST, AGAIN = "x-stainless-retry-count: 0", "1"
+
+
+async def sent_again(api: Api, body: object) -> Answer:
+    return await api.post(body, **{"x-stainless-retry-count": AGAIN})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_sdk_that_was_cut_off_finds_its_job(any_api: Api, stream: bool) -> None:
+    any_api.engine.gate.clear()
+    async with any_api.connected(raw_post(ask(stream=stream), FIRST, "X-On-Disconnect: continue")):
+        await wait_until(lambda: any_api.engine.working, "the engine to work")
+    (job,) = await any_api.jobs()
+    await wait_until(lambda: job["id"] not in any_api.backend.log._hub, "the first to be gone")
+    again = asyncio.create_task(sent_again(any_api, ask(stream=stream)))
+    await wait_until(lambda: job["id"] in any_api.backend.log._hub, "the second to wait")
+    any_api.engine.gate.set()
+    answer = await again
+    assert answer.status == 200
+    assert answer.headers["x-job-id"] == job["id"]
+    assert (answer.text if stream else answer.json["choices"][0]["message"]["content"]) == " t007 t008 t009"
+    assert len(any_api.engine.asked) == 1
+
+
+async def test_it_gets_no_job_that_has_a_client(any_api: Api) -> None:
+    any_api.engine.gate.clear()
+    async with any_api.connected(raw_post(ask(), FIRST)):
+        await wait_until(lambda: any_api.engine.working, "the engine to work")
+        again = asyncio.create_task(sent_again(any_api, ask()))
+        await wait_until(lambda: any_api.engine.working == 2, "a job of its own")
+        any_api.engine.gate.set()
+        assert (await again).status == 200
+
+
+async def test_it_gets_no_job_of_another_request(any_api: Api) -> None:
+    async with any_api.connected(raw_post(ask("seed=7 ttft=60000"), FIRST, "X-On-Disconnect: continue")):
+        await wait_until(lambda: any_api.engine.working, "the engine to work")
+    assert (await sent_again(any_api, ask())).status == 200
+    assert len(any_api.engine.asked) == 2
