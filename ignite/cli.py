@@ -9,6 +9,7 @@ import click
 from ignite import __version__
 from ignite.batch_command import batch
 from ignite.dead_command import dead
+from ignite.fleet_command import queues, workers
 from ignite.jobs_command import jobs
 from ignite.keys_command import keys
 from ignite.options import settings_of, settings_options
@@ -91,3 +92,5 @@ cli.add_command(batch)
 cli.add_command(jobs)
 cli.add_command(dead)
 cli.add_command(keys)
+cli.add_command(queues)
+cli.add_command(workers)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
+from ignite import __version__
 from ignite.processes import supervise
 from ignite.running import mendable, require_distributed, run, say, stop_signals, until
 from shared.backends import open_backend
@@ -100,6 +101,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         flex_patience=settings.flex_patience,
         aliases=tuple(split_list(settings.model_aliases)),
         modalities=tuple(split_list(settings.model_modalities)),
+        version=__version__,
     )
 
 

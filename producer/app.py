@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 
-from producer import completions, dead, jobs, models, stored
+from producer import completions, dead, jobs, models, operations, stored
 from producer.auth import Keyring
 from producer.batches import routes as batches
 from producer.batches.book import Batches
@@ -23,6 +23,7 @@ from producer.errors import install_error_handlers
 from producer.files import routes as files
 from producer.files.catalog import Files
 from producer.files.reaper import reap
+from producer.fleet import Fleet
 from producer.health import Health, health_router
 from producer.keys import KeyBook
 from producer.limits import KeyLimits
@@ -59,7 +60,8 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
     runners = BatchRunners(
         backend.documents, desk.batches, lambda ledger: BatchRun(desk, ledger).run(), settings.batch_lease
     )
-    doors = Doors(settings, backend, keyring, limits, service, catalog, Health(), kept, desk.batches, runners)
+    fleet = Fleet(backend, catalog)
+    doors = Doors(settings, backend, keyring, limits, service, catalog, Health(), kept, desk.batches, runners, fleet)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -88,9 +90,8 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.state.doors = doors
-    routers = (completions, stored, jobs, models, files, batches, dead)
-    for routes in routers:
-        app.include_router(routes.router)
+    for room in (completions, stored, jobs, models, files, batches, dead, operations):
+        app.include_router(room.router)
     app.include_router(health_router())
     install_error_handlers(app)
     install_edge(app, doors)

@@ -15,6 +15,7 @@ from producer.batches.book import Batches
 from producer.batches.runners import BatchRunners
 from producer.catalog import Catalog
 from producer.files.catalog import Files
+from producer.fleet import Fleet
 from producer.health import Health
 from producer.limits import KeyLimits, Meter
 from producer.service import JobService
@@ -34,6 +35,7 @@ class Doors:
     files: Files
     batches: Batches
     runners: BatchRunners
+    fleet: Fleet
 
     async def troubles(self) -> Mapping[str, str | None]:
         """Each part this replica needs with None if it answers, else with one sentence on what is wrong."""

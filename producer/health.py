@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -13,11 +14,19 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse, Response
 
-from producer.metrics import QUEUE_DEPTH, TASKS, WORKERS
+from producer.fleet import Fleet
+from producer.metrics import (
+    QUEUE_BACKLOG,
+    QUEUE_DEPTH,
+    QUEUE_OLDEST,
+    QUEUE_RUNNING,
+    QUEUE_TOKENS,
+    TASKS,
+    WORKER_SLOTS,
+    WORKERS,
+)
 from producer.openapi import ALIVE, READINESS
 from shared.errors import BackendUnavailable
-from shared.job import QueueName, Tier
-from shared.ports import Backend
 
 log = structlog.get_logger(__name__)
 
@@ -69,16 +78,22 @@ def health_router() -> APIRouter:
     async def metrics(request: Request) -> Response:
         TASKS.set(len(asyncio.all_tasks()))
         with suppress(BackendUnavailable):  # What this process counts itself is wanted most when the rest is away.
-            await measure(doors_of(request).backend)
+            await measure(doors_of(request).fleet)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
 
-async def measure(backend: Backend) -> None:
+async def measure(fleet: Fleet) -> None:
     """Gauges that are looked up when somebody looks: nothing polls."""
-    workers = Counter(worker.model.id for worker in await backend.registry.workers() if worker.ready)
-    for model in await backend.registry.models():
-        WORKERS.labels(model.id).set(workers[model.id])
-        for tier in Tier:
-            QUEUE_DEPTH.labels(model.id, tier).set(await backend.queue.depth(QueueName(model.id, tier)))
+    ready = [worker for worker in await fleet.workers() if worker.ready]
+    workers = Counter(worker.model.id for worker in ready)
+    for view in await fleet.queues():
+        model, tier = view.queue.model, view.queue.tier
+        WORKERS.labels(model).set(workers[model])
+        WORKER_SLOTS.labels(model).set(sum(worker.concurrency for worker in ready if worker.model.id == model))
+        QUEUE_DEPTH.labels(model, tier).set(view.waiting)
+        QUEUE_RUNNING.labels(model, tier).set(view.running)
+        QUEUE_TOKENS.labels(model, tier).set(view.tokens)
+        QUEUE_OLDEST.labels(model, tier).set(view.oldest_wait)
+        QUEUE_BACKLOG.labels(model, tier).set(math.nan if view.backlog_seconds is None else view.backlog_seconds)

@@ -18,4 +18,11 @@ FIRST_BYTE = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 QUEUE_DEPTH = Gauge("ignite_queue_depth", "Jobs that wait in the queue", ["model", "tier"])
+QUEUE_RUNNING = Gauge("ignite_queue_running", "Jobs of the queue that run", ["model", "tier"])
+QUEUE_TOKENS = Gauge("ignite_queue_tokens", "Estimated tokens of the jobs that wait", ["model", "tier"])
+QUEUE_OLDEST = Gauge("ignite_queue_oldest_seconds", "How long the oldest job has waited", ["model", "tier"])
+QUEUE_BACKLOG = Gauge(
+    "ignite_queue_backlog_seconds", "Until the last job that waits is started, at the measured rate", ["model", "tier"]
+)
+WORKER_SLOTS = Gauge("ignite_worker_slots", "Slots of the workers that are ready", ["model"])
 WORKERS = Gauge("ignite_workers", "Workers that are there, with an engine that can generate", ["model"])

@@ -299,3 +299,40 @@ class BatchList(BaseModel):
 class HealthReport(BaseModel):
     status: Literal["ok", "unavailable"]
     checks: dict[str, str] = Field({}, description="Each part with `ok`, or what is wrong with it.")
+
+
+class Queue(BaseModel):
+    """A queue: one per model and tier. Estimates are null until something has been measured."""
+
+    object: Literal["queue"]
+    model: str
+    tier: str
+    waiting: int
+    running: int
+    waiting_tokens: int = Field(description="Estimates, prompts and answers.")
+    waiting_tenants: int
+    oldest_wait_seconds: float
+    started_per_second: float | None
+    backlog_seconds: float | None = Field(description="Until the last job that waits is started, at this rate.")
+
+
+class QueueList(BaseModel):
+    object: Literal["list"]
+    data: list[Queue]
+
+
+class Worker(BaseModel):
+    object: Literal["worker"]
+    id: str
+    model: str
+    engine: str
+    slots: int
+    running: int = Field(description="Jobs, as the worker last said.")
+    ready: bool = Field(description="Its engine can generate.")
+    version: str
+    started_at: int
+
+
+class WorkerList(BaseModel):
+    object: Literal["list"]
+    data: list[Worker]

@@ -66,6 +66,16 @@ class FairLine:
         """Those that have jobs waiting."""
         return self._waiting.keys()
 
+    @property
+    def running(self) -> int:
+        """How many have been started, and are neither over nor handed back."""
+        return len(self._jobs) - self.jobs - len(self._later)
+
+    @property
+    def oldest(self) -> str | None:
+        """Of those that wait."""
+        return min((line[0] for line in self._waiting.values()), default=None)
+
     def jobs_of(self, tenant: str) -> int:
         return len(self._waiting.get(tenant, ()))
 

@@ -299,6 +299,16 @@ class Backlog:
         return replace(self, tokens=self.tokens + count * tokens, **more)
 
 
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """How the jobs of one queue fare. `oldest_at`: since when the one that waits longest does, in Unix seconds; None
+    where none waits.
+    """
+
+    running: int
+    oldest_at: float | None
+
+
 class JobStore(Protocol):
     """Each job's record and result: the truth about what has happened.
 
@@ -446,6 +456,10 @@ class JobStore(Protocol):
         """What waits in `queue`, and how much of it is the tenant's."""
         ...
 
+    async def queue_state(self, queue: QueueName) -> QueueState:
+        """As it stands, but for what is under way."""
+        ...
+
     async def position(self, job: Job) -> int | None:
         """How many queued jobs come up before this one in its queue; None if it does not wait. Where several tenants'
         jobs wait that is an estimate, since their sizes are.
@@ -580,13 +594,17 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """`ready`: whether its engine can generate at present."""
+    """`ready`: whether its engine can generate at present. `running`: jobs that it runs, as it last said; `version`: of
+    its Ignite.
+    """
 
     id: str
     model: ModelInfo
     concurrency: int
     started_at: float
     ready: bool = True
+    running: int = 0
+    version: str = ""
 
 
 class Membership(Protocol):
@@ -603,11 +621,15 @@ class Membership(Protocol):
         ...
 
 
+def idle() -> int:
+    return 0
+
+
 class Registry(Protocol):
     """Who works, on what; and the way to a worker's ear."""
 
-    def join(self, worker: WorkerInfo) -> AbstractAsyncContextManager[Membership]:
-        """Announce a worker while inside."""
+    def join(self, worker: WorkerInfo, running: Callable[[], int] = idle) -> AbstractAsyncContextManager[Membership]:
+        """Announce a worker while inside. `running` tells how many jobs it runs, whenever it is announced again."""
         ...
 
     async def alive(self, worker_id: str) -> bool:

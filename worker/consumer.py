@@ -40,7 +40,7 @@ class WorkerOptions:
 
     `reserved_slots`: the share of the slots that flex jobs never take. `flex_patience`: how long flex jobs are passed
     over for higher tiers before one has its turn. `aliases`: other names of its model. `modalities`: what that takes,
-    where the engine's own word for it does not count.
+    where the engine's own word for it does not count. `version`: of the Ignite that runs.
     """
 
     lease_seconds: float = 30.0
@@ -52,6 +52,7 @@ class WorkerOptions:
     flex_patience: float = 60.0
     aliases: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
+    version: str = ""
 
 
 class Worker:
@@ -82,7 +83,7 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         queues = [*self._queues.values()]
         async with (
-            self._backend.registry.join(self._info()) as membership,
+            self._backend.registry.join(self._info(), lambda: len(self._running)) as membership,
             self._backend.queue.consume(queues, [*map(self._slots.most_of, self._queues)]) as consumer,
             asyncio.TaskGroup() as group,
         ):
@@ -113,7 +114,7 @@ class Worker:
             modalities=self._options.modalities or card.modalities,
             aliases=self._options.aliases,
         )
-        return WorkerInfo(self.id, model, self._engine.concurrency, started_at=now)
+        return WorkerInfo(self.id, model, self._engine.concurrency, started_at=now, version=self._options.version)
 
     # ── take ──
 

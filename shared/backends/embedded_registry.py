@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 
@@ -12,7 +12,7 @@ import orjson
 
 from shared.backends.announced import decode_model
 from shared.backends.sqlite import Connection, Database
-from shared.ports import Membership, ModelInfo, WorkerInfo
+from shared.ports import Membership, ModelInfo, WorkerInfo, idle
 
 
 class StopRequests:
@@ -38,8 +38,9 @@ class StopRequests:
 class Member:
     """A worker in this process."""
 
-    def __init__(self, worker: WorkerInfo) -> None:
+    def __init__(self, worker: WorkerInfo, running: Callable[[], int]) -> None:
         self.worker = worker
+        self.running = running
         self.requests = StopRequests()
 
     @property
@@ -57,8 +58,8 @@ class EmbeddedRegistry:
         self._workers: dict[str, Member] = {}
 
     @asynccontextmanager
-    async def join(self, worker: WorkerInfo) -> AsyncGenerator[Membership]:
-        member = self._workers[worker.id] = Member(worker)
+    async def join(self, worker: WorkerInfo, running: Callable[[], int] = idle) -> AsyncGenerator[Membership]:
+        member = self._workers[worker.id] = Member(worker, running)
         try:
             await self._announce(worker.model)
             yield member
@@ -79,7 +80,7 @@ class EmbeddedRegistry:
             self._workers[worker_id].requests.put(job_id)
 
     async def workers(self) -> Sequence[WorkerInfo]:
-        return [member.worker for member in self._workers.values()]
+        return [replace(member.worker, running=member.running()) for member in self._workers.values()]
 
     async def models(self) -> Sequence[ModelInfo]:
         since = time.time() - self._model_retention

@@ -16,8 +16,8 @@ from shared.backends.embedded_registry import EmbeddedRegistry
 from shared.backends.follower import FollowerHub
 from shared.backends.sqlite import Database
 from shared.errors import AttemptsExhausted
-from shared.job import Job, JobStatus, QueueName
-from shared.ports import Backlog, Claim, Ending, JobFilter, NotClaimed
+from shared.job import Job, JobStatus, QueueName, born_at
+from shared.ports import Backlog, Claim, Ending, JobFilter, NotClaimed, QueueState
 
 
 class EmbeddedStore:
@@ -132,6 +132,10 @@ class EmbeddedStore:
     async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
         line = self._lines.of(queue)
         return Backlog(line.jobs, line.tokens, len(line.tenants), line.jobs_of(tenant), line.started)
+
+    async def queue_state(self, queue: QueueName) -> QueueState:
+        line = self._lines.of(queue)
+        return QueueState(line.running, None if line.oldest is None else born_at(line.oldest))
 
     async def body(self, job_id: str) -> bytes | None:
         return await self._database.run(lambda db: jobs.body(db, job_id))

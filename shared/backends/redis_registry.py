@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 
@@ -18,7 +18,7 @@ from shared.backends.announced import decode_model, decode_worker
 from shared.backends.redis import RedisServer, subscription
 from shared.backends.redis_presence import anybody_hears
 from shared.errors import BackendUnavailable
-from shared.ports import Membership, ModelInfo, WorkerInfo
+from shared.ports import Membership, ModelInfo, WorkerInfo, idle
 
 log = structlog.get_logger(__name__)
 
@@ -31,8 +31,9 @@ MODEL_TTL = 86400.0
 class RedisMembership:
     cancels: AsyncIterator[str]
 
-    def __init__(self, worker: WorkerInfo) -> None:
+    def __init__(self, worker: WorkerInfo, running: Callable[[], int]) -> None:
         self.worker = worker
+        self.running = running
         self._news = asyncio.Event()
 
     def announce(self, *, ready: bool) -> None:
@@ -52,14 +53,14 @@ class RedisRegistry:
         self._redis = server.pipeline
 
     @asynccontextmanager
-    async def join(self, worker: WorkerInfo) -> AsyncGenerator[Membership]:
+    async def join(self, worker: WorkerInfo, running: Callable[[], int] = idle) -> AsyncGenerator[Membership]:
         requests: asyncio.Queue[str] = asyncio.Queue()
         channel = keys.worker_channel(worker.id)
         async with subscription(
             self._server.url, channel, lambda raw: requests.put_nowait(raw.decode()), nothing
         ) as ear:
             await self._announce(worker)
-            member = RedisMembership(worker)
+            member = RedisMembership(worker, running)
             heart = asyncio.create_task(self._beat(member), name="registry-heartbeat")
             member.cancels = heard(requests, (heart, ear.task))
             try:
@@ -85,7 +86,7 @@ class RedisRegistry:
         while True:
             await member.wait_news(HEARTBEAT)
             try:
-                await self._announce(member.worker)
+                await self._announce(replace(member.worker, running=member.running()))
             except BackendUnavailable as error:
                 log.warning("registry.heartbeat_missed", error=error.message, next="trying again")
 

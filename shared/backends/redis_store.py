@@ -23,7 +23,7 @@ from shared.backends.spec import encode_spec
 from shared.errors import AttemptsExhausted, BackendUnavailable, IdempotencyKeyReused
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, QueueName, new_job_id, sources
-from shared.ports import AttemptFenced, Backlog, Claim, Ending, JobFilter, NotClaimed
+from shared.ports import AttemptFenced, Backlog, Claim, Ending, JobFilter, NotClaimed, QueueState
 
 MEMORY_OF_IDS = 7 * 86400.0
 """Seconds for which a tenant's job ids are known after their data has expired: 410, not 404."""
@@ -256,6 +256,14 @@ class RedisStore:
             self._redis.command("ZSCORE", keys.stored_of(tenant), job_id),
         )
         return any(score is not None for score in scores)
+
+    async def queue_state(self, queue: QueueName) -> QueueState:
+        index = keys.open_jobs(str(queue))
+        running, oldest = await asyncio.gather(
+            self._redis.command("ZCOUNT", index, RUNNING, "+inf"), self._redis.command("ZRANGE", index, 0, 0)
+        )
+        since = await self._redis.command("ZSCORE", index, oldest[0]) if oldest else None
+        return QueueState(running, float(since) if since is not None and float(since) < RUNNING else None)
 
     async def position(self, job: Job) -> int | None:
         return await self._line.ahead(job, fair=self._fair)

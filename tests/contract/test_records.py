@@ -3,7 +3,7 @@
 import pytest
 
 from shared.job import Job, JobStatus, QueueName, Tier, new_job_id
-from shared.ports import Backend, Claim, JobFilter, NotClaimed
+from shared.ports import Backend, Claim, JobFilter, NotClaimed, QueueState
 from tests.contract.conftest import Maker
 from tests.contract.performers import (
     A_MOMENT,
@@ -153,6 +153,29 @@ async def test_a_position_counts_the_queued_jobs_before(replicas: tuple[Backend,
 
 async def positions_are(backend: Backend, *wanted: tuple[Job, int | None]) -> bool:
     assert [(job, await backend.store.position(job)) for job, _ in wanted] == list(wanted)
+    return True
+
+
+async def test_a_queue_tells_what_runs_and_since_when_the_oldest_waits(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    queue = new_job().queue
+    assert await other.store.queue_state(queue) == QueueState(0, None)
+    first, second = new_job(), new_job()
+    for job in (first, second):
+        await one.store.create(job, body=b"{}")
+    assert await state_is(other, 0, first)
+    claim = await one.store.claim(first.id, "worker-1", LEASE)
+    assert isinstance(claim, Claim)
+    await wait_until(lambda: state_is(other, 1, second), "the claim to show")
+    await perform(one, claim, [], COMPLETED)
+    await wait_until(lambda: state_is(other, 0, second), "the end to show")
+
+
+async def state_is(backend: Backend, running: int, oldest: Job) -> bool:
+    state = await backend.store.queue_state(oldest.queue)
+    assert state.running == running
+    assert state.oldest_at is not None
+    assert abs(state.oldest_at - oldest.created_at) < 0.01
     return True
 
 

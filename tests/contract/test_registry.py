@@ -76,3 +76,17 @@ async def test_a_worker_tells_whether_it_is_ready(replicas: tuple[Backend, Backe
 
 async def readiness_is(backend: Backend, ready: bool) -> bool:
     return [worker.ready for worker in await backend.registry.workers()] == [ready]
+
+
+async def test_a_worker_says_how_much_it_runs(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    running = 0
+    async with one.registry.join(a_worker(), lambda: running) as member:
+        running = 3
+        member.announce(ready=False)
+
+        async def is_told() -> bool:
+            (seen,) = await other.registry.workers()
+            return (seen.running, seen.ready) == (3, False)
+
+        await wait_until(is_told, "the worker's word")

@@ -1,0 +1,65 @@
+"""The fleet as operators and autoscalers see it: every queue with what waits and runs, every worker. Looked up when
+somebody looks: nothing polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from producer.catalog import Catalog
+from producer.drain_rate import DrainRate
+from shared.job import QueueName, Tier
+from shared.ports import Backend, WorkerInfo
+
+NOBODY = ""
+"""No tenant: backlogs are asked for as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """`tokens`: estimates of the jobs that wait; `tenants`: that have some. `oldest_wait` and `backlog_seconds` in
+    seconds; `rate`: jobs started per second. None: not known yet.
+    """
+
+    queue: QueueName
+    waiting: int
+    running: int
+    tokens: int
+    tenants: int
+    oldest_wait: float
+    rate: float | None
+    backlog_seconds: float | None
+
+
+class Fleet:
+    def __init__(self, backend: Backend, catalog: Catalog) -> None:
+        self._backend = backend
+        self._catalog = catalog
+        self._rates = DrainRate()
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        return sorted(await self._backend.registry.workers(), key=lambda worker: (worker.model.id, worker.started_at))
+
+    async def queues(self) -> Sequence[QueueView]:
+        """Those of all models in the catalog, by model and tier."""
+        names = [QueueName(model.id, tier) for model in await self._catalog.models() for tier in Tier]
+        return await asyncio.gather(*(self._look(name) for name in names))
+
+    async def _look(self, queue: QueueName) -> QueueView:
+        store = self._backend.store
+        backlog, state = await asyncio.gather(store.backlog(queue, NOBODY), store.queue_state(queue))
+        self._rates.observe(str(queue), backlog.started, backlog.jobs)
+        first = self._rates.estimate(str(queue), 0)
+        return QueueView(
+            queue=queue,
+            waiting=backlog.jobs,
+            running=state.running,
+            tokens=backlog.tokens,
+            tenants=backlog.tenants,
+            oldest_wait=max(0.0, time.time() - state.oldest_at) if state.oldest_at and backlog.jobs else 0.0,
+            rate=1 / first if first else None,
+            backlog_seconds=self._rates.estimate(str(queue), backlog.jobs - 1) if backlog.jobs else 0.0,
+        )

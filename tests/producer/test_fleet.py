@@ -1,0 +1,77 @@
+"""What operators see of the fleet, and that nobody else does."""
+
+from typing import Any
+
+import pytest
+
+from producer import shapes
+from producer.keys import KeyBook
+from tests.producer.api import MODEL, Api, ask, embedded_api
+from tests.producer.test_openapi import fits
+from tests.support.wait_until import wait_until
+
+
+async def queue(api: Api, tier: str = "default", **headers: str) -> dict[str, Any]:
+    (found,) = [each for each in (await api.get("/v1/queues", **headers)).json["data"] if each["tier"] == tier]
+    return found
+
+
+async def queue_is(api: Api, **state: Any) -> bool:
+    found = await queue(api)
+    return all(found[name] == value for name, value in state.items())
+
+
+async def test_queues_show_what_waits_and_runs(idle_api: Api) -> None:
+    empty = await queue(idle_api)
+    fits(shapes.QueueList, (await idle_api.get("/v1/queues")).json)
+    assert (empty["model"], empty["waiting"], empty["running"], empty["backlog_seconds"]) == (MODEL, 0, 0, 0)
+    assert empty["oldest_wait_seconds"] == 0
+    idle_api.engine.gate.clear()
+    for _ in range(5):
+        await idle_api.submit(ask())
+    waiting = await queue(idle_api)
+    assert (waiting["waiting"], waiting["running"], waiting["waiting_tenants"]) == (5, 0, 1)
+    assert waiting["waiting_tokens"] > 5 * 256
+    assert waiting["oldest_wait_seconds"] > 0
+    assert (await queue(idle_api, "flex"))["waiting"] == 0
+    async with idle_api.worker():
+        await wait_until(lambda: queue_is(idle_api, waiting=0, running=5), "all to run")
+        idle_api.engine.gate.set()
+        await wait_until(lambda: queue_is(idle_api, waiting=0, running=0), "all to be over")
+
+
+async def test_workers_show_what_they_do(api: Api) -> None:
+    api.engine.gate.clear()
+    await api.submit(ask())
+    await wait_until(lambda: api.engine.working == 1, "the job to run")
+    page = (await api.get("/v1/workers")).json
+    fits(shapes.WorkerList, page)
+    (worker,) = page["data"]
+    assert (worker["model"], worker["engine"], worker["slots"]) == (MODEL, "simulated", api.engine.concurrency)
+    assert (worker["running"], worker["ready"], worker["version"]) == (1, True, "0.1.0")
+    api.engine.gate.set()
+
+
+@pytest.mark.parametrize("path", ["/v1/queues", "/v1/workers"])
+async def test_they_are_for_operators(path: str) -> None:
+    async with embedded_api(api_keys="alice=secret-alice") as api:
+        secret, _ = await KeyBook(api.backend.documents).create("ops", operator=True)
+        assert (await api.get(path)).status == 401
+        denied = await api.get(path, authorization="Bearer secret-alice")
+        assert (denied.status, denied.error["code"]) == (403, "permission_denied")
+        assert (await api.get(path, authorization=f"Bearer {secret}")).status == 200
+
+
+async def test_autoscalers_find_work_in_the_metrics(idle_api: Api) -> None:
+    idle_api.engine.gate.clear()
+    for _ in range(3):
+        await idle_api.submit(ask())
+    async with idle_api.worker():
+        await wait_until(lambda: queue_is(idle_api, running=3), "all to run")
+        lines = (await idle_api.get("/metrics")).body.decode().splitlines()
+        idle_api.engine.gate.set()
+    labels = '{model="simulated",tier="default"}'
+    for name, value in (("depth", 0.0), ("running", 3.0), ("tokens", 0.0), ("oldest_seconds", 0.0)):
+        assert f"ignite_queue_{name}{labels} {value}" in lines
+    assert f'ignite_worker_slots{{model="simulated"}} {idle_api.engine.concurrency:.1f}' in lines
+    assert f"ignite_queue_backlog_seconds{labels} 0.0" in lines

@@ -1,0 +1,54 @@
+"""`ignite queues` and `ignite workers` against a running server."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from ignite.cli import cli
+from ignite.fleet_command import screen, span
+from tests.support.chat import Prompt, session_with, submit
+from tests.support.wait_until import wait_until
+from tests.system.test_up import ready
+
+
+async def fleet(*arguments: str) -> list[str]:
+    done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
+    assert done.exit_code == 0, done.output
+    return done.output.splitlines()
+
+
+async def test_queues_and_workers_are_shown(tmp_path: Path) -> None:
+    async with ready(tmp_path, "--concurrency", "1") as (_, url), session_with(url) as session:
+        for _ in range(3):
+            await submit(session, Prompt(tokens=1000, itl=1000))
+
+        async def one_runs() -> bool:
+            rows = [json.loads(line) for line in await fleet("queues", "--url", url, "--json")]
+            (row,) = [row for row in rows if row["tier"] == "default"]
+            return (row["waiting"], row["running"]) == (2, 1)
+
+        await wait_until(one_runs, "one job to run and two to wait")
+        heading, *rows = await fleet("queues", "--url", url)
+        assert heading.split()[:4] == ["MODEL", "TIER", "WAITING", "RUNNING"]
+        assert [row.split()[1:4] for row in rows] == [
+            ["priority", "0", "0"],
+            ["default", "2", "1"],
+            ["flex", "0", "0"],
+        ]
+        heading, row = await fleet("workers", "--url", url)
+        assert heading.split()[:4] == ["ID", "MODEL", "ENGINE", "RUNNING"]
+        assert row.split()[2:5] == ["simulated", "1/1", "yes"]
+
+
+def test_spans_are_short() -> None:
+    assert [span(seconds) for seconds in (None, 0, 0.4, 59, 119, 150, 7000, 9000)] == [
+        *("", "0s", "0s", "59s"),
+        *("119s", "2m", "117m", "2h"),
+    ]
+
+
+def test_a_screen_holds_what_fits() -> None:
+    shown = screen([f"{number} " + "x" * 500 for number in range(100)])
+    assert all(len(line) <= 120 for line in shown.split("\n")[1:])
