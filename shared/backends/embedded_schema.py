@@ -50,6 +50,8 @@ CREATE TABLE jobs (
     result BLOB
 );
 CREATE UNIQUE INDEX jobs_by_tenant ON jobs (tenant, id);
+CREATE INDEX jobs_by_status ON jobs (tenant, status, id);
+CREATE INDEX jobs_by_model ON jobs (tenant, model, id);
 CREATE INDEX jobs_stored ON jobs (tenant, id) WHERE stored = 1;
 CREATE INDEX jobs_sent ON jobs (tenant, sent) WHERE sent IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX jobs_queued ON jobs (model, tier, id) WHERE status = 'queued';

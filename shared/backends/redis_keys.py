@@ -39,6 +39,16 @@ def stored_of(tenant: str) -> str:
     return f"ignite:tenant:{tenant}:stored"
 
 
+def model_of(tenant: str, model: str) -> str:
+    """The ids among them of one model's jobs."""
+    return f"ignite:tenant:{tenant}:model:{model}"
+
+
+def ended_of(tenant: str, status: str) -> str:
+    """The ids among them whose jobs have ended so, or were about to: only for those that did not end well."""
+    return f"ignite:tenant:{tenant}:ended:{status}"
+
+
 def idempotency_key(tenant: str, name: str) -> str:
     """What a client's idempotency key stands for."""
     return f"ignite:tenant:{tenant}:key:{name}"
@@ -81,6 +91,9 @@ def of_limits(key_id: str) -> tuple[str, str, str]:
 OUTBOX = "ignite:outbox"
 DEAD = "ignite:dead"
 """Dead jobs of all tenants."""
+
+QUEUES = "ignite:queues"
+"""The names of queues that have had jobs."""
 
 WORKERS = "ignite:workers"
 MODELS = "ignite:models"

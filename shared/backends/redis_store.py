@@ -15,7 +15,7 @@ from shared.backends.ending import encode_ending
 from shared.backends.redis import Pipeline, retrieve
 from shared.backends.redis_keyed import KeyedJobs
 from shared.backends.redis_line import RedisLine
-from shared.backends.redis_lists import list_jobs
+from shared.backends.redis_lists import UNWELL, among_indexes, list_jobs, source_of
 from shared.backends.redis_orphans import remember_sent, take_up_orphan
 from shared.backends.redis_outbox import await_ending, note_ending
 from shared.backends.redis_records import decode_job, milliseconds, time_to_live
@@ -30,6 +30,8 @@ MEMORY_OF_IDS = 7 * 86400.0
 
 MEMORY_OF_DEAD = 30 * 86400.0
 """Seconds for which a dead job is in the list of all of them, if its record lives as long."""
+
+NOTE_QUEUE_EVERY = 60.0
 
 RUNNING = 1e10
 """Added to a job's place in its queue's index while it runs: beyond all that wait, and still in their order."""
@@ -48,7 +50,8 @@ OPEN = listed(status for status in JobStatus if not status.terminal)
 
 def indexes_of(job: Job) -> Sequence[str]:
     """The lists that know the job by its tenant."""
-    return (keys.jobs_of(job.tenant), keys.stored_of(job.tenant)) if job.stored else (keys.jobs_of(job.tenant),)
+    always = (keys.jobs_of(job.tenant), keys.model_of(job.tenant, job.model))
+    return (*always, keys.stored_of(job.tenant)) if job.stored else always
 
 
 def endable(status: JobStatus) -> str:
@@ -76,6 +79,7 @@ class RedisStore:
         self._keyed = KeyedJobs(pipeline)
         self._replica = replica
         self._line = RedisLine(pipeline)
+        self._noted: dict[str, float] = {}
         self._fair = fair
 
     async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
@@ -106,6 +110,7 @@ class RedisStore:
             ),
             self._line.add(job, job.created_at, ttl),
             *(self._remember(index, job, ttl) for index in indexes_of(job)),
+            *self._note_queue(str(job.queue), ttl),
             *([await_ending(self._redis, job, ttl)] if job.webhook_url else []),
             *([remember_sent(self._redis, job, sent, ttl)] if sent else []),
         )
@@ -114,6 +119,14 @@ class RedisStore:
     def _remember(self, index: str, job: Job, ttl: int) -> asyncio.Future[Any]:
         oldest = new_job_id(time.time() - MEMORY_OF_IDS - job.retention)
         return self._redis.step("index", [index], job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, oldest)
+
+    def _note_queue(self, queue: str, ttl: int) -> Sequence[asyncio.Future[Any]]:
+        """Now and then, in case the store has lost it."""
+        now = time.monotonic()
+        if now - self._noted.get(queue, float("-inf")) < NOTE_QUEUE_EVERY:
+            return ()
+        self._noted[queue] = now
+        return (self._redis.step("index", [keys.QUEUES], queue, 0, milliseconds(MEMORY_OF_IDS) + ttl, ""),)
 
     def _ended(self, job_id: str, queue: bytes, webhook: bytes, ending: Ending) -> None:
         if queue:
@@ -175,7 +188,13 @@ class RedisStore:
         _, queue, place = answer
         await self._line.back(queue.decode(), job_id, float(place), float(place) if after > 0 else 0)
 
+    async def _list_unwell(self, job_id: str, status: JobStatus) -> None:
+        """Before the step that ends the job so: one in the list that has not ended so is passed over there."""
+        if status in UNWELL and (job := await self.get(job_id)) is not None:
+            await self._remember(keys.ended_of(job.tenant, status), job, time_to_live(job, job.deadline_at))
+
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
+        await self._list_unwell(job_id, ending.status)
         answer = await self._redis.step(
             *("finish", keys.of_job(job_id)),
             *(job_id, attempt, offset, ending.frames, count_frames(ending.frames)),
@@ -185,6 +204,7 @@ class RedisStore:
         self._ended(job_id, answer[1], answer[2], ending)
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
+        await self._list_unwell(job_id, ending.status)
         queue, webhook = await self._redis.step(
             *("end_unclaimed", keys.of_job(job_id)),
             *(job_id, owner or "", ending.frames, count_frames(ending.frames)),
@@ -240,12 +260,13 @@ class RedisStore:
     async def list(
         self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
     ) -> Sequence[Job]:
-        index = keys.stored_of(tenant) if where.stored else keys.jobs_of(tenant)
-        return await list_jobs(self._redis, index, where, after=after, limit=limit, oldest_first=oldest_first)
+        source = await source_of(self._redis, tenant, where, oldest_first)
+        return await list_jobs(self._redis, source, where, after=after, limit=limit)
 
     async def dead(self, *, model: str | None = None, after: str | None = None, limit: int) -> Sequence[Job]:
         where = JobFilter(JobStatus.FAILED, model, AttemptsExhausted.default_code)
-        return await list_jobs(self._redis, keys.DEAD, where, after=after, limit=limit, oldest_first=False)
+        source = among_indexes(self._redis, (keys.DEAD,), oldest_first=False)
+        return await list_jobs(self._redis, source, where, after=after, limit=limit)
 
     async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
         return bool(await self._redis.step("describe", [keys.job(job_id)], orjson.dumps(metadata)))

@@ -1,9 +1,11 @@
 """JobStore, the half that is looked at: records, lists, positions, expiry. And `check`."""
 
+import time
+
 import pytest
 
 from shared.job import Job, JobStatus, QueueName, Tier, new_job_id
-from shared.ports import Backend, Claim, JobFilter, NotClaimed, QueueState
+from shared.ports import Backend, Claim, Ending, JobFilter, NotClaimed, QueueState
 from tests.contract.conftest import Maker
 from tests.contract.performers import (
     A_MOMENT,
@@ -88,6 +90,21 @@ async def test_a_list_is_filtered(backend: Backend) -> None:
     queued = JobFilter(status=JobStatus.QUEUED, model="house-model")
     assert await ids_of(backend, "tenant", queued, limit=1) == [blue.id]
     assert await ids_of(backend, "tenant", queued, after=blue.id, limit=1) == [red.id]
+
+
+async def test_jobs_that_did_not_end_well_are_listed_by_their_end(backend: Backend) -> None:
+    failed, _ = await ended(backend, Ending(JobStatus.FAILED, error={"message": "no", "code": "engine_error"}))
+    await ended(backend)
+    waiting = await created(backend)
+    await backend.store.cancel(waiting.id, Ending(JobStatus.CANCELLED, error={"message": "no", "code": "cancelled"}))
+    retried, _ = await ended(backend, Ending(JobStatus.FAILED, error={"message": "no", "code": "engine_error"}))
+    await backend.store.retry(retried.id, time.time() + 60)
+    assert await ids_of(backend, "tenant", JobFilter(status=JobStatus.FAILED)) == [failed.id]
+    assert await ids_of(backend, "tenant", JobFilter(status=JobStatus.CANCELLED)) == [waiting.id]
+    assert await ids_of(backend, "tenant", JobFilter(code="engine_error")) == [failed.id]
+    assert await ids_of(backend, "tenant", JobFilter(code="cancelled")) == [waiting.id]
+    assert await ids_of(backend, "tenant", JobFilter(status=JobStatus.QUEUED)) == [retried.id]
+    assert await ids_of(backend, "nobody", JobFilter(status=JobStatus.QUEUED)) == []
 
 
 async def test_listed_records_are_whole(backend: Backend) -> None:
