@@ -30,23 +30,23 @@ def open_jobs(queue: str) -> str:
 
 
 def jobs_of(tenant: str) -> str:
-    """A tenant's job ids: lists, and what was known after its data has expired."""
-    return f"ignite:tenant:{tenant}:jobs"
+    """A tenant's job ids: lists, and what was known after its data has expired. A tenant's lists share a slot."""
+    return f"ignite:{{tenant:{tenant}}}:jobs"
 
 
 def stored_of(tenant: str) -> str:
     """The ids among them whose jobs were submitted to be stored."""
-    return f"ignite:tenant:{tenant}:stored"
+    return f"ignite:{{tenant:{tenant}}}:stored"
 
 
 def model_of(tenant: str, model: str) -> str:
     """The ids among them of one model's jobs."""
-    return f"ignite:tenant:{tenant}:model:{model}"
+    return f"ignite:{{tenant:{tenant}}}:model:{model}"
 
 
 def ended_of(tenant: str, status: str) -> str:
     """The ids among them whose jobs have ended so, or were about to: only for those that did not end well."""
-    return f"ignite:tenant:{tenant}:ended:{status}"
+    return f"ignite:{{tenant:{tenant}}}:ended:{status}"
 
 
 def idempotency_key(tenant: str, name: str) -> str:

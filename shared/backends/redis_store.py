@@ -109,16 +109,16 @@ class RedisStore:
                 *(job.created_at, int(job.detached), int(restored), int(job.webhook_url is not None)),
             ),
             self._line.add(job, job.created_at, ttl),
-            *(self._remember(index, job, ttl) for index in indexes_of(job)),
+            self._remember(indexes_of(job), job, ttl),
             *self._note_queue(str(job.queue), ttl),
             *([await_ending(self._redis, job, ttl)] if job.webhook_url else []),
             *([remember_sent(self._redis, job, sent, ttl)] if sent else []),
         )
         return bool(made)
 
-    def _remember(self, index: str, job: Job, ttl: int) -> asyncio.Future[Any]:
+    def _remember(self, indexes: Sequence[str], job: Job, ttl: int) -> asyncio.Future[Any]:
         oldest = new_job_id(time.time() - MEMORY_OF_IDS - job.retention)
-        return self._redis.step("index", [index], job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, oldest)
+        return self._redis.step("index", indexes, job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, oldest)
 
     def _note_queue(self, queue: str, ttl: int) -> Sequence[asyncio.Future[Any]]:
         """Now and then, in case the store has lost it."""
@@ -191,7 +191,7 @@ class RedisStore:
     async def _list_unwell(self, job_id: str, status: JobStatus) -> None:
         """Before the step that ends the job so: one in the list that has not ended so is passed over there."""
         if status in UNWELL and (job := await self.get(job_id)) is not None:
-            await self._remember(keys.ended_of(job.tenant, status), job, time_to_live(job, job.deadline_at))
+            await self._remember([keys.ended_of(job.tenant, status)], job, time_to_live(job, job.deadline_at))
 
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
         await self._list_unwell(job_id, ending.status)

@@ -296,14 +296,17 @@ async def test_another_replica_goes_on_where_one_stopped(tmp_path: Path) -> None
         async with running_api(api.backend, api.settings, worker=False) as doomed:
             await api.doors.health.close()  # This replica runs no batches for now.
             client = AsyncOpenAI(base_url=doomed.url, api_key="none", max_retries=0)
-            batch = await begun(client, jsonl(map(line, range(1000))))
+            lines = [line(number, prompt=f"seed={number} ttft={200 if number >= 50 else 0}") for number in range(200)]
+            batch = await begun(client, jsonl(lines))
             await in_progress(client, batch, 30)
+            api.engine.gate.clear()
             await client.close()
+        api.engine.gate.set()
         api.doors.health.run("batches", api.doors.runners.run())
         async with AsyncOpenAI(base_url=api.url, api_key="none", max_retries=0) as client:
             done = await over(client, await client.batches.retrieve(batch.id))
             assert done.status == "completed"
-            assert_each_once(await lines_of(client, done.output_file_id), range(1000))
+            assert_each_once(await lines_of(client, done.output_file_id), range(200))
         kept, _ = await api.doors.batches.find("local", batch.id) or (None, 0)
         assert kept is not None and kept.generation >= 2
 

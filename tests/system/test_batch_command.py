@@ -81,7 +81,8 @@ async def test_run_sends_no_bad_file(url: str, tmp_path: Path) -> None:
 
 
 async def test_a_run_that_was_broken_off_goes_on(url: str, tmp_path: Path) -> None:
-    lines = [line(number, prompt=f"seed={number} itl=100") for number in range(300)]
+    slow = " ttft=6000"
+    lines = [line(number, prompt=f"seed={number}{slow if number >= 290 else ''}") for number in range(300)]
     source, output = written(tmp_path / "in.jsonl", *lines), tmp_path / "out"
     command = ("batch", "--url", url, "run", source, "-o", str(output))
     async with run_ignite(*command) as process:
