@@ -72,7 +72,7 @@ async def run(options: Options, servers: Servers, say: Callable[[str], None]) ->
         stack.push_async_callback(supervisor.abandon)
         await supervisor.start(options.apis, options.workers)
         stage("every process is up")
-        await warm_up(supervisor, ledger, options.seed)
+        await warm_up(supervisor, ledger, options)
         allowed = allowances(supervisor, await measure(supervisor))
         stage("warm, the load begins")
         await disturb(options, supervisor, ledger)
@@ -88,10 +88,14 @@ async def run(options: Options, servers: Servers, say: Callable[[str], None]) ->
     return Findings(options, ledger, aftermath, violations, outputs, time.monotonic() - began)
 
 
-async def warm_up(supervisor: Supervisor, ledger: Ledger, seed: int) -> None:
-    """Some of everything, so that what an idle process holds can be measured."""
+async def warm_up(supervisor: Supervisor, ledger: Ledger, options: Options) -> None:
+    """Some of everything, so that what an idle process holds can be measured. A call that a broken build has lost
+    already is left open: the checker will say so.
+    """
     async with calling() as session:
-        await Load(ledger, supervisor, session, seed).one_of_each()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(options.patience):
+                await Load(ledger, supervisor, session, options.seed).one_of_each()
     await pause(1.0)
 
 
