@@ -32,10 +32,7 @@ TOKENS = tuple(f" t{number:03d}" for number in range(1000))
 DESCRIPTION = "Simulated: numbered tokens at a set pace. For load tests only; there is no model behind it."
 
 # Eighteen digits: nobody means more, and int() refuses thousands of them.
-_SEED = re.compile(r"\bseed=(\d{1,18})")
-_ITL = re.compile(r"\bitl=(\d{1,18})")
-_TTFT = re.compile(r"\bttft=(\d{1,18})")
-_SIGN = re.compile(r"\bsign=(\d{1,18})")
+_KNOBS = re.compile(r"\b(seed|itl|ttft|sign)=(\d{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,16 +181,16 @@ class SimulatedEngine:
                 param="max_tokens",
             )
         messages: list[dict[str, Any]] = request.get("messages") or []
-        knobs = _last_user_text(messages)
-        mark = f".{os.urandom(2).hex()}" if _knob(_SIGN, knobs, 0) else ""
+        knobs = _knobs(_last_user_text(messages))
+        mark = f".{os.urandom(2).hex()}" if knobs.get("sign") else ""
         return Script(
-            seed=_knob(_SEED, knobs, self._seed),
+            seed=knobs.get("seed", self._seed),
             tokens=tokens,
             skipped=min(tokens, len(prefix) // (TOKEN_CHARS + len(mark))),
             choices=request.get("n") or 1,
             prompt_tokens=sum(len(_text(message).split()) for message in messages),
-            itl=_knob(_ITL, knobs, self._itl_ms) / 1000,
-            ttft=_knob(_TTFT, knobs, self._ttft_ms) / 1000,
+            itl=knobs.get("itl", self._itl_ms) / 1000,
+            ttft=knobs.get("ttft", self._ttft_ms) / 1000,
             mark=mark,
         )
 
@@ -228,6 +225,6 @@ def _part_texts(parts: Iterable[dict[str, Any]]) -> Iterator[str]:
     return (part["text"] for part in parts if isinstance(part.get("text"), str))
 
 
-def _knob(pattern: re.Pattern[str], text: str, default: int) -> int:
-    said = pattern.search(text)
-    return int(said[1]) if said else default
+def _knobs(text: str) -> dict[str, int]:
+    """What is said first counts."""
+    return {name: int(value) for name, value in reversed(_KNOBS.findall(text))}
