@@ -85,7 +85,8 @@ def detail(usage: Mapping[str, Any], group: str, name: str) -> int:
 
 class Batch(Kept):
     """Times are Unix seconds. `retry_of`: only the lines that failed in that batch are run. `models`: the only ones
-    that the key may use, where there are any. `not_run`: how many of the failed lines never ended by themselves.
+    that the key may use, where there are any; `weight`: its tenant's, beside others'. `not_run`: how many of the
+    failed lines never ended by themselves.
 
     `generation` counts the replicas that took it over, and `commits` the writes of its runner. Every line before
     `next_line`, which begins at the byte `next_start`, is done but for those in `open`.
@@ -104,6 +105,8 @@ class Batch(Kept):
     output_retention: float | None = None
     retry_of: str | None = None
     models: tuple[str, ...] = ()
+    weight: float = 1.0
+    webhook_url: str | None = None
     status: Status = "validating"
     in_progress_at: float | None = None
     finalizing_at: float | None = None
@@ -128,6 +131,10 @@ class Batch(Kept):
     @property
     def over(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def ended_at(self) -> float | None:
+        return self.completed_at or self.failed_at or self.expired_at or self.cancelled_at
 
     def output_of(self, file_id: str) -> Output:
         return self.output if file_id == self.output.file_id else self.error

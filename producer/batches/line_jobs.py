@@ -26,6 +26,7 @@ from producer.batches.lines import (
 )
 from producer.catalog import Catalog
 from producer.errors import error_body, status_of
+from producer.estimate import estimated_tokens
 from producer.service import PAST_THE_END, JobService
 from shared.errors import Gone, IgniteError, PermissionDenied, QueueFull, RecordedError, Unavailable
 from shared.job import Job, JobStatus, Tier
@@ -135,6 +136,8 @@ class LineJobs:
             detached=True,
             stored=bool(request.store),
             seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
+            tokens=estimated_tokens(request, raw.end - raw.start),
+            weight=self._batch.weight,
             metadata={**(request.metadata or {}), "batch_id": self._batch.id, "custom_id": line.custom_id},
         )
 

@@ -33,6 +33,7 @@ class BatchRequest(BaseModel):
     completion_window: str
     metadata: Metadata | None = None
     output_expires_after: dict[str, Any] | None = None
+    webhook_url: str | None = Field(None, description="Told when the batch is over: `batch.completed` and the like.")
 
 
 def parse_batch_request(body: bytes) -> BatchRequest:
@@ -52,7 +53,7 @@ def parse_batch_request(body: bytes) -> BatchRequest:
         raise InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param) from None
 
 
-def new_batch(tenant: str, request: BatchRequest, models: tuple[str, ...]) -> Batch:
+def new_batch(tenant: str, request: BatchRequest, *, models: tuple[str, ...] = (), weight: float = 1.0) -> Batch:
     """Raises InvalidRequest."""
     now, expiry = time.time(), request.output_expires_after
     return Batch(
@@ -68,6 +69,8 @@ def new_batch(tenant: str, request: BatchRequest, models: tuple[str, ...]) -> Ba
         metadata=request.metadata,
         output_retention=None if expiry is None else expiry_of(expiry),
         models=models,
+        weight=weight,
+        webhook_url=request.webhook_url,
     )
 
 
@@ -82,8 +85,9 @@ def retrying(batch: Batch) -> Batch:
         endpoint=ENDPOINT,
         completion_window=batch.completion_window,
         metadata=batch.metadata,
+        webhook_url=batch.webhook_url,
     )
-    fresh = new_batch(batch.tenant, asked, batch.models)
+    fresh = new_batch(batch.tenant, asked, models=batch.models, weight=batch.weight)
     return fresh.with_(retry_of=batch.id, output_retention=batch.output_retention)
 
 

@@ -12,6 +12,7 @@ from producer.batches.document import Batch
 from producer.batches.requests import batch_object, new_batch, parse_batch_request, retrying
 from producer.dependencies import doors_of, json_response, principal_of, tenant_of
 from producer.openapi import BATCH_REQUEST, answers, is_json
+from producer.webhook_target import webhook_refusal
 from shared.errors import Conflict, InvalidRequest
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
@@ -36,7 +37,11 @@ async def begin(request: Request, batch: Batch) -> Response:
 async def create_batch(request: Request) -> Response:
     """Runs the requests in a file. The file is looked at as a whole first: `errors` says what is wrong with it."""
     asked, principal = parse_batch_request(await request.body()), principal_of(request)
-    return await begin(request, new_batch(principal.tenant, asked, principal.limits.models))
+    settings = doors_of(request).settings
+    if (refused := webhook_refusal(asked.webhook_url, background=True, settings=settings)) is not None:
+        raise refused
+    weight = settings.weights.get(principal.tenant, principal.weight)
+    return await begin(request, new_batch(principal.tenant, asked, models=principal.limits.models, weight=weight))
 
 
 @router.get(

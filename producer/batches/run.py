@@ -22,6 +22,7 @@ from producer.batches.ledger import Ledger
 from producer.batches.line_jobs import LineJobs
 from producer.batches.outputs import Outputs
 from producer.batches.source import LineSource, slowly
+from producer.batches.telling import tell_webhook
 from producer.batches.validation import Duplicates, Validation, in_order
 from producer.batches.window import Window
 from producer.catalog import Catalog
@@ -71,6 +72,7 @@ class BatchRun:
         if not self._batch.over:
             await self._finalize()
         await self._close_files()
+        await tell_webhook(self._batch, self._desk.settings)
         await self._desk.batches.close(self._batch.id)
         batch = self._batch
         log.info("batch.over", batch=batch.id, status=batch.status, completed=batch.completed, failed=batch.failed)

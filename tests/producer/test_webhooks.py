@@ -5,16 +5,18 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ThreadedResolver, web
-from openai import InvalidWebhookSignatureError, OpenAI
+from openai import AsyncOpenAI, InvalidWebhookSignatureError, OpenAI
 
 from producer import webhook_target, webhooks
 from producer.webhooks import TOLD_FOR, pause
 from shared.backends.distributed import open_distributed
 from tests.producer.api import Answer, Api, ask, embedded_api, running_api, settings_for_tests
+from tests.support.batches import begun, jsonl, line, over
 from tests.support.wait_until import wait_until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -117,6 +119,21 @@ async def test_a_jobs_end_is_told(any_api: Api, receiver: Receiver) -> None:
     assert only.event["id"].startswith("evt_")
     assert only.headers["Content-Type"] == "application/json"
     assert "webhook_url" not in any_api.engine.asked[0]
+
+
+async def test_a_batchs_end_is_told_until_it_is_heard(receiver: Receiver, tmp_path: Path) -> None:
+    receiver.statuses = [500, 503]
+    hook = {"webhook_url": f"{receiver.url}/batches"}
+    async with (
+        embedded_api(webhook_secret=SECRET, files_dir=tmp_path) as api,
+        AsyncOpenAI(base_url=api.url, api_key="none", max_retries=0) as client,
+    ):
+        batch = await over(client, await begun(client, jsonl([line(1)]), extra_body=hook))
+        *early, last = await receiver.came(3)
+    assert last.event["type"] == "batch.completed"
+    assert (last.event["data"], last.event["created_at"]) == ({"id": batch.id}, batch.completed_at)
+    assert {each.event["id"] for each in early} == {last.event["id"]}
+    OpenAI(api_key="none").webhooks.verify_signature(last.body, last.headers, secret=SECRET)
 
 
 async def test_events_are_signed_as_standard_webhooks(api: Api, receiver: Receiver) -> None:
