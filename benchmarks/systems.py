@@ -20,7 +20,13 @@ from tests.support.redis import Redis, find_redis, redis_on_this_machine
 from tests.support.server import free_ports
 
 READY_WITHIN = 60.0
-LIMITS = {"IGNITE_QUEUE_LIMIT": "10000000", "IGNITE_MODELS": MODEL, "IGNITE_SWEEP": "3600", "IGNITE_GRPC_PORT": "0"}
+LIMITS = {
+    "IGNITE_QUEUE_LIMIT": "10000000",
+    "IGNITE_TENANT_QUEUE_LIMIT": "0",
+    "IGNITE_MODELS": MODEL,
+    "IGNITE_SWEEP": "3600",
+    "IGNITE_GRPC_PORT": "0",
+}
 """A queue that takes whatever is put into it. The sweeper looks at a queue once a minute, which no measurement here
 lasts long enough to share fairly."""
 
