@@ -146,7 +146,7 @@ def body_of(answer: bytes) -> bytes:
 
 
 def check_stream(answer: bytes, seed: int, tokens: int) -> None:
-    """A head, a role, each token in its place and in a frame of its own, a finish, the end; beside them only comments."""
+    """A head, a role, each token in its place and in a frame of its own, a finish, the end; else only comments."""
     frames = [frame for frame in body_of(answer).split(b"\n\n") if not frame.startswith(b":")]
     if len(frames) != tokens + 4 or frames[-2:] != [b"data: [DONE]", b""]:
         raise WrongAnswer(f"{len(frames)} frames, the last ones {frames[-3:]}")
