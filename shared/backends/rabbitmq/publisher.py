@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 import aio_pika
+import structlog
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 from aiormq.channel import Channel as RawChannel
 from pamqp.commands import Basic
@@ -22,6 +23,7 @@ from shared.backends.rabbitmq.connection import (
     SETUP_TIMEOUT,
     Channel,
     Link,
+    close_channel,
     is_blocked,
     lost_is_no_cancellation,
     unavailable,
@@ -32,11 +34,18 @@ from shared.errors import BackendUnavailable, QueueFull
 from shared.job import QueueName
 from shared.ports import Message
 
+log = structlog.get_logger(__name__)
+
 Properties = Basic.Properties
 PERSISTENT = 2
 
 FULL_FOR = 1.0
 """Seconds for which a queue that was found full is taken to be so when it refuses again: looking costs a round trip."""
+
+REFUSED_FOR = 1.0
+"""Seconds for which a channel may have messages refused that no full queue explains: one that was opened while a queue
+had lost its leader can stay so for ever (RabbitMQ 3.10), and another one is taken in its place.
+"""
 
 Target = QueueName | int | None
 """What must be declared first: the queue of a model and tier, that of a back-off in milliseconds, or neither."""
@@ -56,6 +65,8 @@ class Publisher:
         self._declared: set[Target] = set()
         self._confirms: defaultdict[Target, Confirms] = defaultdict(Confirms)
         self._full_until: dict[Target, float] = {}
+        self._refused_since: dict[Target, float] = {}
+        self._retired: list[Channel] = []
         self._opening = asyncio.Lock()
 
     async def publish(self, exchange: str, message: Message, *, expires_in: float | None = None) -> None:
@@ -103,6 +114,7 @@ class Publisher:
             )
             try:
                 await self._confirms[target].wait(publishing)
+                self._refused_since.pop(target, None)
                 return
             except PublishError:
                 self._declared.discard(target)
@@ -115,8 +127,25 @@ class Publisher:
             if now >= self._full_until.get(target, 0.0) and await self.depth(key) >= self._topology.queue_limit:
                 self._full_until[target] = now + FULL_FOR
             if now < self._full_until.get(target, 0.0):
+                self._refused_since.pop(target, None)
                 return QueueFull(f"The queue for model '{target.model}' is full.")
+        if now - self._refused_since.setdefault(target, now) > REFUSED_FOR:
+            del self._refused_since[target]
+            self._retire()
         return BackendUnavailable("The broker (RabbitMQ) refused the message.", retry_after=2)
+
+    def _retire(self) -> None:
+        """The next publish opens another channel; on this one others may still wait for their confirms."""
+        log.warning("rabbitmq.publishes_refused", next="going on over another channel")
+        if self._channel is not None:
+            self._retired.append(self._channel)
+        self._channel = None
+
+    async def _close_retired(self) -> None:
+        for channel in tuple(self._retired):
+            if channel.is_closed or not await awaits_confirms(channel):
+                self._retired.remove(channel)
+                await close_channel(channel)
 
     async def _ready(self, target: Target) -> Channel:
         """A channel that is open, on a connection that takes messages, and has declared the target.
@@ -161,6 +190,7 @@ class Publisher:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         await self._topology.declare_base(channel)
         self._channel = channel
+        await self._close_retired()
 
     async def _gone(self, error: BaseException) -> BackendUnavailable:
         """What failed, for whoever asked. The next publish begins afresh: what a broken channel has declared is not
@@ -178,6 +208,7 @@ class Publisher:
 
     async def _reset(self) -> None:
         self._channel = None
+        self._retired.clear()
         await self._link.close()
 
     async def depth(self, name: str) -> int:
@@ -209,6 +240,11 @@ class Publisher:
 
     async def close(self) -> None:
         await self._reset()
+
+
+async def awaits_confirms(channel: Channel) -> bool:
+    raw = cast(RawChannel, await channel.get_underlay_channel())
+    return len(raw.confirmations) > 0  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
 
 
 def properties_of(message: Message, expires_in: float | None) -> Properties:
