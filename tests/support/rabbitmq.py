@@ -207,7 +207,7 @@ class RabbitMQ:
         return accepts_connections(self.amqp_port)
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.management_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.management_port, timeout=60)
         try:
             connection.request(method, f"/api{path}", json.dumps(body) if body else None, HEADERS)
             answer = connection.getresponse()
