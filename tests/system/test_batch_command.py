@@ -1,35 +1,21 @@
 """`ignite batch` against a running server."""
 
-import asyncio
 import json
 import signal
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from click.testing import CliRunner
 
-from ignite.cli import cli
 from tests.support.batches import assert_each_once, jsonl, line
+from tests.support.command import ignite
 from tests.support.run_process import run_ignite
 from tests.support.wait_until import wait_until
-from tests.system.test_up import ready
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
-    async with ready(tmp_path_factory.mktemp("data")) as (_, url):
-        yield url
-
-
 async def batch(url: str, *arguments: str, status: int = 0) -> str:
-    """What the command prints. It runs an event loop of its own, and so gets a thread."""
-    done = await asyncio.to_thread(CliRunner().invoke, cli, ["batch", "--url", url, *arguments])
-    assert done.exit_code == status, done.output
-    return done.output
+    return (await ignite("batch", "--url", url, *arguments, status=status)).output
 
 
 def written(path: Path, *lines: dict[str, object]) -> str:

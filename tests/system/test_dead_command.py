@@ -1,14 +1,11 @@
 """`ignite dead` against a running cluster."""
 
-import asyncio
-
 import aiohttp
-from click.testing import CliRunner
 
-from ignite.cli import cli
 from tests.faults.test_poison import publish
 from tests.support.chat import Prompt, content_of, ended, job_of, session_with, submit
 from tests.support.cluster import Cluster
+from tests.support.command import ignite
 from tests.support.wait_until import wait_until
 
 
@@ -76,7 +73,4 @@ async def is_running(session: aiohttp.ClientSession, job_id: str) -> bool:
 
 
 async def dead(url: str, *arguments: str, status: int = 0) -> str:
-    """What the command prints. It runs an event loop of its own, and so gets a thread."""
-    done = await asyncio.to_thread(CliRunner().invoke, cli, ["dead", "--url", url, *arguments])
-    assert done.exit_code == status, done.output
-    return done.output
+    return (await ignite("dead", "--url", url, *arguments, status=status)).output

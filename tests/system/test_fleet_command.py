@@ -1,22 +1,17 @@
 """`ignite queues` and `ignite workers` against a running server."""
 
-import asyncio
 import json
 from pathlib import Path
 
-from click.testing import CliRunner
-
-from ignite.cli import cli
 from ignite.fleet_command import screen, span
 from tests.support.chat import Prompt, session_with, submit
+from tests.support.command import ignite
 from tests.support.wait_until import wait_until
 from tests.system.test_up import ready
 
 
 async def fleet(*arguments: str) -> list[str]:
-    done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
-    assert done.exit_code == 0, done.output
-    return done.output.splitlines()
+    return (await ignite(*arguments)).output.splitlines()
 
 
 async def test_queues_and_workers_are_shown(tmp_path: Path) -> None:

@@ -1,31 +1,17 @@
 """`ignite jobs` against a running server."""
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator
 
 import pytest
-import pytest_asyncio
-from click.testing import CliRunner
 
-from ignite.cli import cli
 from tests.support.chat import Prompt, ended, job_of, session_with, submit
-from tests.system.test_up import ready
+from tests.support.command import ignite
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
-    async with ready(tmp_path_factory.mktemp("data")) as (_, url):
-        yield url
-
-
 async def jobs(url: str, *arguments: str, status: int = 0) -> str:
-    """What the command prints. It runs an event loop of its own, and so gets a thread."""
-    done = await asyncio.to_thread(CliRunner().invoke, cli, ["jobs", "--url", url, *arguments])
-    assert done.exit_code == status, done.output
-    return done.output
+    return (await ignite("jobs", "--url", url, *arguments, status=status)).output
 
 
 async def test_ls_lists_the_latest_first(url: str) -> None:

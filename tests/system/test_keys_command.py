@@ -1,23 +1,19 @@
 """`ignite keys`, before a server runs and beside it."""
 
-import asyncio
 import json
 import re
 from pathlib import Path
 
 import aiohttp
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from ignite.cli import cli
+from tests.support.command import ignite
 from tests.support.wait_until import wait_until
 from tests.system.test_up import ignite_up, ready
 
 
 async def keys(*arguments: str, status: int = 0) -> Result:
-    """What the command prints. It runs an event loop of its own, and so gets a thread."""
-    done = await asyncio.to_thread(CliRunner().invoke, cli, ["keys", *arguments])
-    assert done.exit_code == status, done.output
-    return done
+    return await ignite("keys", *arguments, status=status)
 
 
 async def status_of(url: str, key: str) -> int:
