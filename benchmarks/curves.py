@@ -133,30 +133,27 @@ def axis(values: Sequence[float]) -> tuple[int, int]:
     return least, max(most, least + 1)
 
 
+PICTURES = (
+    (
+        "streams",
+        "memory_most_mb",
+        "streams-memory",
+        "Memory with open streams, a token a second each",
+        "open streams",
+        "MB",
+    ),
+    ("streams", "cpu_ms_per_1000", "streams-cpu", "CPU per 1000 tokens, a token a second each", "streams", "ms"),
+    ("jobs", "memory_mb", "queued-jobs", "Memory with queued jobs, no worker", "queued jobs", "MB"),
+)
+"""Curve, figure, file, title, and what the axes say."""
+
+
 def draw(results: dict[str, list[dict[str, Any]]]) -> None:
-    if streams := results.get("streams"):
-        lines = {
-            part: [(each["at"], each["memory_most_mb"][part]) for each in streams]
-            for part in PARTS
-            if part in streams[0]["memory_most_mb"]
-        }
-        picture = drawing("Memory with open streams, a token a second each", "open streams", "MB", lines)
-        (DOCS / "streams-memory.svg").write_text(picture)
-        cost = {
-            part: [(each["at"], each["cpu_ms_per_1000"][part]) for each in streams]
-            for part in PARTS
-            if part in streams[0]["cpu_ms_per_1000"]
-        }
-        picture = drawing("CPU per 1000 tokens, a token a second each", "open streams", "ms", cost)
-        (DOCS / "streams-cpu.svg").write_text(picture)
-    if jobs := results.get("jobs"):
-        lines = {
-            part: [(each["at"], each["memory_mb"][part]) for each in jobs]
-            for part in PARTS
-            if part in jobs[0]["memory_mb"]
-        }
-        picture = drawing("Memory with queued jobs, no worker", "queued jobs", "MB", lines)
-        (DOCS / "queued-jobs.svg").write_text(picture)
+    for curve, figure, file, title, across, up in PICTURES:
+        if points := results.get(curve):
+            parts = [part for part in PARTS if part in points[0][figure]]
+            lines = {part: [(each["at"], each[figure][part]) for each in points] for part in parts}
+            (DOCS / f"{file}.svg").write_text(drawing(title, across, up, lines))
 
 
 async def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
