@@ -14,6 +14,7 @@ from shared.errors import NeverAllowed, RateLimited
 from shared.job import Job, JobStatus, born_at
 from shared.limits import Limits, Usage, Verdict, allowance, seconds_until_fits
 from shared.ports import JobStore, Limiter
+from shared.racing import unheeded
 
 LOOKED_AT = 100
 """Open jobs of a key that are looked at when one of its limits is reached."""
@@ -126,12 +127,7 @@ def tokens_used(status: JobStatus, usage: Mapping[str, Any] | None) -> int | Non
 
 def forget(step: Any) -> None:
     """A step that nobody waits for; what it misses is found when the key's limit is reached."""
-    asyncio.ensure_future(step).add_done_callback(retrieve)
-
-
-def retrieve(step: asyncio.Future[Any]) -> None:
-    if not step.cancelled():
-        step.exception()
+    asyncio.ensure_future(step).add_done_callback(unheeded)
 
 
 def refusal(verdict: Verdict, limits: Limits, tokens: int) -> RateLimited:

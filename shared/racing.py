@@ -1,4 +1,4 @@
-"""Work side by side, of which the first to end decides."""
+"""Work side by side: of which the first to end decides, or of which nobody asks how it ended."""
 
 from __future__ import annotations
 
@@ -17,3 +17,9 @@ async def first(*works: Coroutine[Any, Any, Any]) -> Any:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def unheeded(work: asyncio.Future[Any]) -> None:
+    """A done callback: looks at the outcome of what nobody awaits, so that asyncio does not complain about it."""
+    if not work.cancelled():
+        work.exception()

@@ -19,6 +19,7 @@ from shared.frames import DONE
 from shared.job import Mode
 from shared.ports import FollowerClosed
 from shared.proto.dodil.ignite.v1.model_service_pb2 import ChatCompletionResponse
+from shared.racing import unheeded
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -49,7 +50,7 @@ class Answer:
         self._client: Waiting | None = None
         self._started = self._gone = self._cut = False
         self.task = asyncio.create_task(self._work(), name=f"answer {marks['x-request-id']}")
-        self.task.add_done_callback(retrieved)
+        self.task.add_done_callback(unheeded)
 
     async def end(self) -> ChatCompletionResponse | None:
         """The unary answer; None once a stream has been sent. Raises FollowerClosed if the client has left."""
@@ -96,12 +97,6 @@ class Answer:
         """How the call's key stands, where it has limits."""
         meter = self._submission.meter
         return {} if meter is None else meter.headers()
-
-
-def retrieved(task: asyncio.Task[Any]) -> None:
-    """Nobody may be left who wants to know how it ended."""
-    if not task.cancelled():
-        task.exception()
 
 
 async def unless_gone(sending: Awaitable[None]) -> None:

@@ -13,6 +13,7 @@ import orjson
 from shared.backends.announced import decode_model
 from shared.backends.sqlite import Connection, Database
 from shared.ports import Membership, ModelInfo, WorkerInfo, idle
+from shared.racing import unheeded
 
 
 class StopRequests:
@@ -67,7 +68,7 @@ class EmbeddedRegistry:
             del self._workers[worker.id]
             member.requests.put(None)
             # Not awaited: a worker that leaves is seen to leave at once, whatever the disk does.
-            self._announce(worker.model).add_done_callback(lambda announced: announced.exception())
+            self._announce(worker.model).add_done_callback(unheeded)
 
     async def alive(self, worker_id: str) -> bool:
         return self.joined(worker_id)

@@ -49,11 +49,25 @@ AWAY = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "OOM", "MISCONF"}
 """The codes of refusals with which Redis says that it cannot serve at present."""
 
 
+PRELUDE = "prelude"
+"""How the files begin that are no steps: what all steps share, and what those of one family do."""
+
+
+def steps() -> Sequence[str]:
+    """The names of all steps."""
+    return [path.stem for path in LUA.glob("*.lua") if not path.stem.startswith(PRELUDE)]
+
+
 class Script:
-    """One atomic step: `prelude.lua` and the step's own file."""
+    """One atomic step: the prelude of all steps, that of its family (`line_…`, `limit_…`), and the step's own file.
+
+    Each call runs all of it, so a step carries what it needs and no more.
+    """
 
     def __init__(self, name: str) -> None:
-        self.source = (LUA / "prelude.lua").read_text() + (LUA / f"{name}.lua").read_text()
+        family = name.partition("_")[0]
+        parts = (LUA / f"{part}.lua" for part in (PRELUDE, f"{PRELUDE}_{family}", name))
+        self.source = "".join(part.read_text() for part in parts if part.exists())
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -146,17 +160,11 @@ class Steps:
 
     async def _load(self, shas: set[str]) -> None:
         """A new or restarted Redis knows no scripts."""
-        known = (script(path.stem) for path in LUA.glob("*.lua") if path.stem != "prelude")
+        known = map(script, steps())
         await self._wire.round_trip([("SCRIPT", "LOAD", item.source) for item in known if item.sha in shas])
 
     async def close(self) -> None:
         await self._wire.close()
-
-
-def retrieve(future: asyncio.Future[Any]) -> None:
-    """Look at the outcome of a step that nobody awaits, so that asyncio does not complain about it."""
-    if not future.cancelled():
-        future.exception()
 
 
 def is_away(answer: Any) -> bool:

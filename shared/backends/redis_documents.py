@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from shared.backends import redis_keys as keys
-from shared.backends.redis import Pipeline, retrieve
+from shared.backends.redis import Pipeline
 from shared.backends.redis_records import milliseconds
 from shared.ports import Document, DocumentChanged
+from shared.racing import unheeded
 
 
 class RedisDocuments:
@@ -60,7 +61,7 @@ class RedisDocuments:
         """The index keeps the ids of documents that have expired until somebody stumbles over them."""
         for id in ids:
             gone = Document(kind, tenant, id, b"")
-            self._redis.step("document_delete", keys_of(gone), id, 0).add_done_callback(retrieve)
+            self._redis.step("document_delete", keys_of(gone), id, 0).add_done_callback(unheeded)
 
 
 def keys_of(document: Document) -> tuple[str, str]:

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from shared.backends import redis_keys as keys
-from shared.backends.redis import Pipeline, retrieve
+from shared.backends.redis import Pipeline
 from shared.fairness import estimated_rank
 from shared.job import Job
 from shared.ports import Backlog
+from shared.racing import unheeded
 
 KNOWN_FOR = 1.0
 """Seconds for which what a step said of who waits is good enough."""
@@ -51,7 +52,7 @@ class RedisLine:
         """Positions and the sweeper hang on it, and the sweeper mends it: so nobody waits for the answer."""
         used = "" if tokens is None else tokens
         step = self._redis.step("line_leave", [keys.line(queue)], job_id, used, patient=True)
-        step.add_done_callback(retrieve)
+        step.add_done_callback(unheeded)
 
     async def turn(self, job: Job, served: str | None, *, sure: bool) -> str:
         """The id of the job to start under the delivery of `job`. Costs nothing while no other tenant is known to wait,

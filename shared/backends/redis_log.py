@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from shared.backends import redis_keys as keys
 from shared.backends.ending import decode_ending
 from shared.backends.follower import FollowerHub, LogFollower, Snapshot
-from shared.backends.redis import Pipeline, retrieve
+from shared.backends.redis import Pipeline
 from shared.backends.redis_presence import anybody_hears
 from shared.backends.redis_store import raise_if_refused
 from shared.frames import count_frames
 from shared.job import JobStatus
 from shared.ports import Follower
+from shared.racing import unheeded
 
 
 class RedisLog:
@@ -39,7 +40,7 @@ class RedisLog:
                 yield follower
         finally:
             if not follower.ended and job_id not in self._hub:
-                self._redis.step("unfollow", [keys.job(job_id)], self._replica).add_done_callback(retrieve)
+                self._redis.step("unfollow", [keys.job(job_id)], self._replica).add_done_callback(unheeded)
 
     async def followed(self, job_id: str) -> bool:
         replicas = await self._redis.command("HGET", keys.job(job_id), "followers")

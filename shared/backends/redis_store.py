@@ -12,7 +12,7 @@ import orjson
 
 from shared.backends import redis_keys as keys
 from shared.backends.ending import encode_ending
-from shared.backends.redis import Pipeline, retrieve
+from shared.backends.redis import Pipeline
 from shared.backends.redis_keyed import KeyedJobs
 from shared.backends.redis_line import RedisLine
 from shared.backends.redis_lists import UNWELL, among_indexes, list_jobs, source_of
@@ -24,6 +24,7 @@ from shared.errors import AttemptsExhausted, BackendUnavailable, IdempotencyKeyR
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, QueueName, new_job_id, sources
 from shared.ports import AttemptFenced, Backlog, Claim, Ending, JobFilter, NotClaimed, QueueState
+from shared.racing import unheeded
 
 MEMORY_OF_IDS = 7 * 86400.0
 """Seconds for which a tenant's job ids are known after their data has expired: 410, not 404."""
@@ -133,14 +134,14 @@ class RedisStore:
             self._line.leave(queue.decode(), job_id, (ending.usage or {}).get("total_tokens"))
             self._bury(job_id, ending)
         if webhook:
-            note_ending(self._redis, job_id).add_done_callback(retrieve)
+            note_ending(self._redis, job_id).add_done_callback(unheeded)
 
     def _bury(self, job_id: str, ending: Ending) -> None:
         """List a dead job for whoever looks after all tenants'."""
         if (ending.error or {}).get("code") == AttemptsExhausted.default_code:
             oldest = new_job_id(time.time() - MEMORY_OF_DEAD)
             step = self._redis.step("index", [keys.DEAD], job_id, 0, milliseconds(MEMORY_OF_DEAD), oldest)
-            step.add_done_callback(retrieve)
+            step.add_done_callback(unheeded)
 
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
         self._line.leave(str(job.queue), job.id)

@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from shared.backends.redis import LUA, script
+from shared.backends.redis import script, steps
 from tests.support.chat import Prompt, ended, reached, session_with, streaming, submit
 from tests.support.cluster import Cluster, all_settled
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import Command, Redis
 from tests.support.wait_until import wait_until
 
-STEPS = {script(file.stem).sha: file.stem for file in LUA.glob("*.lua") if file.stem != "prelude"}
+STEPS = {script(name).sha: name for name in steps()}
 HEARTBEAT = (
     "ignite:worker:",
     "ignite:workers",
