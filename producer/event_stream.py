@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from producer.errors import error_response
+from producer.relay import Relay
 from producer.service import JobService
 from producer.sse import keepalive
 from producer.waiting import OpenCall, Waiting, waiting
@@ -93,9 +94,11 @@ class StreamAnswer(CallAnswer):
     mode = "stream"
 
     async def _serve(self, client: Waiting, send: Send) -> str:
+        relay = Relay(send)
         while True:
             try:
-                update = await client.next(self._keepalive)
+                update = await client.next(self._keepalive, relay.push if self._started else None)
+                await relay.settle()
                 if update is not None and not self._started:
                     raise_plain_error(update)
             except IgniteError as error:

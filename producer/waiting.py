@@ -12,7 +12,7 @@ from producer.metrics import CALLS_ENDED, FIRST_BYTE, OPEN_CALLS
 from producer.service import Call, JobService, Place
 from shared.errors import BackendUnavailable, Gone, RecordedError
 from shared.job import Job, JobStatus
-from shared.ports import FollowerClosed, Update
+from shared.ports import FollowerClosed, Sink, Update
 
 OpenCall = Callable[[], AbstractAsyncContextManager[Call]]
 
@@ -44,18 +44,19 @@ class Waiting:
         """The client is gone: whoever waits in `next` gets FollowerClosed."""
         self.call.follower.close()
 
-    async def next(self, seconds: float) -> Update | None:
+    async def next(self, seconds: float, sink: Sink | None = None) -> Update | None:
         """As the follower's, but a store that is away for a moment is waited for, and a job that still waits at its
         deadline ends here: the broker looks at messages only when they come to the head of their queue.
         """
         quiet_until = time.monotonic() + seconds
         until = time.monotonic() + OUTAGE_PATIENCE
         while True:
-            left = min(self.job.deadline_at, self._gives_up_at) - time.time()
+            asked = time.time()
+            left = min(self.job.deadline_at, self._gives_up_at) - asked
             wait = min(max(0.0, quiet_until - time.monotonic()), LOOK_AGAIN, left if left > 0 else math.inf)
             try:
-                update = await self.call.follower.next(wait)
-                if update is None and 0 < left <= wait:
+                update = await self.call.follower.next(wait, sink)
+                if update is None and left > 0 and (left <= wait or time.time() >= asked + left):
                     await self._service.expire(self.job.id)
                 elif update is not None or time.monotonic() >= quiet_until:
                     self._note(update)

@@ -190,9 +190,16 @@ class Update:
     ending: Ending | None = None
 
 
+Sink = Callable[[bytes], bool]
+"""Takes bytes of a log as they come, and never fails. False: it has these, and no room for more."""
+
+
 class Follower(Protocol):
-    async def next(self, timeout: float | None = None) -> Update | None:
+    async def next(self, timeout: float | None = None, sink: Sink | None = None) -> Update | None:
         """Everything that has gathered since the last call; waits if there is nothing; None after `timeout` seconds.
+
+        While it waits, bytes that come go to `sink` at once, where there is one; the wait ends when something else
+        happens, when there has been nothing for `timeout` seconds, or, with an empty update, when the sink is full.
 
         Every byte of the log comes exactly once, in order, whatever the live path loses. After an update with an ending
         there is no other. A call after one that timed out looks at the log first, so that nothing waits for ever on a

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from shared.errors import Gone, LogLost
 from shared.job import JobStatus
-from shared.ports import Ending, FollowerClosed, Update
+from shared.ports import Ending, FollowerClosed, Sink, Update
 
 BUFFER_LIMIT = 256 * 1024
 """Bytes held for one slow reader; beyond it they are dropped here and read from the log when the reader comes back."""
@@ -64,7 +64,10 @@ class LogFollower:
         self._ending: Ending | None = None
         self._closed = False
         self._waiter: asyncio.Future[bool] | None = None
+        self._patience: float | None = None
         self._until: float | None = None
+        self._sink: Sink | None = None
+        self._sink_full = False
         self._alarm: asyncio.TimerHandle | None = None
 
     @property
@@ -81,11 +84,24 @@ class LogFollower:
 
     def deliver(self, offset: int, data: bytes) -> None:
         """Live bytes of the log that start at `offset`."""
+        if self._sink is not None and offset == self._position and not (self._buffered or self._stale):
+            self._hand_on(self._sink, data)
+            return
         if self._filling is not None:
             self._filling.append((offset, data))
         elif not self._stale:
             self._accept(offset, data)
         self._wake()
+
+    def _hand_on(self, sink: Sink, data: bytes) -> None:
+        """Past the reader, who goes on waiting for something else to happen."""
+        self._position += len(data)
+        self._told_any = True
+        if self._patience is not None:
+            self._until = asyncio.get_running_loop().time() + self._patience
+        if not sink(data):
+            self._sink, self._sink_full = None, True
+            self._wake()
 
     def move(self, status: JobStatus) -> None:
         if self._over:  # A message that the log has overtaken.
@@ -112,6 +128,7 @@ class LogFollower:
 
     def close(self) -> None:
         self._closed = True
+        self._sink = None
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -135,8 +152,9 @@ class LogFollower:
 
     # ── the reader's side ──
 
-    async def next(self, timeout: float | None = None) -> Update | None:
-        until = None if timeout is None else asyncio.get_running_loop().time() + timeout
+    async def next(self, timeout: float | None = None, sink: Sink | None = None) -> Update | None:
+        self._patience = timeout
+        self._until = None if timeout is None else asyncio.get_running_loop().time() + timeout
         while True:
             if self._closed:
                 raise FollowerClosed(self.job_id)
@@ -144,31 +162,32 @@ class LogFollower:
                 await self._fill()
             if (update := self._take()) is not None:
                 return update
-            if not self._stale and not await self._wait(until):
+            if not self._stale and not await self._wait(sink):
                 self._stale = True  # So long a silence: the next call makes sure that it is none of ours.
                 return None
 
     def _take(self) -> Update | None:
-        if self._status is None or not (self._parts or self._ending or self._status is not self._told):
+        news = self._parts or self._ending or self._status is not self._told or self._sink_full
+        if self._status is None or not news:
             return None
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._position += len(data)
         self._told_any |= bool(data)
-        self._parts, self._buffered = [], 0
+        self._parts, self._buffered, self._sink_full = [], 0, False
         ending, self._ending = self._ending, None
         self._told = self._status
         return Update(data, self._status, ending)
 
-    async def _wait(self, until: float | None) -> bool:
-        """Whether something came before the loop's clock says `until`."""
+    async def _wait(self, sink: Sink | None) -> bool:
+        """Whether something came before the loop's clock says `_until`, other than bytes for the `sink`."""
         self._waiter = asyncio.get_running_loop().create_future()
-        self._until = until
-        if until is not None and (self._alarm is None or until < self._alarm.when()):
-            self._set_alarm(until)
+        self._sink = sink
+        if self._until is not None and (self._alarm is None or self._until < self._alarm.when()):
+            self._set_alarm(self._until)
         try:
             return await self._waiter
         finally:
-            self._waiter = None
+            self._waiter = self._sink = None
 
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:

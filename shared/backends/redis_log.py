@@ -9,9 +9,8 @@ from shared.backends import redis_keys as keys
 from shared.backends.ending import decode_ending
 from shared.backends.follower import FollowerHub, LogFollower, Snapshot
 from shared.backends.redis import Pipeline
+from shared.backends.redis_appends import Appends
 from shared.backends.redis_presence import anybody_hears
-from shared.backends.redis_store import raise_if_refused
-from shared.frames import count_frames
 from shared.job import JobStatus
 from shared.ports import Follower
 from shared.racing import unheeded
@@ -20,17 +19,13 @@ from shared.racing import unheeded
 class RedisLog:
     def __init__(self, pipeline: Pipeline, hub: FollowerHub, replica: str) -> None:
         self._redis = pipeline
+        self._appends = Appends(pipeline)
         self._hub = hub
         self._replica = replica
 
     def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
-        return self._redis.step(
-            *("append", keys.of_job(job_id)[:2]),
-            *(job_id, attempt, offset, frames, count_frames(frames)),
-            read=raise_if_refused,
-            # Whoever waits for the first frame has waited long enough.
-            patient=offset > 0,
-        )
+        # Whoever waits for the first frame has waited long enough.
+        return self._appends.add(job_id, attempt, offset, frames, patient=offset > 0)
 
     @asynccontextmanager
     async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:
@@ -60,15 +55,21 @@ class RedisLog:
 
 
 def dispatch(hub: FollowerHub, message: bytes) -> None:
-    """A live message of prelude.lua: `<job id> <kind> <number>`, a newline, the payload."""
-    head, _, payload = message.partition(b"\n")
-    raw_id, kind, number = head.split(b" ")
-    job_id = raw_id.decode()
+    """A live message of prelude.lua, about one job or many."""
+    at = 0
+    while at < len(message):
+        start = message.index(b"\n", at) + 1
+        raw_id, kind, number, size = message[at : start - 1].split(b" ")
+        at = start + int(size)
+        hear(hub, raw_id.decode(), kind, int(number), message[start:at])
+
+
+def hear(hub: FollowerHub, job_id: str, kind: bytes, number: int, payload: bytes) -> None:
     match kind:
         case b"f":
-            hub.deliver(job_id, int(number), payload)
+            hub.deliver(job_id, number, payload)
         case b"s":
             hub.move(job_id, JobStatus(payload.decode()))
         case _:
             header, _, result = payload.partition(b"\n")
-            hub.end(job_id, int(number), decode_ending(header, result or None))
+            hub.end(job_id, number, decode_ending(header, result or None))

@@ -35,7 +35,7 @@ class Waiting(NamedTuple):
     """A command whose answer somebody awaits, since the loop's clock said `since`."""
 
     future: asyncio.Future[Any]
-    command: Command
+    command: Command | Callable[[], Command]
     read: Callable[[Any], Any] | None
     since: float
 
@@ -55,24 +55,31 @@ class Gathering:
         self, *command: Argument, read: Callable[[Any], Any] | None = None, patient: bool = False
     ) -> asyncio.Future[Any]:
         """Under way when this returns; its answer as `read` reads it, or BackendUnavailable, comes with the future."""
+        return self.later(command, read, patient=patient)
+
+    def later(
+        self, command: Command | Callable[[], Command], read: Callable[[Any], Any] | None = None, *, patient: bool
+    ) -> asyncio.Future[Any]:
+        """As `command`; one that is made only when it is sent can say what has gathered until then."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.append(Waiting(future, command, read, loop.time()))
         if not patient:
-            self._hurry()
+            self.hurry()
         if self._runner is None:
             self._runner = asyncio.create_task(self._run(), name="redis-pipeline")
         return future
 
-    async def close(self) -> None:
-        self._hurry()
-        if self._runner is not None:
-            await asyncio.gather(self._runner, return_exceptions=True)
-
-    def _hurry(self) -> None:
+    def hurry(self) -> None:
+        """Send what waits: somebody is not patient any more."""
         self._hurried = True
         if self._gathering is not None:
             settle(self._gathering)
+
+    async def close(self) -> None:
+        self.hurry()
+        if self._runner is not None:
+            await asyncio.gather(self._runner, return_exceptions=True)
 
     async def _run(self) -> None:
         try:
@@ -102,7 +109,8 @@ class Gathering:
     async def _send(self, batch: list[Waiting]) -> None:
         self._sent_at = asyncio.get_running_loop().time()
         try:
-            answers = await self._exchange([each.command for each in batch])
+            commands = [each.command() if callable(each.command) else each.command for each in batch]
+            answers = await self._exchange(commands)
         except BackendUnavailable as failure:
             batch += self._tired()
             answers = [failure] * len(batch)

@@ -16,6 +16,7 @@ redis.call('HSET', KEYS[1], 'status', 'in_progress', 'owner', ARGV[2], 'lease', 
   'base', size, 'tries', tries, 'lost', lost)
 redis.call('HSETNX', KEYS[1], 'started', at)
 tell(followers, ARGV[1], 's', 0, 'in_progress')
+publish()
 local deadline, queue = unpack(redis.call('HMGET', KEYS[1], 'deadline', 'queue'))
 local body = ARGV[6] == '1' and redis.call('GET', KEYS[3])
 return {'yes', attempt, tonumber(tries), tonumber(lost), size, deadline, queue, body}

@@ -6,5 +6,6 @@ if ARGV[3] ~= '' then
   extend(KEYS[1], KEYS[2], ARGV[1], followers, redis.call('STRLEN', KEYS[2]), ARGV[3], ARGV[4])
 end
 close(KEYS, ARGV[1], followers, ARGV[5], ARGV[6], '')
+publish()
 local queue, webhook = unpack(redis.call('HMGET', KEYS[1], 'queue', 'webhook'))
 return {queue, webhook or ''}

@@ -6,5 +6,6 @@ if ARGV[4] ~= '' and not extend(KEYS[1], KEYS[2], ARGV[1], followers, tonumber(A
   return {'gap'}
 end
 close(KEYS, ARGV[1], followers, ARGV[6], ARGV[7], ARGV[8])
+publish()
 local queue, webhook = unpack(redis.call('HMGET', KEYS[1], 'queue', 'webhook'))
 return {'ok', queue, webhook or ''}

@@ -1,17 +1,27 @@
 -- What the steps share; put in front of each. A job's keys carry its id as a hash tag, so a cluster keeps them together.
--- A live message is "<job id> <kind> <number>\n<payload>": kind f = frames at an offset, s = a new status, e = the ending.
+-- What a replica hears of its jobs is one message a step: "<job id> <kind> <number> <size>\n<payload>", once or more often;
+-- kind f = frames at an offset, s = a new status, e = the ending.
 
 local function now()
   local t = redis.call('TIME')
   return tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
 
+local messages = {}
+
 local function tell(followers, id, kind, number, payload)
   if not followers then return end
-  local message = id .. ' ' .. kind .. ' ' .. number .. '\n' .. payload
   for replica in string.gmatch(followers, '%S+') do
-    redis.call('PUBLISH', 'ignite:replica:' .. replica, message)
+    local parts = messages[replica] or {}
+    parts[#parts + 1] = id .. ' ' .. kind .. ' ' .. number .. ' ' .. #payload .. '\n'
+    parts[#parts + 1] = payload
+    messages[replica] = parts
   end
+end
+
+-- Every step that tells something ends with this.
+local function publish()
+  for replica, parts in pairs(messages) do redis.call('PUBLISH', 'ignite:replica:' .. replica, table.concat(parts)) end
 end
 
 -- Whether the comma-separated list of statuses (from the one table, in job.py) holds this one.
@@ -20,19 +30,24 @@ local function among(status, list)
 end
 
 -- Append what is not in the log yet; a repeated append finds its bytes there and adds none. Returns the log's new size.
+-- It is appended first and looked at afterwards: nearly always it belongs at the end, and Redis says where that was.
 local function extend(job, log, id, followers, offset, data, frames)
-  local size = redis.call('STRLEN', log)
-  if offset > size then return nil end
-  if offset + #data <= size then return size end
-  local fresh = string.sub(data, size - offset + 1)
-  redis.call('APPEND', log, fresh)
+  local size = redis.call('APPEND', log, data)
+  local before = size - #data
+  if before ~= offset then
+    if before == 0 then redis.call('DEL', log)
+    else redis.call('SET', log, redis.call('GETRANGE', log, 0, before - 1), 'KEEPTTL') end
+    if offset > before then return nil end
+    if offset + #data <= before then return before end
+    return extend(job, log, id, followers, before, string.sub(data, before - offset + 1), frames)
+  end
   redis.call('HINCRBY', job, 'chunks', frames)
-  if size == 0 then
+  if before == 0 then
     redis.call('PEXPIRE', log, redis.call('PTTL', job))
     redis.call('HSETNX', job, 'first', now())
   end
-  tell(followers, id, 'f', size, fresh)
-  return size + #fresh
+  tell(followers, id, 'f', before, data)
+  return size
 end
 
 -- Write the ending; the job's keys live on for its retention, its body only where somebody may ask for it.

@@ -7,4 +7,5 @@ redis.call('HSET', KEYS[1], 'status', 'queued', 'queued', queued)
 redis.call('HDEL', KEYS[1], 'owner', 'lease')
 redis.call('HINCRBY', KEYS[1], 'tries', ARGV[3])
 tell(followers, ARGV[1], 's', 0, 'queued')
+publish()
 return {'ok', redis.call('HGET', KEYS[1], 'queue'), tonumber(ARGV[5]) > 0 and tostring(queued) or place}
