@@ -14,6 +14,7 @@ from ignite.processes import supervise
 from ignite.running import mendable, require_distributed, run, say, stop_signals, until
 from producer.app import create_app
 from producer.dependencies import Doors
+from producer.http_protocol import HeadWithBody
 from producer.keys import KeyBook
 from shared.backends import open_backend
 from shared.ports import Backend
@@ -92,7 +93,7 @@ async def serving(
             host=settings.host,
             port=settings.port,
             loop="none",
-            http="httptools",
+            http=HeadWithBody,
             ws="none",
             log_config=None,
             access_log=False,

@@ -3,15 +3,18 @@
 -- Answers whether the record is this one: a create that is repeated finds it there.
 -- KEYS job log body · ARGV spec, mode, retention s, deadline, ttl ms, followers, body or '', queue, now, 1 if detached, 1 if restored, 1 with a webhook
 if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('HGET', KEYS[1], 'spec') == ARGV[1] and 1 or 0 end
-redis.call('HSET', KEYS[1], 'spec', ARGV[1], 'mode', ARGV[2], 'retention', ARGV[3], 'deadline', ARGV[4],
-  'status', 'queued', 'attempt', 0, 'tries', 0, 'lost', 0, 'queue', ARGV[8], 'queued', ARGV[9])
-if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'followers', ARGV[6]) end
-if ARGV[10] == '1' then redis.call('HSET', KEYS[1], 'detached', 1) end
-if ARGV[11] == '1' then
-  local epoch = math.floor(now() * 1000)
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'attempt', epoch)
+local epoch = ARGV[11] == '1' and string.format('%d', math.floor(now() * 1000))
+local fields = {'spec', ARGV[1], 'mode', ARGV[2], 'retention', ARGV[3], 'deadline', ARGV[4], 'status', 'queued',
+  'attempt', epoch or 0, 'tries', 0, 'lost', 0, 'queue', ARGV[8], 'queued', ARGV[9]}
+local function add(name, value)
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
 end
-if ARGV[12] == '1' then redis.call('HSET', KEYS[1], 'webhook', 1) end
+if ARGV[6] ~= '' then add('followers', ARGV[6]) end
+if ARGV[10] == '1' then add('detached', 1) end
+if ARGV[12] == '1' then add('webhook', 1) end
+if epoch then add('epoch', epoch) end
+redis.call('HSET', KEYS[1], unpack(fields))
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 if ARGV[7] ~= '' then redis.call('SET', KEYS[3], ARGV[7], 'PX', ARGV[5]) end
 return 1

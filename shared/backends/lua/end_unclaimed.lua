@@ -2,10 +2,7 @@
 -- KEYS job log body · ARGV id, dead owner or '', frames, number of frames, new status, header, statuses it may end from
 local status, owner, followers = unpack(redis.call('HMGET', KEYS[1], 'status', 'owner', 'followers'))
 if not among(status, ARGV[7]) or (owner and owner ~= ARGV[2]) then return {'', ''} end
-if ARGV[3] ~= '' then
-  extend(KEYS[1], KEYS[2], ARGV[1], followers, redis.call('STRLEN', KEYS[2]), ARGV[3], ARGV[4])
-end
-close(KEYS, ARGV[1], followers, ARGV[5], ARGV[6], '')
-publish()
-local queue, webhook = unpack(redis.call('HMGET', KEYS[1], 'queue', 'webhook'))
-return {queue, webhook or ''}
+local size = redis.call('STRLEN', KEYS[2])
+if ARGV[3] ~= '' then size = extend(KEYS[1], KEYS[2], ARGV[1], followers, size, ARGV[3], ARGV[4]) end
+local queue, webhook = close(KEYS, ARGV[1], followers, ARGV[5], ARGV[6], '', size)
+return {queue, webhook}

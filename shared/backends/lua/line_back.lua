@@ -7,7 +7,7 @@ if not entry or redis.call('ZSCORE', line .. ':later', id) then return 0 end
 if redis.call('ZSCORE', line .. ':lines', in_line(entry, id)) then return 0 end
 charge(line, entry.tenant, -entry.tokens / entry.weight)
 if tonumber(ARGV[3]) > 0 then
-  redis.call('ZADD', line .. ':later', ARGV[3], id)
+  put(line, ':later', ARGV[3], id)
 else
   enter(line, id, entry)
 end

@@ -21,23 +21,39 @@ local function in_line(entry, id)
   return entry.tenant .. '\0' .. id
 end
 
--- Keys that have come into being since live as long as the others; all of them for `ttl` ms at least, where it is given.
+-- Keys of the line that this step may have brought into being.
+local made = {}
+
+-- They live as long as the others; all of them for `ttl` ms at least, where it is given.
 local function last(line, ttl)
+  if not ttl and not next(made) then return end
   local left = redis.call('PTTL', line .. ':state')
   local longer = ttl and left < ttl
   if longer then left = ttl + 3600000 end
   if left < 0 then left = 3600000 end
-  for _, key in ipairs(LINE_KEYS) do
-    if longer or redis.call('PTTL', line .. key) == -1 then redis.call('PEXPIRE', line .. key, left) end
+  if longer then
+    for _, key in ipairs(LINE_KEYS) do redis.call('PEXPIRE', line .. key, left) end
+    return
+  end
+  for key in pairs(made) do
+    if redis.call('PTTL', line .. key) == -1 then redis.call('PEXPIRE', line .. key, left) end
   end
 end
 
+-- Whether the member is new in the set; if so, the set may be.
+local function put(line, key, score, member)
+  local new = redis.call('ZADD', line .. key, score, member) == 1
+  if new then made[key] = true end
+  return new
+end
+
 local function enter(line, id, entry)
-  if redis.call('ZADD', line .. ':lines', 0, in_line(entry, id)) == 0 then return end
+  if not put(line, ':lines', 0, in_line(entry, id)) then return end
+  made[':state'] = true
   redis.call('HINCRBY', line .. ':state', 'tokens', entry.tokens)
   if redis.call('HINCRBY', line .. ':state', 'n ' .. entry.tenant, 1) == 1 then
     local debt = tonumber(redis.call('ZSCORE', line .. ':debts', entry.tenant) or 0)
-    redis.call('ZADD', line .. ':tags', exact(math.max(virtual(line), debt)), entry.tenant)
+    put(line, ':tags', exact(math.max(virtual(line), debt)), entry.tenant)
     redis.call('ZREM', line .. ':debts', entry.tenant)
   end
 end
@@ -50,15 +66,15 @@ local function exit(line, id, entry)
   if redis.call('HINCRBY', line .. ':state', 'n ' .. entry.tenant, -1) == 0 then
     redis.call('HDEL', line .. ':state', 'n ' .. entry.tenant)
     redis.call('ZREM', line .. ':tags', entry.tenant)
-    redis.call('ZADD', line .. ':debts', tag, entry.tenant)
+    put(line, ':debts', tag, entry.tenant)
   end
   return tonumber(tag)
 end
 
 local function charge(line, tenant, cost)
-  local key = redis.call('ZSCORE', line .. ':tags', tenant) and ':tags' or ':debts'
-  local tag = tonumber(redis.call('ZSCORE', line .. key, tenant)) or virtual(line)
-  redis.call('ZADD', line .. key, exact(tag + cost), tenant)
+  local tag, key = tonumber(redis.call('ZSCORE', line .. ':tags', tenant)), ':tags'
+  if not tag then tag, key = tonumber(redis.call('ZSCORE', line .. ':debts', tenant)) or virtual(line), ':debts' end
+  put(line, key, exact(tag + cost), tenant)
 end
 
 local function start(line, id, entry)

@@ -25,13 +25,18 @@ class Patience:
 
 PATIENCE = Patience()
 
+SHORTEST_LOOK = 0.01
+"""Seconds between looks."""
+
 
 class Confirms:
-    """What has been heard of one queue's messages."""
+    """What has been heard of one queue's messages. One timer looks after all that wait."""
 
     def __init__(self, patience: Patience = PATIENCE) -> None:
         self.patience = patience
         self.heard_at = -math.inf
+        self._waiting: set[Waiting] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def heard_lately(self) -> bool:
@@ -42,8 +47,11 @@ class Confirms:
         `publishing` does.
         """
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self.patience.at_most) as scope:
-            watch = SilenceWatch(self, scope, loop)
+        async with asyncio.timeout(None) as scope:
+            waiting = Waiting(scope, loop.time())
+            self._waiting.add(waiting)
+            if self._timer is None:
+                self._look_later(loop)
             try:
                 await publishing
                 self.heard_at = loop.time()
@@ -51,31 +59,40 @@ class Confirms:
                 self.heard_at = loop.time()
                 raise
             finally:
-                watch.end()
+                self._waiting.discard(waiting)
 
-
-class SilenceWatch:
-    """Ends `scope` when nothing has been heard for as long as is patient."""
-
-    def __init__(self, confirms: Confirms, scope: asyncio.Timeout, loop: asyncio.AbstractEventLoop) -> None:
-        self._confirms = confirms
-        self._scope = scope
-        self._loop = loop
-        self._began = loop.time()
-        self._looked = False
-        self._timer = loop.call_later(confirms.patience.silence, self._look)
-
-    def end(self) -> None:
-        self._timer.cancel()
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        patience = self.patience
+        every = max(min(patience.silence, patience.second_look, patience.at_most), SHORTEST_LOOK)
+        self._timer = loop.call_later(every, self._look)
 
     def _look(self) -> None:
-        now, patience = self._loop.time(), self._confirms.patience
-        left = max(self._began, self._confirms.heard_at) + patience.silence - now
-        if left > 0:
-            self._looked = False
-            self._timer = self._loop.call_later(left, self._look)
-        elif not self._looked:
-            self._looked = True
-            self._timer = self._loop.call_later(patience.second_look, self._look)
-        else:
-            self._scope.reschedule(now)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._timer = None
+        for waiting in self._waiting:
+            if waiting.in_vain(now, self.heard_at, self.patience):
+                waiting.scope.reschedule(now)
+        if self._waiting:
+            self._look_later(loop)
+
+
+class Waiting:
+    """One message's wait, inside of `scope`, since the loop's clock said `since`."""
+
+    __slots__ = ("_silent_since", "scope", "since")
+
+    def __init__(self, scope: asyncio.Timeout, since: float) -> None:
+        self.scope = scope
+        self.since = since
+        self._silent_since: float | None = None
+
+    def in_vain(self, now: float, heard_at: float, patience: Patience) -> bool:
+        """Whether it has taken too long: by itself, or because the broker was silent when looked at twice."""
+        if now - self.since >= patience.at_most:
+            return True
+        if max(self.since, heard_at) + patience.silence > now:
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = now
+        return self._silent_since is not None and now - self._silent_since >= patience.second_look
