@@ -7,10 +7,11 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel as RawChannel
 
 from shared.backends.envelope import decode_envelope
 from shared.backends.rabbitmq.connection import (
@@ -22,6 +23,7 @@ from shared.backends.rabbitmq.connection import (
     lost_is_no_cancellation,
     unavailable,
 )
+from shared.backends.rabbitmq.gathered import gather_frames
 from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import UNDECODABLE
 from shared.backends.rabbitmq.undecodable import set_aside
@@ -36,6 +38,9 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 
 START_AGAIN = 0.5
 """Seconds until a start that failed for all queues is tried once more."""
+
+GATHER = 0.002
+"""Seconds from one write to the next: acknowledgements leave together."""
 
 PAUSE_TIMEOUT = 2.0
 """Seconds for the broker to say that it sends no more: a worker that is told to stop does not wait for a dead one."""
@@ -74,7 +79,7 @@ class RabbitDelivery:
             await self.retry()
 
     async def ack(self) -> None:
-        await self._settle(self._raw.channel.basic_ack(self._tag))
+        await self._settle(self._raw.channel.basic_ack(self._tag, wait=False))
 
     async def retry(self, after: float = 0.0) -> None:
         if after <= 0:
@@ -158,6 +163,7 @@ class Line:
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(sets(broken))
         await channel.set_qos(prefetch_count=self._prefetch)
+        gather_frames(cast(RawChannel, underlay), GATHER)
         self._name, self._broken = name, broken
         await self._consume()
 

@@ -29,6 +29,7 @@ from shared.backends.rabbitmq.connection import (
     unavailable,
     version_of,
 )
+from shared.backends.rabbitmq.gathered import gather_frames
 from shared.backends.rabbitmq.topology import Topology, retry_name, routing_key, with_jitter
 from shared.errors import BackendUnavailable, QueueFull
 from shared.job import QueueName
@@ -38,6 +39,9 @@ log = structlog.get_logger(__name__)
 
 Properties = Basic.Properties
 PERSISTENT = 2
+
+GATHER = 0.001
+"""Seconds from one write to the next: a burst's messages leave together."""
 
 FULL_FOR = 1.0
 """Seconds for which a queue that was found full is taken to be so when it refuses again: looking costs a round trip."""
@@ -189,6 +193,7 @@ class Publisher:
         self._declared = set()
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         await self._topology.declare_base(channel)
+        gather_frames(cast(RawChannel, await channel.get_underlay_channel()), GATHER)
         self._channel = channel
         await self._close_retired()
 
