@@ -40,6 +40,34 @@ async def test_a_finished_log_is_followed_from_any_offset(replicas: tuple[Backen
         assert story.statuses[-1] is story.ending.status is JobStatus.COMPLETED
 
 
+async def test_a_sink_hears_each_byte_once_and_in_order(replicas: tuple[Backend, Backend]) -> None:
+    """Many jobs, whose frames may travel together; each follower's sink has those of its own job."""
+    one, other = replicas
+    running = [await started(one) for _ in range(8)]
+    frames = some_frames(12)
+    logs = await asyncio.gather(
+        *(followed_past_the_reader(other, job.id) for job, _ in running),
+        *(perform(one, claim, frames) for _, claim in running),
+    )
+    assert logs[:8] == logs[8:]
+
+
+async def followed_past_the_reader(backend: Backend, job_id: str) -> bytes:
+    pieces: list[bytes] = []
+
+    def sink(data: bytes) -> bool:
+        pieces.append(data)
+        return len(pieces) % 3 > 0
+
+    async with asyncio.timeout(PATIENCE), backend.log.follow(job_id) as follower:
+        while True:
+            update = await follower.next(PATIENCE, sink)
+            assert update is not None
+            pieces.append(update.data)
+            if update.ending is not None:
+                return b"".join(pieces)
+
+
 async def test_a_running_log_is_followed_from_the_middle(replicas: tuple[Backend, Backend]) -> None:
     one, other = replicas
     job, claim = await started(one)

@@ -56,10 +56,12 @@ async def test_an_append_beyond_the_end_is_refused(backend: Backend) -> None:
     (one,) = some_frames(1)
     with pytest.raises(ValueError):
         await backend.log.append(job.id, claim.attempt, 1, one)
+    assert await backend.log.read(job.id) == b""
     await backend.log.append(job.id, claim.attempt, 0, one)
     with pytest.raises(ValueError):
         await backend.log.append(job.id, claim.attempt, len(one) + 1, one)
     assert await backend.log.read(job.id) == one
+    assert (await record_of(backend, job.id)).chunks == 1
 
 
 async def test_a_stale_attempt_is_fenced(backend: Backend) -> None:

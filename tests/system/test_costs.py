@@ -122,3 +122,19 @@ async def test_a_token_costs_neither_a_task_nor_a_turn(
     assert more["call_soon"] < many - few
     assert updates <= many / 8 + 10
     assert (large - small) / (many - few) <= 250, "the bytes of a token's frame"
+
+
+async def test_streams_side_by_side_share_their_steps_and_messages(
+    amqp_url: str, redis_url: str, redis_server: Redis
+) -> None:
+    """Each stream alone would take a step and a message for every few tokens."""
+    streams, tokens = 40, 80
+    async with worker_at_hand(amqp_url, redis_url) as backend:
+        await streamed(backend, tokens)
+        async with redis_server.monitor() as commands:
+            await asyncio.gather(*(streamed(backend, tokens) for _ in range(streams)))
+
+    appends = counted(commands)["append"]
+    published = sum(each.by_script and each.name == "PUBLISH" for each in commands)
+    assert appends <= streams * tokens / 16, "a step carries many jobs' frames"
+    assert published <= appends + 2 * streams, "and tells them in one message; each job's start and end are others"

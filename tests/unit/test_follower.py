@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared.backends.follower import BUFFER_LIMIT, READ_LIMIT, FollowerHub, LogFollower, Snapshot
 from shared.errors import BackendUnavailable, Gone
 from shared.job import JobStatus
-from shared.ports import Ending, FollowerClosed, Update
+from shared.ports import Ending, FollowerClosed, Sink, Update
 
 JOB = "chatcmpl-1"
 COMPLETED = Ending(JobStatus.COMPLETED, usage={"n": 1})
@@ -194,6 +194,43 @@ async def test_every_byte_comes_once_and_in_order(
     await expect_silence(stage, follower)
 
 
+@settings(deadline=None, max_examples=300)
+@given(
+    steps=st.lists(st.tuples(STEPS, st.integers(0, 3)), max_size=12),
+    fills=st.sampled_from([1, 2, 3, 100]),
+    end_lost=st.booleans(),
+)
+async def test_every_byte_comes_once_and_in_order_past_a_reader(
+    steps: list[tuple[Step, int]], fills: int, end_lost: bool
+) -> None:
+    """A sink that is full with every so manieth piece, and a reader that gets a few turns after each step."""
+    stage = Stage()
+    follower = stage.follow(stale=False)
+    path = LivePath(stage, [step for step, _ in steps])
+    pieces: list[bytes] = []
+
+    def sink(data: bytes) -> bool:
+        pieces.append(data)
+        return len(pieces) % fills > 0
+
+    async def read() -> None:
+        while True:
+            update = await follower.next(PATIENCE, sink)
+            assert update is not None
+            pieces.append(update.data)
+            if update.ending is not None:
+                return
+
+    reading = asyncio.create_task(read())
+    for (_, turns), step in zip(steps, path.steps, strict=False):
+        path.perform(step)
+        for _ in range(turns):
+            await asyncio.wait([reading], timeout=0)
+    path.finish(end_lost)
+    await asyncio.wait_for(reading, PATIENCE)
+    assert b"".join(pieces) == stage.log
+
+
 async def read_some(follower: LogFollower) -> bytes:
     try:
         update = await follower.next(0.0)
@@ -224,6 +261,67 @@ async def test_the_creator_reads_nothing_from_the_log() -> None:
     stage.end()
     assert await follower.next() == Update(b"onetwo", JobStatus.COMPLETED, COMPLETED)
     assert stage.reads == 0
+
+
+async def test_bytes_go_to_a_sink_within_the_turn() -> None:
+    stage, pieces = Stage(), list[bytes]()
+    follower = stage.follow(stale=False)
+    stage.move(JobStatus.IN_PROGRESS)
+    await follower.next()
+    reading = asyncio.create_task(follower.next(PATIENCE, taken_by(pieces)))
+    await asyncio.wait([reading], timeout=0)
+    stage.append(b"one")
+    stage.append(b"two")
+    assert pieces == [b"one", b"two"]
+    stage.end()
+    assert await reading == Update(b"", JobStatus.COMPLETED, COMPLETED)
+    assert stage.reads == 0
+
+
+async def test_a_full_sink_ends_the_wait() -> None:
+    stage, pieces = Stage(), list[bytes]()
+    follower = stage.follow(stale=False)
+    reading = asyncio.create_task(follower.next(PATIENCE, taken_by(pieces, full=True)))
+    await asyncio.wait([reading], timeout=0)
+    stage.append(b"one")
+    stage.append(b"two")
+    assert await reading == Update(b"two", JobStatus.QUEUED)
+    assert pieces == [b"one"]
+
+
+async def test_a_wait_with_a_sink_ends_so_long_after_the_last_piece() -> None:
+    stage, pieces = Stage(), list[bytes]()
+    follower = stage.follow(stale=False)
+    loop = asyncio.get_running_loop()
+    began, last = loop.time(), 0.0
+    reading = asyncio.create_task(follower.next(0.05, taken_by(pieces)))
+    while not reading.done() and loop.time() < began + 0.2:
+        await asyncio.wait([reading], timeout=0.001)
+        if loop.time() < began + 0.15:
+            stage.append(b"more")
+            last = loop.time()
+    assert await reading is None
+    assert loop.time() - last >= 0.05
+
+
+async def test_a_closed_follower_hands_nothing_on() -> None:
+    stage, pieces = Stage(), list[bytes]()
+    follower = stage.follow(stale=False)
+    reading = asyncio.create_task(follower.next(PATIENCE, taken_by(pieces)))
+    await asyncio.wait([reading], timeout=0)
+    follower.close()
+    stage.append(b"late")
+    with pytest.raises(FollowerClosed):
+        await reading
+    assert pieces == []
+
+
+def taken_by(pieces: list[bytes], *, full: bool = False) -> Sink:
+    def sink(data: bytes) -> bool:
+        pieces.append(data)
+        return not full
+
+    return sink
 
 
 async def test_nothing_is_told_before_there_is_something() -> None:

@@ -23,7 +23,7 @@ from shared.backends.rabbitmq.connection import (
     lost_is_no_cancellation,
     unavailable,
 )
-from shared.backends.rabbitmq.gathered import gather_frames
+from shared.backends.rabbitmq.gathered import GatheredFrames, gather_frames
 from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import UNDECODABLE
 from shared.backends.rabbitmq.undecodable import set_aside
@@ -124,6 +124,7 @@ class Line:
         self._arrived = arrived
         self._waiting: deque[RabbitDelivery] = deque()
         self._channel: Channel | None = None
+        self._frames: GatheredFrames | None = None
         self._name: str | None = None
         self._tag: str | None = None
         self._paused = False
@@ -163,7 +164,7 @@ class Line:
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(sets(broken))
         await channel.set_qos(prefetch_count=self._prefetch)
-        gather_frames(cast(RawChannel, underlay), GATHER)
+        self._frames = gather_frames(cast(RawChannel, underlay), GATHER)
         self._name, self._broken = name, broken
         await self._consume()
 
@@ -212,6 +213,19 @@ class Line:
             except FAILURES as error:
                 log.warning("rabbitmq.not_resumed", error=sentence(error), next="opening a new channel")
                 self._broken.set()
+
+    async def let_go(self) -> None:
+        """What was acknowledged is, before the connection closes."""
+        if self._frames is None or self._broken.is_set():
+            return
+        try:
+            async with asyncio.timeout(PAUSE_TIMEOUT):
+                with lost_is_no_cancellation():
+                    await self._frames.drain()
+        except FAILURES as error:
+            log.info(
+                "rabbitmq.queue_lost", error=sentence(error), next="the broker delivers again what it did not hear of"
+            )
 
     async def _cancel(self, tag: str | None) -> None:
         if tag is not None and self._channel is not None:
@@ -287,6 +301,7 @@ class RabbitConsumer:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(line.let_go() for line in self._lines))
         await self._link.close()
 
     async def next(self, choose: Choose | None = None) -> Delivery:

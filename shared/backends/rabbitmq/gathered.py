@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from aiormq.abc import ChannelFrame
@@ -17,8 +18,12 @@ class GatheredFrames:
     last write waits until they are over; what comes later goes out at the end of the turn.
     """
 
-    def __init__(self, queue: asyncio.Queue[ChannelFrame], seconds: float) -> None:
+    def __init__(
+        self, queue: asyncio.Queue[ChannelFrame], seconds: float, promise: Callable[[], asyncio.Future[Any]]
+    ) -> None:
+        """`promise` makes a future that fails when the channel does."""
         self._queue = queue
+        self._promise = promise
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
         self._payloads: list[bytes] = []
@@ -43,6 +48,12 @@ class GatheredFrames:
         """Raises asyncio.QueueFull."""
         self._queue.put_nowait(frame)
 
+    async def drain(self) -> None:
+        """Returns when all that was put is on its way. Raises what the channel fails with."""
+        written = self._promise()
+        await self.put(ChannelFrame(payload=b"", should_close=False, drain_future=written))
+        await written
+
     def flush(self) -> None:
         if self._payloads and self._queue.full():
             self._loop.call_later(LOOK_AGAIN, self.flush)
@@ -56,7 +67,8 @@ class GatheredFrames:
         return frame
 
 
-def gather_frames(channel: RawChannel, seconds: float) -> None:
+def gather_frames(channel: RawChannel, seconds: float) -> GatheredFrames:
     """What `channel` sends without waiting leaves together with what it sends within `seconds`."""
-    queue = cast("asyncio.Queue[ChannelFrame]", channel.write_queue)  # pyright: ignore[reportUnknownMemberType]
-    cast(Any, channel).write_queue = GatheredFrames(queue, seconds)
+    raw = cast(Any, channel)
+    frames = raw.write_queue = GatheredFrames(raw.write_queue, seconds, raw.create_future)
+    return frames
