@@ -19,7 +19,7 @@ from producer.keys import PREFIX, KeyBook, StoredKey
 from shared.backends import open_documents
 from shared.errors import IgniteError
 from shared.limits import Limits
-from shared.settings import Settings
+from shared.settings import Settings, split_list
 
 Work = Callable[[KeyBook], Coroutine[Any, Any, None]]
 
@@ -133,8 +133,8 @@ def place(settings: Settings) -> str:
     """Where keys are kept, without the password for it."""
     if settings.redis_url is None:
         return str(settings.data_dir.resolve())
-    url = urlsplit(settings.redis_url)
-    return f"Redis at {url.netloc.rpartition('@')[2]}{url.path}"
+    urls = map(urlsplit, split_list(settings.redis_url))
+    return "Redis at " + ", ".join(f"{url.netloc.rpartition('@')[2]}{url.path}" for url in urls)
 
 
 def row(key: StoredKey) -> str:

@@ -53,7 +53,10 @@ class Settings(BaseSettings):
     amqp_url: str | None = Field(
         None, description="RabbitMQ, a cluster's nodes separated by commas; with redis_url: the distributed backend"
     )
-    redis_url: str | None = Field(None, description="Redis; with amqp_url: the distributed backend")
+    redis_url: str | None = Field(
+        None,
+        description="Redis, or nodes of a Redis Cluster separated by commas; with amqp_url: the distributed backend",
+    )
     data_dir: Path = Field(Path("ignite-data"), description="the embedded backend's files")
     queue_limit: int = Field(100_000, ge=1, description="jobs that may wait in one queue before submits are refused")
     queue_token_limit: int = Field(0, ge=0, description="the same in tokens, as estimated; 0: any number")
@@ -278,7 +281,7 @@ def check_agreement(settings: Settings) -> None:
         )
     for name, urls, schemes in (
         ("amqp_url", split_list(settings.amqp_url or ""), ("amqp", "amqps")),
-        ("redis_url", [settings.redis_url], ("redis", "rediss", "unix")),
+        ("redis_url", split_list(settings.redis_url or ""), ("redis", "rediss", "unix")),
         ("engine_url", [settings.engine_url], ("http", "https", "unix")),
         ("files_url", [settings.files_url], ("s3",)),
         ("files_endpoint", [settings.files_endpoint], ("http", "https")),

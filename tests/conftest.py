@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.rabbitmq import RabbitMQ, find_rabbitmq, rabbitmq_in_docker, rabbitmq_on_this_machine
 from tests.support.redis import Redis, find_redis, redis_in_docker, redis_on_this_machine
+from tests.support.redis_cluster import RedisCluster
 from tests.support.s3 import S3
 
 DOCKER = os.environ.get("IGNITE_TEST_DOCKER") == "1"
@@ -21,7 +22,7 @@ CI = os.environ.get("CI", "").lower() in {"1", "true"}
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-S = TypeVar("S", RabbitMQ, Redis)
+S = TypeVar("S", RabbitMQ, Redis, RedisCluster)
 IS_MISSING = "is missing: install it, or set IGNITE_TEST_DOCKER=1 where a Docker engine runs"
 LONGEST_FIRST = ("chaos", "faults", "system")
 """Directories whose tests take seconds each: begun last, one would keep all but one process waiting at the end."""
@@ -35,6 +36,11 @@ def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     yield from _run(_redis(tmp_path_factory.mktemp("redis")))
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    yield from _run(RedisCluster(redis_launcher(), tmp_path_factory.mktemp("redis-cluster")))
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +79,14 @@ def redis_url(redis_server: Redis, redis_database: int) -> str:
     return redis_server.url(redis_database)
 
 
+@pytest.fixture
+def redis_cluster(redis_cluster_servers: RedisCluster) -> RedisCluster:
+    """Three primaries, and nothing in them."""
+    _finish(redis_cluster_servers.ensure_running())
+    redis_cluster_servers.forget()
+    return redis_cluster_servers
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """After the shuffle: of several processes each is dealt a stretch of the list, with its share of the long ones
@@ -106,6 +120,11 @@ def _redis(directory: Path) -> Redis:
     if launcher := find_redis():
         return redis_on_this_machine(launcher, directory)
     return redis_in_docker() if DOCKER else missing("Redis")
+
+
+def redis_launcher() -> str:
+    """For a cluster, whose nodes must find each other."""
+    return find_redis() or missing("Redis")
 
 
 def missing(name: str) -> NoReturn:

@@ -11,12 +11,12 @@ from functools import partial
 from shared.backends import redis_keys as keys
 from shared.backends.follower import FollowerHub
 from shared.backends.rabbitmq import RabbitQueue
-from shared.backends.redis import RedisServer, Subscription
 from shared.backends.redis_documents import RedisDocuments
 from shared.backends.redis_limiter import RedisLimiter
 from shared.backends.redis_log import RedisLog, dispatch
 from shared.backends.redis_outbox import RedisOutbox
 from shared.backends.redis_registry import RedisRegistry
+from shared.backends.redis_server import Server, open_server
 from shared.backends.redis_store import RedisStore
 from shared.backends.redis_strays import StrayFinder
 from shared.errors import BackendUnavailable
@@ -26,11 +26,11 @@ from shared.job import Job, QueueName
 class DistributedBackend:
     name = "distributed"
 
-    def __init__(self, amqp_url: str, redis_url: str, *, queue_limit: int, fair: bool, consumer_timeout: float) -> None:
+    def __init__(self, amqp_url: str, server: Server, *, queue_limit: int, fair: bool, consumer_timeout: float) -> None:
         replica = os.urandom(8).hex()
         hub = FollowerHub()
-        self._server = RedisServer(redis_url)
-        self._live = Subscription(redis_url, keys.replica(replica), partial(dispatch, hub), hub.distrust_all)
+        self._server = server
+        self._live = server.subscription(keys.replica(replica), partial(dispatch, hub), hub.distrust_all)
         self.queue = RabbitQueue(amqp_url, queue_limit=queue_limit, consumer_timeout=consumer_timeout)
         self.log = RedisLog(self._server.pipeline, hub, replica)
         self.store = RedisStore(self._server.pipeline, replica, fair=fair)
@@ -40,12 +40,9 @@ class DistributedBackend:
         self.registry = RedisRegistry(self._server)
         self._strays = StrayFinder(self._server.pipeline, self.queue.depth)
 
-    async def open(self, *, follows: bool) -> None:
-        """Raises BackendUnavailable."""
-        if follows:
-            await self._live.open()
-        else:
-            await self._server.pipeline.command("PING")
+    async def listen(self) -> None:
+        """Logs can be followed from here on. Raises BackendUnavailable."""
+        await self._live.open()
 
     async def strays(self, queue: QueueName, waited: float) -> Sequence[Job]:
         return await self._strays.find(queue, waited)
@@ -54,9 +51,7 @@ class DistributedBackend:
         return await self.queue.warnings(longest_job)
 
     async def check(self) -> Mapping[str, str | None]:
-        broker, store = await asyncio.gather(
-            self.queue.check(), self._server.pipeline.command("PING"), return_exceptions=True
-        )
+        broker, store = await asyncio.gather(self.queue.check(), self._server.pipeline.ping(), return_exceptions=True)
         live = "the live subscription has ended" if self._live.ended else None
         return {"broker": complaint(broker), "store": complaint(store) or live}
 
@@ -88,11 +83,13 @@ async def open_distributed(
     `consumer_timeout`: what the broker is set to, in seconds; `follows`: whether logs are to be followed here. Raises
     BackendUnavailable.
     """
+    server = await open_server(redis_url)
     backend = DistributedBackend(
-        amqp_url, redis_url, queue_limit=queue_limit, fair=fair, consumer_timeout=consumer_timeout
+        amqp_url, server, queue_limit=queue_limit, fair=fair, consumer_timeout=consumer_timeout
     )
     try:
-        await backend.open(follows=follows)
+        if follows:
+            await backend.listen()
         yield backend
     finally:
         await backend.close()
@@ -101,9 +98,8 @@ async def open_distributed(
 @asynccontextmanager
 async def open_distributed_documents(redis_url: str) -> AsyncGenerator[RedisDocuments]:
     """The documents alone: they need no broker. Raises BackendUnavailable."""
-    server = RedisServer(redis_url)
+    server = await open_server(redis_url)
     try:
-        await server.pipeline.command("PING")
         yield RedisDocuments(server.pipeline)
     finally:
         await server.close()

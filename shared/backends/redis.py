@@ -1,5 +1,4 @@
-"""Redis's driver, and the only file that imports it: one pipelined connection for every step, one subscription for
-life.
+"""Redis's driver, and the only file that imports it: one pipelined connection for every step.
 
 Steps called in one event-loop turn, and those that gather while a round trip is under way, share the next round trip.
 """
@@ -9,35 +8,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import hiredis
-import structlog
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.backends.redis_pipeline import ANSWER_TIMEOUT, Argument, Command, Gathering
 from shared.errors import BackendUnavailable, sentence
-from shared.racing import first
-
-log = structlog.get_logger(__name__)
 
 LUA = Path(__file__).parent / "lua"
 
 CONNECT_TIMEOUT = 2.0
-
-PING_AFTER = 5.0
-"""Seconds of silence after which a subscription asks whether anybody is there: a wire that was cut without a word looks
-just like a channel on which nothing happens.
-"""
 
 FAILURES = (RedisError, OSError, RuntimeError)
 """What a broken connection raises; RuntimeError is uvloop's word for writing to a closed one."""
@@ -45,9 +37,12 @@ FAILURES = (RedisError, OSError, RuntimeError)
 
 pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 
-AWAY = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "OOM", "MISCONF"}
+AWAY = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF"}
 """The codes of refusals with which Redis says that it cannot serve at present."""
 
+
+SLOTS = REDIS_CLUSTER_HASH_SLOTS
+"""Parts that a cluster's keys are divided into; each is at one node."""
 
 PRELUDE = "prelude"
 """How the files begin that are no steps: what all steps share, and what those of one family do."""
@@ -175,107 +170,42 @@ def is_away(answer: Any) -> bool:
     return (answer.status_code or str(answer).partition(" ")[0]) in AWAY
 
 
-class Subscription:
-    """One channel for life. Calls `receive` for each message, and `broken` once per lost connection, after which
-    it subscribes again: whoever listens must then look at the truth, since messages were lost.
-    """
+class Redirect(NamedTuple):
+    """Where a node of a cluster says that a command belongs: from now on, or `once`. No host: its own."""
 
-    def __init__(self, url: str, channel: str, receive: Callable[[bytes], None], broken: Callable[[], None]) -> None:
-        self._wire = Wire(url)
-        self._channel = channel
-        self._receive = receive
-        self._broken = broken
-        self._heard = 0
-        self._task: asyncio.Task[None] | None = None
-
-    async def open(self) -> None:
-        """Returns when messages will no longer be missed."""
-        try:
-            await self._subscribe()
-        except FAILURES as error:
-            raise unavailable(error) from error
-        self._task = asyncio.create_task(self._listen(), name=f"redis-subscription {self._channel}")
-
-    @property
-    def task(self) -> asyncio.Task[None]:
-        """Ends only when closed, or with the error that ended it: its owner must watch it."""
-        assert self._task is not None
-        return self._task
-
-    @property
-    def ended(self) -> bool:
-        """Whether it was opened and has died."""
-        return self._task is not None and self._task.done()
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._wire.close()
-
-    async def _subscribe(self) -> None:
-        answer = (await self._wire.round_trip([("SUBSCRIBE", self._channel)]))[0]
-        if isinstance(answer, Exception):
-            raise answer
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await first(self._receive_all(), self._watch())
-            except FAILURES as error:
-                log.warning(
-                    "redis.subscription_lost", channel=self._channel, error=str(error), next="subscribing again"
-                )
-            await self._wire.close()
-            await self._resubscribe()
-            self._broken()
-
-    async def _receive_all(self) -> None:
-        """What has come together is handed on together, in one turn of the loop."""
-        while True:
-            message = await self._wire.receive()
-            self._heard += 1
-            if isinstance(message, Exception):
-                raise message
-            if message[0] == b"message":
-                self._receive(message[2])
-
-    async def _watch(self) -> None:
-        """Raises once the wire is silent though somebody was asked. Beside the reading, so that a message costs no
-        timer.
-        """
-        while True:
-            heard = self._heard
-            await asyncio.sleep(PING_AFTER)
-            if heard == self._heard:
-                await self._wire.send(("PING",))
-                await asyncio.sleep(PING_AFTER)
-                if heard == self._heard:
-                    raise RedisTimeoutError("no answer to a ping")
-
-    async def _resubscribe(self) -> None:
-        delay = 0.05
-        while True:
-            try:
-                return await self._subscribe()
-            except FAILURES:
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 0.25)
+    host: str
+    port: int
+    once: bool
 
 
-@asynccontextmanager
-async def subscription(
-    url: str, channel: str, receive: Callable[[bytes], None], broken: Callable[[], None]
-) -> AsyncGenerator[Subscription]:
-    opened = Subscription(url, channel, receive, broken)
-    await opened.open()
-    try:
-        yield opened
-    finally:
-        await opened.close()
+def redirect_of(answer: Any) -> Redirect | None:
+    if not isinstance(answer, AskError):
+        return None
+    host, port = cast(tuple[str, int], answer.node_addr)  # pyright: ignore[reportUnknownMemberType]
+    return Redirect(host, port, once=not isinstance(answer, MovedError))
 
 
-class Pipeline(Gathering):
+def slot_of(key: str) -> int:
+    """Which of SLOTS a key is in."""
+    return key_slot(key.encode())
+
+
+class Pipeline(ABC):
+    """Commands and steps, as the ports give them: to one server, or to the nodes of a cluster."""
+
+    spread: bool
+    """Whether the keys are spread over nodes: then a step must name all its keys, and they must share a hash tag."""
+
+    @abstractmethod
+    def at(self, key: str) -> Gathering:
+        """Where commands for this key go, at present."""
+
+    @abstractmethod
+    def command(
+        self, *command: Argument, read: Callable[[Any], Any] | None = None, patient: bool = False
+    ) -> asyncio.Future[Any]:
+        """As Gathering has it, for commands that name one key, or several with one hash tag."""
+
     def step(
         self,
         name: str,
@@ -287,15 +217,56 @@ class Pipeline(Gathering):
         """Run the Lua step `name`."""
         return self.command("EVALSHA", script(name).sha, len(keys), *keys, *arguments, read=read, patient=patient)
 
+    @abstractmethod
+    async def ping(self) -> None:
+        """Raises BackendUnavailable."""
 
-class RedisServer:
-    """One Redis, as the ports see it: steps through the pipeline, messages through subscriptions."""
+    @abstractmethod
+    async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Of any keys."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._steps = Steps(url)
-        self.pipeline = Pipeline(self._steps.exchange)
+    @abstractmethod
+    async def hearers(self, *channels: str) -> int:
+        """How many subscriptions to these channels there are, or may be."""
 
-    async def close(self) -> None:
-        await self.pipeline.close()
-        await self._steps.close()
+    @abstractmethod
+    async def tell(self, channel: str, message: str) -> int:
+        """How many heard it, or may have."""
+
+    @abstractmethod
+    async def settled_for(self) -> float:
+        """Seconds since which whoever was connected to Redis has had no reason to lose that connection."""
+
+
+class ServerPipeline(Gathering, Pipeline):
+    """To one server."""
+
+    spread = False
+
+    def at(self, key: str) -> Gathering:
+        return self
+
+    async def ping(self) -> None:
+        await self.command("PING")
+
+    async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        return await self.command("MGET", *keys)
+
+    async def hearers(self, *channels: str) -> int:
+        return subscribers(await self.command("PUBSUB", "NUMSUB", *channels))
+
+    async def tell(self, channel: str, message: str) -> int:
+        return await self.command("PUBLISH", channel, message)
+
+    async def settled_for(self) -> float:
+        return uptime(await self.command("INFO", "server"))
+
+
+def subscribers(numsub: Sequence[Any]) -> int:
+    return sum(numsub[1::2])
+
+
+def uptime(info: bytes) -> int:
+    """Seconds, from INFO's answer."""
+    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    return int(fields["uptime_in_seconds"])

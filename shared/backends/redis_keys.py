@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def job(job_id: str) -> str:
     return f"ignite:{{{job_id}}}:job"
@@ -22,6 +24,12 @@ def of_job(job_id: str) -> tuple[str, str, str]:
 def line(queue: str) -> str:
     """What the names of a queue's line begin with; the Lua steps add to it. A cluster keeps them on one node."""
     return f"ignite:{{{queue}}}:line"
+
+
+def all_of_line(queue: str) -> Sequence[str]:
+    """How the names begin, and all of them: a cluster that is moving the line must know what a step will touch."""
+    begin = line(queue)
+    return [begin, *(f"{begin}:{part}" for part in ("open", "jobs", "lines", "tags", "debts", "later", "state"))]
 
 
 def open_jobs(queue: str) -> str:

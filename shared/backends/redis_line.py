@@ -37,21 +37,21 @@ class RedisLine:
 
     def add(self, job: Job, place: float, ttl: int) -> asyncio.Future[Any]:
         return self._redis.step(
-            *("line_add", [keys.line(str(job.queue))]), *(job.id, place, ttl, job.tokens, job.weight, job.tenant)
+            *("line_add", self._keys(str(job.queue))), *(job.id, place, ttl, job.tokens, job.weight, job.tenant)
         )
 
     def start(self, queue: str, job_id: str) -> None:
         """A job was claimed. Nobody waits for the answer, and it says who else waits."""
-        step = self._redis.step("line_start", [keys.line(queue)], job_id, patient=True)
+        step = self._redis.step("line_start", self._keys(queue), job_id, patient=True)
         step.add_done_callback(lambda done: self._learn(queue, done))
 
     def back(self, queue: str, job_id: str, place: float, due: float) -> asyncio.Future[Any]:
-        return self._redis.step("line_back", [keys.line(queue)], job_id, place, due)
+        return self._redis.step("line_back", self._keys(queue), job_id, place, due)
 
     def leave(self, queue: str, job_id: str, tokens: int | None = None) -> None:
         """Positions and the sweeper hang on it, and the sweeper mends it: so nobody waits for the answer."""
         used = "" if tokens is None else tokens
-        step = self._redis.step("line_leave", [keys.line(queue)], job_id, used, patient=True)
+        step = self._redis.step("line_leave", self._keys(queue), job_id, used, patient=True)
         step.add_done_callback(unheeded)
 
     async def turn(self, job: Job, served: str | None, *, sure: bool) -> str:
@@ -61,16 +61,16 @@ class RedisLine:
         queue = str(job.queue)
         if not (sure or served or self._others_wait(queue, job.tenant)):
             return job.id
-        chosen, tenants = await self._redis.step("line_turn", [keys.line(queue)], job.id, served or "", time.time())
+        chosen, tenants = await self._redis.step("line_turn", self._keys(queue), job.id, served or "", time.time())
         self._contenders[queue] = Contenders(tenants, time.monotonic())
         return chosen.decode()
 
     async def backlog(self, queue: str, tenant: str) -> Backlog:
-        return Backlog(*await self._redis.step("line_backlog", [keys.line(queue)], tenant, patient=True))
+        return Backlog(*await self._redis.step("line_backlog", self._keys(queue), tenant, patient=True))
 
     async def ahead(self, job: Job, *, fair: bool) -> int | None:
         """How many start before `job`; None if it does not wait."""
-        answer = await self._redis.step("line_look", [keys.line(str(job.queue))], job.id)
+        answer = await self._redis.step("line_look", self._keys(str(job.queue)), job.id)
         if not answer:
             return None
         if len(answer) == 1 or not fair:
@@ -82,6 +82,10 @@ class RedisLine:
             if name != tenant
         )
         return estimated_rank(rank, float(tag), int(tokens) / count, others)
+
+    def _keys(self, queue: str) -> Sequence[str]:
+        """The step itself needs to be told no more than how the names begin."""
+        return keys.all_of_line(queue) if self._redis.spread else [keys.line(queue)]
 
     def _others_wait(self, queue: str, tenant: str) -> bool:
         """Whether they may: also where nothing is known."""

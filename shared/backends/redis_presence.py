@@ -10,11 +10,4 @@ RETURNS_WITHIN = 3
 
 async def anybody_hears(redis: Pipeline, *channels: str) -> bool:
     """Whether one of the channels has a subscriber, or the store is so young that the living may not be back yet."""
-    heard = await redis.command("PUBSUB", "NUMSUB", *channels)
-    return any(heard[1::2]) or uptime(await redis.command("INFO", "server")) < RETURNS_WITHIN
-
-
-def uptime(info: bytes) -> int:
-    """Seconds, from INFO's answer."""
-    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    return int(fields["uptime_in_seconds"])
+    return await redis.hearers(*channels) > 0 or await redis.settled_for() < RETURNS_WITHIN

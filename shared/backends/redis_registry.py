@@ -15,8 +15,9 @@ import structlog
 
 from shared.backends import redis_keys as keys
 from shared.backends.announced import decode_model, decode_worker
-from shared.backends.redis import RedisServer, subscription
 from shared.backends.redis_presence import anybody_hears
+from shared.backends.redis_server import Server
+from shared.backends.redis_subscription import listening
 from shared.errors import BackendUnavailable
 from shared.ports import Membership, ModelInfo, WorkerInfo, idle
 
@@ -48,7 +49,7 @@ class RedisMembership:
 
 
 class RedisRegistry:
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
         self._redis = server.pipeline
 
@@ -56,9 +57,8 @@ class RedisRegistry:
     async def join(self, worker: WorkerInfo, running: Callable[[], int] = idle) -> AsyncGenerator[Membership]:
         requests: asyncio.Queue[str] = asyncio.Queue()
         channel = keys.worker_channel(worker.id)
-        async with subscription(
-            self._server.url, channel, lambda raw: requests.put_nowait(raw.decode()), nothing
-        ) as ear:
+        subscription = self._server.subscription(channel, lambda raw: requests.put_nowait(raw.decode()), nothing)
+        async with listening(subscription) as ear:
             await self._announce(worker)
             member = RedisMembership(worker, running)
             heart = asyncio.create_task(self._beat(member), name="registry-heartbeat")
@@ -107,7 +107,7 @@ class RedisRegistry:
         ids: list[bytes] = await self._redis.command("ZRANGE", keys.WORKERS, since, "+inf", "BYSCORE")
         if not ids:
             return []
-        records = await self._redis.command("MGET", *(keys.worker(raw.decode()) for raw in ids))
+        records = await self._redis.values([keys.worker(raw.decode()) for raw in ids])
         return [decode_worker(orjson.loads(raw)) for raw in records if raw]
 
     async def models(self) -> Sequence[ModelInfo]:

@@ -220,7 +220,7 @@ class RedisStore:
             if not status or JobStatus(status.decode()).terminal:
                 return
             owner = raw_owner.decode()
-            if owner and await self._redis.command("PUBLISH", keys.worker_channel(owner), job_id):
+            if owner and await self._redis.tell(keys.worker_channel(owner), job_id):
                 return
             if await self.end_unclaimed(job_id, ending, owner=owner):
                 return

@@ -11,6 +11,7 @@ import redis
 from shared.backends.distributed import open_distributed
 from shared.backends.embedded import open_embedded
 from shared.ports import Backend
+from tests.support.redis_cluster import RedisCluster
 
 
 class Maker(Protocol):
@@ -19,7 +20,7 @@ class Maker(Protocol):
     def __call__(self, *, queue_limit: int = ..., fair: bool = ...) -> AbstractAsyncContextManager[Backend]: ...
 
 
-BACKENDS = ("embedded", "embedded-memory", "distributed")
+BACKENDS = ("embedded", "embedded-memory", "distributed", "redis-cluster")
 
 
 @pytest.fixture(params=BACKENDS)
@@ -47,7 +48,7 @@ async def replicas(kind: str, maker: Maker) -> AsyncGenerator[tuple[Backend, Bac
 
 @asynccontextmanager
 async def second(kind: str, one: Backend, maker: Maker) -> AsyncGenerator[Backend]:
-    if kind != "distributed":
+    if kind.startswith("embedded"):
         yield one
         return
     async with maker() as other:
@@ -71,8 +72,15 @@ def distributed(request: pytest.FixtureRequest) -> Iterator[Maker]:
     assert not kept, f"keys without an expiry: {kept}"
 
 
+def redis_cluster(request: pytest.FixtureRequest) -> Iterator[Maker]:
+    cluster: RedisCluster = request.getfixturevalue("redis_cluster")
+    yield partial(open_distributed, request.getfixturevalue("amqp_url"), cluster.url)
+    assert cluster.keys_without_expiry() == []
+
+
 MAKERS: dict[str, Callable[[pytest.FixtureRequest], Iterator[Maker]]] = {
     "embedded": embedded,
     "embedded-memory": embedded_memory,
     "distributed": distributed,
+    "redis-cluster": redis_cluster,
 }

@@ -10,7 +10,7 @@ import pytest
 from shared.errors import QueueFull
 from shared.job import QueueName, Tier
 from shared.ports import Backend, Consumer
-from tests.contract.conftest import Maker
+from tests.contract.conftest import BACKENDS, Maker
 from tests.contract.performers import (
     PATIENCE,
     QUEUE,
@@ -24,6 +24,8 @@ from tests.contract.performers import (
 )
 from tests.support.wait_until import wait_until
 
+# The broker's alone: which kind of Redis there is makes no difference.
+pytestmark = pytest.mark.parametrize("kind", [kind for kind in BACKENDS if kind != "redis-cluster"], indirect=True)
 PRIORITY, DEFAULT, FLEX = (QueueName("house-model", tier) for tier in Tier)
 
 

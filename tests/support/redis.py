@@ -62,6 +62,9 @@ class Redis:
     async def close(self) -> None:
         await self._server.close()
 
+    def is_running(self) -> bool:
+        return self._server.is_running()
+
     def pause(self) -> None:
         self._server.pause()
 
