@@ -27,6 +27,14 @@ class AttemptFenced(Exception):
         self.cancelling = cancelling
 
 
+class LogShorter(ValueError):
+    """The log ends before the offset, at `size`: bytes are lost that whoever wrote them was answered for."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the log ends at {size}")
+        self.size = size
+
+
 # ── queue ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -225,7 +233,7 @@ class JobLog(Protocol):
         the step is under way when this returns, and appends of one loop turn share a round trip.
 
         Repeating an append that took place does nothing. Raises AttemptFenced if `attempt` is not the job's running
-        one, ValueError if `offset` is beyond the log's end.
+        one, LogShorter if `offset` is beyond the log's end.
         """
         ...
 
@@ -395,7 +403,8 @@ class JobStore(Protocol):
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
         """End a running job: append the last frames at `offset`, store the result, wake the followers.
 
-        Repeating it with the same attempt does nothing. Raises AttemptFenced.
+        Repeating it with the same attempt does nothing. Raises AttemptFenced, and LogShorter if `offset` is beyond the
+        log's end.
         """
         ...
 

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, assert_never, cast
 
@@ -31,7 +31,7 @@ from shared.errors import (
 )
 from shared.frames import error_frames
 from shared.job import JobStatus
-from shared.ports import AttemptFenced, Backend, Claim, Delivery, Ending, NotClaimed
+from shared.ports import AttemptFenced, Backend, Claim, Delivery, Ending, LogShorter, NotClaimed
 from worker import functions, lease, shape
 from worker.carried import CarriedDelivery
 from worker.elsewhere import FailedHere
@@ -357,16 +357,33 @@ class Execution:
 
     async def _finish(self, claim: Claim, ending: Ending) -> None:
         """Write the ending, then forget the message: a crash between the two is a redelivery of a job that is over."""
-        offset, rest = await self._close_writer(claim)
-        whole = Ending(ending.status, rest + ending.frames, ending.result, ending.usage, ending.error)
         try:
-            await persistently(lambda: self._store.finish(claim.job_id, claim.attempt, offset, whole))
+            await self._write_ending(claim, ending)
         except AttemptFenced as fenced:
             log.warning("attempt.fenced", status=fenced.status, next="its ending is dropped")
             if fenced.status is None:  # The store has lost the job: it is delivered again.
                 await self._let_go(after=0.0)
                 return
         await self._let_go()
+
+    async def _write_ending(self, claim: Claim, ending: Ending) -> None:
+        """With what is not in the log yet, or not any more."""
+        offset, rest = await self._close_writer(claim)
+        frames = rest
+        while True:
+            whole = replace(ending, frames=frames + ending.frames)
+            finishing = partial(self._store.finish, claim.job_id, claim.attempt, offset, whole)
+            try:
+                return await persistently(finishing)
+            except LogShorter as shorter:
+                offset, frames = shorter.size, self._lost(shorter.size) + rest
+
+    def _lost(self, size: int) -> bytes:
+        """What the store has lost of this attempt's frames."""
+        lost = None if self._writer is None else self._writer.lost(size)
+        if lost is None:
+            log.error("log.shorter", size=size, next="the job ends, and those who read on from there hear of the loss")
+        return lost or b""
 
     async def _let_go(self, *, after: float | None = None) -> None:
         """Settle the delivery, and any that is adopted meanwhile: forget it, or have it again `after` seconds."""

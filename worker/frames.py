@@ -11,14 +11,22 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orjson
+import structlog
 
 from shared.errors import BackendUnavailable
 from shared.frames import DONE, FRAME_END
-from shared.ports import JobLog
+from shared.ports import JobLog, LogShorter
 from worker.shape import finish_reason, shaped_logprobs
+
+log = structlog.get_logger(__name__)
 
 WRITE_LIMIT = 1024 * 1024
 """Bytes that may wait for the log before the engine's stream is paused."""
+
+KEPT = 256 * 1024
+"""Bytes of the log's end that are kept at least, to be written again should the store have lost them: what a Redis that
+dies has not put on its disk or handed to its replica yet.
+"""
 
 RETRY_DELAY = 0.2
 """Seconds between tries while the store is away."""
@@ -95,7 +103,7 @@ class FrameWriter:
     """Writes one attempt's frames to the log, one append at a time; what comes meanwhile goes with the next.
 
     `failed` is called once, from the loop, when the log refuses (the attempt is fenced). A store that is away is
-    waited for.
+    waited for, and what it has lost meanwhile is written again.
     """
 
     def __init__(
@@ -109,6 +117,7 @@ class FrameWriter:
         self._waiting: list[bytes] = []
         self._size = 0
         self._sending = b""
+        self._written = bytearray()
         self._closing = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -134,6 +143,11 @@ class FrameWriter:
         rest, self._waiting = b"".join(self._waiting), []
         return self._offset, rest
 
+    def lost(self, size: int) -> bytes | None:
+        """What was written behind `size`, where the log ends; None where less of it is kept."""
+        count = self._offset - size
+        return bytes(self._written[-count:]) if 0 < count <= len(self._written) else None
+
     def _next(self) -> None:
         self._idle.clear()
         self._sending = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
@@ -148,15 +162,29 @@ class FrameWriter:
         if append.cancelled():  # The process is ending, and whoever runs the job next finds in the log what is there.
             self._put_back()
         elif (error := append.exception()) is None:
-            self._offset += len(self._sending)
+            self._keep()
             if self._waiting and not self._closing:
                 self._next()
             else:
                 self._idle.set()
+        elif isinstance(error, LogShorter) and (lost := self.lost(error.size)) is not None:
+            self._write_again(error.size, lost)
         elif isinstance(error, BackendUnavailable) and not self._closing:
             asyncio.get_running_loop().call_later(RETRY_DELAY, self._send)
         else:
             self._give_up(error)
+
+    def _keep(self) -> None:
+        self._offset += len(self._sending)
+        self._written += self._sending
+        if len(self._written) > 2 * KEPT:
+            del self._written[:-KEPT]
+
+    def _write_again(self, size: int, lost: bytes) -> None:
+        log.warning("log.shorter", lost=len(lost), next="writing it again")
+        self._offset, self._sending = size, lost + self._sending
+        del self._written[-len(lost) :]
+        self._send()
 
     def _give_up(self, error: BaseException) -> None:
         self._put_back()

@@ -15,7 +15,7 @@ from shared.backends.ending import encode_ending
 from shared.backends.sqlite import Connection
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, advance, sources
-from shared.ports import AttemptFenced, Claim, Ending, NotClaimed
+from shared.ports import AttemptFenced, Claim, Ending, LogShorter, NotClaimed
 
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after its deadline and retention when a record is dropped that nobody has ended."""
@@ -240,9 +240,9 @@ def running(db: Connection, job_id: str, attempt: int, now: float) -> Row:
 
 
 def extend(db: Connection, row: Row, offset: int, data: bytes, now: float) -> Extended | None:
-    """Add what the log does not have yet; a repeated append adds nothing. Raises ValueError on a gap."""
+    """Add what the log does not have yet; a repeated append adds nothing. Raises LogShorter."""
     if offset > row.size:
-        raise ValueError(f"offset {offset} is beyond the log's end, {row.size}")
+        raise LogShorter(row.size)
     fresh = data[row.size - offset :]
     if not fresh:
         return None

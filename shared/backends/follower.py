@@ -234,6 +234,9 @@ class LogFollower:
             self._parts, self._buffered = [snapshot.data], len(snapshot.data)
         if self._position + self._buffered < snapshot.size:
             self._stale = True
+        elif snapshot.ending is not None and self._told_any and snapshot.size < self._position:
+            self._stale = True
+            raise LogLost("The store has lost the end of this stream.")
         elif snapshot.ending is not None:
             self._ending, self._stale = snapshot.ending, False
 

@@ -23,7 +23,7 @@ from shared.backends.spec import encode_spec
 from shared.errors import AttemptsExhausted, BackendUnavailable, IdempotencyKeyReused
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, QueueName, new_job_id, sources
-from shared.ports import AttemptFenced, Backlog, Claim, Ending, JobFilter, NotClaimed, QueueState
+from shared.ports import AttemptFenced, Backlog, Claim, Ending, JobFilter, LogShorter, NotClaimed, QueueState
 from shared.racing import unheeded
 
 MEMORY_OF_IDS = 7 * 86400.0
@@ -60,12 +60,12 @@ def endable(status: JobStatus) -> str:
     return listed(sources(ENDINGS[status]))
 
 
-def raise_if_refused(answer: Sequence[bytes]) -> None:
-    """A step's answer: ok, fenced (status, cancelling), or a gap before the offset."""
+def raise_if_refused(answer: Sequence[Any]) -> None:
+    """A step's answer: ok, fenced (status, cancelling), or a gap before the offset (the log's size)."""
     if answer[0] == b"fenced":
         raise AttemptFenced(status_of(answer[1]), cancelling=bool(answer[2]))
     if answer[0] == b"gap":
-        raise ValueError("the offset is beyond the end of the log")
+        raise LogShorter(answer[1])
 
 
 def status_of(raw: bytes) -> JobStatus | None:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.job import ENDINGS, TERMINAL, IllegalTransition, JobEvent, JobStatus, advance
-from shared.ports import AttemptFenced, Backend, Claim, Ending, NotClaimed
+from shared.ports import AttemptFenced, Backend, Claim, Ending, LogShorter, NotClaimed
 from tests.contract.performers import LEASE, a_worker, created, follow_to_end, read_to_end
 
 LIVING, DEAD = "living", "dead"
@@ -137,7 +137,7 @@ class Move:
             return await self._make(backend, job_id, state)
         except AttemptFenced:
             return FENCED
-        except ValueError:
+        except LogShorter:
             return GAP
 
     async def _make(self, backend: Backend, job_id: str, state: State) -> Outcome:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 import pytest
 
 from shared.job import Job, JobStatus, new_job_id
-from shared.ports import AttemptFenced, Backend, Claim, Ending, NotClaimed
+from shared.ports import AttemptFenced, Backend, Claim, Ending, LogShorter, NotClaimed
 from tests.contract.performers import (
     A_MOMENT,
     CANCELLED,
@@ -224,8 +224,9 @@ async def test_finish_repeats_the_frames_it_finds_there(backend: Backend) -> Non
 
 async def test_finish_beyond_the_end_is_refused(backend: Backend) -> None:
     job, claim = await started(backend)
-    with pytest.raises(ValueError):
+    with pytest.raises(LogShorter) as refused:
         await backend.store.finish(job.id, claim.attempt, 1, COMPLETED)
+    assert refused.value.size == 0
     record = await record_of(backend, job.id)
     assert (record.status, record.result) == (JobStatus.IN_PROGRESS, None)
     assert await backend.log.read(job.id) == b""

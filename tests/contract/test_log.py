@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from shared.job import JobStatus, new_job_id
-from shared.ports import AttemptFenced, Backend
+from shared.ports import AttemptFenced, Backend, LogShorter
 from tests.contract.performers import (
     CANCELLED,
     PATIENCE,
@@ -54,12 +54,14 @@ async def test_an_append_that_took_place_in_part_adds_the_rest(backend: Backend)
 async def test_an_append_beyond_the_end_is_refused(backend: Backend) -> None:
     job, claim = await started(backend)
     (one,) = some_frames(1)
-    with pytest.raises(ValueError):
+    with pytest.raises(LogShorter) as refused:
         await backend.log.append(job.id, claim.attempt, 1, one)
     assert await backend.log.read(job.id) == b""
+    assert refused.value.size == 0
     await backend.log.append(job.id, claim.attempt, 0, one)
-    with pytest.raises(ValueError):
+    with pytest.raises(LogShorter) as refused:
         await backend.log.append(job.id, claim.attempt, len(one) + 1, one)
+    assert refused.value.size == len(one)
     assert await backend.log.read(job.id) == one
     assert (await record_of(backend, job.id)).chunks == 1
 

@@ -101,6 +101,12 @@ class Redis:
             client.flushdb()
             client.script_flush()
 
+    def forget_end(self, database: int, key: str, count: int) -> None:
+        """The last `count` bytes of a string."""
+        step = "return redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[1], 0, -1 - ARGV[1]), 'KEEPTTL')"
+        with self.client(database) as client:
+            client.eval(step, 1, key, count)
+
     def subscribers(self) -> set[int]:
         """The connections that are subscribed to something."""
         with self.client() as client:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.backends.follower import BUFFER_LIMIT, READ_LIMIT, FollowerHub, LogFollower, Snapshot
-from shared.errors import BackendUnavailable, Gone
+from shared.errors import BackendUnavailable, Gone, LogLost
 from shared.job import JobStatus
 from shared.ports import Ending, FollowerClosed, Sink, Update
 
@@ -354,6 +354,29 @@ async def test_what_has_expired_stays_gone() -> None:
     for _ in range(2):
         with pytest.raises(Gone):
             await follower.next(PATIENCE)
+
+
+async def test_a_log_that_ends_before_what_was_read_of_it_is_lost() -> None:
+    """While the job runs, whoever wrote it may write it again."""
+    stage = Stage(log=b"read by all")
+    follower = stage.follow()
+    await follower.next()
+    stage.log = b"read"
+    stage.hub.distrust_all()
+    assert await follower.next(0.0) is None
+    stage.end()
+    with pytest.raises(LogLost):
+        await follower.next(PATIENCE)
+
+
+async def test_what_is_written_again_is_not_read_twice() -> None:
+    stage = Stage(log=b"read by all")
+    follower = stage.follow()
+    await follower.next()
+    stage.log = b"read"
+    stage.append(b" by all of them")
+    stage.end()
+    assert await read_to_end(follower) == b" of them"
 
 
 async def test_a_failed_read_is_tried_again_by_the_next_call() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import BackendUnavailable
 from shared.frames import DONE
-from shared.ports import AttemptFenced
+from shared.ports import AttemptFenced, LogShorter
 from tests.support.wait_until import wait_until
 from tests.worker.scripted import USAGE, chunk, delta
 from worker import frames
@@ -305,3 +305,50 @@ async def test_closing_does_not_wait_for_a_store_that_stays_away(
 
     assert await closing == (0, b"a")
     assert writing.failures == []
+
+
+async def test_what_the_store_has_lost_is_written_again(writing: Writing) -> None:
+    for data in (b"abc", b"def"):
+        writing.writer.write(data)
+        await writing.log.take()
+    writing.log.data = b"ab"
+    writing.writer.write(b"ghi")
+
+    await writing.log.refuse(LogShorter(2))
+    await writing.log.take()
+    writing.writer.write(b"j")
+    await writing.log.take()
+
+    assert writing.log.appends[-2:] == [(2, b"cdefghi"), (9, b"j")]
+    assert (writing.log.data, writing.failures) == (b"abcdefghij", [])
+
+
+async def test_what_is_lost_while_it_is_written_again_is_written_once_more(writing: Writing) -> None:
+    writing.writer.write(b"abc")
+    await writing.log.take()
+    writing.writer.write(b"def")
+    await writing.log.refuse(LogShorter(2))
+    await writing.log.refuse(LogShorter(1))
+
+    closing = asyncio.create_task(writing.writer.close())
+    await turn()
+    await writing.log.take()
+
+    assert await closing == (6, b"")
+    assert writing.log.appends[1:] == [(3, b"def"), (2, b"cdef"), (1, b"bcdef")]
+
+
+async def test_what_is_not_kept_any_more_cannot_be_written_again(
+    writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "KEPT", 2)
+    for data in (b"abc", b"def"):
+        writing.writer.write(data)
+        await writing.log.take()
+    assert writing.writer.lost(4) == b"ef"
+    writing.writer.write(b"g")
+    shorter = LogShorter(3)
+
+    await writing.log.refuse(shorter)
+
+    assert writing.failures == [shorter]

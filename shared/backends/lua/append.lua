@@ -7,7 +7,7 @@ for index = 1, #KEYS / 2 do
   if status ~= 'in_progress' or attempt ~= ARGV[at + 1] or cancel then
     answers[index] = {'fenced', status or '', cancel or ''}
   elseif not extend(job, log, ARGV[at], followers, tonumber(ARGV[at + 2]), ARGV[at + 3], ARGV[at + 4]) then
-    answers[index] = {'gap'}
+    answers[index] = {'gap', redis.call('STRLEN', log)}
   else
     answers[index] = 1
   end

@@ -8,7 +8,7 @@ if ARGV[4] == '' then
   size = redis.call('STRLEN', KEYS[2])
 else
   size = extend(KEYS[1], KEYS[2], ARGV[1], followers, tonumber(ARGV[3]), ARGV[4], ARGV[5])
-  if not size then return {'gap'} end
+  if not size then return {'gap', redis.call('STRLEN', KEYS[2])} end
 end
 local queue, webhook = close(KEYS, ARGV[1], followers, ARGV[6], ARGV[7], ARGV[8], size)
 return {'ok', queue, webhook}
