@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.redis import SETTINGS, Redis
-from tests.support.server import HostServer, free_ports
+from tests.support.server import HostServer, accepts_connections, free_ports
 from tests.support.wait_until import wait_until
 
 SLOTS = 16384
+BUS = 10_000
+"""Added to a node's port: where the others reach it."""
+
 NODE_TIMEOUT = 2000
 """Milliseconds of silence after which a node counts as failed; Redis's default is 15 seconds."""
 
@@ -17,11 +20,10 @@ NODE_TIMEOUT = 2000
 class Node(Redis):
     def __init__(self, launcher: str, directory: Path) -> None:
         directory.mkdir(parents=True)
-        port, self.bus = free_ports(2)
+        port = free_port_of_node()
         listen = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)]
-        cluster = ["--cluster-enabled", "yes", "--cluster-port", str(self.bus)]
-        timeout = ["--cluster-node-timeout", str(NODE_TIMEOUT)]
-        super().__init__(HostServer([launcher, *SETTINGS, *listen, *cluster, *timeout], directory), port)
+        cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT)]
+        super().__init__(HostServer([launcher, *SETTINGS, *listen, *cluster], directory), port)
 
     def ask(self, *command: Any) -> Any:
         with self.client() as client:
@@ -81,10 +83,10 @@ class RedisCluster:
         await asyncio.gather(*(node.start() for node in self.nodes))
         for number, node in enumerate(self._primaries):
             first, last = (SLOTS * each // len(self._primaries) for each in (number, number + 1))
-            node.ask("CLUSTER ADDSLOTSRANGE", first, last - 1)
+            node.ask("CLUSTER ADDSLOTS", *range(first, last))
             node.ask("CLUSTER SET-CONFIG-EPOCH", number + 1)
         for node in self.nodes[1:]:
-            self.nodes[0].ask("CLUSTER MEET", "127.0.0.1", node.port, node.bus)
+            self.nodes[0].ask("CLUSTER MEET", "127.0.0.1", node.port)
         await self._all(lambda node: len(node.ask("CLUSTER NODES")) == len(self.nodes), "to know each other")
         for replica, primary in zip(self._replicas, self._primaries, strict=False):
             replica.ask("CLUSTER REPLICATE", primary.ask("CLUSTER MYID"))
@@ -127,3 +129,10 @@ class RedisCluster:
 
     async def _all(self, holds: Callable[[Node], bool], what: str) -> None:
         await wait_until(lambda: all(map(holds, self.running())), f"the cluster's nodes {what}")
+
+
+def free_port_of_node() -> int:
+    while True:
+        (port,) = free_ports(1)
+        if port + BUS < 32_000 and not accepts_connections(port + BUS):
+            return port
