@@ -1,16 +1,28 @@
--- The appends of several jobs, each as if it were alone. Answers for each: 1, or why it is refused.
--- KEYS job log, of each · ARGV id, attempt, offset, frames, number of frames, of each
-local answers = {}
-for index = 1, #KEYS / 2 do
-  local job, log, at = KEYS[2 * index - 1], KEYS[2 * index], 5 * index - 4
-  local status, attempt, cancel, followers = unpack(redis.call('HMGET', job, 'status', 'attempt', 'cancel', 'followers'))
-  if status ~= 'in_progress' or attempt ~= ARGV[at + 1] or cancel then
-    answers[index] = {'fenced', status or '', cancel or ''}
-  elseif not extend(job, log, ARGV[at], followers, tonumber(ARGV[at + 2]), ARGV[at + 3], ARGV[at + 4]) then
-    answers[index] = {'gap', redis.call('STRLEN', log)}
-  else
-    answers[index] = 1
+-- The appends of several jobs, each as if it were alone. Answers for each: 1, or why it is refused; of several, those that
+-- fail are 'elsewhere': in a cluster, whose node can tell only by trying that it has a job no more.
+-- KEYS job log, of each, or in a cluster of the first · ARGV id, attempt, offset, frames, number of frames, of each
+local function append(job, log, id, attempt, offset, data, frames)
+  local status, running, cancel, followers = unpack(redis.call('HMGET', job, 'status', 'attempt', 'cancel', 'followers'))
+  if status ~= 'in_progress' or running ~= attempt or cancel then return {'fenced', status or '', cancel or ''} end
+  if not extend(job, log, id, followers, tonumber(offset), data, frames) then
+    return {'gap', redis.call('STRLEN', log)}
   end
+  return 1
+end
+
+if #ARGV == 5 then
+  local answer = append(KEYS[1], KEYS[2], unpack(ARGV))
+  publish()
+  return {answer}
+end
+local answers = {}
+for index = 1, #ARGV / 5 do
+  local at = 5 * index - 4
+  local id = ARGV[at]
+  local job, log = KEYS[2 * index - 1], KEYS[2 * index]
+  if not job then job, log = 'ignite:{' .. id .. '}:job', 'ignite:{' .. id .. '}:log' end
+  local done, answer = pcall(append, job, log, id, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
+  answers[index] = done and answer or {'elsewhere'}
 end
 publish()
 return answers
