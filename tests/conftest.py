@@ -80,9 +80,17 @@ def redis_url(redis_server: Redis, redis_database: int) -> str:
 
 
 @pytest.fixture
+def settled_redis(redis_server: Redis, redis_url: str) -> None:
+    """The test may ask who lives."""
+    _finish(redis_server.settled())
+
+
+@pytest.fixture
 def redis_cluster(redis_cluster_servers: RedisCluster) -> RedisCluster:
-    """Three primaries, and nothing in them."""
+    """Three primaries, with nothing in them, that may be asked who lives."""
     _finish(redis_cluster_servers.ensure_running())
+    for node in redis_cluster_servers.nodes:
+        _finish(node.settled())
     redis_cluster_servers.forget()
     return redis_cluster_servers
 

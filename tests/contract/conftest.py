@@ -66,15 +66,18 @@ def embedded_memory(_: pytest.FixtureRequest) -> Iterator[Maker]:
 def distributed(request: pytest.FixtureRequest) -> Iterator[Maker]:
     """Whatever the test did, no key may stay in Redis for ever."""
     redis_url: str = request.getfixturevalue("redis_url")
-    yield partial(open_distributed, request.getfixturevalue("amqp_url"), redis_url)
+    amqp_url: str = request.getfixturevalue("amqp_url")
+    request.getfixturevalue("settled_redis")
+    yield partial(open_distributed, amqp_url, redis_url)
     with redis.Redis.from_url(redis_url) as client:
         kept: list[Any] = [key for key in client.scan_iter() if client.pttl(key) == -1]
     assert not kept, f"keys without an expiry: {kept}"
 
 
 def redis_cluster(request: pytest.FixtureRequest) -> Iterator[Maker]:
+    amqp_url: str = request.getfixturevalue("amqp_url")
     cluster: RedisCluster = request.getfixturevalue("redis_cluster")
-    yield partial(open_distributed, request.getfixturevalue("amqp_url"), cluster.url)
+    yield partial(open_distributed, amqp_url, cluster.url)
     assert cluster.keys_without_expiry() == []
 
 

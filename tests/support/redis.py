@@ -13,6 +13,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
+from shared.backends.redis_presence import RETURNS_WITHIN
 from tests.support.server import ContainerServer, HostServer, Server, free_ports
 from tests.support.wait_until import wait_until
 
@@ -88,6 +89,14 @@ class Redis:
             return await self.start()
         self.resume()
         return await self._ready()
+
+    async def settled(self) -> None:
+        """Until it has run for so long that nobody can be on the way back to it."""
+        await wait_until(lambda: self._uptime() >= RETURNS_WITHIN, "Redis to have run for a while")
+
+    def _uptime(self) -> int:
+        with self.client() as client:
+            return client.info("server")["uptime_in_seconds"]
 
     def fresh_database(self) -> int:
         """All are flushed; the number is new, so that what an earlier test left running writes elsewhere."""
