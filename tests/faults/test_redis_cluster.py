@@ -75,6 +75,31 @@ async def test_a_job_whose_slot_moves_goes_on(backend: Backend, redis_cluster: R
     assert read + update.data == written + COMPLETED.frames == await backend.log.read(job.id)
 
 
+async def test_appends_that_share_a_step_with_one_whose_slot_has_moved(
+    backend: Backend, redis_cluster: RedisCluster
+) -> None:
+    """While it moves, and when it has moved and nobody here knows yet."""
+    jobs = [await created(backend) for _ in range(20)]
+    claims = [await claimed(backend, job) for job in jobs]
+    frames = some_frames(3)
+    size = 0
+
+    async def write(frame: bytes) -> None:
+        nonlocal size
+        await asyncio.gather(*(backend.log.append(each.job_id, each.attempt, size, frame) for each in claims))
+        size += len(frame)
+
+    await write(frames[0])
+    moving = redis_cluster.move(keys.job(jobs[7].id))
+    moving.begin()
+    moving.take_all()
+    await write(frames[1])
+    moving.end()
+    await write(frames[2])
+
+    assert [await backend.log.read(job.id) for job in jobs] == [b"".join(frames)] * 20
+
+
 async def test_a_line_whose_slot_moves_is_kept(backend: Backend, redis_cluster: RedisCluster) -> None:
     """A step touches many keys of it, and no step may find some of them here and some there: it is refused."""
     jobs = [await created(backend) for _ in range(3)]
