@@ -1,4 +1,6 @@
-"""The names of everything in Redis. A job's keys carry its id as a hash tag, so a cluster keeps them on one node."""
+"""The names of everything in Redis. A job's keys carry its id as a hash tag, so a cluster keeps them on one node;
+the step for appends builds the same names.
+"""
 
 from __future__ import annotations
 
