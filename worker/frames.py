@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 WRITE_LIMIT = 1024 * 1024
 """Bytes that may wait for the log before the engine's stream is paused."""
 
-KEPT = 256 * 1024
+KEPT = 64 * 1024
 """Bytes of the log's end that are kept at least, to be written again should the store have lost them: what a Redis that
 dies has not put on its disk or handed to its replica yet.
 """
