@@ -14,6 +14,7 @@ from producer import completions, dead, jobs, models, operations, stored
 from producer.auth import Keyring
 from producer.batches import routes as batches
 from producer.batches.book import Batches
+from producer.batches.named import NamedBatches
 from producer.batches.run import BatchRun, Desk
 from producer.batches.runners import BatchRunners
 from producer.catalog import Catalog, Configured
@@ -61,7 +62,20 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
         backend.documents, desk.batches, lambda ledger: BatchRun(desk, ledger).run(), settings.batch_lease
     )
     fleet = Fleet(backend, catalog)
-    doors = Doors(settings, backend, keyring, limits, service, catalog, Health(), kept, desk.batches, runners, fleet)
+    doors = Doors(
+        settings,
+        backend,
+        keyring,
+        limits,
+        service,
+        catalog,
+        Health(),
+        kept,
+        desk.batches,
+        NamedBatches(backend.documents, desk.batches),
+        runners,
+        fleet,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from producer.auth import Keyring, Principal
 from producer.batches.book import Batches
+from producer.batches.named import NamedBatches
 from producer.batches.runners import BatchRunners
 from producer.catalog import Catalog
 from producer.files.catalog import Files
@@ -34,6 +35,7 @@ class Doors:
     health: Health
     files: Files
     batches: Batches
+    named_batches: NamedBatches
     runners: BatchRunners
     fleet: Fleet
 

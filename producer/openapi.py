@@ -76,6 +76,14 @@ def header(name: str, description: str, **schema: Any) -> dict[str, Any]:
     return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
 
 
+IDEMPOTENCY_KEY = header(
+    "Idempotency-Key",
+    "Sent again within 24 hours, the request finds what it has become.",
+    type="string",
+    minLength=1,
+    maxLength=255,
+    pattern=r"^[\x20-\x7e]+$",
+)
 DEADLINE = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_DEADLINE}
 COMPLETION_REQUEST: dict[str, Any] = {
     "requestBody": {
@@ -86,6 +94,7 @@ COMPLETION_REQUEST: dict[str, Any] = {
         header("Prefer", "`respond-async`: a job. `wait=N`: the completion if it is done in N seconds.", type="string"),
         header("Cancel-After", "The deadline in seconds; the body's comes first.", **DEADLINE),
         header("X-On-Disconnect", "`continue`: run on when this client leaves.", type="string"),
+        IDEMPOTENCY_KEY,
     ],
 }
 METADATA_FILTER: dict[str, Any] = {
@@ -115,7 +124,8 @@ BATCH_REQUEST: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {JSON: {"schema": {"$ref": f"{COMPONENTS}BatchRequest"}}},
-    }
+    },
+    "parameters": [IDEMPOTENCY_KEY],
 }
 FILE_UPLOAD: dict[str, Any] = {
     "requestBody": {

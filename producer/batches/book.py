@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from producer.batches.document import KIND, Batch
 from shared.errors import Conflict, InvalidRequest, NotFound
@@ -26,14 +27,29 @@ class Batches:
 
     async def create(self, batch: Batch) -> None:
         """It is named as open first: one that is, and that is not there, is looked for in vain, and forgotten."""
-        pointer = Document(OPEN, FLEET, batch.id, batch.tenant.encode())
-        await self._documents.put(pointer, expires_in=self._life(batch))
+        await self._open(batch)
         await self.write(batch, 0)
+
+    async def ensure(self, batch: Batch) -> Batch:
+        """The batch as it is now; made where it is not there. May be repeated, by several at once."""
+        found = await self.find(batch.tenant, batch.id)
+        if found is None:
+            with suppress(DocumentChanged):  # Somebody else made it.
+                await self.create(batch)
+            found = await self._get(batch.tenant, batch.id)
+        if found[0].generation == 0:
+            await self._open(batch)  # A runner that looked in vain may have forgotten it.
+        return found[0]
+
+    async def _open(self, batch: Batch) -> None:
+        pointer = Document(OPEN, FLEET, batch.id, batch.tenant.encode())
+        with suppress(DocumentChanged):  # It is named already.
+            await self._documents.put(pointer, expires_in=self.life(batch))
 
     async def write(self, batch: Batch, version: int) -> int:
         """The new version. Raises DocumentChanged where `version` is not the one that is there."""
         document = Document(KIND, batch.tenant, batch.id, batch.model_dump_json().encode(), version)
-        return (await self._documents.put(document, expires_in=self._life(batch))).version
+        return (await self._documents.put(document, expires_in=self.life(batch))).version
 
     async def find(self, tenant: str, batch_id: str) -> tuple[Batch, int] | None:
         """The batch and its version."""
@@ -91,7 +107,8 @@ class Batches:
         if found is not None:
             await self._documents.delete(found)
 
-    def _life(self, batch: Batch) -> float:
+    def life(self, batch: Batch) -> float:
+        """Seconds for which it is kept from now on."""
         return max(1.0, batch.expires_at - time.time()) + self._retention
 
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from producer import shapes, wire
 from producer.batches.document import Batch
+from producer.batches.named import RequestName, request_name
 from producer.batches.requests import batch_object, new_batch, parse_batch_request, retrying
 from producer.dependencies import doors_of, json_response, principal_of, tenant_of
 from producer.openapi import BATCH_REQUEST, answers, is_json
@@ -21,27 +22,31 @@ BatchId = Annotated[str, Path(max_length=200)]
 A_BATCH = is_json(shapes.Batch, "The batch.")
 
 
-async def begin(request: Request, batch: Batch) -> Response:
+async def begin(request: Request, batch: Batch, name: RequestName | None) -> Response:
     doors = doors_of(request)
     file = await doors.files.get(batch.tenant, batch.input_file_id)
     if file.purpose != "batch":
         raise InvalidRequest(
             f"The file {file.id} has the purpose '{file.purpose}', not 'batch'.", param="input_file_id"
         )
-    await doors.batches.create(batch)
+    standing = await doors.named_batches.create(batch, name)
     doors.runners.nudge()
-    return json_response(batch_object(batch))
+    return json_response(batch_object(standing))
 
 
 @router.post("", summary="Create a batch", responses=answers(A_BATCH, 400, 404), openapi_extra=BATCH_REQUEST)
 async def create_batch(request: Request) -> Response:
     """Runs the requests in a file. The file is looked at as a whole first: `errors` says what is wrong with it."""
-    asked, principal = parse_batch_request(await request.body()), principal_of(request)
-    settings = doors_of(request).settings
+    body, principal, doors = await request.body(), principal_of(request), doors_of(request)
+    asked, settings = parse_batch_request(body), doors.settings
+    name = request_name(request.headers, body, "batch")
+    if (standing := await doors.named_batches.find(principal.tenant, name)) is not None:
+        return json_response(batch_object(standing))
     if (refused := webhook_refusal(asked.webhook_url, background=True, settings=settings)) is not None:
         raise refused
     weight = settings.weights.get(principal.tenant, principal.weight)
-    return await begin(request, new_batch(principal.tenant, asked, models=principal.limits.models, weight=weight))
+    batch = new_batch(principal.tenant, asked, models=principal.limits.models, weight=weight)
+    return await begin(request, batch, name)
 
 
 @router.get(
@@ -69,8 +74,12 @@ async def cancel_batch(request: Request, batch_id: BatchId) -> Response:
 @router.post("/{batch_id}/retry", summary="Run what failed in a batch again", responses=answers(A_BATCH, 404, 409))
 async def retry_batch(request: Request, batch_id: BatchId) -> Response:
     """A new batch, with the lines in the error file of this one and as much time as it had."""
-    batch = await doors_of(request).batches.get(tenant_of(request), batch_id)
+    doors, tenant = doors_of(request), tenant_of(request)
+    name = request_name(request.headers, b"{}", f"retry {batch_id}")
+    if (standing := await doors.named_batches.find(tenant, name)) is not None:
+        return json_response(batch_object(standing))
+    batch = await doors.batches.get(tenant, batch_id)
     if not batch.over or not batch.error.segments:
         why = "has no failed lines" if batch.over else f"is {batch.status}"
         raise Conflict(f"The batch {why}: there is nothing to run again.", code="nothing_failed")
-    return await begin(request, retrying(batch))
+    return await begin(request, retrying(batch), name)
