@@ -23,10 +23,12 @@ from shared.ports import Backend, Delivery, Membership, ModelInfo, WorkerInfo
 from worker.carried import CarriedDelivery, in_time
 from worker.elsewhere import FailedHere
 from worker.engines.base import Engine
-from worker.execution import Execution, Workplace, ended_early, persistently
+from worker.execution import Execution
 from worker.holds import Holds
-from worker.outcome import Cancelled, Interrupted
+from worker.outcome import Cancelled, Interrupted, ended_early
+from worker.persistence import persistently
 from worker.slots import TIERS, Slots
+from worker.workplace import Workplace
 
 log = structlog.get_logger(__name__)
 

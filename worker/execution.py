@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, assert_never, cast
+from typing import Any, assert_never
 
 import orjson
 import structlog
@@ -21,32 +21,25 @@ from structlog.contextvars import bind_contextvars
 
 from shared.errors import (
     AttemptsExhausted,
-    BackendUnavailable,
     DeadlineExceeded,
     EngineError,
     IgniteError,
-    InvalidRequest,
     JobCancelled,
     RequestLost,
 )
-from shared.frames import error_frames
 from shared.job import JobStatus
-from shared.ports import AttemptFenced, Backend, Claim, Delivery, Ending, LogShorter, NotClaimed
+from shared.ports import AttemptFenced, Claim, Delivery, Ending, LogShorter, NotClaimed
 from worker import functions, lease, shape
-from worker.carried import CarriedDelivery
-from worker.elsewhere import FailedHere
-from worker.engines.base import Engine
+from worker.claiming import Claiming
 from worker.fold import Fold, plain_text
 from worker.frames import FrameEncoder, FrameWriter
-from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain
+from worker.held_delivery import HeldDelivery
+from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain, ended_early
+from worker.persistence import persistently
 from worker.resume import Chunk, Replay, Sent, can_continue, is_constrained
+from worker.workplace import Workplace
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
-
-OWNER_CHECKS = (0.0, 0.02, 0.05, 0.1, 0.3)
-"""Seconds between looks at another owner: the broker may notice a killed worker a moment before the store does."""
 
 INTERRUPTIONS = 2
 """How often a job may be put back for higher tiers; drains and lost workers count here as well."""
@@ -55,30 +48,16 @@ STAND_BY = 1.0
 """Seconds until a delivery whose job a live worker holds is looked at again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Workplace:
-    """What every execution of a worker shares. Times in seconds."""
-
-    worker_id: str
-    backend: Backend
-    engine: Engine
-    lease_seconds: float
-    max_tries: int
-    retry_backoff: float
-    quarantine_after: int
-    failed_here: FailedHere
-
-
 class Execution:
     """`claimed` is called once the job is claimed: from then on it may be put back."""
 
     def __init__(self, place: Workplace, delivery: Delivery, claimed: Callable[[], None] | None = None) -> None:
         self._place = place
         self._claimed = claimed
-        self._delivery = delivery
+        self._delivery = HeldDelivery(delivery)
+        self._claiming = Claiming(place, delivery)
         self._message = delivery.message
         self._job = delivery.message.job
-        self._settling: Delivery | None = None
         self._held: Claim | None = None
         self._store = place.backend.store
         self._scope: asyncio.Timeout | None = None
@@ -90,7 +69,7 @@ class Execution:
     async def run(self) -> None:
         """Claim the job, attempt it, settle it."""
         bind_contextvars(job=self._job.id)
-        claim = await self._claim()
+        claim = await self._claiming.claim()
         if isinstance(claim, NotClaimed):
             await self._pass_by(claim)
             return
@@ -132,14 +111,8 @@ class Execution:
         return True
 
     async def adopt(self, redelivery: Delivery) -> None:
-        """The broker sent the job that runs here once more: it lost the first delivery, or has two. One is kept."""
-        if isinstance(redelivery, CarriedDelivery) and not isinstance(self._delivery, CarriedDelivery):
-            await redelivery.ack()
-            return
-        log.info("delivery.adopted", job=self._job.id)
-        older, self._delivery = self._delivery, redelivery
-        if older is not self._settling:
-            await older.ack()
+        """The broker sent the job that runs here once more."""
+        await self._delivery.adopt(redelivery)
 
     async def postpone(self) -> None:
         """After a crash of the execution itself, which counts as a try. A claim that cannot be given up runs out."""
@@ -150,61 +123,15 @@ class Execution:
         except Exception as error:
             after = self._place.lease_seconds
             log.warning("claim.not_released", error=str(error), next=f"it runs out in {after:.0f} s")
-        await self._let_go(after=after)
-
-    # ── claim ──
-
-    async def _claim(self) -> Claim | NotClaimed:
-        refusal = await self._claim_from(None)
-        if isinstance(refusal, NotClaimed) and refusal.status is None and await self._restored():
-            refusal = await self._claim_from(None)
-        if not isinstance(refusal, NotClaimed) or (refusal.owner is not None and await self._lives(refusal.owner)):
-            return refusal
-        if refusal.cancelling:
-            await self._end_cancelled(refusal.owner)
-            return NotClaimed(JobStatus.CANCELLED)
-        return refusal if refusal.owner is None else await self._claim_from(refusal.owner)
-
-    async def _lives(self, owner: str) -> bool:
-        """Whether another worker holds the job."""
-        if owner == self._place.worker_id:
-            return False  # Nothing here runs it: the answer to a claim of ours got lost.
-        for delay in OWNER_CHECKS:
-            await asyncio.sleep(delay)
-            if not await persistently(lambda: self._place.backend.registry.alive(owner)):
-                return False
-        return True
-
-    async def _claim_from(self, lost: str | None) -> Claim | NotClaimed:
-        place = self._place
-        return await persistently(
-            lambda: self._store.claim(
-                *(self._job.id, place.worker_id, place.lease_seconds),
-                lost=lost,
-                with_body=self._message.body is None,
-            )
-        )
-
-    async def _restored(self) -> bool:
-        """Whether the store had lost the job, and knows it again from its message (a carried job's is elsewhere)."""
-        if isinstance(self._delivery, CarriedDelivery):
-            return False
-        restored = await persistently(lambda: self._store.restore(self._job, body=self._message.body))
-        if restored:
-            log.warning("job.restored", next="the store had lost it; it is run from the start")
-        return restored
+        await self._delivery.let_go(after=after)
 
     async def _pass_by(self, refusal: NotClaimed) -> None:
         """Nothing to run: the job is over or gone, or in another live worker's hands."""
         if refusal.owner is not None:
             log.info("claim.held", owner=refusal.owner, next=f"looking again in {STAND_BY:.0f} s")
-            await self._let_go(after=STAND_BY)
+            await self._delivery.let_go(after=STAND_BY)
         else:
-            await self._let_go()
-
-    async def _end_cancelled(self, owner: str | None) -> None:
-        ending = ended_early(JobStatus.CANCELLED, JobCancelled("The job was cancelled."))
-        await persistently(lambda: self._store.end_unclaimed(self._job.id, ending, owner=owner))
+            await self._delivery.let_go()
 
     # ── attempt ──
 
@@ -258,7 +185,7 @@ class Execution:
         body = claim.body if self._message.body is None else self._message.body
         if body is None:
             raise RequestLost("No copy of the job's request is left.")
-        asked = decoded(body)
+        asked = shape.decoded(body)
         request = self._request = shape.engine_request(asked, self._job)
         if self._logged(claim):
             return await self._stream(claim, request, asked)
@@ -329,10 +256,10 @@ class Execution:
                 await self._hand_back(claim, counted=False, after=0.0)
             case Fenced(AttemptFenced(status=None)):
                 log.warning("attempt.fenced", status=None, next="the store has lost the job: it is delivered again")
-                await self._let_go(after=0.0)
+                await self._delivery.let_go(after=0.0)
             case Fenced(reason):
                 log.warning("attempt.fenced", status=reason.status, next="whoever holds the claim settles the job")
-                await self._let_go()
+                await self._delivery.let_go()
             case _:
                 assert_never(outcome)
 
@@ -353,7 +280,7 @@ class Execution:
             await persistently(lambda: self._store.release(claim.job_id, claim.attempt, counted=counted, after=after))
         except AttemptFenced as fenced:
             log.warning("attempt.fenced", status=fenced.status)
-        await self._let_go(after=after)
+        await self._delivery.let_go(after=after)
 
     async def _finish(self, claim: Claim, ending: Ending) -> None:
         """Write the ending, then forget the message: a crash between the two is a redelivery of a job that is over."""
@@ -362,9 +289,9 @@ class Execution:
         except AttemptFenced as fenced:
             log.warning("attempt.fenced", status=fenced.status, next="its ending is dropped")
             if fenced.status is None:  # The store has lost the job: it is delivered again.
-                await self._let_go(after=0.0)
+                await self._delivery.let_go(after=0.0)
                 return
-        await self._let_go()
+        await self._delivery.let_go()
 
     async def _write_ending(self, claim: Claim, ending: Ending) -> None:
         """With what is not in the log yet, or not any more."""
@@ -385,16 +312,6 @@ class Execution:
             log.error("log.shorter", size=size, next="the job ends, and those who read on from there hear of the loss")
         return lost or b""
 
-    async def _let_go(self, *, after: float | None = None) -> None:
-        """Settle the delivery, and any that is adopted meanwhile: forget it, or have it again `after` seconds."""
-        while self._settling is not self._delivery:
-            delivery = self._settling = self._delivery
-            try:
-                await persistently(delivery.ack if after is None else partial(delivery.retry, after))
-            except BaseException:
-                self._settling = None  # It is still to be settled.
-                raise
-
     async def _close_writer(self, claim: Claim) -> tuple[int, bytes]:
         return (claim.offset, b"") if self._writer is None else await self._writer.close()
 
@@ -405,33 +322,3 @@ class Execution:
             return ended_early(status, error)
         result = orjson.dumps(shape.completion(self._job, partial))
         return ended_early(status, error, result=result, usage=self._fold.usage)
-
-
-def decoded(body: bytes) -> dict[str, Any]:
-    """The request. The API sends none that is not JSON; whoever else publishes learns it from the job's failure."""
-    try:
-        asked = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The request is not JSON: {error}.", code="invalid_json") from error
-    if not isinstance(asked, dict):
-        raise InvalidRequest("The request is not a JSON object.", code="invalid_json")
-    return cast(dict[str, Any], asked)
-
-
-def ended_early(
-    status: JobStatus, error: IgniteError, *, result: bytes | None = None, usage: dict[str, Any] | None = None
-) -> Ending:
-    record = error.to_dict()
-    return Ending(status, error_frames(record), result, usage, record)
-
-
-async def persistently(step: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a step, which may safely be repeated, until the broker and the store are back."""
-    delay = 0.1
-    while True:
-        try:
-            return await step()
-        except BackendUnavailable as error:
-            log.warning("backend.unavailable", error=error.message, next=f"trying again in {delay:.1f} s")
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 2.0)

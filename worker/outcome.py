@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import IgniteError
-from shared.ports import AttemptFenced
+from shared.frames import error_frames
+from shared.job import JobStatus
+from shared.ports import AttemptFenced, Ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +54,10 @@ class Fenced:
 
 
 Outcome = Completed | Failed | TryAgain | Cancelled | Expired | Interrupted | Fenced
+
+
+def ended_early(
+    status: JobStatus, error: IgniteError, *, result: bytes | None = None, usage: dict[str, Any] | None = None
+) -> Ending:
+    record = error.to_dict()
+    return Ending(status, error_frames(record), result, usage, record)

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from shared.errors import EngineError
+import orjson
+
+from shared.errors import EngineError, InvalidRequest
 from shared.job import Job
 from shared.schema import NOT_FOR_ENGINES
 from worker.functions import as_tools
 from worker.tools import with_allowed_tools
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+
+
+def decoded(body: bytes) -> dict[str, Any]:
+    """The request. The API sends none that is not JSON; whoever else publishes learns it from the job's failure."""
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The request is not JSON: {error}.", code="invalid_json") from error
+    if not isinstance(asked, dict):
+        raise InvalidRequest("The request is not a JSON object.", code="invalid_json")
+    return cast(dict[str, Any], asked)
 
 
 def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:

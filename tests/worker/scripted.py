@@ -18,8 +18,9 @@ from tests.contract.performers import QUEUE, message_for, new_job, next_of, reco
 from tests.support.wait_until import wait_until
 from worker.elsewhere import FailedHere
 from worker.engines.base import Chunk, Completion, ModelCard, Request
-from worker.execution import Execution, Workplace
+from worker.execution import Execution
 from worker.fold import fold
+from worker.workplace import Workplace
 
 ANSWER = ("one", " two", " three", " four")
 USAGE = {"prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5}

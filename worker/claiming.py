@@ -1,0 +1,74 @@
+"""The right to run a delivery's job, or why there is none."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from shared.errors import JobCancelled
+from shared.job import JobStatus
+from shared.ports import Claim, Delivery, NotClaimed
+from worker.carried import CarriedDelivery
+from worker.outcome import ended_early
+from worker.persistence import persistently
+from worker.workplace import Workplace
+
+log = structlog.get_logger(__name__)
+
+OWNER_CHECKS = (0.0, 0.02, 0.05, 0.1, 0.3)
+"""Seconds between looks at another owner: the broker may notice a killed worker a moment before the store does."""
+
+
+class Claiming:
+    def __init__(self, place: Workplace, delivery: Delivery) -> None:
+        self._place = place
+        self._message = delivery.message
+        self._job = delivery.message.job
+        self._carried = isinstance(delivery, CarriedDelivery)
+        self._store = place.backend.store
+
+    async def claim(self) -> Claim | NotClaimed:
+        """A job that another worker holds is taken over if that is dead, or ended if it is to be cancelled."""
+        refusal = await self._claim_from(None)
+        if isinstance(refusal, NotClaimed) and refusal.status is None and await self._restored():
+            refusal = await self._claim_from(None)
+        if not isinstance(refusal, NotClaimed) or (refusal.owner is not None and await self._lives(refusal.owner)):
+            return refusal
+        if refusal.cancelling:
+            await self._end_cancelled(refusal.owner)
+            return NotClaimed(JobStatus.CANCELLED)
+        return refusal if refusal.owner is None else await self._claim_from(refusal.owner)
+
+    async def _claim_from(self, lost: str | None) -> Claim | NotClaimed:
+        place = self._place
+        return await persistently(
+            lambda: self._store.claim(
+                *(self._job.id, place.worker_id, place.lease_seconds),
+                lost=lost,
+                with_body=self._message.body is None,
+            )
+        )
+
+    async def _lives(self, owner: str) -> bool:
+        """Whether another worker holds the job."""
+        if owner == self._place.worker_id:
+            return False  # Nothing here runs it: the answer to a claim of ours got lost.
+        for delay in OWNER_CHECKS:
+            await asyncio.sleep(delay)
+            if not await persistently(lambda: self._place.backend.registry.alive(owner)):
+                return False
+        return True
+
+    async def _restored(self) -> bool:
+        """Whether the store had lost the job, and knows it again from its message (a carried job's is elsewhere)."""
+        if self._carried:
+            return False
+        restored = await persistently(lambda: self._store.restore(self._job, body=self._message.body))
+        if restored:
+            log.warning("job.restored", next="the store had lost it; it is run from the start")
+        return restored
+
+    async def _end_cancelled(self, owner: str | None) -> None:
+        ending = ended_early(JobStatus.CANCELLED, JobCancelled("The job was cancelled."))
+        await persistently(lambda: self._store.end_unclaimed(self._job.id, ending, owner=owner))

@@ -1,0 +1,23 @@
+"""What every execution of a worker shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.ports import Backend
+from worker.elsewhere import FailedHere
+from worker.engines.base import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Times in seconds."""
+
+    worker_id: str
+    backend: Backend
+    engine: Engine
+    lease_seconds: float
+    max_tries: int
+    retry_backoff: float
+    quarantine_after: int
+    failed_here: FailedHere
