@@ -33,7 +33,7 @@ from producer.openapi import openapi_of
 from producer.service import JobService
 from producer.storage import open_storage
 from producer.straight import Straight
-from producer.sweeper import sweep
+from producer.sweeper import Sweeper
 from producer.webhooks import announce_endings
 from shared.ports import Backend
 from shared.settings import Settings
@@ -80,7 +80,7 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         doors.health.run("dead-letters", settle_dead_letters(backend, doors.service))
-        doors.health.run("sweeper", sweep(doors.service, catalog, settings.sweep))
+        doors.health.run("sweeper", Sweeper(backend, doors.service, catalog).run(settings.sweep))
         doors.health.run("reaper", reap(kept, storage))
         if settings.webhook_secret is not None:
             announcing = announce_endings(

@@ -27,10 +27,9 @@ from shared.errors import (
     NotFound,
     QueueFull,
     RecordedError,
-    RequestLost,
 )
 from shared.frames import error_frames
-from shared.job import Job, JobStatus, QueueName
+from shared.job import Job, JobStatus
 from shared.ports import Backend, Ending, Follower, JobFilter, Message
 from shared.settings import Settings
 
@@ -209,6 +208,13 @@ class JobService:
             error.retry_after = self._door.room_in(job.queue)
             raise
 
+    async def publish_again(self, job: Job, body: bytes) -> None:
+        """A job whose message the broker has lost. Should it have it after all, it runs once all the same. Raises QueueFull,
+        BackendUnavailable.
+        """
+        await self._publish(job, body)
+        await self._backend.store.requeued(job.id)
+
     # ── look ──
 
     async def get(self, tenant: str, job_id: str) -> Job:
@@ -319,33 +325,6 @@ class JobService:
             await self.end_unclaimed(job.id, JobStatus.FAILED, RecordedError(job.error or {}))
             raise
         return await self.get(job.tenant, job.id)
-
-    async def sweep(self, queue: QueueName, waited: float) -> int:
-        """Publish again what the broker has lost of `queue`, and end what is too late; how many there were."""
-        strays = await self._backend.strays(queue, waited)
-        for job in strays:
-            await self._mend(job)
-        return len(strays)
-
-    async def _mend(self, job: Job) -> None:
-        if job.deadline_at <= time.time():
-            await self.expire(job.id, owner=job.owner)
-        elif (body := await self._backend.store.body(job.id)) is None:
-            log.error("job.request_lost", job=job.id, next="the job has failed")
-            await self.end_unclaimed(
-                job.id, JobStatus.FAILED, RequestLost("No copy of the job's request is left."), owner=job.owner
-            )
-        elif await self._serves_nobody(job):
-            log.warning("job.orphaned", job=job.id, next="its API died before it was accepted: cancelled")
-            await self.cancel(job.id)
-        else:
-            log.warning("job.stray", job=job.id, status=job.status, next="it had no message: published again")
-            await self._publish(job, body)
-            await self._backend.store.requeued(job.id)
-
-    async def _serves_nobody(self, job: Job) -> bool:
-        """A call that no worker has ever had, whose client's API has gone: its client has heard nothing of it."""
-        return not job.detached and job.attempt == 0 and not await self._backend.log.followed(job.id)
 
     # ── end ──
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from producer.auth import ANYONE
+from producer.sweeper import Sweeper
 from shared.backends.distributed import DistributedBackend, open_distributed
 from shared.job import Job, QueueName, Tier, new_job_id
 from tests.producer.api import MODEL, Api, ask
@@ -27,7 +28,7 @@ def new_job(*, detached: bool = False) -> Job:
 
 
 async def swept(api: Api) -> int:
-    return await api.service.sweep(QUEUE, 0.0)
+    return await Sweeper(api.backend, api.service, api.doors.catalog).sweep(QUEUE, 0.0)
 
 
 async def test_a_call_whose_api_died_before_it_was_accepted_is_cancelled_and_not_run(
