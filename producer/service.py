@@ -209,8 +209,8 @@ class JobService:
             raise
 
     async def publish_again(self, job: Job, body: bytes) -> None:
-        """A job whose message the broker has lost. Should it have it after all, it runs once all the same. Raises QueueFull,
-        BackendUnavailable.
+        """A job whose message the broker has lost. Should it have it after all, the job runs once all the same. Raises
+        QueueFull, BackendUnavailable.
         """
         await self._publish(job, body)
         await self._backend.store.requeued(job.id)
