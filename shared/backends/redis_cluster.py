@@ -33,7 +33,6 @@ from shared.backends.redis import (
     uptime,
 )
 from shared.backends.redis_pipeline import Argument, Command, Gathering
-from shared.backends.redis_subscription import PING_AFTER
 from shared.errors import BackendUnavailable
 
 log = structlog.get_logger(__name__)
@@ -46,6 +45,9 @@ LOOK_EVERY = 0.1
 
 REDIRECTS = 5
 """How often a command is sent on before the cluster counts as unavailable."""
+
+PING_AFTER = 2.0
+"""As for one server, but sooner: a subscriber has other nodes to turn to."""
 
 NOTICED_WITHIN = 2 * PING_AFTER
 """Seconds in which a subscriber has noticed that its node is gone, however silently that went."""

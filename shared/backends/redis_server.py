@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from shared.backends.redis import FAILURES, Pipeline, ServerPipeline, Steps, Wire, unavailable
-from shared.backends.redis_cluster import ClusterPipeline, Nodes
+from shared.backends.redis_cluster import PING_AFTER, ClusterPipeline, Nodes
 from shared.backends.redis_subscription import Subscription
 from shared.errors import BackendUnavailable
 from shared.settings import SettingsError, split_list
@@ -48,7 +48,9 @@ class RedisCluster:
         self.pipeline = ClusterPipeline(nodes)
 
     def subscription(self, channel: str, receive: Receive, broken: Broken) -> Subscription:
-        return Subscription(lambda: [Wire(url) for url in self._nodes.any_order()], channel, receive, broken)
+        return Subscription(
+            lambda: [Wire(url) for url in self._nodes.any_order()], channel, receive, broken, ping_after=PING_AFTER
+        )
 
     async def close(self) -> None:
         await self._nodes.close()

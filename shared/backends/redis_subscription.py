@@ -23,7 +23,7 @@ class Subscription:
     """One channel for life. Calls `receive` for each message, and `broken` once per lost connection, after which
     it subscribes again: whoever listens must then look at the truth, since messages were lost.
 
-    `wires` opens fresh ones, of which any will do: the first that serves is taken.
+    `wires` opens fresh ones, of which any will do: the first that serves is taken. `ping_after`: see PING_AFTER.
     """
 
     def __init__(
@@ -32,12 +32,15 @@ class Subscription:
         channel: str,
         receive: Callable[[bytes], None],
         broken: Callable[[], None],
+        *,
+        ping_after: float = PING_AFTER,
     ) -> None:
         self._wires = wires
         self._wire = wires()[0]
         self._channel = channel
         self._receive = receive
         self._broken = broken
+        self._ping_after = ping_after
         self._heard = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -111,10 +114,10 @@ class Subscription:
         """
         while True:
             heard = self._heard
-            await asyncio.sleep(PING_AFTER)
+            await asyncio.sleep(self._ping_after)
             if heard == self._heard:
                 await self._wire.send(("PING",))
-                await asyncio.sleep(PING_AFTER)
+                await asyncio.sleep(self._ping_after)
                 if heard == self._heard:
                     raise TimeoutError("no answer to a ping")
 

@@ -159,7 +159,8 @@ async def test_streams_outlive_a_primary(
         contents = [await content_of(session, job) for job in jobs]
 
     assert refused == ("503", True)
-    assert max(silences(streams, elsewhere)) < min(silences(streams, there)), "who needs the node waits for its heir"
+    if how == "killed":  # Who was subscribed at one that stands still has to find that out.
+        assert max(silences(streams, elsewhere)) < min(silences(streams, there)), "who needs it waits for its heir"
     for stream in streams:
         stream.assert_whole()
     assert [end["status"] for end in ends] == ["completed"] * len(JOBS)
