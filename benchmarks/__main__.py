@@ -19,6 +19,7 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.accounting import raise_open_files
 from benchmarks.report import parts, table
 from benchmarks.systems import System, bare, bare_fastapi, distributed, embedded
 from benchmarks.workloads import ONCE, ONLY_IGNITE, WORKLOADS
@@ -53,9 +54,6 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             systems = [
                 await start(stack, name, Path(directory), options.processes) for name in options.systems.split(",")
             ]
-            for system in systems:
-                if system.starts:
-                    print(f"{system.name}: started within {system.starts} s", flush=True)
             for workload in options.only.split(","):
                 for round_ in range(1 if workload in ONCE else options.rounds):
                     for system in systems:
@@ -75,6 +73,7 @@ async def one(workload: str, round_: int, system: System) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments()
+    raise_open_files()
     records = uvloop.run(measure(options))
     options.out.parent.mkdir(exist_ok=True)
     about = {"machine": platform.platform(), "cores": os.cpu_count(), "processes": options.processes}

@@ -1,8 +1,9 @@
-"""CPU and memory of process trees, as the kernel counts them."""
+"""CPU and memory of process trees, as the kernel counts them, and how many files they may open."""
 
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -68,3 +69,9 @@ def memory_mb(root: int) -> float:
 
 def memory_of(roots: Pids) -> dict[str, float]:
     return {name: round(memory_mb(pid), 1) for name, pid in roots.items()}
+
+
+def raise_open_files() -> None:
+    """As many as this process is allowed, for itself and for what it starts."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -15,6 +15,7 @@ import orjson
 from benchmarks.answers import TOKENS, request_body, text_of
 
 LAST_CHUNK = b"0\r\n\r\n"
+CONNECTIONS_AN_ADDRESS = 20_000
 TOKEN_MARK = b'"content":" t'
 PIECES = tuple(token.encode() for token in TOKENS)
 
@@ -25,7 +26,9 @@ class WrongAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`connections` at a time, each `tokens` long; `itl` in milliseconds, the rest in seconds."""
+    """`connections` at a time, each `tokens` long; `itl` in milliseconds, the rest in seconds. `once`: each connection
+    makes one call, and when each token came is compared with when it was due.
+    """
 
     connections: int
     tokens: int
@@ -34,11 +37,13 @@ class Load:
     stream: bool = True
     itl: int = 0
     ramp: float = 0.0
+    once: bool = False
 
 
 @dataclass(slots=True)
 class Seen:
-    """What came in the time that counts. Times in seconds."""
+    """What came in the time that counts; of calls made `once`, every first token and how late every token was: its
+    place times the pace after the call. Times in seconds."""
 
     calls: int = 0
     tokens: int = 0
@@ -48,6 +53,7 @@ class Seen:
     first: array[float] = field(default_factory=lambda: array("d"))
     gaps: array[float] = field(default_factory=lambda: array("d"))
     latencies: array[float] = field(default_factory=lambda: array("d"))
+    late: array[float] = field(default_factory=lambda: array("d"))
 
 
 def quantile(values: array[float], share: float) -> float:
@@ -64,6 +70,7 @@ class Caller(asyncio.Protocol):
         self._seed = number * 37 % 1000
         self._taken: list[bytes] = []
         self._asked = self._last = 0.0
+        self._at = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
@@ -97,8 +104,10 @@ class Caller(asyncio.Protocol):
         if not count:
             return
         counted = self._window[0] <= now < self._window[1]
+        if self._load.once:
+            self._note_lateness(count, now)
         if not self._last:
-            if counted:
+            if counted or self._load.once:
                 self._seen.first.append(now - self._asked)
         elif counted:
             self._seen.gaps.append(now - self._last)
@@ -106,6 +115,11 @@ class Caller(asyncio.Protocol):
             self._seen.tokens += count
             self._seen.gaps.extend((0.0,) * (count - 1))
         self._last = now
+
+    def _note_lateness(self, count: int, now: float) -> None:
+        for at in range(self._at, self._at + count):
+            self._seen.late.append(now - self._asked - at * self._load.itl / 1000)
+        self._at += count
 
     def _finish(self, now: float) -> None:
         try:
@@ -121,7 +135,7 @@ class Caller(asyncio.Protocol):
         if self._window[0] <= now < self._window[1]:
             self._seen.calls += 1
             self._seen.latencies.append(now - self._asked)
-        if now < self._window[1]:
+        if now < self._window[1] and not self._load.once:
             self._ask()
         elif not self._over.done():
             self._over.set_result(None)
@@ -171,9 +185,15 @@ def check_unary(answer: bytes, seed: int, tokens: int) -> None:
         raise WrongAnswer("the usage is wrong")
 
 
-async def run_load(port: int, load: Load) -> Seen:
-    """Raises WrongAnswer. Every call that was begun is waited for and checked."""
-    loop, seen = asyncio.get_running_loop(), Seen()
+def source_of(number: int) -> tuple[str, int] | None:
+    """An address of loopback has ports for some 28,000 connections; so others take their turn."""
+    address = number // CONNECTIONS_AN_ADDRESS
+    return (f"127.0.0.{1 + address}", 0) if address else None
+
+
+async def run_load(port: int, load: Load, seen: Seen | None = None) -> Seen:
+    """Raises WrongAnswer. Every call that was begun is waited for and checked. `seen` may be read meanwhile."""
+    loop, seen = asyncio.get_running_loop(), seen or Seen()
     began, cpu = time.perf_counter(), time.process_time()
     start = began + load.warm_up
     window = start, start + load.seconds
@@ -183,7 +203,9 @@ async def run_load(port: int, load: Load) -> Seen:
             await asyncio.sleep(max(0.0, began + load.ramp * number / load.connections - time.perf_counter()))
         done: asyncio.Future[None] = loop.create_future()
         over.append(done)
-        await loop.create_connection(lambda n=number, d=done: Caller(load, seen, n, window, d), "127.0.0.1", port)
+        await loop.create_connection(
+            lambda n=number, d=done: Caller(load, seen, n, window, d), "127.0.0.1", port, local_addr=source_of(number)
+        )
     await asyncio.gather(*over)
     seen.elapsed = load.seconds
     seen.generator_cpu = (time.process_time() - cpu) / (time.perf_counter() - began)

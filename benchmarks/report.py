@@ -53,15 +53,23 @@ ROWS: dict[str, Sequence[tuple[str, str]]] = {
         ("submit to result p50, ms", "job_p50_ms"),
         ("CPU ms per job", "cpu_ms_per_job"),
     ],
-    "open": [
+    "crowd": [
         ("streams", "value"),
         ("KB per stream", "kb_per_stream"),
         ("missed paces", "missed_paces"),
-        ("of", "paces"),
+        ("of", "tokens"),
+        ("late p99, ms", "late_p99_ms"),
+        ("late at most, ms", "late_most_ms"),
+        ("first token p50, ms", "first_p50_ms"),
+        ("first token p99, ms", "first_p99_ms"),
         ("CPU ms per 1000 tokens", "cpu_ms_per_1000"),
     ],
-    "idle": [("CPU, % of a core", "cpu_percent"), ("Redis commands/s", "redis_commands_per_second")],
+    "start": [("seconds, the slowest process", "value")],
+    "idle": [("CPU ms per minute", "cpu_ms_per_minute"), ("Redis commands/s", "redis_commands_per_second")],
 }
+
+RATES = {"streams", "paced", "unary"}
+"""Workloads whose value is the better the higher."""
 
 
 def table(records: Sequence[Record]) -> str:
@@ -75,7 +83,7 @@ def table(records: Sequence[Record]) -> str:
                 for system in systems
             ]
             lines.append(f"| {workload}: {label} | {' | '.join(cells)} |")
-        if of(records, workload, "bare"):
+        if workload in RATES and of(records, workload, "bare"):
             cells = [spread(ratios(records, workload, system)) for system in systems]
             lines.append(f"| **{workload}: ratio to bare** | {' | '.join(cells)} |")
         for label, name in (("p50", "first_p50_ms"), ("p99", "first_p99_ms")):
@@ -93,8 +101,12 @@ def parts(records: Sequence[Record]) -> str:
         ("paced", "cpu_ms_per_1000"),
         ("unary", "cpu_ms_per_call"),
         ("jobs", "cpu_ms_per_job"),
-        ("open", "kb_per_stream"),
-        ("idle", "cpu_percent"),
+        ("crowd", "kb_per_stream"),
+        ("crowd", "cpu_ms_per_1000"),
+        ("crowd", "memory_most_mb"),
+        ("idle", "cpu_ms_per_minute"),
+        ("idle", "memory_mb"),
+        ("start", "seconds"),
     ):
         for system in ("distributed", "embedded"):
             found = of(records, workload, system)

@@ -81,7 +81,7 @@ async def spawned(
             if process.returncode is not None or time.perf_counter() > began + READY_WITHIN:
                 raise RuntimeError(f"{arguments} did not start:\n{log.read_text(errors='replace')[-2000:]}")
             await asyncio.sleep(0.01)
-        running = Spawned(process, log, time.perf_counter() - began)
+        running = Spawned(process, log, round(time.perf_counter() - began, 2))
         yield running
     finally:
         await Spawned(process, log, 0.0).stop()
@@ -91,14 +91,14 @@ async def spawned(
 async def bare(directory: Path) -> AsyncGenerator[System]:
     (port,) = free_ports(1)
     async with spawned("benchmarks.bare", str(port), directory=directory, ready="is ready") as server:
-        yield System("bare", port, {"server": server.pid})
+        yield System("bare", port, {"server": server.pid}, {"server": server.seconds})
 
 
 @asynccontextmanager
 async def bare_fastapi(directory: Path) -> AsyncGenerator[System]:
     (port,) = free_ports(1)
     async with spawned("benchmarks.bare_fastapi", str(port), directory=directory, ready="is ready") as server:
-        yield System("fastapi", port, {"server": server.pid})
+        yield System("fastapi", port, {"server": server.pid}, {"server": server.seconds})
 
 
 @asynccontextmanager

@@ -12,11 +12,13 @@ import aiohttp
 from benchmarks.accounting import Meter, memory_of
 from benchmarks.answers import request_body, text_of
 from benchmarks.client import Load, Seen, quantile, run_load
+from benchmarks.crowd import crowd, milliseconds, per_thousand
 from benchmarks.systems import System
 
 Result = dict[str, Any]
 JOB_CLIENTS = 32
 JOB_TOKENS = 16
+IDLE = 30.0
 
 
 async def loaded(system: System, load: Load) -> tuple[Seen, Result]:
@@ -31,22 +33,13 @@ async def loaded(system: System, load: Load) -> tuple[Seen, Result]:
     }
 
 
-def per_thousand(result: Result, tokens: int) -> dict[str, float]:
-    """CPU milliseconds of each part per 1000 tokens, warm-up and end included on both sides."""
-    return {name: round(seconds / tokens * 1e6, 2) for name, seconds in result["cpu_seconds"].items()}
-
-
-def milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 2)
-
-
 async def streams(system: System) -> Result:
     """100 at a time, 64 tokens, as fast as they come."""
     load = Load(connections=100, tokens=64, seconds=4, warm_up=1)
     seen, result = await loaded(system, load)
     return result | {
         "value": round(seen.tokens / seen.elapsed),
-        "cpu_ms_per_1000": per_thousand(result, seen.all_calls * load.tokens),
+        "cpu_ms_per_1000": per_thousand(result["cpu_seconds"], seen.all_calls * load.tokens),
         "first_p50_ms": milliseconds(quantile(seen.first, 0.5)),
     }
 
@@ -57,7 +50,7 @@ async def paced(system: System) -> Result:
     seen, result = await loaded(system, load)
     return result | {
         "value": round(seen.tokens / seen.elapsed),
-        "cpu_ms_per_1000": per_thousand(result, seen.all_calls * load.tokens),
+        "cpu_ms_per_1000": per_thousand(result["cpu_seconds"], seen.all_calls * load.tokens),
         "first_p50_ms": milliseconds(quantile(seen.first, 0.5)),
         "first_p99_ms": milliseconds(quantile(seen.first, 0.99)),
         "gap_p99_ms": milliseconds(quantile(seen.gaps, 0.99)),
@@ -76,44 +69,21 @@ async def unary(system: System) -> Result:
     }
 
 
-async def open_streams(system: System, count: int = 10_000, seconds: float = 15.0) -> Result:
-    """Many at once, a token a second each."""
-    before = memory_of(system.pids)
-    ramp = max(2.0, count / 500)
-    load = Load(connections=count, tokens=int(seconds + ramp) + 2, seconds=seconds, warm_up=ramp, itl=1000, ramp=ramp)
-    watching = asyncio.create_task(most_memory(system, before, load.warm_up + seconds / 2))
-    seen, result = await loaded(system, load)
-    most = await watching
-    return result | {
-        "value": count,
-        "memory_before_mb": before,
-        "memory_most_mb": most,
-        "kb_per_stream": {name: round((most[name] - before[name]) * 1024 / count, 1) for name in most},
-        "cpu_ms_per_1000": per_thousand(result, seen.all_calls * load.tokens),
-        "missed_paces": sum(gap > 1.5 for gap in seen.gaps),
-        "paces": len(seen.gaps),
-        "first_p50_ms": milliseconds(quantile(seen.first, 0.5)),
-        "gap_p99_ms": milliseconds(quantile(seen.gaps, 0.99)),
-    }
-
-
-async def most_memory(system: System, before: dict[str, float], after: float) -> dict[str, float]:
-    """When all are open and half of the time has passed."""
-    await asyncio.sleep(after)
-    now = memory_of(system.pids)
-    return {name: max(before[name], now[name]) for name in now}
+async def start(system: System) -> Result:
+    """Seconds from starting a process to its saying that it is ready; it was started before."""
+    return {"value": round(max(system.starts.values()), 2), "seconds": system.starts}
 
 
 async def idle(system: System) -> Result:
-    """Ten seconds in which nobody asks anything."""
+    """Half a minute in which nobody asks anything."""
     await asyncio.sleep(2)
     meter, commands = Meter(system.pids), commands_at(system)
-    await asyncio.sleep(10)
-    cpu = {name: round(seconds / 10 * 100, 2) for name, seconds in meter.read().items()}
+    await asyncio.sleep(IDLE)
+    cpu = {name: round(seconds * 60_000 / IDLE) for name, seconds in meter.read().items()}
     return {
-        "value": round(sum(cpu.values()), 2),
-        "cpu_percent": cpu,
-        "redis_commands_per_second": round((commands_at(system) - commands) / 10, 1),
+        "value": sum(cpu.values()),
+        "cpu_ms_per_minute": cpu,
+        "redis_commands_per_second": round((commands_at(system) - commands) / IDLE, 1),
         "memory_mb": memory_of(system.pids),
     }
 
@@ -191,13 +161,14 @@ async def one_job(session: aiohttp.ClientSession, seed: int) -> float:
 
 
 WORKLOADS: dict[str, Callable[[System], Awaitable[Result]]] = {
+    "start": start,
     "streams": streams,
     "paced": paced,
     "unary": unary,
     "jobs": jobs,
-    "open": open_streams,
+    "crowd": crowd,
     "idle": idle,
 }
-ONLY_IGNITE = {"jobs", "open", "idle"}
-ONCE = {"open", "idle"}
+ONLY_IGNITE = {"jobs"}
+ONCE = {"start", "crowd", "idle"}
 """One round is enough: what they say does not hang on the moment."""
