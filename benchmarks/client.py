@@ -5,6 +5,7 @@ generator costs little of the machine it shares. Every byte of every answer is c
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from array import array
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import orjson
 
 from benchmarks.answers import TOKENS, request_body, text_of
 
+LENGTH = re.compile(rb"(?i)\r\ncontent-length: (\d+)")
 LAST_CHUNK = b"0\r\n\r\n"
 CONNECTIONS_AN_ADDRESS = 20_000
 TOKEN_MARK = b'"content":" t'
@@ -62,6 +64,13 @@ def quantile(values: array[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
+def request_of(body: bytes) -> bytes:
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    )
+
+
 class Caller(asyncio.Protocol):
     """One connection, one call after another until `until`."""
 
@@ -84,10 +93,7 @@ class Caller(asyncio.Protocol):
         self._seed = (self._seed + 101) % 1000
         self._taken, self._asked, self._last = [], time.perf_counter(), 0.0
         body = request_body(self._seed, self._load.tokens, stream=self._load.stream, itl=self._load.itl)
-        self._transport.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\n\r\n%b" % (len(body), body)
-        )
+        self._transport.write(request_of(body))
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
@@ -210,3 +216,22 @@ async def run_load(port: int, load: Load, seen: Seen | None = None) -> Seen:
     seen.elapsed = load.seconds
     seen.generator_cpu = (time.process_time() - cpu) / (time.perf_counter() - began)
     return seen
+
+
+async def submit(port: int, jobs: int, tokens: int, connections: int) -> None:
+    """That many background jobs. Raises WrongAnswer unless each is accepted."""
+    numbers = iter(range(jobs))
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for number in numbers:
+            writer.write(request_of(request_body(number, tokens, stream=False, itl=0, background=True)))
+            head = await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readexactly(int(LENGTH.search(head)[1]))
+            if not head.startswith(b"HTTP/1.1 202") or b'"status":"queued"' not in body:
+                raise WrongAnswer((head + body).decode(errors="replace"))
+        writer.close()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(connections, jobs)):
+            group.create_task(client())

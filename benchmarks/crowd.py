@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.accounting import Meter, memory_of
@@ -16,14 +16,20 @@ OPENED_A_SECOND = 500
 LOOKS = 4
 """How often memory is read while all are open; the most counts."""
 
+PROBES = Load(connections=10, tokens=13, seconds=0.0, warm_up=0.5, itl=20, ramp=0.25)
+"""Short calls, some 35 a second, by which the time to the first token is taken while the crowd is there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """`streams` that all open within `ramp`, stay open for `watched`, then end. `itl` in milliseconds, else seconds."""
+    """`streams` that all open within `ramp`, stay open while they are watched and then probed, and end. `itl` in
+    milliseconds, else seconds.
+    """
 
     streams: int
     itl: int = 1000
     watched: float = 20.0
+    probed: float = 0.0
 
     @property
     def ramp(self) -> float:
@@ -31,10 +37,10 @@ class Crowd:
 
     @property
     def load(self) -> Load:
-        tokens = math.ceil((self.ramp + self.watched) * 1000 / self.itl) + 1
+        open_for = self.ramp + self.watched + (PROBES.warm_up + self.probed + 1.0 if self.probed else 0.0)
         return Load(
             connections=self.streams,
-            tokens=tokens,
+            tokens=math.ceil(open_for * 1000 / self.itl) + 1,
             seconds=self.watched,
             warm_up=self.ramp,
             itl=self.itl,
@@ -56,6 +62,7 @@ async def gathered(system: System, wanted: Crowd) -> Result:
     steady, tokens = Meter(system.pids), seen.tokens
     most = await most_memory(system, idle, wanted.watched)
     steady_cpu, tokens = steady.read(), seen.tokens - tokens
+    probes = await run_load(system.port, replace(PROBES, seconds=wanted.probed)) if wanted.probed else Seen()
     await running
     whole = wanted.streams * wanted.load.tokens
     return {
@@ -75,6 +82,9 @@ async def gathered(system: System, wanted: Crowd) -> Result:
         "late_most_ms": milliseconds(max(seen.late)),
         "first_p50_ms": milliseconds(quantile(seen.first, 0.5)),
         "first_p99_ms": milliseconds(quantile(seen.first, 0.99)),
+        "probes": len(probes.first),
+        "probe_p50_ms": milliseconds(quantile(probes.first, 0.5)),
+        "probe_p99_ms": milliseconds(quantile(probes.first, 0.99)),
     }
 
 

@@ -2,85 +2,89 @@
 
     .venv/bin/python -m benchmarks.curves [--streams 10000] [--jobs 1000000]
 
-Figures go to results/curves.json; docs/streams.svg and docs/queued-jobs.svg are drawn from them.
+Figures go to results/curves.json; docs/streams-*.svg and docs/queued-jobs.svg are drawn from them.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import math
 import tempfile
 import time
 from collections.abc import Sequence
-from itertools import count
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import uvloop
 
-from benchmarks.accounting import Meter, memory_of
-from benchmarks.systems import Distributed, distributed, servers
-from benchmarks.workloads import JOB_CLIENTS, open_streams, submit
+from benchmarks.accounting import Meter, memory_of, raise_open_files
+from benchmarks.client import submit
+from benchmarks.crowd import Crowd, gathered
+from benchmarks.systems import Distributed, bare, distributed, servers
+from benchmarks.workloads import JOB_TOKENS
 from tests.support.server import free_ports
 
 RESULTS = Path(__file__).parent / "results" / "curves.json"
 DOCS = Path(__file__).parent.parent / "docs"
-STEPS = (1, 10, 100, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
-SECONDS = 10.0
-PARTS = ("api", "worker", "redis", "rabbitmq")
-COLOURS = {"api": "#4269d0", "worker": "#efb118", "redis": "#ff725c", "rabbitmq": "#6cc5b0"}
+STREAMS = (1, 10, 100, 200, 1_000, 3_000, 10_000)
+JOBS = (1, 10, 100, 1_000, 10_000, 30_000, 100_000, 300_000, 600_000, 1_000_000)
+TOKENS_A_SECOND, QUICKEST_PACE = 2_000, 20
+SUBMITTERS = 64
+COLOURS = {
+    "api": "#4269d0",
+    "worker": "#efb118",
+    "redis": "#ff725c",
+    "rabbitmq": "#3ca951",
+    "all": "#333",
+    "p50": "#4269d0",
+    "p99": "#ff725c",
+}
 
 
-async def streams_curve(most: int, directory: Path) -> list[dict[str, Any]]:
-    """CPU while so many streams get a token a second each, and memory with all of them open."""
+def pace_of(streams: int) -> int:
+    """Milliseconds a token, so that all together get 2,000 tokens a second: what differs is how many are open."""
+    return max(QUICKEST_PACE, streams * 1000 // TOKENS_A_SECOND)
+
+
+async def streams_curve(most: int, directory: Path, processes: int) -> list[dict[str, Any]]:
+    """With so many streams open: memory, CPU a token, and what a call waits for its first token more than at the bare
+    server with as many.
+    """
     points: list[dict[str, Any]] = []
-    async with distributed(directory) as system:
-        for streams in (step for step in STEPS if step <= most):
-            result = await open_streams(system, streams, SECONDS)
-            seconds = sum(result["cpu_seconds"].values())
-            print(json.dumps(result), flush=True)
-            points.append({"at": streams, "total_cpu_seconds": seconds, **result})
+    async with distributed(directory, processes) as system, bare(directory) as other:
+        for streams in (step for step in STREAMS if step <= most):
+            wanted = Crowd(streams, pace_of(streams), watched=8.0, probed=8.0)
+            beside, result = await gathered(other, replace(wanted, watched=1.0)), await gathered(system, wanted)
+            added = {p: max(0.0, result[f"probe_{p}_ms"] - beside[f"probe_{p}_ms"]) for p in ("p50", "p99")}
+            cpu = result["steady_cpu_ms_per_1000"]
+            points.append({"at": streams, "added_ms": added, "cpu": {**cpu, "all": sum(cpu.values())}, **result})
+            print(json.dumps(points[-1]), flush=True)
     return points
 
 
-async def jobs_curve(most: int, directory: Path) -> list[dict[str, Any]]:
-    """Memory of each process with so many jobs waiting, and how fast the last ones were taken. No worker is up."""
+async def jobs_curve(most: int, directory: Path, processes: int) -> list[dict[str, Any]]:
+    """Memory with so many jobs waiting, and how fast the last ones were taken. No worker is up. Several API processes
+    count as one.
+    """
     (port,) = free_ports(1)
     points: list[dict[str, Any]] = []
-    async with servers(directory) as (env, pids, _), Distributed(directory, env, 1).api(port) as api:
+    async with servers(directory) as (env, pids, _), Distributed(directory, env, processes).api(port) as api:
         roots = {"api": api.pid, **pids}
-        connector = aiohttp.TCPConnector(limit=JOB_CLIENTS)
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as session:
-            done = 0
-            for waiting in (step for step in STEPS if step <= most):
-                began, meter = time.perf_counter(), Meter(roots)
-                await submit_all(session, waiting - done)
-                taken = time.perf_counter() - began
-                cpu = {name: seconds / (waiting - done) * 1000 for name, seconds in meter.read().items()}
-                points.append(
-                    {
-                        "at": waiting,
-                        "per_second": round((waiting - done) / taken),
-                        "cpu_ms_per_job": cpu,
-                        "memory_mb": memory_of(roots),
-                    }
-                )
-                print(json.dumps(points[-1]), flush=True)
-                done = waiting
+        done = 0
+        for waiting in (step for step in JOBS if step <= most):
+            began, meter = time.perf_counter(), Meter(roots)
+            await submit(port, waiting - done, JOB_TOKENS, SUBMITTERS)
+            taken = time.perf_counter() - began
+            cpu = {name: seconds / (waiting - done) * 1000 for name, seconds in meter.read().items()}
+            per_second = round((waiting - done) / taken)
+            points.append(
+                {"at": waiting, "per_second": per_second, "cpu_ms_per_job": cpu, "memory_mb": memory_of(roots)}
+            )
+            print(json.dumps(points[-1]), flush=True)
+            done = waiting
     return points
-
-
-async def submit_all(session: aiohttp.ClientSession, jobs: int) -> None:
-    numbers = count()
-
-    async def client() -> None:
-        while next(numbers) < jobs:
-            await submit(session, 7)
-
-    await asyncio.gather(*(client() for _ in range(min(JOB_CLIENTS, jobs))))
 
 
 # ── drawing ──
@@ -115,15 +119,17 @@ def drawing(title: str, x_label: str, y_label: str, lines: dict[str, Sequence[tu
         _, y = place(10 ** x_axis[0], 10**power)
         drawn.append(f'<line x1="{LEFT}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}" stroke="#ddd"/>')
         drawn.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{10**power:,g}</text>')
-    for name, line in lines.items():
+    label_at = float(HEIGHT)
+    for name, line in sorted(lines.items(), key=lambda named: named[1][-1][1]):
         places = [place(x, y) for x, y in line if y > 0]
         if not places:
             continue
+        label_at = min(places[-1][1] + 4, label_at - 14)  # names do not cover each other
         path = " ".join(f"{x},{y}" for x, y in places)
         colour = COLOURS.get(name, "#333")
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         drawn += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in places]
-        drawn.append(f'<text x="{places[-1][0] + 8}" y="{places[-1][1] + 4}" fill="{colour}">{name}</text>')
+        drawn.append(f'<text x="{places[-1][0] + 8}" y="{label_at}" fill="{colour}">{name}</text>')
     return "\n".join([*drawn, "</svg>", ""])
 
 
@@ -133,27 +139,31 @@ def axis(values: Sequence[float]) -> tuple[int, int]:
     return least, max(most, least + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    curve: str
+    figure: str
+    file: str
+    title: str
+    across: str
+    up: str
+
+
 PICTURES = (
-    (
-        "streams",
-        "memory_most_mb",
-        "streams-memory",
-        "Memory with open streams, a token a second each",
-        "open streams",
-        "MB",
-    ),
-    ("streams", "cpu_ms_per_1000", "streams-cpu", "CPU per 1000 tokens, a token a second each", "streams", "ms"),
-    ("jobs", "memory_mb", "queued-jobs", "Memory with queued jobs, no worker", "queued jobs", "MB"),
+    Picture("streams", "memory_most_mb", "streams-memory", "Memory with open streams", "open streams", "MB"),
+    Picture("streams", "cpu", "streams-cpu", "CPU per 1000 tokens, 2,000 tokens a second in all", "open streams", "ms"),
+    Picture("streams", "added_ms", "streams-first-token", "Added to the time to the first token", "open streams", "ms"),
+    Picture("jobs", "memory_mb", "queued-jobs", "Memory with queued jobs, no worker", "queued jobs", "MB"),
 )
-"""Curve, figure, file, title, and what the axes say."""
 
 
 def draw(results: dict[str, list[dict[str, Any]]]) -> None:
-    for curve, figure, file, title, across, up in PICTURES:
-        if points := results.get(curve):
-            parts = [part for part in PARTS if part in points[0][figure]]
-            lines = {part: [(each["at"], each[figure][part]) for each in points] for part in parts}
-            (DOCS / f"{file}.svg").write_text(drawing(title, across, up, lines))
+    for picture in PICTURES:
+        if points := results.get(picture.curve):
+            parts = [part for part in COLOURS if part in points[0][picture.figure]]
+            lines = {part: [(each["at"], each[picture.figure][part]) for each in points] for part in parts}
+            drawn = drawing(picture.title, picture.across, picture.up, lines)
+            (DOCS / f"{picture.file}.svg").write_text(drawn)
 
 
 async def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -163,7 +173,7 @@ async def measure(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]
             if most:
                 home = Path(directory) / name
                 home.mkdir()
-                results[name] = await curve(most, home)
+                results[name] = await curve(most, home, options.processes)
     return results
 
 
@@ -172,7 +182,9 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=10_000, help="0: not at all")
     parser.add_argument("--jobs", type=int, default=1_000_000, help="0: not at all")
     parser.add_argument("--draw", action="store_true", help="only draw what was measured before")
+    parser.add_argument("--processes", type=int, default=1, help="API processes, and as many workers")
     options = parser.parse_args()
+    raise_open_files()
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results = kept if options.draw else kept | uvloop.run(measure(options))
     RESULTS.parent.mkdir(exist_ok=True)

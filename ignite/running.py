@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 from collections.abc import Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, cast
 
 import click
@@ -28,6 +29,7 @@ MENDABLE = (IgniteError, SettingsError, OSError)
 def run(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
     """Run a process's main; what the user can mend ends it with one sentence and status 1."""
     calm_garbage_collection()
+    raise_open_files()
     with mendable(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(tidily(main))
 
@@ -61,6 +63,13 @@ def calm_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def raise_open_files() -> None:
+    """As many as this process is allowed: each open call takes one, and shells and systemd begin with 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def fail(error: Exception) -> NoReturn:

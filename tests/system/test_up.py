@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -49,6 +50,20 @@ async def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
         process.interrupt()
 
         assert await process.wait() != 0
+
+
+@pytest.fixture
+def few_open_files() -> Generator[int]:
+    """As a shell begins; yields what it may raise that to."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+    yield before[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_it_may_open_as_many_files_as_it_is_allowed(tmp_path: Path, few_open_files: int) -> None:
+    async with ready(tmp_path) as (process, _):
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (few_open_files, few_open_files)
 
 
 @pytest.mark.parametrize("option", ["--port", "--grpc-port"])
