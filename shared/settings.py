@@ -101,7 +101,9 @@ class Settings(BaseSettings):
     )
     batch_lines: int = Field(50_000, ge=1, description="most lines of one batch")
     batch_window: int | None = Field(
-        None, ge=1, description="lines of a batch that are jobs at a time; None: twice the slots of all workers"
+        None,
+        ge=1,
+        description="lines of a batch that are jobs at a time, of each model; None: twice its workers' slots",
     )
     batch_lease: float = Field(10, gt=0, description="how long a batch waits when the API process that ran it has died")
     unary_padding: float = Field(30, ge=0, description="until a waiting unary answer sends newlines; 0: it never does")

@@ -61,6 +61,14 @@ class OpenLine(Kept):
     end: int
 
 
+class Behind(Kept):
+    """A model whose lines before the front are left from this line on: see feed.py."""
+
+    model: str
+    number: int
+    start: int
+
+
 class Usage(Kept):
     input: int = 0
     cached: int = 0
@@ -89,7 +97,8 @@ class Batch(Kept):
     failed lines never ended by themselves.
 
     `generation` counts the replicas that took it over, and `commits` the writes of its runner. Every line before
-    `next_line`, which begins at the byte `next_start`, is done but for those in `open`.
+    `next_line`, which begins at the byte `next_start`, is done but for those in `open`, and of models in `behind`.
+    `model`: the one that all lines name; `asked`: those that they name, where they are several and not too many.
     """
 
     id: str
@@ -117,6 +126,7 @@ class Batch(Kept):
     cancelled_at: float | None = None
     problems: tuple[Problem, ...] = ()
     model: str | None = None
+    asked: tuple[str, ...] = ()
     total: int = 0
     completed: int = 0
     failed: int = 0
@@ -126,6 +136,7 @@ class Batch(Kept):
     commits: int = 0
     next_line: int = 1
     next_start: int = 0
+    behind: tuple[Behind, ...] = ()
     open: tuple[OpenLine, ...] = ()
 
     @property

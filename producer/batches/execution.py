@@ -1,5 +1,5 @@
-"""A batch in progress: lines go out in a window, answers come back in any order and are written down in the batch's
-document, a checkpoint at a time.
+"""A batch in progress: lines go out, of each model as many as its workers can use (feed.py, window.py); answers come
+back in any order and are written down in the batch's document, a checkpoint at a time.
 
 Exactly one line of output for each line of input, whatever dies: that rests on four things.
 
@@ -13,7 +13,7 @@ Exactly one line of output for each line of input, whatever dies: that rests on 
 
 So, where the runner dies, or is stopped and wakes when another runs the batch:
 
-    before a line's job is made             the line lies behind `next_line`, or is open: it is fed again
+    before a line's job is made             the line is left (feed.py), or open: it is fed again
     made, and not in its queue              its successor finds it queued, and publishes it once more
     in its queue, no checkpoint since       its successor feeds the line again, and finds the job there
     the job is over, the answer not taken   its successor finds it over, and takes the answer from its record
@@ -30,19 +30,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
 
 from producer.batches.document import Batch, OpenLine, Output, Segment
+from producer.batches.feed import Feed, OpenSource
 from producer.batches.ledger import Ledger
 from producer.batches.line_jobs import Answer, LineJobs, place
 from producer.batches.lines import RawLine, parse_line
 from producer.batches.outputs import Outputs, entry_of
-from producer.batches.source import LineSource
-from producer.batches.window import Window
+from producer.batches.window import MOST_OF_ALL, Window
 from producer.files.catalog import Files
 from shared.errors import BackendUnavailable
 
@@ -65,7 +65,7 @@ class Tools:
 
     ledger: Ledger
     jobs: LineJobs
-    source: LineSource
+    open_source: OpenSource
     outputs: Outputs
     files: Files
     window: Window
@@ -80,24 +80,25 @@ class Execution:
         self._tools = tools
         self._ledger = tools.ledger
         self._jobs = tools.jobs
-        batch = tools.ledger.batch
-        self._fed = (batch.next_line, batch.next_start)
+        self._feed = Feed(tools.ledger.batch, tools.open_source, self._model_of)
         self._open: dict[int, OpenLine] = {}
-        self._running: set[asyncio.Task[Answer]] = set()
+        self._running: dict[asyncio.Task[Answer], str] = {}
+        self._of_model: Counter[str] = Counter()
         self._answers: list[Answer] = []
         self._size = 0
         self._wake = asyncio.Event()
-        self._exhausted = False
+        self._called_off = False
         self._written_at = self._looked_at = time.monotonic()
 
     async def run(self) -> None:
         """Return when every line is written down. Raises Overtaken, Unavailable, NotFound when the input goes."""
         try:
             for line in self._ledger.batch.open:
-                self._start(await self._tools.source.at(line), fed_before=True)
-            while not (self._exhausted and not self._running):
+                raw = await self._tools.open_source(line.number, line.start).at(line)
+                self._start(raw, self._model_of(raw) or "", fed_before=True)
+            while self._running or not self._feed.ended:
                 await self._note_stop()
-                await self._feed()
+                await self._start_lines()
                 await self._come_by()
                 if self._is_due():
                     await self._checkpoint()
@@ -109,45 +110,46 @@ class Execution:
 
     # ── lines out ──
 
-    async def _feed(self) -> None:
+    async def _start_lines(self) -> None:
         """Start lines while there is room for them."""
-        room = await self._room()
-        while room > 0 and not self._exhausted:
-            raw = await self._tools.source.next()
-            if raw is None:
-                self._exhausted = True
-                return
-            self._fed = (raw.number + 1, raw.end)
-            if self._passes_over(raw):
-                continue
-            room -= 1
+        await self._tools.window.count()
+        self._feed.begin()
+        while (found := await self._feed.next(self._room)) is not None:
+            model, raw = found
             if self._jobs.stop is not None:
                 self._open[raw.number] = place(raw)
                 self._take(self._jobs.not_run(raw))
             else:
-                self._start(raw, fed_before=self._ledger.batch.generation > 1)
+                self._start(raw, model, fed_before=self._ledger.batch.generation > 1)
 
-    async def _room(self) -> int:
+    def _room(self, model: str) -> int:
+        """How many more lines of the model may be started now."""
         if self._jobs.stop is not None:
             return CHECKPOINT_LINES - len(self._answers)
-        return await self._tools.window.size() - len(self._running)
+        return min(self._tools.window.size(model) - self._of_model[model], MOST_OF_ALL - len(self._running))
 
-    def _passes_over(self, raw: RawLine) -> bool:
-        """Whether the line is none of this batch's: one that did well in the batch that this one retries."""
-        only = self._tools.only
-        return only is not None and hash(parse_line(raw.data, self._ledger.batch.endpoint).custom_id) not in only
+    def _model_of(self, raw: RawLine) -> str | None:
+        """What the line names as its model. None where it is none of this batch's: one that did well in the batch that
+        this one retries.
+        """
+        batch, only = self._ledger.batch, self._tools.only
+        if only is None and batch.model is not None:
+            return batch.model
+        line = parse_line(raw.data, batch.endpoint)
+        return line.model if only is None or hash(line.custom_id) in only else None
 
-    def _start(self, raw: RawLine, *, fed_before: bool) -> None:
+    def _start(self, raw: RawLine, model: str, *, fed_before: bool) -> None:
         self._open[raw.number] = place(raw)
         answering = self._jobs.answer(raw, fed_before=fed_before)
         task = asyncio.create_task(answering, name=f"{self._ledger.batch.id} {raw.number}")
-        self._running.add(task)
+        self._running[task] = model
+        self._of_model[model] += 1
         task.add_done_callback(self._answered)
 
     # ── answers in ──
 
     def _answered(self, task: asyncio.Task[Answer]) -> None:
-        self._running.discard(task)
+        self._of_model[self._running.pop(task)] -= 1
         if not task.cancelled():
             self._take(task.result())
 
@@ -158,6 +160,9 @@ class Execution:
 
     async def _come_by(self) -> None:
         """Wait for an answer, though not for long."""
+        if self._feed.paused:
+            await asyncio.sleep(0)
+            return
         try:
             async with asyncio.timeout(CHECKPOINT_EVERY):
                 await self._wake.wait()
@@ -181,7 +186,9 @@ class Execution:
             )
             for each in answers:
                 del self._open[each.line.number]
-            await self._ledger.commit(partial(advanced, answers, good, bad, self._fed, tuple(self._open.values())))
+            still_open = tuple(self._open.values())
+            noted = self._feed.noted
+            await self._ledger.commit(lambda batch: noted(advanced(answers, good, bad, still_open, batch)))
             await self._merge()
         self._written_at = self._looked_at = time.monotonic()
 
@@ -210,9 +217,10 @@ class Execution:
     async def _note_stop(self) -> None:
         """See whether the batch is to end early, and call off what is open then."""
         await self._look()
-        if self._jobs.stop is None and (reason := stop_reason(self._ledger.batch)) is not None:
-            log.info("batch.stops", batch=self._ledger.batch.id, reason=reason)
-            self._jobs.stop = reason
+        self._jobs.stop = self._jobs.stop or stop_reason(self._ledger.batch)
+        if self._jobs.stop is not None and not self._called_off:
+            log.info("batch.stops", batch=self._ledger.batch.id, reason=self._jobs.stop)
+            self._called_off = True
             await self._jobs.call_off(self._open.values())
 
     async def _look(self) -> None:
@@ -235,7 +243,6 @@ def advanced(
     answers: Sequence[Answer],
     good: Segment | None,
     bad: Segment | None,
-    fed: tuple[int, int],
     still_open: tuple[OpenLine, ...],
     batch: Batch,
 ) -> Batch:
@@ -251,8 +258,6 @@ def advanced(
         failed=batch.failed + len(answers) - completed,
         not_run=batch.not_run + sum(each.not_run for each in answers),
         usage=usage,
-        next_line=fed[0],
-        next_start=fed[1],
         open=still_open,
     )
 

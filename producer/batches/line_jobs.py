@@ -28,7 +28,7 @@ from producer.catalog import Catalog
 from producer.errors import error_body, status_of
 from producer.estimate import estimated_tokens
 from producer.service import PAST_THE_END, JobService
-from shared.errors import Gone, IgniteError, PermissionDenied, QueueFull, RecordedError, Unavailable
+from shared.errors import Gone, IgniteError, NotFound, PermissionDenied, QueueFull, RecordedError, Unavailable
 from shared.job import Job, JobStatus, Tier
 from shared.ports import Backend, Ending, ModelInfo
 from shared.schema import ChatCompletionRequest, check_request
@@ -55,6 +55,10 @@ class Answer:
     usage: Mapping[str, Any] | None = None
 
 
+class Stopped(Exception):
+    """No more lines of the batch are run."""
+
+
 class LineJobs:
     """`stop`: why no more lines of the batch are run, as the code of the error that they get; None while they are."""
 
@@ -78,6 +82,8 @@ class LineJobs:
                 return self._failed(raw, line, error)
             ending = await self._run(job, body, fed_before)
             return self.not_run(raw) if ending is None else self._told(raw, line, ending)
+        except Stopped:
+            return self.not_run(raw)
         except Exception:
             log.exception("batch.line_crashed", batch=self._batch.id, line=raw.number, next="the line has failed")
             return self._failed(raw, None, IgniteError("The server failed on this request."))
@@ -116,12 +122,15 @@ class LineJobs:
         return self._job(raw, line, request, model.id)
 
     async def _model(self, name: str) -> ModelInfo:
-        """The model of that name; workers for it may come later. Raises NotFound."""
-        while True:
+        """The model of that name; workers for it may come later. One that is not known was, when the batch was
+        validated: it may come back. Raises Stopped.
+        """
+        while self.stop is None:
             try:
                 return await self._catalog.get(name)
-            except Unavailable:
+            except (Unavailable, NotFound):
                 await asyncio.sleep(TRY_AGAIN)
+        raise Stopped
 
     def _job(self, raw: RawLine, line: BatchLine, request: ChatCompletionRequest, model: str) -> Job:
         return Job(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -51,6 +52,12 @@ class LineReader:
     def end(self) -> Iterator[RawLine]:
         """The last line, where nothing ends it."""
         yield from self._cut(b"")
+
+    def fork(self) -> LineReader:
+        """Another one that is where this one is."""
+        twin = copy(self)
+        twin._held = [*self._held]
+        return twin
 
     def _hold(self, rest: bytes) -> None:
         self._size += len(rest)

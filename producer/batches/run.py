@@ -36,6 +36,9 @@ from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+MOST_ASKED = 100
+"""Models that are noted of a batch's lines: a few kilobytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Desk:
@@ -92,12 +95,13 @@ class BatchRun:
             await self._fail(problems)
             return
         models = list(validation.models)
+        asked = tuple(models) if len(models) <= MOST_ASKED else ()
 
         def accepted(batch: Batch) -> Batch:
             if batch.status != "validating":
                 return batch
-            model = models[0] if len(models) == 1 else None
-            return batch.with_(status="in_progress", in_progress_at=time.time(), total=validation.total, model=model)
+            named = {"model": models[0]} if len(models) == 1 else {"asked": asked}
+            return batch.with_(status="in_progress", in_progress_at=time.time(), total=validation.total, **named)
 
         await self._ledger.commit(accepted)
 
@@ -142,10 +146,10 @@ class BatchRun:
         tools = Tools(
             ledger=self._ledger,
             jobs=LineJobs(desk.backend, desk.service, desk.catalog, desk.settings, batch),
-            source=self._source(number=batch.next_line, start=batch.next_start),
+            open_source=lambda number, start: self._source(number=number, start=start),
             outputs=Outputs(desk.storage, batch),
             files=desk.files,
-            window=Window(desk.backend.registry, desk.settings.batch_window),
+            window=Window(desk.backend.registry, desk.catalog, desk.settings.batch_window),
             file_retention=desk.settings.file_retention,
             only=await self._only(),
         )

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from copy import copy
 
 from producer.batches.document import OpenLine
 from producer.batches.lines import LineReader, RawLine
@@ -36,6 +37,12 @@ class LineSource:
         while not self._lines and not self._ended:
             await self._read()
         return self._lines.popleft() if self._lines else None
+
+    def fork(self, last: RawLine) -> LineSource:
+        """The same lines again, from `last` on, which `next` has just given. Nothing is read twice for that."""
+        twin = copy(self)
+        twin._reader, twin._lines = self._reader.fork(), deque([last, *self._lines])
+        return twin
 
     async def _read(self) -> None:
         content = await self._files.content(self._tenant, await self._files.get(self._tenant, self._file_id))

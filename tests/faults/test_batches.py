@@ -21,9 +21,9 @@ LEASE = "2"
 class Site:
     """API replicas that share a directory of files, and workers."""
 
-    def __init__(self, cluster: Cluster, files: Path) -> None:
+    def __init__(self, cluster: Cluster, files: Path, *options: str) -> None:
         self._cluster = cluster
-        self._options = ("--files-dir", str(files), "--batch-lease", LEASE)
+        self._options = ("--files-dir", str(files), "--batch-lease", LEASE, *options)
 
     async def api(self) -> Api:
         return await self._cluster.api(*self._options)
@@ -88,6 +88,27 @@ async def test_a_runner_that_was_stopped_and_wakes_writes_nothing_twice(cluster:
         zombie.process.send(signal.SIGCONT)
         await zombie.process.wait_for("batch.overtaken")
         await assert_whole(client, batch, numbers)
+
+
+async def test_a_model_that_comes_late_gets_its_lines_from_whoever_runs_the_batch_then(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    site = Site(cluster, tmp_path, "--models", "late", "--batch-window", "50")
+    first, second, _ = await asyncio.gather(site.api(), site.api(), cluster.worker())
+    lines = [line(number, model="late" if number % 3 else "simulated") for number in range(1500)]
+    async with client_of(first) as client:
+        batch = await begun(client, jsonl(lines))
+        runner = await runner_among([first, second], batch)
+        other = second if runner is first else first
+    async with client_of(other) as client:
+        await reached(client, batch, 200)
+        runner.process.kill()
+        await reached(client, batch, 500)
+        late = await cluster.worker("--model-id", "late")
+        await reached(client, batch, 900)
+        late.kill()
+        await cluster.worker("--model-id", "late")
+        await assert_whole(client, batch, range(1500))
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """Batches, with OpenAI's own SDK: from the file that comes in to the files that go out."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types import Batch
 
+from ignite.worker_process import working
 from producer.batches.ledger import Ledger, Overtaken
 from producer.batches.outputs import FAN, Outputs
 from producer.storage import LocalStorage
@@ -24,6 +26,7 @@ from tests.support.batches import (
     over,
 )
 from tests.support.wait_until import wait_until
+from worker.engines.simulated import SimulatedEngine
 
 
 @pytest.fixture
@@ -210,6 +213,41 @@ async def test_a_batch_expires_and_keeps_what_is_done(client: AsyncOpenAI) -> No
     assert done.status == "expired" and done.expired_at is not None
     assert_each_once(output, [0])
     assert len(errors) == 99
+    assert {error["error"]["code"] for error in errors} == {"batch_expired"}
+
+
+@asynccontextmanager
+async def with_an_absent_model(files: Path) -> AsyncIterator[tuple[Api, AsyncOpenAI]]:
+    async with (
+        embedded_api(files_dir=files, models="simulated,absent", batch_window=10) as api,
+        AsyncOpenAI(base_url=api.url, api_key="none", max_retries=0) as client,
+    ):
+        yield api, client
+
+
+async def test_a_model_without_workers_holds_up_no_other(tmp_path: Path) -> None:
+    lines = [line(number, model="absent" if number < 500 else "simulated") for number in range(600)]
+    async with with_an_absent_model(tmp_path) as (api, client):
+        batch = await in_progress(client, await begun(client, jsonl(lines)), 100)
+        assert_each_once(await lines_of(client, batch.output_file_id), range(500, 600))
+        assert (batch.status, len(await api.queued())) == ("in_progress", 10)
+
+        engine = SimulatedEngine(model_id="absent", tokens=3)
+        await engine.start()
+        async with working(api.backend, engine, api.settings):
+            done = await over(client, batch)
+        assert done.status == "completed"
+        assert_each_once(await lines_of(client, done.output_file_id), range(600))
+
+
+async def test_lines_of_a_model_without_workers_wait_until_the_batch_expires(tmp_path: Path) -> None:
+    lines = [line(number, model="absent" if number % 2 else "simulated") for number in range(100)]
+    async with with_an_absent_model(tmp_path) as (_, client):
+        done = await over(client, await begun(client, jsonl(lines), completion_window="3s"))
+        output, errors = await outcome_of(client, done)
+    assert done.status == "expired"
+    assert_each_once(output, range(0, 100, 2))
+    assert sorted(error["custom_id"] for error in errors) == sorted(f"line-{number}" for number in range(1, 100, 2))
     assert {error["error"]["code"] for error in errors} == {"batch_expired"}
 
 
