@@ -22,6 +22,9 @@ except ImportError:
 PATIENCE = timedelta(seconds=20)
 """For a step that fails and is tried again."""
 
+PART, PARTS = 5 * 1024 * 1024, 4
+"""Bytes of one part of an object that is large, the least that S3 takes, and parts that are on their way at a time."""
+
 
 class S3Storage:
     """`url` is `s3://bucket/prefix`, `endpoint` the server where it is not Amazon's. Keys and region come from where
@@ -42,7 +45,7 @@ class S3Storage:
     async def put(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         counted = Counted(chunks)
         with translated(key):
-            await obstore.put_async(self._store, key, counted.chunks())
+            await obstore.put_async(self._store, key, counted.chunks(), chunk_size=PART, max_concurrency=PARTS)
         return counted.size
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:

@@ -13,20 +13,27 @@ from openai.types import Batch
 
 from tests.support.batches import assert_each_once, begun, jsonl, line, lines_of, over
 from tests.support.cluster import Api, Cluster
+from tests.support.s3 import BUCKET, CREDENTIALS, S3
 from tests.support.wait_until import wait_until
 
 LEASE = "2"
 
 
 class Site:
-    """API replicas that share a directory of files, and workers."""
+    """API replicas that share their files, and workers."""
 
-    def __init__(self, cluster: Cluster, files: Path, *options: str) -> None:
+    def __init__(self, cluster: Cluster, files: Path | S3, *options: str) -> None:
         self._cluster = cluster
-        self._options = ("--files-dir", str(files), "--batch-lease", LEASE, *options)
+        self._options = (*where(files), "--batch-lease", LEASE, *options)
 
     async def api(self) -> Api:
-        return await self._cluster.api(*self._options)
+        return await self._cluster.api(*self._options, **CREDENTIALS)
+
+
+def where(files: Path | S3) -> tuple[str, ...]:
+    if isinstance(files, Path):
+        return "--files-dir", str(files)
+    return "--files-url", f"s3://{BUCKET}/batches", "--files-endpoint", files.url
 
 
 @asynccontextmanager
@@ -60,8 +67,13 @@ async def assert_whole(client: AsyncOpenAI, batch: Batch, numbers: Sequence[int]
     assert_each_once(await lines_of(client, done.output_file_id), numbers)
 
 
-async def test_a_batch_survives_the_replica_that_runs_it_and_a_worker(cluster: Cluster, tmp_path: Path) -> None:
-    site, numbers = Site(cluster, tmp_path), range(1500)
+@pytest.fixture(params=["directory", "s3"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Path | S3:
+    return tmp_path if request.param == "directory" else request.getfixturevalue("s3_server")
+
+
+async def test_a_batch_survives_the_replica_that_runs_it_and_a_worker(cluster: Cluster, files: Path | S3) -> None:
+    site, numbers = Site(cluster, files), range(1500)
     first, second, victim, _ = await asyncio.gather(site.api(), site.api(), cluster.worker(), cluster.worker())
     async with client_of(first) as client:
         batch = await begun(client, jsonl(map(line, numbers)))

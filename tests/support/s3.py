@@ -25,6 +25,13 @@ class S3:
         await wait_until(lambda: accepts_connections(self._port), "the S3 server to listen", within=60)
         make_bucket(self.url)
 
+    def pause(self) -> None:
+        """It accepts connections and says nothing."""
+        self._server.pause()
+
+    def resume(self) -> None:
+        self._server.resume()
+
     async def close(self) -> None:
         await self._server.close()
 
