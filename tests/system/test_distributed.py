@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from shared.backends.distributed import open_distributed
 from shared.backends.redis import script, steps
+from tests.contract.performers import consume, new_job, publish, taken
 from tests.support.chat import Prompt, ended, reached, session_with, streaming, submit
 from tests.support.cluster import Cluster, all_settled
 from tests.support.rabbitmq import RabbitMQ
@@ -77,3 +79,15 @@ def is_heartbeat(command: Command) -> bool:
 
 def step_of(command: Command) -> str:
     return STEPS[command.text.split()[1]] if command.name == "EVALSHA" else command.name
+
+
+async def test_processes_with_other_bounds_share_a_queue(amqp_url: str, redis_url: str) -> None:
+    """A setting is changed in one process after the other, and a queue keeps the bound that it was declared with."""
+    async with (
+        open_distributed(amqp_url, redis_url, queue_limit=10) as one,
+        open_distributed(amqp_url, redis_url, queue_limit=20) as other,
+    ):
+        ids = await publish(one, new_job(), new_job())
+        async with consume(other) as consumer:
+            ids += await publish(other, new_job())
+            assert await taken(consumer, 3) == ids

@@ -28,6 +28,7 @@ FAILURES = (*CONNECTION_EXCEPTIONS, ConnectionError, TimeoutError)
 
 Arguments = dict[str, Any]
 Channel = AbstractChannel
+Connection = AbstractConnection
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from shared.backends.rabbitmq.connection import (
     FAILURES,
     SETUP_TIMEOUT,
     Channel,
+    Connection,
     Link,
     close_channel,
     lost_is_no_cancellation,
@@ -45,7 +46,7 @@ GATHER = 0.002
 PAUSE_TIMEOUT = 2.0
 """Seconds for the broker to say that it sends no more: a worker that is told to stop does not wait for a dead one."""
 
-Declare = Callable[[Channel], Awaitable[str]]
+Declare = Callable[[Connection], Awaitable[str]]
 """Declares a queue, and answers its name."""
 
 Key = QueueName | None
@@ -158,9 +159,9 @@ class Line:
         connection.close_callbacks.discard(self._on_close)
         self._on_close = sets(broken)
         connection.close_callbacks.add(self._on_close)
+        name = await self._declare(connection)
         channel = self._channel = await connection.channel(publisher_confirms=False)
         channel.close_callbacks.add(sets(broken))
-        name = await self._declare(channel)
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(sets(broken))
         await channel.set_qos(prefetch_count=self._prefetch)

@@ -181,7 +181,7 @@ class Publisher:
     async def _declare(self, channel: Channel, target: Target) -> None:
         match target:
             case QueueName() if target not in self._declared:
-                await self._topology.declare_jobs(channel, target)
+                await self._topology.declare_jobs(await self._link.connection(), target)
             case int() if target not in self._declared:
                 await self._topology.declare_retry(channel, target)
             case _:

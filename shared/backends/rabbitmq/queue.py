@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
-from shared.backends.rabbitmq.connection import Channel
+from shared.backends.rabbitmq.connection import Connection
 from shared.backends.rabbitmq.consumer import Declare, Key, RabbitConsumer
 from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import DEAD, JOBS, Topology, routing_key
@@ -71,10 +71,11 @@ class RabbitQueue:
     async def close(self) -> None:
         await self._publisher.close()
 
-    async def _declare_jobs(self, queue: QueueName, channel: Channel) -> str:
-        await self._topology.declare_base(channel)
-        return await self._topology.declare_jobs(channel, queue)
+    async def _declare_jobs(self, queue: QueueName, connection: Connection) -> str:
+        await self._declare_dead(connection)
+        return await self._topology.declare_jobs(connection, queue)
 
-    async def _declare_dead(self, channel: Channel) -> str:
-        await self._topology.declare_base(channel)
+    async def _declare_dead(self, connection: Connection) -> str:
+        async with connection.channel(publisher_confirms=False) as channel:
+            await self._topology.declare_base(channel)
         return DEAD

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 
 import aio_pika
+import structlog
 from aio_pika.exceptions import ChannelPreconditionFailed
 
-from shared.backends.rabbitmq.connection import Arguments, Channel
-from shared.errors import BackendUnavailable
+from shared.backends.rabbitmq.connection import Arguments, Channel, Connection
+from shared.errors import sentence
 from shared.job import QueueName
+
+log = structlog.get_logger(__name__)
 
 JOBS, DEAD, UNDECODABLE = "ignite.jobs", "ignite.dead", "ignite.undecodable"
 
@@ -80,8 +83,27 @@ class Topology:
         await queue.bind(exchange)
         return name
 
-    async def declare_jobs(self, channel: Channel, queue: QueueName) -> str:
+    async def declare_jobs(self, connection: Connection, queue: QueueName) -> str:
+        """A queue that is there with another bound, from other settings, is used as it is: jobs wait in it, and workers
+        and APIs need not be restarted in one moment to change it. Each try has a channel of its own, since the broker
+        closes one over which something was declared in vain.
+        """
         name = routing_key(queue)
+        try:
+            async with connection.channel(publisher_confirms=False) as channel:
+                await self._declare_bound(channel, name)
+        except ChannelPreconditionFailed as error:
+            log.warning(
+                "rabbitmq.queue_differs",
+                queue=name,
+                error=sentence(error),
+                next="using it as it is; delete it once it is empty, and it is declared as these settings ask for",
+            )
+            async with connection.channel(publisher_confirms=False) as channel:
+                await (await channel.declare_queue(name, passive=True)).bind(JOBS, routing_key=name)
+        return name
+
+    async def _declare_bound(self, channel: Channel, name: str) -> None:
         arguments: Arguments = {
             **DEAD_LETTERING,
             "x-dead-letter-exchange": DEAD,
@@ -89,12 +111,5 @@ class Topology:
             "x-delivery-limit": REDELIVERY_LIMIT,
             "x-consumer-timeout": LONGEST_DELIVERY,
         }
-        try:
-            declared = await channel.declare_queue(name, durable=True, arguments=arguments)
-        except ChannelPreconditionFailed as error:
-            raise BackendUnavailable(
-                f"The queue '{name}' exists with other arguments than these settings ask for ({error}). "
-                "Delete it once it is empty, or set the queue limit back."
-            ) from error
+        declared = await channel.declare_queue(name, durable=True, arguments=arguments)
         await declared.bind(JOBS, routing_key=name)
-        return name
