@@ -12,7 +12,7 @@ from typing import Any
 from producer.auth import Principal
 from shared.errors import NeverAllowed, RateLimited
 from shared.job import Job, JobStatus, born_at
-from shared.limits import Limits, Usage, Verdict, allowance, seconds_until_fits
+from shared.limits import Limits, Usage, Verdict, allowance, seconds_until_fits, tokens_used
 from shared.ports import JobStore, Limiter
 from shared.racing import unheeded
 
@@ -20,7 +20,10 @@ LOOKED_AT = 100
 """Open jobs of a key that are looked at when one of its limits is reached."""
 
 LOOK_AGAIN = 1.0
-"""Seconds until they are looked at again where all of them were still open."""
+"""Seconds until the next ones are looked at where all of them were still open."""
+
+REMEMBERED = 600.0
+"""Seconds for which it is known how many of a key's open jobs were looked at."""
 
 UNBORN = 30.0
 """Seconds after which a job that the store does not know is none: its API died between counting and writing it."""
@@ -74,31 +77,38 @@ class Meter:
         return {} if self.usage is None else rate_limit_headers(self.usage, self.limits)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """At a key's open jobs, at `at`. `skip`: how many of them the next look may pass over."""
+
+    at: float
+    skip: int = 0
+    in_vain: bool = False
+
+
 class EndedJobs:
-    """Jobs that are over and still count as open: those whose end nobody here was told of."""
+    """Jobs that are over and still count as open: a process died before it had settled them, or had written them."""
 
     def __init__(self, limiter: Limiter, store: JobStore) -> None:
         self._limiter = limiter
         self._store = store
-        self._in_vain: dict[str, float] = {}
+        self._looked: dict[str, Look] = {}
 
     async def settle(self, key: str) -> bool:
         """Whether there were any."""
         now = time.monotonic()
-        if self._in_vain.get(key, -math.inf) > now - LOOK_AGAIN:
+        self._looked = {key: look for key, look in self._looked.items() if look.at > now - REMEMBERED}
+        look = self._looked.get(key, Look(-math.inf))
+        if look.in_vain and look.at > now - LOOK_AGAIN:
             return False
-        job_ids = await self._limiter.open_jobs(key, LOOKED_AT)
+        job_ids = await self._limiter.open_jobs(key, LOOKED_AT, skip=look.skip)
         jobs = await asyncio.gather(*(self._store.get(job_id) for job_id in job_ids))
         over = [job_id for job_id, job in zip(job_ids, jobs, strict=True) if is_over(job_id, job)]
         used = {job.id: tokens_used(job.status, job.usage) for job in jobs if job is not None}
         await asyncio.gather(*(self._limiter.settle(key, job_id, used=used.get(job_id, 0)) for job_id in over))
-        self._note(key, now, in_vain=not over)
+        more = len(job_ids) == LOOKED_AT
+        self._looked[key] = Look(now, look.skip + LOOKED_AT - len(over) if more else 0, in_vain=not over)
         return bool(over)
-
-    def _note(self, key: str, now: float, *, in_vain: bool) -> None:
-        self._in_vain = {key: at for key, at in self._in_vain.items() if at > now - LOOK_AGAIN}
-        if in_vain:
-            self._in_vain[key] = now
 
 
 class KeyLimits:
@@ -116,13 +126,6 @@ class KeyLimits:
 
 def is_over(job_id: str, job: Job | None) -> bool:
     return born_at(job_id) < time.time() - UNBORN if job is None else job.status.terminal
-
-
-def tokens_used(status: JobStatus, usage: Mapping[str, Any] | None) -> int | None:
-    """None: nobody knows. A job that did not complete and has no usage came to nothing."""
-    if usage is not None:
-        return int(usage.get("total_tokens") or 0)
-    return None if status is JobStatus.COMPLETED else 0
 
 
 def forget(step: Any) -> None:

@@ -87,6 +87,7 @@ def new_job(submission: Submission, settings: Settings) -> Job:
         metadata=request.metadata or {},
         idempotency_key=submission.idempotency_key,
         webhook_url=request.webhook_url,
+        limit_key=None if submission.meter is None else submission.meter.key,
         tokens=estimated_tokens(request, len(submission.body)),
         weight=settings.weights.get(submission.tenant, submission.principal.weight),
     )

@@ -137,7 +137,7 @@ class Job:
     `attempt` counts every claim; `tries` counts those that failed, or were lost before they had added anything.
     `tokens`: an estimate of what it will use, prompt and answer; `weight`: its tenant's share beside others'.
     `stored` is the client's `store: true`; `detached` jobs run on when the client leaves;
-    `webhook_url` is told of the end.
+    `webhook_url` is told of the end; `limit_key`: the id of the key whose limits count the job until then.
     """
 
     id: str
@@ -156,6 +156,7 @@ class Job:
     metadata: dict[str, str] = field(default_factory=dict[str, str])
     idempotency_key: IdempotencyKey | None = None
     webhook_url: str | None = None
+    limit_key: str | None = None
     status: JobStatus = JobStatus.QUEUED
     attempt: int = 0
     tries: int = 0

@@ -7,8 +7,11 @@ estimate, and corrected at its end. A job is open from its admission to its end,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from shared.job import JobStatus
 
 WINDOW = 60.0
 """Seconds."""
@@ -78,6 +81,13 @@ def allowance(used: float, limit: int) -> Allowance:
 
 def seconds_until_fits(used: float, limit: int | None, more: float) -> float:
     return max(0.0, used + more - limit) * WINDOW / limit if limit else 0.0
+
+
+def tokens_used(status: JobStatus, usage: Mapping[str, Any] | None) -> int | None:
+    """By a job that has ended so; None: nobody knows. One that did not complete and has no usage came to nothing."""
+    if usage is not None:
+        return int(usage.get("total_tokens") or 0)
+    return None if status is JobStatus.COMPLETED else 0
 
 
 @dataclass(slots=True)

@@ -575,7 +575,8 @@ class Limiter(Protocol):
 
     def settle(self, key: str, job_id: str, *, used: int | None) -> Awaitable[None]:
         """The job is over, with so many tokens; None: nobody knows, and the estimate stands. Under way when this
-        returns. Does nothing for a job that is not open.
+        returns. Does nothing for a job that is not open. The store settles a job with a `limit_key` when it ends or is
+        deleted; whoever hears of the end first may do so as well.
         """
         ...
 
@@ -583,8 +584,8 @@ class Limiter(Protocol):
         """The request was not accepted after all: as if it had never been counted. Under way when this returns."""
         ...
 
-    async def open_jobs(self, key: str, limit: int) -> Sequence[str]:
-        """The ids of the key's open jobs, the nearest deadlines first."""
+    async def open_jobs(self, key: str, limit: int, *, skip: int = 0) -> Sequence[str]:
+        """The ids of the key's open jobs, the nearest deadlines first, but for `skip` of them."""
         ...
 
 

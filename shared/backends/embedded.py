@@ -53,7 +53,7 @@ class EmbeddedBackend:
         self.outbox = EmbeddedOutbox(self._database)
         self.limiter = EmbeddedLimiter()
         self.registry = EmbeddedRegistry(self._database, model_retention)
-        self.store = EmbeddedStore(self._database, self._hub, self.registry, self._purge, fair=fair)
+        self.store = EmbeddedStore(self._database, self._hub, self.registry, self._purge, self.limiter, fair=fair)
 
     async def open(self) -> None:
         """Raises BackendUnavailable."""

@@ -38,6 +38,7 @@ class Row(NamedTuple):
     retention: float
     deadline_at: float
     webhook_url: str | None
+    limit_key: str | None
     id: str
     size: int
     chunks: int
@@ -57,6 +58,7 @@ class Ended(NamedTuple):
     size: int
     ending: Ending
     purge_at: float
+    limit_key: str | None
 
 
 class Asked(NamedTuple):
@@ -67,7 +69,7 @@ class Asked(NamedTuple):
 
 ROW = """
 SELECT key, status, attempt, tries, lost, base, owner, leased_until, cancelling, detached, mode, retention,
-       deadline_at, webhook_url, id, coalesce(log.until, 0), coalesce(log.chunks, 0)
+       deadline_at, webhook_url, limit_key, id, coalesce(log.until, 0), coalesce(log.chunks, 0)
 FROM jobs LEFT JOIN log ON log.job = key AND log.until = (SELECT max(until) FROM log WHERE job = key)
 WHERE id = ? AND purge_at > ?
 """
@@ -83,8 +85,8 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None) -> No
     purge_at = job.deadline_at + job.retention + ABANDONED_AFTER
     created = db.execute(
         "INSERT OR IGNORE INTO jobs (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached,"
-        " stored, seed, metadata, idempotency_key, webhook_url, tokens, weight, status, purge_at, sent)"
-        f" VALUES ({', '.join('?' * 19)})",
+        " stored, seed, metadata, idempotency_key, webhook_url, limit_key, tokens, weight, status, purge_at, sent)"
+        f" VALUES ({', '.join('?' * 20)})",
         (
             *(
                 job.id,
@@ -97,7 +99,7 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None) -> No
                 job.retention,
             ),
             *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode()),
-            *(job.idempotency_key and orjson.dumps(job.idempotency_key).decode(), job.webhook_url),
+            *(job.idempotency_key and orjson.dumps(job.idempotency_key).decode(), job.webhook_url, job.limit_key),
             *(job.tokens, job.weight),
             *(job.status, purge_at, sent),
         ),
@@ -269,7 +271,7 @@ def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> En
     if not row.detached and status is not JobStatus.FAILED:
         db.execute("DELETE FROM bodies WHERE job = ?", (row.key,))
     told = Ending(status, b"", ending.result if row.mode == "unary" else None, ending.usage, ending.error)
-    return Ended(extended, row.size + (len(extended.data) if extended else 0), told, expires_at)
+    return Ended(extended, row.size + (len(extended.data) if extended else 0), told, expires_at, row.limit_key)
 
 
 # ── removal ──

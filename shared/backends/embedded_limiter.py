@@ -34,10 +34,10 @@ class EmbeddedLimiter:
             count.give_back(limits, job_id, time.time())
         return done()
 
-    async def open_jobs(self, key: str, limit: int) -> Sequence[str]:
+    async def open_jobs(self, key: str, limit: int, *, skip: int = 0) -> Sequence[str]:
         _, count = self._counts.get(key, (None, Count()))
         oldest = sorted(count.jobs, key=lambda job_id: count.jobs[job_id].until)
-        return oldest[:limit]
+        return oldest[skip : skip + limit]
 
     def _sweep(self) -> None:
         now = time.time()

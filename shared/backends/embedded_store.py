@@ -9,6 +9,7 @@ from dataclasses import replace
 from shared.backends import embedded_jobs as jobs
 from shared.backends import embedded_keyed as keyed
 from shared.backends import embedded_views as views
+from shared.backends.embedded_limiter import EmbeddedLimiter
 from shared.backends.embedded_lines import EmbeddedLines, load_open
 from shared.backends.embedded_log import tell_ended
 from shared.backends.embedded_purge import Purge
@@ -17,6 +18,7 @@ from shared.backends.follower import FollowerHub
 from shared.backends.sqlite import Database
 from shared.errors import AttemptsExhausted
 from shared.job import Job, JobStatus, QueueName, born_at
+from shared.limits import tokens_used
 from shared.ports import Backlog, Claim, Ending, JobFilter, NotClaimed, QueueState
 
 
@@ -26,12 +28,20 @@ class EmbeddedStore:
     """
 
     def __init__(
-        self, database: Database, hub: FollowerHub, registry: EmbeddedRegistry, purge: Purge, *, fair: bool
+        self,
+        database: Database,
+        hub: FollowerHub,
+        registry: EmbeddedRegistry,
+        purge: Purge,
+        limiter: EmbeddedLimiter,
+        *,
+        fair: bool,
     ) -> None:
         self._database = database
         self._hub = hub
         self._registry = registry
         self._purge = purge
+        self._limiter = limiter
         self._lines = EmbeddedLines()
         self._fair = fair
 
@@ -158,9 +168,11 @@ class EmbeddedStore:
         return await self._database.run(lambda db: jobs.describe(db, job_id, metadata, time.time()), durable=True)
 
     async def delete(self, job: Job) -> None:
-        await self._database.run(
-            lambda db: jobs.delete(db, job.id), after=lambda _: self._lines.leave(job.id), durable=True
-        )
+        def deleted(_: None) -> None:
+            self._lines.leave(job.id)
+            self._settle(job.limit_key, job.id, None)
+
+        await self._database.run(lambda db: jobs.delete(db, job.id), after=deleted, durable=True)
 
     async def knew(self, tenant: str, job_id: str) -> bool:
         return await self._database.run(lambda db: views.knew(db, tenant, job_id))
@@ -169,10 +181,15 @@ class EmbeddedStore:
         rank = self._lines.of(job.queue).ahead(job.id) if self._fair else None
         return await self._database.run(lambda db: views.position(db, job)) if rank is None else rank
 
+    def _settle(self, key: str | None, job_id: str, used: int | None) -> None:
+        if key is not None:
+            self._limiter.settle(key, job_id, used=used)
+
     def _tell(self, job_id: str, outcome: jobs.Ended | jobs.Asked | None) -> bool:
         """Whether the job has ended by this."""
         match outcome:
             case jobs.Ended():
+                self._settle(outcome.limit_key, job_id, tokens_used(outcome.ending.status, outcome.ending.usage))
                 self._lines.leave(job_id, (outcome.ending.usage or {}).get("total_tokens"))
                 tell_ended(self._hub, job_id, outcome)
                 self._purge.expect(outcome.purge_at)

@@ -46,7 +46,7 @@ def read_log(db: Connection, key: int, offset: int, limit: int) -> bytes:
 
 RECORD = """
 SELECT id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata,
-       idempotency_key, webhook_url, tokens, weight,
+       idempotency_key, webhook_url, limit_key, tokens, weight,
        status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at,
        coalesce((SELECT chunks FROM log WHERE job = key ORDER BY until DESC LIMIT 1), 0), ending, result
 FROM jobs
@@ -55,7 +55,7 @@ FROM jobs
 
 def record(row: Sequence[Any]) -> Job:
     (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata) = row[:12]
-    idempotency_key, webhook_url, tokens, weight, row = *row[12:16], row[16:]
+    idempotency_key, webhook_url, limit_key, tokens, weight, row = *row[12:17], row[17:]
     (status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at, chunks) = row[:9]
     ending = decode_ending(row[9], row[10]) if row[9] is not None else None
     return Job(
@@ -73,6 +73,7 @@ def record(row: Sequence[Any]) -> Job:
         metadata=orjson.loads(metadata),
         idempotency_key=IdempotencyKey(**orjson.loads(idempotency_key)) if idempotency_key else None,
         webhook_url=webhook_url,
+        limit_key=limit_key,
         tokens=tokens,
         weight=weight,
         status=JobStatus(status),

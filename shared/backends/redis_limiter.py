@@ -29,6 +29,6 @@ class RedisLimiter:
     def give_back(self, key: str, job_id: str) -> asyncio.Future[Any]:
         return self._redis.step("limit_settle", keys.of_limits(key), job_id, 0, 1)
 
-    async def open_jobs(self, key: str, limit: int) -> Sequence[str]:
+    async def open_jobs(self, key: str, limit: int, *, skip: int = 0) -> Sequence[str]:
         _, open_jobs, _ = keys.of_limits(key)
-        return [raw.decode() for raw in await self._redis.command("ZRANGE", open_jobs, 0, limit - 1)]
+        return [raw.decode() for raw in await self._redis.command("ZRANGE", open_jobs, skip, skip + limit - 1)]

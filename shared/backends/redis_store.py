@@ -14,6 +14,7 @@ from shared.backends import redis_keys as keys
 from shared.backends.ending import encode_ending
 from shared.backends.redis import Pipeline
 from shared.backends.redis_keyed import KeyedJobs
+from shared.backends.redis_limiter import RedisLimiter
 from shared.backends.redis_line import RedisLine
 from shared.backends.redis_lists import UNWELL, among_indexes, list_jobs, source_of
 from shared.backends.redis_orphans import remember_sent, take_up_orphan
@@ -23,6 +24,7 @@ from shared.backends.spec import encode_spec
 from shared.errors import AttemptsExhausted, BackendUnavailable, IdempotencyKeyReused
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, QueueName, new_job_id, sources
+from shared.limits import tokens_used
 from shared.ports import AttemptFenced, Backlog, Claim, Ending, JobFilter, LogShorter, NotClaimed, QueueState
 from shared.racing import unheeded
 
@@ -80,6 +82,7 @@ class RedisStore:
         self._keyed = KeyedJobs(pipeline)
         self._replica = replica
         self._line = RedisLine(pipeline)
+        self._limiter = RedisLimiter(pipeline)
         self._noted: dict[str, float] = {}
         self._fair = fair
 
@@ -108,6 +111,7 @@ class RedisStore:
                 *("create", keys.of_job(job.id)),
                 *(encode_spec(job), job.mode, job.retention, job.deadline_at, ttl, follower, body, str(job.queue)),
                 *(job.created_at, int(job.detached), int(restored), int(job.webhook_url is not None)),
+                job.limit_key or "",
             ),
             self._line.add(job, job.created_at, ttl),
             self._remember(indexes_of(job), job, ttl),
@@ -129,12 +133,18 @@ class RedisStore:
         self._noted[queue] = now
         return (self._redis.step("index", [keys.QUEUES], queue, 0, milliseconds(MEMORY_OF_IDS) + ttl, ""),)
 
-    def _ended(self, job_id: str, queue: bytes, webhook: bytes, ending: Ending) -> None:
+    def _ended(self, job_id: str, queue: bytes, webhook: bytes, key: bytes, ending: Ending) -> None:
+        if key:
+            self._settle(key.decode(), job_id, tokens_used(ending.status, ending.usage))
         if queue:
             self._line.leave(queue.decode(), job_id, (ending.usage or {}).get("total_tokens"))
             self._bury(job_id, ending)
         if webhook:
             note_ending(self._redis, job_id).add_done_callback(unheeded)
+
+    def _settle(self, key: str, job_id: str, used: int | None) -> None:
+        """Should it get lost, it is found when the key's limit is reached."""
+        self._limiter.settle(key, job_id, used=used).add_done_callback(unheeded)
 
     def _bury(self, job_id: str, ending: Ending) -> None:
         """List a dead job for whoever looks after all tenants'."""
@@ -155,6 +165,8 @@ class RedisStore:
 
     async def delete(self, job: Job) -> None:
         await self.discard(job, may_come=True)
+        if job.limit_key is not None:
+            self._settle(job.limit_key, job.id, None)
 
     async def restore(self, job: Job, *, body: bytes | None) -> bool:
         """A store that has lost a job's record has lost the list that knew it, too. The id of a discarded or
@@ -202,16 +214,17 @@ class RedisStore:
             *(ending.status, encode_ending(ending), ending.result or b"", endable(ending.status)),
         )
         raise_if_refused(answer)
-        self._ended(job_id, answer[1], answer[2], ending)
+        _, queue, webhook, key = answer
+        self._ended(job_id, queue, webhook, key, ending)
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         await self._list_unwell(job_id, ending.status)
-        queue, webhook = await self._redis.step(
+        queue, webhook, key = await self._redis.step(
             *("end_unclaimed", keys.of_job(job_id)),
             *(job_id, owner or "", ending.frames, count_frames(ending.frames)),
             *(ending.status, encode_ending(ending), endable(ending.status)),
         )
-        self._ended(job_id, queue, webhook, ending)
+        self._ended(job_id, queue, webhook, key, ending)
         return bool(queue)
 
     async def cancel(self, job_id: str, ending: Ending) -> None:

@@ -12,7 +12,7 @@ from grpc import StatusCode
 
 from producer.auth import Principal
 from producer.keys import KeyBook
-from producer.limits import UNBORN, KeyLimits, duration
+from producer.limits import LOOKED_AT, UNBORN, KeyLimits, duration
 from shared.backends.distributed import open_distributed
 from shared.backends.embedded import open_embedded
 from shared.errors import RateLimited
@@ -130,6 +130,45 @@ async def test_a_background_job_that_is_over_is_open_no_more(limited_api: Api) -
             return (await limited_api.get(f"/v1/jobs/{job}", **alice)).json["status"] == "completed"
 
         await wait_until(over, "the job's end")
+
+
+async def test_room_is_found_at_once_among_many_long_jobs(limited_api: Api) -> None:
+    """More than are looked at when the limit is reached, and the one that has ended would be looked at last."""
+    alice = await key(limited_api, "many", concurrency=LOOKED_AT + 20)
+    limited_api.engine.gate.clear()
+    try:
+        for _ in range(LOOKED_AT + 19):
+            await limited_api.submit(ask(deadline_seconds=600.0), **alice)
+        job = await limited_api.submit(ask(deadline_seconds=3600.0), **alice)
+        refused(await limited_api.post(ask(**BACKGROUND), **alice))
+        cancelled = await limited_api.call("POST", f"/v1/jobs/{job}/cancel", headers=alice)
+        assert cancelled.json["status"] == "cancelled"
+        assert await accepted(limited_api, alice)
+    finally:
+        limited_api.engine.gate.set()
+
+
+async def test_what_dead_processes_left_is_found_however_much_is_open() -> None:
+    limits = Limits(concurrency=3 * LOOKED_AT)
+    async with open_embedded(None) as backend:
+        for number in range(3 * LOOKED_AT):
+            left = number == 3 * LOOKED_AT - 1
+            job = Job(new_job_id(time.time() - (UNBORN + 1)), "alice", MODEL, Tier.DEFAULT, "unary", 0, 0, 60)
+            job.deadline_at = time.time() + 600 + number
+            if not left:
+                await backend.store.create(job, body=b"{}")
+            await backend.limiter.take("key_1", limits, job.id, tokens=0, until=job.deadline_at)
+        meter = KeyLimits(backend.limiter, backend.store).meter(Principal("alice", "key_1", limits))
+        assert meter is not None
+
+        async def taken() -> bool:
+            try:
+                await meter.take(a_job())
+            except RateLimited:
+                return False
+            return True
+
+        await wait_until(taken, "the last of them to be looked at", within=20)
 
 
 async def test_who_asks_again_for_the_same_is_counted_once(limited_api: Api) -> None:

@@ -55,8 +55,8 @@ end
 local function close(keys, id, followers, status, header, result, size)
   local job, log, body = keys[1], keys[2], keys[3]
   local at = now()
-  local mode, retention, detached, queue, webhook =
-    unpack(redis.call('HMGET', job, 'mode', 'retention', 'detached', 'queue', 'webhook'))
+  local mode, retention, detached, queue, webhook, key =
+    unpack(redis.call('HMGET', job, 'mode', 'retention', 'detached', 'queue', 'webhook', 'key'))
   local ttl = math.max(1, math.floor(tonumber(retention) * 1000))
   local fields = {'status', status, 'ending', header, 'finished', at, 'expires', at + ttl / 1000}
   if result ~= '' then
@@ -71,7 +71,7 @@ local function close(keys, id, followers, status, header, result, size)
   if mode == 'unary' and #result <= 65536 then live = result end
   tell(followers, id, 'e', size, header .. '\n' .. live)
   publish()
-  return queue, webhook or ''
+  return queue, webhook or '', key or ''
 end
 
 local function exact(number)
