@@ -43,6 +43,13 @@ def asked_range(header: str | None, size: int) -> Span | None:
     return span
 
 
+def range_counts(if_range: str | None, etag: str) -> bool:
+    """Whether what a client has is a part of what there is now, by the tag in its `If-Range` (RFC 9110, 13.1.5). A weak
+    tag says nothing of bytes, and a date says nothing here, for we tell none.
+    """
+    return if_range is None or if_range.strip() == etag
+
+
 class ContentAnswer(Response):
     """Sends `span` of a file of `size` bytes as it is read. A hang-up ends the reading at once."""
 

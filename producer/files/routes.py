@@ -11,7 +11,7 @@ from starlette.responses import Response
 from producer import shapes, wire
 from producer.dependencies import doors_of, json_response, tenant_of
 from producer.errors import error_response
-from producer.files.content import ContentAnswer, asked_range
+from producer.files.content import ContentAnswer, asked_range, range_counts
 from producer.files.entry import FileEntry, file_object, new_file_id
 from producer.files.upload import Upload, expiry_of, purpose_of
 from producer.openapi import FILE_CONTENT, FILE_UPLOAD, answers, is_json
@@ -81,17 +81,21 @@ async def get_file(request: Request, file_id: FileId) -> Response:
 
 @router.get("/{file_id}/content", summary="A file's bytes", responses=answers(FILE_CONTENT, 404, 416))
 async def get_content(request: Request, file_id: FileId) -> Response:
-    """Whole, or the one range that `Range` asks for. A file that a batch still writes can be read as far as it goes:
-    then `X-Incomplete: true` and, in `X-Last-Line`, how many lines there are.
+    """Whole, or the one range that `Range` asks for; with `If-Range`, only if that names the file as it is now. A
+    file that a batch still writes can be read as far as it goes: then `X-Incomplete: true` and, in `X-Last-Line`, how
+    many lines there are.
     """
     files, tenant = doors_of(request).files, tenant_of(request)
     entry = await files.get(tenant, file_id)
     content = await files.content(tenant, entry)
-    headers = {"content-type": "application/octet-stream", "etag": f'"{file_id}-{content.size}"'}
+    etag, range_ = f'"{file_id}-{content.size}"', request.headers.get("range")
+    headers = {"content-type": "application/octet-stream", "etag": etag}
     if content.lines is not None:
         headers |= {"x-incomplete": "true", "x-last-line": str(content.lines), "cache-control": "no-store"}
+    if not range_counts(request.headers.get("if-range"), etag):
+        range_ = None
     try:
-        span = asked_range(request.headers.get("range"), content.size)
+        span = asked_range(range_, content.size)
     except RangeNotSatisfiable as error:
         refusal = error_response(error)
         refusal.headers["content-range"] = f"bytes */{content.size}"

@@ -101,6 +101,33 @@ async def test_a_range_is_answered_as_http_says(
     assert answer.headers.get("content-range") == (f"bytes {start}-{end - 1}/{len(DATA)}" if status == 206 else None)
 
 
+@pytest.mark.parametrize(
+    ("if_range", "status"),
+    [
+        ("{etag}", 206),
+        (" {etag} ", 206),
+        ("W/{etag}", 200),
+        ('"another"', 200),
+        ("Wed, 21 Oct 2065 07:28:00 GMT", 200),
+        ("", 200),
+    ],
+)
+async def test_a_range_of_another_file_than_the_client_has_is_none(
+    api: Api, client: AsyncOpenAI, if_range: str, status: int
+) -> None:
+    file = await client.files.create(file=("in.jsonl", DATA), purpose="batch")
+    path = f"/v1/files/{file.id}/content"
+    tag = (await api.get(path)).headers["etag"]
+    headers = {"If-Range": if_range.format(etag=tag)}
+    answer = await api.get(path, Range="bytes=100-", **headers)
+    assert (answer.status, answer.body) == (status, DATA[100:] if status == 206 else DATA)
+    assert answer.headers["etag"] == tag
+    assert ("content-range" in answer.headers) == (status == 206)
+    beyond = await api.get(path, Range="bytes=99999-", **headers)
+    assert (beyond.status, beyond.body == DATA) == ((416, False) if status == 206 else (200, True))
+    assert (await api.get(path, **headers)).status == 200
+
+
 @pytest.mark.parametrize("header", ["bytes=19000-", "bytes=-0"])
 async def test_a_range_with_nothing_in_it_is_refused(api: Api, client: AsyncOpenAI, header: str) -> None:
     file = await client.files.create(file=("in.jsonl", DATA), purpose="batch")
