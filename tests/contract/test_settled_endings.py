@@ -128,8 +128,8 @@ async def settled(backend: Backend) -> None:
 
 @pytest.mark.parametrize("kind", ["distributed", "redis-cluster"])
 async def test_an_ending_that_is_repeated_settles_what_the_first_could_not(backend: Backend) -> None:
-    """A worker that dies, or hears no answer, between the ending and its settling ends the job once more. Embedded, both
-    are one step.
+    """A worker that dies, or hears no answer, between the ending and its settling ends the job once more. Embedded,
+    both are one step.
     """
     job, attempt = await begun(backend)
     await backend.store.finish(job.id, attempt, 0, COMPLETED)

@@ -1,0 +1,54 @@
+"""The ports: what a backend promises. One contract suite (tests/contract) holds every backend to these docstrings.
+
+All calls raise `BackendUnavailable` when the broker or the store does not answer in time; then nothing is known about
+whether the step took place, and every step here may safely be repeated.
+"""
+
+from __future__ import annotations
+
+from shared.ports.backend import Backend
+from shared.ports.documents import FLEET, Document, DocumentChanged, Documents
+from shared.ports.limiter import Limiter
+from shared.ports.log import Ending, Follower, FollowerClosed, JobLog, Sink, Update
+from shared.ports.outbox import Notice, Outbox
+from shared.ports.queue import Choose, Consumer, Delivery, Fate, JobQueue, Message, Undecodable
+from shared.ports.refusals import AttemptFenced, LogShorter
+from shared.ports.registry import Membership, ModelInfo, Registry, WorkerInfo, idle
+from shared.ports.store import Backlog, Claim, JobFilter, JobStore, NotClaimed, QueueState
+
+__all__ = [
+    "FLEET",
+    "AttemptFenced",
+    "Backend",
+    "Backlog",
+    "Choose",
+    "Claim",
+    "Consumer",
+    "Delivery",
+    "Document",
+    "DocumentChanged",
+    "Documents",
+    "Ending",
+    "Fate",
+    "Follower",
+    "FollowerClosed",
+    "JobFilter",
+    "JobLog",
+    "JobQueue",
+    "JobStore",
+    "Limiter",
+    "LogShorter",
+    "Membership",
+    "Message",
+    "ModelInfo",
+    "NotClaimed",
+    "Notice",
+    "Outbox",
+    "QueueState",
+    "Registry",
+    "Sink",
+    "Undecodable",
+    "Update",
+    "WorkerInfo",
+    "idle",
+]
