@@ -7,9 +7,9 @@ ENV UV_PROJECT_ENVIRONMENT=/opt/ignite UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=co
 WORKDIR /src
 # What is locked changes more seldom than the code, so it has a layer of its own.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --frozen --no-dev --no-install-project
+RUN uv sync --frozen --no-dev --extra s3 --no-install-project
 COPY . .
-RUN uv sync --frozen --no-dev --no-editable
+RUN uv sync --frozen --no-dev --extra s3 --no-editable
 
 # Ignite has an environment of its own: its packages and vLLM's do not have to agree.
 FROM vllm/vllm-openai:${VLLM_VERSION} AS worker-gpu
@@ -17,14 +17,20 @@ RUN python3 -m pip install --no-cache-dir uv
 ENV UV_PROJECT_ENVIRONMENT=/opt/ignite UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy
 COPY . /src
 RUN cd /src && python3 -m uv sync --frozen --no-dev --no-editable && ln -s /opt/ignite/bin/ignite /usr/local/bin/ignite
+RUN groupadd --gid 10001 ignite && useradd --create-home --uid 10001 --gid 10001 ignite
+# A volume that is mounted here takes over whose it is.
+RUN install -d -o ignite -g ignite /home/ignite/.cache /home/ignite/.cache/huggingface
+USER 10001:10001
+WORKDIR /home/ignite
 ENTRYPOINT ["ignite"]
 
 FROM python:3.11-slim AS ignite
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
-RUN useradd --create-home --uid 10001 ignite
+RUN groupadd --gid 10001 ignite && useradd --create-home --uid 10001 --gid 10001 ignite
 COPY --from=build /opt/ignite /opt/ignite
 ENV PATH=/opt/ignite/bin:$PATH PYTHONUNBUFFERED=1
-USER ignite
+# By number: Kubernetes cannot tell of a name that it is not root's.
+USER 10001:10001
 WORKDIR /home/ignite
 EXPOSE 8000 50051
 ENTRYPOINT ["ignite"]

@@ -1,42 +1,129 @@
-"""The manifests in deploy/ speak of settings, metrics and times that are there."""
+"""The manifests in deploy/ are valid, and speak of settings, metrics, users and times that are there."""
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes_validate import ValidationError, latest_version, validate
 from prometheus_client import REGISTRY
-from ruamel.yaml import YAML
 
 import producer.metrics  # noqa: F401  (what it registers is looked for here)
-from shared.settings import PREFIX, Settings
+from ignite.cli import cli
+from ignite.running import CLOSING
+from shared.settings import PREFIX, Settings, load_settings
+from tests.support.manifests import FILES, container_of, documents, of_kind, pod_of
 from worker.consumer import HAND_BACK_SECONDS
 
-FILES = sorted(Path("deploy/kubernetes").glob("*.yaml"))
+OLDEST = "1.25"
+"""Of the Kubernetes versions that the manifests are for."""
+
+OTHERS = {"keda.sh/v1alpha1"}
+"""What Kubernetes itself has no schema of."""
+
+DOCKERFILE = Path("Dockerfile").read_text()
+
+Document = dict[str, Any]
+deployments = pytest.mark.parametrize("deployment", of_kind("Deployment"), ids=lambda each: each["metadata"]["name"])
 
 
-def documents() -> list[dict[str, Any]]:
-    return [document for file in FILES for document in YAML(typ="safe").load_all(file.read_text())]
+@pytest.mark.parametrize("version", [OLDEST, latest_version()])
+def test_kubernetes_takes_them(version: str) -> None:
+    ours = [document for document in documents() if document["apiVersion"] not in OTHERS]
+    assert {document["kind"] for document in ours} > {"Deployment", "Service", "PodDisruptionBudget"}
+    for document in ours:
+        assert version.startswith(validate(document, version, strict=True))
 
 
-def of_kind(kind: str) -> list[dict[str, Any]]:
-    found = [document for document in documents() if document["kind"] == kind]
-    assert found, kind
-    return found
+def misspell(pod: Document) -> None:
+    pod["terminationGracePeriod"] = pod.pop("terminationGracePeriodSeconds")
+
+
+def misplace(pod: Document) -> None:
+    pod["containers"][0]["runAsUser"] = 10001
+
+
+def mistype(pod: Document) -> None:
+    pod["containers"][0]["env"] = [{"name": "IGNITE_PORT", "value": 8000}]
+
+
+@pytest.mark.parametrize("mistake", [misspell, misplace, mistype])
+def test_a_mistake_would_be_found(mistake: Callable[[Document], None]) -> None:
+    deployment = of_kind("Deployment")[0]
+    mistake(pod_of(deployment))
+    with pytest.raises(ValidationError):
+        validate(deployment, latest_version(), strict=True)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_variable_is_a_setting(file: Path) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    assert set(re.findall(rf"{PREFIX}[A-Z_]+", file.read_text())) <= known
+    described = re.sub("#.*", "", file.read_text())
+    assert set(re.findall(rf"{PREFIX}[A-Z_]+", described)) <= known
 
 
-def test_a_pod_has_longer_than_its_process_takes_to_drain() -> None:
+@deployments
+def test_a_process_takes_its_arguments_and_its_environment(
+    deployment: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = container_of(deployment)
+    for name, value in environment_of(container).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().distributed
+    name, *options = container["args"]
+    with cli.commands[name].make_context(name, options):
+        pass
+
+
+@deployments
+def test_a_pod_is_told_nothing_after_the_services(deployment: Document) -> None:
+    """Kubernetes would set IGNITE_API_PORT and others after the Service ignite-api: no settings, and so no start."""
+    assert pod_of(deployment)["enableServiceLinks"] is False
+
+
+@deployments
+def test_a_pod_has_longer_than_its_process_takes_to_drain(deployment: Document) -> None:
     (config,) = of_kind("ConfigMap")
+    before = seconds_of_pre_stop(container_of(deployment))
     drain = float(config["data"]["IGNITE_DRAIN"])
+    assert pod_of(deployment)["terminationGracePeriodSeconds"] > before + drain + HAND_BACK_SECONDS + CLOSING
+
+
+@deployments
+def test_a_pod_is_not_root_and_the_image_has_its_user(deployment: Document) -> None:
+    security = pod_of(deployment)["securityContext"]
+    user, group = security["runAsUser"], security["runAsGroup"]
+    assert security["runAsNonRoot"] and user and group
+    assert users_of_stages()[container_of(deployment)["image"]] == f"{user}:{group}"
+    own = container_of(deployment)["securityContext"]
+    assert own["allowPrivilegeEscalation"] is False
+    assert own["capabilities"] == {"drop": ["ALL"]}
+
+
+@deployments
+def test_a_pods_needs_are_told(deployment: Document) -> None:
+    resources = container_of(deployment)["resources"]
+    assert set(resources["requests"]) >= {"cpu", "memory"}
+    assert "memory" in resources["limits"]
+
+
+@deployments
+def test_a_deployment_is_disrupted_little_by_little(deployment: Document) -> None:
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    guards = [each for each in of_kind("PodDisruptionBudget") if each["spec"]["selector"]["matchLabels"] == labels]
+    assert len(guards) == 1
+
+
+def test_who_is_scaled_has_no_number_of_its_own() -> None:
+    """Applied again, it would take a fleet that has grown back to that number."""
+    scaled = {
+        scaler["spec"]["scaleTargetRef"]["name"]
+        for scaler in (*of_kind("HorizontalPodAutoscaler"), *of_kind("ScaledObject"))
+    }
     for deployment in of_kind("Deployment"):
-        pod = deployment["spec"]["template"]["spec"]
-        assert pod["terminationGracePeriodSeconds"] > drain + HAND_BACK_SECONDS
+        assert deployment["metadata"]["name"] in scaled
+        assert "replicas" not in deployment["spec"]
 
 
 def test_workers_are_scaled_by_metrics_that_there_are() -> None:
@@ -50,10 +137,50 @@ def test_workers_are_scaled_by_metrics_that_there_are() -> None:
 def test_what_is_referred_to_is_there() -> None:
     names = {(document["kind"], document["metadata"]["name"]) for document in documents()}
     for deployment in of_kind("Deployment"):
-        (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        for source in container["envFrom"]:
+        for source in container_of(deployment)["envFrom"]:
             for reference, target in source.items():
                 kind = {"configMapRef": "ConfigMap", "secretRef": "Secret"}[reference]
                 assert (kind, target["name"]) in names
+        mounted = {mount["name"] for mount in container_of(deployment).get("volumeMounts", ())}
+        assert mounted == {volume["name"] for volume in pod_of(deployment).get("volumes", ())}
     for scaler in (*of_kind("HorizontalPodAutoscaler"), *of_kind("ScaledObject")):
         assert ("Deployment", scaler["spec"]["scaleTargetRef"]["name"]) in names
+
+
+def test_selectors_and_ports_lead_to_pods() -> None:
+    pods = [deployment["spec"]["template"] for deployment in of_kind("Deployment")]
+    for service in of_kind("Service"):
+        (pod,) = [pod for pod in pods if pod["metadata"]["labels"] == service["spec"]["selector"]]
+        open_ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= open_ports
+    for deployment in of_kind("Deployment"):
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert deployment["spec"]["selector"]["matchLabels"] == labels
+
+
+# ── what the manifests and the Dockerfile say ──
+
+
+def environment_of(container: Document) -> Mapping[str, str]:
+    (config,), (secret,) = of_kind("ConfigMap"), of_kind("Secret")
+    own = {variable["name"]: variable["value"] for variable in container.get("env", ())}
+    return config["data"] | secret["stringData"] | own
+
+
+def seconds_of_pre_stop(container: Document) -> float:
+    match container.get("lifecycle"):
+        case None:
+            return 0.0
+        case {"preStop": {"exec": {"command": ["sleep", seconds]}}}:
+            return float(seconds)
+        case other:
+            raise AssertionError(f"how long does {other} take?")
+
+
+def users_of_stages() -> Mapping[str, str]:
+    """The last USER of each target, by the image that the manifests call it."""
+    _, *parts = re.split(r"^FROM .* AS (\S+)$", DOCKERFILE, flags=re.MULTILINE)
+    stages = dict(zip(parts[::2], parts[1::2], strict=True))
+    users = {name: re.findall(r"^USER (\S+)$", text, re.MULTILINE) for name, text in stages.items()}
+    images = {"ignite:latest": "ignite", "ignite-worker-gpu:latest": "worker-gpu"}
+    return {image: users[target][-1] for image, target in images.items()}

@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+from prometheus_client import REGISTRY
+
+import producer.metrics  # noqa: F401  (what it registers is looked for here)
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +23,17 @@ def test_the_page_documents_no_setting_that_is_gone() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(Settings.model_fields)
 
 
+def test_every_metric_is_documented_and_no_other() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    ours = {
+        f"{metric.name}_total" if metric.type == "counter" else metric.name
+        for metric in REGISTRY.collect()
+        if metric.name.startswith("ignite_")
+    }
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == ours
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
