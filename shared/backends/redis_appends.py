@@ -41,7 +41,7 @@ class Appends:
     def add(self, job_id: str, attempt: int, offset: int, frames: bytes, *, patient: bool) -> asyncio.Future[None]:
         server = self._redis.at(keys.job(job_id))
         step = self._open.get(server)
-        if step is None or step.sent or len(step) >= MOST:
+        if step is None or not step.open or len(step) >= MOST:
             step = self._open[server] = AppendStep(self._redis)
             server.later(step.command, step.settle, patient=patient).add_done_callback(step.failed)
         elif not patient:
@@ -50,10 +50,10 @@ class Appends:
 
 
 class AppendStep:
-    """Takes appends until it is sent."""
+    """Takes appends while it is `open`: until it is sent, or given up before that for the server's silence."""
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self.sent = False
+        self.open = True
         self._redis = pipeline
         self._appends: list[Append] = []
 
@@ -67,7 +67,7 @@ class AppendStep:
 
     def command(self) -> Command:
         """A cluster takes no keys of two slots; the step knows how they are named."""
-        self.sent = True
+        self.open = False
         declared = self._appends[:1] if self._redis.spread else self._appends
         names = [name for append in declared for name in keys.of_job(append.job_id)[:2]]
         arguments = chain.from_iterable(append.arguments for append in self._appends)
@@ -84,6 +84,7 @@ class AppendStep:
 
     def failed(self, step: asyncio.Future[Any]) -> None:
         """A done callback: where the step had no answer, none of its appends has."""
+        self.open = False
         if step.cancelled() or step.exception() is not None:
             for append in self._appends:
                 pass_on(append.future, step)
