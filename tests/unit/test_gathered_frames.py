@@ -1,10 +1,14 @@
 """Frames of one channel leave together, in order, and none is lost where the connection has enough to write."""
 
 import asyncio
+import gc
+import weakref
+from typing import Any
 
 from aiormq.abc import ChannelFrame
 
 from shared.backends.rabbitmq.gathered import GatheredFrames
+from tests.support.wait_until import wait_until
 
 Frames = asyncio.Queue[ChannelFrame]
 
@@ -14,8 +18,9 @@ def frame(payload: bytes, *, waited_for: bool = False) -> ChannelFrame:
     return ChannelFrame(payload=payload, should_close=False, drain_future=future)
 
 
-def gathering(queue: Frames, seconds: float) -> GatheredFrames:
-    return GatheredFrames(queue, seconds, asyncio.get_running_loop().create_future)
+def gathering(queue: Frames, seconds: float, over: asyncio.Future[Any] | None = None) -> GatheredFrames:
+    loop = asyncio.get_running_loop()
+    return GatheredFrames(queue, seconds, loop.create_future if over is None else lambda: over)
 
 
 async def next_payload(queue: Frames) -> bytes:
@@ -60,6 +65,29 @@ async def test_a_connection_with_enough_to_write_is_offered_it_again() -> None:
     await asyncio.sleep(0)
     await gathered.put(frame(b"b"))
     assert [await next_payload(queue), await next_payload(queue)] == [b"first", b"ab"]
+
+
+async def test_a_connection_that_died_full_is_offered_nothing_more() -> None:
+    over: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    queue: Frames = asyncio.Queue(maxsize=1)
+    queue.put_nowait(frame(b"never taken"))
+    gathered = gathering(queue, 0.001, over)
+    await gathered.put(frame(b"a"))
+    await asyncio.sleep(0)
+    over.set_result(None)
+    dropped = weakref.ref(gathered)
+    del gathered
+    await wait_until(lambda: gc.collect() >= 0 and dropped() is None, "no timer holds what had gathered")
+
+
+async def test_nothing_follows_the_answer_to_a_closed_channel() -> None:
+    queue: Frames = asyncio.Queue()
+    gathered = gathering(queue, 0.001)
+    await gathered.put(frame(b"ack"))
+    gathered.put_nowait(frame(b"close-ok"))
+    gathered.flush()
+    assert await next_payload(queue) == b"close-ok"
+    assert queue.empty()
 
 
 async def test_whoever_drains_waits_until_all_is_written() -> None:

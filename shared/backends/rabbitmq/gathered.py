@@ -24,6 +24,7 @@ class GatheredFrames:
         """`promise` makes a future that fails when the channel does."""
         self._queue = queue
         self._promise = promise
+        self._over = promise()
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
         self._payloads: list[bytes] = []
@@ -45,7 +46,10 @@ class GatheredFrames:
                 self._loop.call_soon(self.flush)
 
     def put_nowait(self, frame: ChannelFrame) -> None:
-        """Raises asyncio.QueueFull."""
+        """The driver's answer to a broker that has closed the channel. What came after it would be an error of the
+        whole connection, which others share. Raises asyncio.QueueFull.
+        """
+        self._payloads = []
         self._queue.put_nowait(frame)
 
     async def drain(self) -> None:
@@ -55,7 +59,9 @@ class GatheredFrames:
         await written
 
     def flush(self) -> None:
-        if self._payloads and self._queue.full():
+        if self._over.done():  # Nobody takes anything from the queue of a connection that has died.
+            self._payloads = []
+        elif self._payloads and self._queue.full():
             self._loop.call_later(LOOK_AGAIN, self.flush)
         elif self._payloads:
             self._queue.put_nowait(self._gathered())
