@@ -206,6 +206,20 @@ async def next_turn_is(backend: Backend, wanted: str) -> bool:
     return True
 
 
+async def test_a_job_that_has_waited_is_back_in_line_though_the_one_that_was_delivered_is_not(backend: Backend) -> None:
+    queue = QueueName(f"model-{os.urandom(6).hex()}", Tier.DEFAULT)
+    late = await created(backend, queue=queue)
+    claim = await claimed(backend, late)
+    await backend.store.release(late.id, claim.attempt, counted=True, after=0.05)
+    await wait_until(lambda: waits_after_a_turn(backend, late))
+
+
+async def waits_after_a_turn(backend: Backend, job: Job) -> bool:
+    unknown = new_job(queue=job.queue)
+    assert await turn(backend, unknown) == unknown.id
+    return (await backend.store.backlog(job.queue, job.tenant)).jobs == 1
+
+
 async def test_a_job_tried_again_by_hand_waits_in_line(backend: Backend) -> None:
     carrier, carried = await carrying(backend)
     failed = Ending(JobStatus.FAILED, error={"message": "broken"})

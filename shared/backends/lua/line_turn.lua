@@ -14,7 +14,10 @@ for _, due in ipairs(redis.call('ZRANGEBYSCORE', line .. ':later', '-inf', ARGV[
   if entry then enter(line, due, entry) end
 end
 local entry = entry_of(line, id)
-if not entry or not redis.call('ZSCORE', line .. ':lines', in_line(entry, id)) then return {id, contenders(line)} end
+if not entry or not redis.call('ZSCORE', line .. ':lines', in_line(entry, id)) then
+  last(line)
+  return {id, contenders(line)}
+end
 local first = redis.call('ZRANGE', line .. ':tags', 0, 0, 'WITHSCORES')
 local chosen = id
 if tonumber(first[2]) < tonumber(redis.call('ZSCORE', line .. ':tags', entry.tenant)) then
