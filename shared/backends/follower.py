@@ -162,7 +162,7 @@ class LogFollower:
                 await self._fill()
             if (update := self._take()) is not None:
                 return update
-            if not self._stale and not await self._wait(sink):
+            if not (self._stale or self._closed) and not await self._wait(sink):
                 self._stale = True  # So long a silence: the next call makes sure that it is none of ours.
                 return None
 

@@ -409,6 +409,22 @@ async def test_close_wakes_a_waiting_reader_and_nobody_else() -> None:
     assert await stays.next() == Update(b"more", JobStatus.QUEUED)
 
 
+async def test_a_follower_that_is_closed_while_it_reads_the_log_waits_for_nothing_more() -> None:
+    stage = Stage(status=JobStatus.IN_PROGRESS)
+    follower = stage.follow()
+    assert await follower.next() == Update(b"", JobStatus.IN_PROGRESS)
+
+    def hang_up() -> Iterator[None]:
+        follower.close()
+        yield
+
+    follower.distrust()
+    stage.during_read = hang_up()
+    with pytest.raises(FollowerClosed):
+        async with asyncio.timeout(PATIENCE):
+            await follower.next()
+
+
 async def test_a_cancelled_reader_loses_nothing() -> None:
     stage = Stage()
     follower = stage.follow(stale=False)
