@@ -86,11 +86,12 @@ class Execution:
         await self._settle(claim, outcome)
 
     def stop(self, outcome: Outcome) -> None:
-        """End the attempt early, with `outcome`. The first to say so wins."""
-        if self._stopped is None:
-            self._stopped = outcome
-            if self._scope is not None:
-                self._scope.reschedule(asyncio.get_running_loop().time())
+        """End the attempt early, with `outcome`. The first to say so wins, and be it the deadline."""
+        if self._stopped is not None or (self._scope is not None and self._scope.expired()):
+            return
+        self._stopped = outcome
+        if self._scope is not None:
+            self._scope.reschedule(asyncio.get_running_loop().time())
 
     @property
     def yields(self) -> bool:

@@ -1,5 +1,6 @@
 """One delivery from claim to settlement, on the real embedded backend."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 
@@ -11,7 +12,21 @@ from shared.job import Job, JobStatus
 from shared.ports import Claim
 from tests.contract.performers import message_for, new_job
 from tests.support.wait_until import wait_until
-from tests.worker.scripted import ANSWER, USAGE, WORKER, Bench, a_worker, ended_with_nothing, open_bench, text_of
+from tests.worker.scripted import (
+    ANSWER,
+    SCRIPTS,
+    USAGE,
+    WORKER,
+    Bench,
+    ScriptedEngine,
+    a_worker,
+    chunk,
+    delta,
+    ended_with_nothing,
+    open_bench,
+    text_of,
+)
+from worker.engines.base import Chunk
 from worker.outcome import Cancelled, Interrupted
 
 WHOLE = "".join(ANSWER)
@@ -231,6 +246,25 @@ async def test_the_deadline_ends_a_running_job(bench: Bench) -> None:
     record = await bench.record(job)
     assert (record.status, record.error and record.error["code"]) == (JobStatus.EXPIRED, "deadline_exceeded")
     assert (delivery.settled, bench.engine.aborted) == (["ack"], 1)
+
+
+async def test_a_stop_that_comes_while_the_deadline_ends_a_job_changes_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stopped_late(_: ScriptedEngine, __: int) -> AsyncGenerator[Chunk, None]:
+        yield chunk(delta("one"))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            execution.stop(Cancelled())
+
+    monkeypatch.setitem(SCRIPTS, "stopped late", stopped_late)
+    job, delivery = await bench.submit("stopped late", deadline=0.3), await bench.delivery()
+    execution = bench.execution(delivery)
+
+    await execution.run()
+
+    assert ((await bench.record(job)).status, delivery.settled) == (JobStatus.EXPIRED, ["ack"])
 
 
 async def test_a_job_whose_deadline_passed_on_the_way_is_not_run(bench: Bench) -> None:
