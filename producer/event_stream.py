@@ -104,6 +104,7 @@ class StreamAnswer(CallAnswer):
             except IgniteError as error:
                 if not self._started:
                     raise
+                await relay.settle()
                 await send_body(send, error_frames(error.to_dict()), more=False)
                 return "failed"
             if update is None:
