@@ -49,19 +49,22 @@ class Waiting:
         deadline ends here: the broker looks at messages only when they come to the head of their queue.
         """
         quiet_until = time.monotonic() + seconds
-        until = time.monotonic() + OUTAGE_PATIENCE
+        until: float | None = None
         while True:
             asked = time.time()
             left = min(self.job.deadline_at, self._gives_up_at) - asked
             wait = min(max(0.0, quiet_until - time.monotonic()), LOOK_AGAIN, left if left > 0 else math.inf)
             try:
-                update = await self.call.follower.next(wait, sink)
+                # What comes after an outage comes here, so that the next outage is known to be another one.
+                update = await self.call.follower.next(wait, sink if until is None else None)
+                until = None
                 if update is None and left > 0 and (left <= wait or time.time() >= asked + left):
                     await self._service.expire(self.job.id)
                 elif update is not None or time.monotonic() >= quiet_until:
                     self._note(update)
                     return update
             except BackendUnavailable:
+                until = until or time.monotonic() + OUTAGE_PATIENCE
                 if time.monotonic() > until:
                     raise
                 await asyncio.sleep(0.2)
