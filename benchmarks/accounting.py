@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,24 +37,25 @@ def tree(root: int) -> set[int]:
     return found
 
 
-def cpu_seconds(pids: Iterable[int]) -> float:
-    total = 0
-    for pid in pids:
-        with suppress(OSError):
-            fields = stat_of(pid)
-            total += int(fields[11]) + int(fields[12])
-    return total / TICKS
+def cpu_seconds(pid: int) -> float | None:
+    """None where it has ended."""
+    with suppress(OSError):
+        fields = stat_of(pid)
+        return (int(fields[11]) + int(fields[12])) / TICKS
+    return None
 
 
 class Meter:
-    """CPU seconds of each part since it was made."""
+    """CPU seconds of each part since it was made; of processes that have ended meanwhile, none."""
 
     def __init__(self, roots: Pids) -> None:
-        self._trees = {name: tree(pid) for name, pid in roots.items()}
-        self._before = {name: cpu_seconds(pids) for name, pids in self._trees.items()}
+        self._before = {name: {pid: cpu_seconds(pid) or 0.0 for pid in tree(root)} for name, root in roots.items()}
 
     def read(self) -> dict[str, float]:
-        return {name: cpu_seconds(pids) - self._before[name] for name, pids in self._trees.items()}
+        return {
+            name: sum(now - before for pid, before in parts.items() if (now := cpu_seconds(pid)) is not None)
+            for name, parts in self._before.items()
+        }
 
 
 def memory_mb(root: int) -> float:
