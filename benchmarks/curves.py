@@ -55,7 +55,7 @@ async def streams_curve(most: int, directory: Path, processes: int) -> list[dict
     points: list[dict[str, Any]] = []
     async with distributed(directory, processes) as system, bare(directory) as other:
         for streams in (step for step in STREAMS if step <= most):
-            wanted = Crowd(streams, pace_of(streams), watched=8.0, probed=8.0)
+            wanted = Crowd(streams, pace_of(streams), watched=6.0, probed=6.0)
             beside, result = await gathered(other, replace(wanted, watched=1.0)), await gathered(system, wanted)
             added = {p: max(0.0, result[f"probe_{p}_ms"] - beside[f"probe_{p}_ms"]) for p in ("p50", "p99")}
             cpu = result["steady_cpu_ms_per_1000"]
