@@ -5,13 +5,15 @@ A step decides before it writes: one that refuses leaves nothing behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import orjson
 
 from shared.backends import embedded_outbox as outbox
+from shared.backends import embedded_pairs as pairs
 from shared.backends.ending import encode_ending
+from shared.backends.pairs import all_digests
 from shared.backends.sqlite import Connection
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, advance, sources
@@ -106,6 +108,8 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None) -> No
     )
     if created.rowcount:
         db.execute("INSERT INTO bodies (job, body) VALUES (?, ?)", (created.lastrowid, body))
+        if job.metadata and created.lastrowid is not None:
+            pairs.note(db, created.lastrowid, job.id, all_digests(job.tenant, job.metadata, stored=job.stored))
         if job.webhook_url is not None:
             outbox.await_ending(db, job.id, job.created_at)
 
@@ -129,14 +133,6 @@ def discard(db: Connection, job_id: str) -> None:
 def delete(db: Connection, job_id: str) -> None:
     rows = db.execute("SELECT key FROM jobs WHERE id = ?", (job_id,))
     erase(db, [key for (key,) in rows.fetchall()])
-
-
-def describe(db: Connection, job_id: str, metadata: Mapping[str, str], now: float) -> bool:
-    described = db.execute(
-        "UPDATE jobs SET metadata = ? WHERE id = ? AND purge_at > ?",
-        (orjson.dumps(metadata).decode(), job_id, now),
-    )
-    return described.rowcount > 0
 
 
 def claim(db: Connection, job_id: str, owner: str, lease: float, lost: str | None, now: float) -> Claim | NotClaimed:
@@ -175,7 +171,8 @@ def retry(db: Connection, job_id: str, deadline_at: float, now: float) -> bool:
     db.execute("DELETE FROM log WHERE job = ?", (row.key,))
     db.execute(
         "UPDATE jobs SET status = ?, deadline_at = ?, purge_at = ?, tries = 0, lost = 0, started_at = NULL,"
-        " first_token_at = NULL, finished_at = NULL, expires_at = NULL, ending = NULL, result = NULL WHERE key = ?",
+        " first_token_at = NULL, finished_at = NULL, expires_at = NULL, ending = NULL, result = NULL, code = NULL"
+        " WHERE key = ?",
         (advance(row.status, JobEvent.RETRY), deadline_at, deadline_at + row.retention + ABANDONED_AFTER, row.key),
     )
     if row.webhook_url is not None:
@@ -263,8 +260,8 @@ def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> En
     expires_at = now + row.retention
     db.execute(
         "UPDATE jobs SET status = ?, owner = NULL, leased_until = NULL, cancelling = 0, finished_at = ?,"
-        " expires_at = ?, purge_at = ?, ending = ?, result = ? WHERE key = ?",
-        (status, now, expires_at, expires_at, header, ending.result, row.key),
+        " expires_at = ?, purge_at = ?, ending = ?, result = ?, code = ? WHERE key = ?",
+        (status, now, expires_at, expires_at, header, ending.result, (ending.error or {}).get("code"), row.key),
     )
     if row.webhook_url is not None:
         outbox.note_ending(db, row.id)
@@ -287,5 +284,5 @@ def drop_never_accepted(db: Connection) -> None:
 
 
 def erase(db: Connection, keys: Sequence[int]) -> None:
-    for table, column in (("log", "job"), ("bodies", "job"), ("jobs", "key")):
+    for table, column in (("log", "job"), ("bodies", "job"), ("pairs", "job"), ("jobs", "key")):
         db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(key,) for key in keys])

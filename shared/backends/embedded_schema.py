@@ -10,6 +10,7 @@ VERSION = 8
 # `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
 # row tells the size of its log, and an append writes nothing but its own row.
 # `jobs.base`: the size of the log when the running attempt began; `lost`: how many in a row lost their worker there.
+# `jobs.code`: of the error that ended it. `pairs`: jobs by what stands in their metadata, see pairs.py.
 # `messages.dead`: a dead letter. Who holds a message is known in memory only: after a crash nobody does.
 # `documents.before`: the version that the last write had read.
 # AUTOINCREMENT: the order of arrival, never given twice.
@@ -48,15 +49,26 @@ CREATE TABLE jobs (
     expires_at REAL,
     purge_at REAL NOT NULL,
     ending BLOB,
-    result BLOB
+    result BLOB,
+    code TEXT
 );
 CREATE UNIQUE INDEX jobs_by_tenant ON jobs (tenant, id);
 CREATE INDEX jobs_by_status ON jobs (tenant, status, id);
 CREATE INDEX jobs_by_model ON jobs (tenant, model, id);
+CREATE INDEX jobs_by_code ON jobs (tenant, code, id) WHERE code IS NOT NULL;
+CREATE INDEX jobs_of_all_by_code ON jobs (code, id) WHERE code IS NOT NULL;
 CREATE INDEX jobs_stored ON jobs (tenant, id) WHERE stored = 1;
 CREATE INDEX jobs_sent ON jobs (tenant, sent) WHERE sent IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX jobs_queued ON jobs (model, tier, id) WHERE status = 'queued';
 CREATE INDEX jobs_by_purge ON jobs (purge_at);
+
+CREATE TABLE pairs (
+    pair INTEGER NOT NULL,
+    job_id TEXT NOT NULL,
+    job INTEGER NOT NULL,
+    PRIMARY KEY (pair, job_id)
+) WITHOUT ROWID;
+CREATE INDEX pairs_by_job ON pairs (job);
 
 CREATE TABLE bodies (
     job INTEGER PRIMARY KEY,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from shared.backends import embedded_jobs as jobs
 from shared.backends import embedded_keyed as keyed
+from shared.backends import embedded_pairs as pairs
 from shared.backends import embedded_views as views
 from shared.backends.embedded_limiter import EmbeddedLimiter
 from shared.backends.embedded_lines import EmbeddedLines, load_open
@@ -165,7 +166,7 @@ class EmbeddedStore:
         return await self._database.run(lambda db: views.list_jobs(db, None, where, after, limit, False, time.time()))
 
     async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
-        return await self._database.run(lambda db: jobs.describe(db, job_id, metadata, time.time()), durable=True)
+        return await self._database.run(lambda db: pairs.describe(db, job_id, metadata, time.time()), durable=True)
 
     async def delete(self, job: Job) -> None:
         def deleted(_: None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from shared.backends.embedded_jobs import find
+from shared.backends.embedded_pairs import rarest
 from shared.backends.ending import decode_ending
 from shared.backends.follower import Snapshot
 from shared.backends.sqlite import Connection
@@ -44,13 +45,13 @@ def read_log(db: Connection, key: int, offset: int, limit: int) -> bytes:
     return b"".join(parts)
 
 
-RECORD = """
+COLUMNS = """
 SELECT id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata,
        idempotency_key, webhook_url, limit_key, tokens, weight,
        status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at,
        coalesce((SELECT chunks FROM log WHERE job = key ORDER BY until DESC LIMIT 1), 0), ending, result
-FROM jobs
 """
+RECORD = f"{COLUMNS} FROM jobs"
 
 
 def record(row: Sequence[Any]) -> Job:
@@ -99,26 +100,41 @@ def get(db: Connection, job_id: str, now: float) -> Job | None:
 def list_jobs(
     db: Connection, tenant: str | None, where: JobFilter, after: str | None, limit: int, oldest_first: bool, now: float
 ) -> list[Job]:
+    pair = None if tenant is None else rarest(db, tenant, where)
+    beyond, order = (">", "ASC") if oldest_first else ("<", "DESC")
+    id = "id" if pair is None else "job_id"
     conditions = ["purge_at > ?"]
     values: list[Any] = [now]
-    beyond, order = (">", "ASC") if oldest_first else ("<", "DESC")
     for condition, value in (
+        ("pair = ?", pair),
         ("tenant = ?", tenant),
         ("status = ?", where.status),
         ("model = ?", where.model),
-        ("json_extract(CAST(ending AS TEXT), '$.error.code') = ?", where.code),
-        (f"id {beyond} ?", after),
+        ("code = ?", where.code),
+        (f"{id} {beyond} ?", after),
     ):
         if value is not None:
             conditions.append(condition)
             values.append(value)
     for key, value in where.metadata.items():
-        conditions.append("EXISTS (SELECT 1 FROM json_each(metadata) AS pair WHERE pair.key = ? AND pair.value = ?)")
+        conditions.append("EXISTS (SELECT 1 FROM json_each(metadata) AS each WHERE each.key = ? AND each.value = ?)")
         values += (key, value)
     if where.stored:
         conditions.append("stored = 1")
-    query = f"{RECORD} WHERE {' AND '.join(conditions)} ORDER BY id {order} LIMIT ?"
+    source, rules = source_of(tenant, where, pair), " AND ".join(conditions)
+    query = f"{COLUMNS} FROM {source} WHERE {rules} ORDER BY {id} {order} LIMIT ?"
     return [record(row) for row in db.execute(query, (*values, limit))]
+
+
+def source_of(tenant: str | None, where: JobFilter, pair: int | None) -> str:
+    """The index that holds least beside what the filter asks for, in words that SQLite obeys: it keeps no statistics
+    here, and would take any.
+    """
+    if pair is not None:
+        return "pairs CROSS JOIN jobs ON id = job_id"
+    if where.code is not None:
+        return f"jobs INDEXED BY {'jobs_of_all_by_code' if tenant is None else 'jobs_by_code'}"
+    return "jobs"
 
 
 def strays(db: Connection, queue: QueueName, before: float, now: float) -> list[Job]:

@@ -54,6 +54,11 @@ def model_of(tenant: str, model: str) -> str:
     return f"ignite:{{tenant:{tenant}}}:model:{model}"
 
 
+def pair_of(tenant: str, digest: bytes) -> str:
+    """The ids among them whose jobs have one pair in their metadata: see pairs.py."""
+    return f"ignite:{{tenant:{tenant}}}:pair:{digest.hex()}"
+
+
 def ended_of(tenant: str, status: str) -> str:
     """The ids among them whose jobs have ended so, or were about to: only for those that did not end well."""
     return f"ignite:{{tenant:{tenant}}}:ended:{status}"

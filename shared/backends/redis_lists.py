@@ -1,6 +1,7 @@
 """A tenant's jobs in order: indexes of ids, which sort by age, and the records behind them.
 
-A filter is served from the index that holds least beside what it asks for: jobs that did not end well have one for each
+A filter is served from the index that holds least beside what it asks for: each pair of metadata has one
+(redis_pairs.py), jobs that did not end well have one for each
 ending, each model has one, and jobs that are not over are in the lines of their queues anyway.
 """
 
@@ -27,15 +28,26 @@ NextIds = Callable[[str | None, int], Awaitable[Sequence[str]]]
 
 
 async def list_jobs(
-    redis: Pipeline, next_ids: NextIds, where: JobFilter, *, after: str | None, limit: int
+    redis: Pipeline,
+    next_ids: NextIds,
+    where: JobFilter,
+    *,
+    after: str | None,
+    limit: int,
+    forget: Callable[[Sequence[str]], Awaitable[None]] | None = None,
 ) -> list[Job]:
-    """Looks at as many records as are wanted, and at more in a round trip where the filter lets few pass."""
+    """Looks at as many records as are wanted, and at more in a round trip where the filter lets few pass. `forget` is
+    told of ids without a record.
+    """
     found: list[Job] = []
     page, cursor = min(limit, PAGE), after
     while len(found) < limit:
         ids = await next_ids(cursor, page)
         records = await asyncio.gather(*(redis.command("HGETALL", keys.job(job_id)) for job_id in ids))
-        found += [job for record in records if (job := decode_job(record)) is not None and matches(job, where)]
+        jobs = [decode_job(record) for record in records]
+        found += [job for job in jobs if job is not None and matches(job, where)]
+        if forget is not None and None in jobs:
+            await forget([job_id for job_id, job in zip(ids, jobs, strict=True) if job is None])
         if len(ids) < page:
             break
         page, cursor = min(2 * page, PAGE), ids[-1]

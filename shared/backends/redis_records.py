@@ -10,7 +10,10 @@ import orjson
 
 from shared.backends.ending import decode_ending
 from shared.backends.spec import decode_spec
-from shared.job import Job, JobStatus
+from shared.job import Job, JobStatus, new_job_id
+
+MEMORY_OF_IDS = 7 * 86400.0
+"""Seconds for which a tenant's job ids are known after their data has expired: 410, not 404."""
 
 
 def milliseconds(seconds: float) -> int:
@@ -20,6 +23,11 @@ def milliseconds(seconds: float) -> int:
 def time_to_live(job: Job, deadline_at: float) -> int:
     """Milliseconds that a job's keys must live for if nobody ever ends it."""
     return milliseconds(max(0.0, deadline_at - time.time()) + job.retention)
+
+
+def oldest_kept(job: Job) -> str:
+    """The least id that lists keep beside the job's."""
+    return new_job_id(time.time() - MEMORY_OF_IDS - job.retention)
 
 
 def fields_of(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Mapping[bytes, bytes]:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import orjson
@@ -19,7 +20,8 @@ from shared.backends.redis_line import RedisLine
 from shared.backends.redis_lists import UNWELL, among_indexes, list_jobs, source_of
 from shared.backends.redis_orphans import remember_sent, take_up_orphan
 from shared.backends.redis_outbox import await_ending, note_ending
-from shared.backends.redis_records import decode_job, milliseconds, time_to_live
+from shared.backends.redis_pairs import PairIndex
+from shared.backends.redis_records import MEMORY_OF_IDS, decode_job, milliseconds, oldest_kept, time_to_live
 from shared.backends.spec import encode_spec
 from shared.errors import AttemptsExhausted, BackendUnavailable, IdempotencyKeyReused
 from shared.frames import count_frames
@@ -27,9 +29,6 @@ from shared.job import ENDINGS, Job, JobEvent, JobStatus, QueueName, new_job_id,
 from shared.limits import tokens_used
 from shared.ports import AttemptFenced, Backlog, Claim, Ending, JobFilter, LogShorter, NotClaimed, QueueState
 from shared.racing import unheeded
-
-MEMORY_OF_IDS = 7 * 86400.0
-"""Seconds for which a tenant's job ids are known after their data has expired: 410, not 404."""
 
 MEMORY_OF_DEAD = 30 * 86400.0
 """Seconds for which a dead job is in the list of all of them, if its record lives as long."""
@@ -82,6 +81,7 @@ class RedisStore:
         self._keyed = KeyedJobs(pipeline)
         self._replica = replica
         self._line = RedisLine(pipeline)
+        self._pairs = PairIndex(pipeline)
         self._limiter = RedisLimiter(pipeline)
         self._noted: dict[str, float] = {}
         self._fair = fair
@@ -116,14 +116,14 @@ class RedisStore:
             self._line.add(job, job.created_at, ttl),
             self._remember(indexes_of(job), job, ttl),
             *self._note_queue(str(job.queue), ttl),
+            *self._pairs.add(job, job.metadata, ttl),
             *([await_ending(self._redis, job, ttl)] if job.webhook_url else []),
             *([remember_sent(self._redis, job, sent, ttl)] if sent else []),
         )
         return bool(made)
 
     def _remember(self, indexes: Sequence[str], job: Job, ttl: int) -> asyncio.Future[Any]:
-        oldest = new_job_id(time.time() - MEMORY_OF_IDS - job.retention)
-        return self._redis.step("index", indexes, job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, oldest)
+        return self._redis.step("index", indexes, job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, oldest_kept(job))
 
     def _note_queue(self, queue: str, ttl: int) -> Sequence[asyncio.Future[Any]]:
         """Now and then, in case the store has lost it."""
@@ -161,6 +161,7 @@ class RedisStore:
             if may_come
             else self._redis.command("DEL", *keys.of_job(job.id)),
             *(self._redis.command("ZREM", index, job.id) for index in indexes_of(job)),
+            *self._pairs.forget(job),
         )
 
     async def delete(self, job: Job) -> None:
@@ -274,6 +275,10 @@ class RedisStore:
     async def list(
         self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
     ) -> Sequence[Job]:
+        if (index := await self._pairs.smallest(tenant, where)) is not None:
+            source = among_indexes(self._redis, (index,), oldest_first)
+            forget = partial(self._pairs.clear, index)
+            return await list_jobs(self._redis, source, where, after=after, limit=limit, forget=forget)
         source = await source_of(self._redis, tenant, where, oldest_first)
         return await list_jobs(self._redis, source, where, after=after, limit=limit)
 
@@ -283,7 +288,10 @@ class RedisStore:
         return await list_jobs(self._redis, source, where, after=after, limit=limit)
 
     async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
-        return bool(await self._redis.step("describe", [keys.job(job_id)], orjson.dumps(metadata)))
+        if (job := await self.get(job_id)) is None:
+            return False
+        async with self._pairs.moving(job, metadata, self.get):
+            return bool(await self._redis.step("describe", [keys.job(job_id)], orjson.dumps(metadata)))
 
     async def knew(self, tenant: str, job_id: str) -> bool:
         scores = await asyncio.gather(

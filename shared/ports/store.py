@@ -197,7 +197,8 @@ class JobStore(Protocol):
     ) -> Sequence[Job]:
         """The tenant's jobs, newest first, those older than the id `after`; with `oldest_first` the other way round.
 
-        What a list of stored jobs costs depends on how many of those there are, not on how many jobs.
+        What a list of stored jobs costs depends on how many of those there are, not on how many jobs; one by metadata
+        on how many jobs have its rarest pair (`custom_id` apart), one by code on how many ended with an error.
         """
         ...
 
