@@ -151,7 +151,9 @@ class Picture:
 
 PICTURES = (
     Picture("streams", "memory_most_mb", "streams-memory", "Memory with open streams", "open streams", "MB"),
-    Picture("streams", "cpu", "streams-cpu", "CPU per 1000 tokens, 2,000 tokens a second in all", "open streams", "ms"),
+    Picture(
+        "streams", "cpu", "streams-cpu", "CPU per 1000 tokens, up to 2,000 tokens a second in all", "open streams", "ms"
+    ),
     Picture("streams", "added_ms", "streams-first-token", "Added to the time to the first token", "open streams", "ms"),
     Picture("jobs", "memory_mb", "queued-jobs", "Memory with queued jobs, no worker", "queued jobs", "MB"),
 )
