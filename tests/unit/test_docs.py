@@ -6,6 +6,7 @@ from pathlib import Path
 from prometheus_client import REGISTRY
 
 import producer.metrics  # noqa: F401  (what it registers is looked for here)
+from benchmarks.sizing import Assumed, tables
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,12 @@ def test_every_metric_is_documented_and_no_other() -> None:
         if metric.name.startswith("ignite_")
     }
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == ours
+
+
+def test_the_tables_of_sizing_are_what_is_computed() -> None:
+    page = (ROOT / "docs" / "sizing.md").read_text()
+    for table in tables(Assumed()):
+        assert f"\n\n{table}\n\n" in page, f"docs/sizing.md should say\n\n{table}"
 
 
 def test_links_between_documents_lead_somewhere() -> None:
