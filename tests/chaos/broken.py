@@ -10,7 +10,7 @@ from shared.backends import redis
 from shared.backends.rabbitmq.consumer import RabbitConsumer, RabbitDelivery
 from shared.ports import Choose, Delivery
 
-OF_ANOTHER_ATTEMPT = re.compile(r"attempt ~= ARGV\[[^]]+\]")
+OF_ANOTHER_ATTEMPT = re.compile(r"attempt ~= ARGV\[\d\]|running ~= attempt")
 
 
 class Unfenced(redis.Script):
