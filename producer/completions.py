@@ -15,7 +15,7 @@ from starlette.responses import Response
 from producer import wire
 from producer.dependencies import Doors, doors_of, meter_of, principal_of
 from producer.event_stream import StreamAnswer, UnaryAnswer
-from producer.idempotency import HEADER, idempotency_key, sent_digest
+from producer.idempotency import HEADER, idempotency_key, sdk_try
 from producer.jobs import MAX_WAIT, job_response
 from producer.openapi import COMPLETION, COMPLETION_REQUEST, COMPLETION_STREAM, FOR_COMPLETIONS, JOB_CREATED, answers
 from producer.submission import Submission
@@ -110,8 +110,8 @@ async def read_submission(request: Request, stream: bool | None) -> tuple[Submis
     streams = bool(parsed.stream) if stream is None else stream
     background = bool(parsed.background) or preferences.respond_async
     mode = "stream" if streams and not background else "unary"
-    tries = request.headers.get("x-stainless-retry-count")
     key = idempotency_key(request.headers.get(HEADER), body, mode)
+    sent = None if background or key else sdk_try(request.headers, body, mode)
     submission = Submission(
         principal=principal_of(request),
         body=body,
@@ -123,8 +123,8 @@ async def read_submission(request: Request, stream: bool | None) -> tuple[Submis
         patience=None if background or key else sdk_patience(request.headers),
         idempotency_key=key,
         meter=meter_of(request),
-        sent=None if background or key else sent_digest(tries, body, mode),
-        sent_again=tries not in (None, "0"),
+        sent=sent and sent.digest,
+        sent_again=sent is not None and sent.again,
         traceparent=request.headers.get("traceparent"),
     )
     return submission, preferences

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import orjson
 
@@ -28,9 +30,18 @@ def idempotency_key(name: str | None, body: bytes, call: str) -> IdempotencyKey 
     return IdempotencyKey(digest(name.encode()), digest(call.encode(), canonical))
 
 
-def sent_digest(retry_count: str | None, body: bytes, call: str) -> str | None:
+@dataclass(frozen=True, slots=True)
+class SdkTry:
+    """One of an SDK's tries of a request. `again`: it is not the first."""
+
+    digest: str
+    again: bool
+
+
+def sdk_try(headers: Mapping[str, str], body: bytes, call: str) -> SdkTry | None:
     """What an SDK sends again looks the same to the byte. None where it does not count its tries."""
-    return None if retry_count is None else digest(call.encode(), body)
+    tries = headers.get("x-stainless-retry-count")
+    return None if tries is None else SdkTry(digest(call.encode(), body), again=tries != "0")
 
 
 def digest(*parts: bytes) -> str:

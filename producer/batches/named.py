@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from producer.batches.book import Batches
 from producer.batches.document import Batch, Kept
-from producer.idempotency import HEADER, digest, idempotency_key, sent_digest
+from producer.idempotency import HEADER, digest, idempotency_key, sdk_try
 from shared.errors import key_reused
 from shared.ports import Document, DocumentChanged, Documents
 
@@ -45,9 +45,10 @@ def request_name(headers: Mapping[str, str], body: bytes, call: str) -> RequestN
     """None where nobody sends it again. `call`: what the request asks for. Raises InvalidRequest."""
     if (key := idempotency_key(headers.get(HEADER), body, call)) is not None:
         return RequestName(f"key:{key.name}", key.fingerprint, key.kept, again=True)
-    tries = headers.get("x-stainless-retry-count")
-    sent = sent_digest(tries, body, call)
-    return None if sent is None else RequestName(f"sent:{digest(sent.encode())}", sent, SENT_FOR, again=tries != "0")
+    sent = sdk_try(headers, body, call)
+    if sent is None:
+        return None
+    return RequestName(f"sent:{digest(sent.digest.encode())}", sent.digest, SENT_FOR, again=sent.again)
 
 
 class NamedBatches:

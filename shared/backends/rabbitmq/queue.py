@@ -72,10 +72,13 @@ class RabbitQueue:
         await self._publisher.close()
 
     async def _declare_jobs(self, queue: QueueName, connection: Connection) -> str:
-        await self._declare_dead(connection)
+        await self._declare_base(connection)
         return await self._topology.declare_jobs(connection, queue)
 
     async def _declare_dead(self, connection: Connection) -> str:
+        await self._declare_base(connection)
+        return DEAD
+
+    async def _declare_base(self, connection: Connection) -> None:
         async with connection.channel(publisher_confirms=False) as channel:
             await self._topology.declare_base(channel)
-        return DEAD
