@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from ignite.processes import supervise
-from ignite.running import mendable, require_distributed, run, say, stop_signals, until
+from ignite.running import mendable, require_distributed, run, say, stop_signals, until, warn
 from producer.app import create_app
 from producer.dependencies import Doors
 from producer.http_protocol import HeadWithBody
@@ -46,7 +46,11 @@ async def run_api(settings: Settings, listening: socket.socket | None = None) ->
     with stop_signals() as stop:
         async with open_backend(settings) as backend, serving(backend, settings, listening) as server:
             say(f"ignite api is ready: {server.addresses}")
-            await until(stop, *server.tasks)
+            warning = asyncio.create_task(warn(backend, settings.job_deadline), name="warnings")
+            try:
+                await until(stop, *server.tasks)
+            finally:
+                warning.cancel()
 
 
 class ApiServer(uvicorn.Server):

@@ -98,6 +98,8 @@ async def check_backend(settings: Settings) -> AsyncIterator[Finding]:
                 yield finding
     except DataDirectoryInUse as error:
         yield Finding("database", True, str(error))
+    except SettingsError as error:
+        yield Finding("store", False, str(error), "Change Redis's configuration, or the setting that the line names.")
     except (IgniteError, TimeoutError) as error:
         yield Finding("backend", False, str(error) or "did not answer in time", advice)
 

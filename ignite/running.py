@@ -14,8 +14,9 @@ import click
 import structlog
 import uvloop
 
-from shared.errors import IgniteError
+from shared.errors import BackendUnavailable, IgniteError
 from shared.logs import set_up_logs
+from shared.ports import Backend
 from shared.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
@@ -112,6 +113,13 @@ async def until(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
         await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopped.cancel()
+
+
+async def warn(backend: Backend, longest_job: float) -> None:
+    """Tell the operator what to mend before it does harm. A part that is away is noticed elsewhere."""
+    with suppress(BackendUnavailable):
+        for sentence in await backend.warnings(longest_job):
+            log.warning("backend.warning", warning=sentence)
 
 
 def say(line: str) -> None:

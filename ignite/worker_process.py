@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
-
-import structlog
+from contextlib import asynccontextmanager
 
 from ignite import __version__
 from ignite.processes import supervise
-from ignite.running import mendable, require_distributed, run, say, stop_signals, until
+from ignite.running import mendable, require_distributed, run, say, stop_signals, until, warn
 from shared.backends import open_backend
-from shared.errors import BackendUnavailable
 from shared.ports import Backend
 from shared.settings import Settings, SettingsError, split_list
 from worker.consumer import Worker, WorkerOptions
 from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
-
-log = structlog.get_logger(__name__)
-
 
 ELSEWHERE = ("openai", "simulated")
 """Engines of which a second one costs nothing: the model is in another process, or there is none."""
@@ -52,13 +46,6 @@ async def run_worker(settings: Settings) -> None:
             await warn(backend, settings.job_deadline)
             say(f"ignite worker is ready: model {card.id} · engine {card.engine} · {engine.concurrency} slots")
             await until(stop, worker)
-
-
-async def warn(backend: Backend, longest_job: float) -> None:
-    """Tell the operator what will bite later; a broker that has just gone away is somebody else's to notice."""
-    with suppress(BackendUnavailable):
-        for sentence in await backend.warnings(longest_job):
-            log.warning("backend.warning", warning=sentence)
 
 
 def engine_settings(settings: Settings) -> EngineSettings:

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         None,
         description="Redis, or nodes of a Redis Cluster separated by commas; with amqp_url: the distributed backend",
     )
+    redis_eviction: bool = Field(
+        False, description="whether a Redis that evicts keys when it is full (maxmemory-policy) is used all the same"
+    )
     data_dir: Path = Field(Path("ignite-data"), description="the embedded backend's files")
     queue_limit: int = Field(100_000, ge=1, description="jobs that may wait in one queue before submits are refused")
     queue_token_limit: int = Field(0, ge=0, description="the same in tokens, as estimated; 0: any number")

@@ -26,6 +26,7 @@ def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncCo
             fair=settings.fairness,
             consumer_timeout=settings.consumer_timeout,
             follows=follows,
+            eviction=settings.redis_eviction,
         )
     from shared.backends.embedded import open_embedded
 

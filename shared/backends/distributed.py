@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from shared.backends import redis_keys as keys
 from shared.backends.follower import FollowerHub
 from shared.backends.rabbitmq import RabbitQueue
 from shared.backends.redis_documents import RedisDocuments
+from shared.backends.redis_facts import StoreFacts, ask_store, refuse_eviction, store_warnings
 from shared.backends.redis_limiter import RedisLimiter
 from shared.backends.redis_log import RedisLog, dispatch
 from shared.backends.redis_outbox import RedisOutbox
@@ -26,10 +27,20 @@ from shared.job import Job, QueueName
 class DistributedBackend:
     name = "distributed"
 
-    def __init__(self, amqp_url: str, server: Server, *, queue_limit: int, fair: bool, consumer_timeout: float) -> None:
+    def __init__(
+        self,
+        amqp_url: str,
+        server: Server,
+        facts: Sequence[StoreFacts],
+        *,
+        queue_limit: int,
+        fair: bool,
+        consumer_timeout: float,
+    ) -> None:
         replica = os.urandom(8).hex()
         hub = FollowerHub()
         self._server = server
+        self._facts = facts
         self._live = server.subscription(keys.replica(replica), partial(dispatch, hub), hub.distrust_all)
         self.queue = RabbitQueue(amqp_url, queue_limit=queue_limit, consumer_timeout=consumer_timeout)
         self.log = RedisLog(self._server.pipeline, hub, replica)
@@ -48,10 +59,14 @@ class DistributedBackend:
         return await self._strays.find(queue, waited)
 
     async def warnings(self, longest_job: float) -> Sequence[str]:
-        return await self.queue.warnings(longest_job)
+        """What is known of the store is told also while the broker is away."""
+        found = [*store_warnings(self._facts)]
+        with suppress(BackendUnavailable):
+            found += await self.queue.warnings(longest_job)
+        return found
 
     async def check(self) -> Mapping[str, str | None]:
-        broker, store = await asyncio.gather(self.queue.check(), self._server.pipeline.ping(), return_exceptions=True)
+        broker, store = await asyncio.gather(self.queue.check(), self._server.pipeline.probe(), return_exceptions=True)
         live = "the live subscription has ended" if self._live.ended else None
         return {"broker": complaint(broker), "store": complaint(store) or live}
 
@@ -78,14 +93,22 @@ async def open_distributed(
     fair: bool = True,
     consumer_timeout: float = 1800.0,
     follows: bool = True,
+    eviction: bool = False,
 ) -> AsyncGenerator[DistributedBackend]:
     """Connected to Redis on entry; to RabbitMQ when first needed. `fair`: whether tenants take turns in a queue;
-    `consumer_timeout`: what the broker is set to, in seconds; `follows`: whether logs are to be followed here. Raises
-    BackendUnavailable.
+    `consumer_timeout`: what the broker is set to, in seconds; `follows`: whether logs are to be followed here;
+    `eviction`: whether the store may evict keys. Raises BackendUnavailable, SettingsError.
     """
     server = await open_server(redis_url)
+    try:
+        facts = await ask_store(server.pipeline)
+        if not eviction:
+            refuse_eviction(facts)
+    except BaseException:
+        await server.close()
+        raise
     backend = DistributedBackend(
-        amqp_url, server, queue_limit=queue_limit, fair=fair, consumer_timeout=consumer_timeout
+        amqp_url, server, facts, queue_limit=queue_limit, fair=fair, consumer_timeout=consumer_timeout
     )
     try:
         if follows:

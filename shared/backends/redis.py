@@ -71,7 +71,20 @@ def script(name: str) -> Script:
     return Script(name)
 
 
+REFUSES_WRITES = {
+    "OOM": "The store (Redis) is full and takes nothing new.",
+    "MISCONF": "The store (Redis) cannot write to its disk and takes nothing new.",
+    "READONLY": "The store (Redis) is read-only at present and takes nothing new.",
+}
+"""By the code of a refusal: what clients may read of it. Redis's own words may name addresses and scripts."""
+
+WRITES_RETRY = 10.0
+"""Seconds after which a client should try again: nothing mends this at once."""
+
+
 def unavailable(error: Exception) -> BackendUnavailable:
+    if (refusal := REFUSES_WRITES.get(code_of(error))) is not None:
+        return BackendUnavailable(refusal, retry_after=WRITES_RETRY)
     return BackendUnavailable(f"The store (Redis) does not answer: {sentence(error)}.", retry_after=2)
 
 
@@ -164,10 +177,15 @@ class Steps:
 
 def is_away(answer: Any) -> bool:
     """Whether Redis cannot serve at present, as opposed to refusing this command."""
+    return code_of(answer) in AWAY
+
+
+def code_of(answer: Any) -> str:
+    """The word that a refusal of Redis's begins with; empty for everything else."""
     if not isinstance(answer, ResponseError):
-        return False
+        return ""
     # The driver takes the code off the words of those errors that it has a class for.
-    return (answer.status_code or str(answer).partition(" ")[0]) in AWAY
+    return answer.status_code or str(answer).partition(" ")[0]
 
 
 class Redirect(NamedTuple):
@@ -218,8 +236,12 @@ class Pipeline(ABC):
         return self.command("EVALSHA", script(name).sha, len(keys), *keys, *arguments, read=read, patient=patient)
 
     @abstractmethod
-    async def ping(self) -> None:
-        """Raises BackendUnavailable."""
+    async def probe(self) -> None:
+        """Write something, so that a store that only answers is told from one that works. Raises BackendUnavailable."""
+
+    @abstractmethod
+    async def all_owners(self, *command: Argument) -> Sequence[Any]:
+        """The answer of each server that has keys, or the error in its place."""
 
     @abstractmethod
     async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
@@ -246,8 +268,11 @@ class ServerPipeline(Gathering, Pipeline):
     def at(self, key: str) -> Gathering:
         return self
 
-    async def ping(self) -> None:
-        await self.command("PING")
+    async def probe(self) -> None:
+        await self.command(*probe_of(PROBE))
+
+    async def all_owners(self, *command: Argument) -> Sequence[Any]:
+        return await asyncio.gather(self.command(*command), return_exceptions=True)
 
     async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         return await self.command("MGET", *keys)
@@ -260,6 +285,15 @@ class ServerPipeline(Gathering, Pipeline):
 
     async def settled_for(self) -> float:
         return uptime(await self.command("INFO", "server"))
+
+
+PROBE = "ignite:probe"
+PROBE_KEPT = 60_000
+"""Milliseconds."""
+
+
+def probe_of(key: str) -> Command:
+    return ("SET", key, 1, "PX", PROBE_KEPT)
 
 
 def subscribers(numsub: Sequence[Any]) -> int:

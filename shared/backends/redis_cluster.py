@@ -22,11 +22,13 @@ import structlog
 
 from shared.backends.redis import (
     FAILURES,
+    PROBE,
     SLOTS,
     Pipeline,
     Redirect,
     Steps,
     Wire,
+    probe_of,
     redirect_of,
     slot_of,
     subscribers,
@@ -48,6 +50,9 @@ REDIRECTS = 5
 
 PING_AFTER = 2.0
 """As for one server, but sooner: a subscriber has other nodes to turn to."""
+
+PROBES = 10_000
+"""Names that are tried for a key on each node: one with few slots is found as well."""
 
 NOTICED_WITHIN = 2 * PING_AFTER
 """Seconds in which a subscriber has noticed that its node is gone, however silently that went."""
@@ -147,6 +152,16 @@ class Nodes:
 
     def owners(self) -> Iterable[Node]:
         return dict.fromkeys(self._owners)
+
+    def probes(self) -> Iterable[tuple[Node, str]]:
+        """Each node that has keys, and the name of a key that it would have."""
+        found: dict[Node, str] = {}
+        wanted = len(set(self._owners))
+        for number in range(PROBES):
+            found.setdefault(self.owner(key := f"{PROBE}:{number}"), key)
+            if len(found) == wanted:
+                break
+        return found.items()
 
     def everyone(self) -> Iterable[Node]:
         return self._nodes.values()
@@ -266,8 +281,13 @@ class ClusterPipeline(Pipeline):
         key = command[3] if command[0] == "EVALSHA" else command[1]
         return self.at(str(key)).command(*command, read=read, patient=patient)
 
-    async def ping(self) -> None:
-        await asyncio.gather(*(node.gathering.command("PING") for node in self._nodes.owners()))
+    async def probe(self) -> None:
+        """Each node keeps a key of its own slots."""
+        await asyncio.gather(*(node.gathering.command(*probe_of(key)) for node, key in self._nodes.probes()))
+
+    async def all_owners(self, *command: Argument) -> Sequence[Any]:
+        asked = (node.gathering.command(*command) for node in self._nodes.owners())
+        return await asyncio.gather(*asked, return_exceptions=True)
 
     async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         return await asyncio.gather(*(self.command("GET", key) for key in keys))
