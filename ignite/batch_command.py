@@ -23,23 +23,23 @@ def batch(context: click.Context, url: str, key: str | None) -> None:
 
 @batch.command("run")
 @click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="where the answers go"
-)
-@click.option("--errors", type=click.Path(dir_okay=False, path_type=Path), help="where failed lines go [OUTPUT.errors]")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="where the answers go")
+@click.option("--errors", type=click.Path(path_type=Path), help="where failed lines go [OUTPUT.errors]")
 @click.option("--window", default="24h", show_default=True, help="how long it may take: 24h, 30m, …")
-@click.option("--again", is_flag=True, help="begin anew: forget an unfinished run, replace its files")
+@click.option("--again", is_flag=True, help="begin anew: forget an unfinished run, replace its files at the end")
 @click.pass_obj
 def run_batch(api: Api, source: Path, output: Path, errors: Path | None, window: str, again: bool) -> None:
     """Run the requests in SOURCE (JSON lines) and write their answers as they come.
 
-    Answers come in the order in which they are done. After Ctrl-C or a lost connection the same command goes on where
-    it was; the batch itself does not stop. Ends with 0 if every line was answered, 1 if some failed, 2 if nothing was
-    run.
+    Answers come in the order in which they are done, to OUTPUT.part, which becomes OUTPUT at the end. After Ctrl-C or a
+    lost connection the same command goes on where it was; the batch itself does not stop. Ends with 0 if every line was
+    answered, 1 if some failed, 2 if nothing was run.
     """
-    from ignite.batch_run import BatchFiles, run_to_its_end
+    from ignite.batch_files import BatchFiles, behind_links, beside
+    from ignite.batch_run import run_to_its_end
 
-    files = BatchFiles(source, output, errors or output.with_name(f"{output.name}.errors"))
+    output = behind_links(output)
+    files = BatchFiles(source, output, behind_links(errors or beside(output, "errors")))
     raise SystemExit(run_to_its_end(api, files, window, again=again))
 
 

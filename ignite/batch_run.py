@@ -1,16 +1,15 @@
 """`ignite batch run`: a file through the Batch API, from its check to the last answer on disk.
 
-What has come so far is in the output file itself: its size says from which byte to go on. Beside it, until the end,
-lies a note of which batch it belongs to. So whatever ends this process, the same command goes on.
+What has come so far is on disk, and its size says from which byte to go on; a note beside it names the batch
+(`ignite/batch_files.py`). So whatever ends this process, the same command goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +17,8 @@ from typing import Any, TypeVar
 import aiohttp
 import click
 
-from ignite.api_client import Api, Unreachable
+from ignite.api_client import Api, Refused, Unreachable
+from ignite.batch_files import BatchFiles, Workspace, opened, part_of, unfinished
 from ignite.batch_progress import Progress, open_progress
 from producer.batches.lines import LineReader
 from producer.batches.requests import ENDPOINT
@@ -38,70 +38,36 @@ WELL, SOME_FAILED, NOTHING_RUN, BROKEN_OFF = 0, 1, 2, 130
 """Exit statuses."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchFiles:
-    source: Path
-    output: Path
-    errors: Path
-
-    @property
-    def note(self) -> Path:
-        return self.output.with_name(f"{self.output.name}.batch")
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Which batch an unfinished output belongs to, and the input it was made of."""
-
-    batch: str
-    size: int
-    modified: float
-
-    @classmethod
-    def read(cls, path: Path) -> Note | None:
-        try:
-            return cls(**json.loads(path.read_text()))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError):
-            raise click.ClickException(f"{path} is no note of an unfinished batch: begin with --again.") from None
-
-    @classmethod
-    def of(cls, batch_id: str, source: Path) -> Note:
-        found = source.stat()
-        return cls(batch_id, found.st_size, found.st_mtime)
-
-
 def run_to_its_end(api: Api, files: BatchFiles, window: str, *, again: bool) -> int:
     """The exit status."""
-    if again:
-        for path in (files.note, files.output, files.errors):
-            path.unlink(missing_ok=True)
-    note = Note.read(files.note)
-    if note is None and not looks_good(files):
+    note = unfinished(files, again=again)
+    if note is None and not looks_good(files.source):
         return NOTHING_RUN
-    if note is not None and note != Note.of(note.batch, files.source):
-        raise click.ClickException(f"{files.source} has changed since {note.batch} began: begin with --again.")
-    try:
-        return asyncio.run(BatchClient(api, files).run(note, window))
-    except KeyboardInterrupt:
-        begun = Note.read(files.note)
-        if begun is not None:
-            click.echo(f"\n{begun.batch} goes on without us; the same command fetches its answers.", err=True)
-        return BROKEN_OFF
+    with opened(files, note, window, replaces=again) as workspace:
+        try:
+            return asyncio.run(BatchClient(api, workspace).run())
+        except KeyboardInterrupt:
+            return broken_off(workspace)
+
+
+def broken_off(workspace: Workspace) -> int:
+    note = workspace.note
+    if not (note.file or note.batch):
+        workspace.forget()
+    else:
+        goes_on = f"{note.batch} goes on without us" if note.batch else "The batch may have begun"
+        click.echo(f"\n{goes_on}; the same command fetches its answers.", err=True)
+    return BROKEN_OFF
 
 
 # ── the input ──
 
 
-def looks_good(files: BatchFiles) -> bool:
-    """Whether the input is worth sending, and nothing stands in the way of the output; says so where not."""
-    for path in (files.output, files.errors):
-        if path.exists():
-            raise click.ClickException(f"{path} is there already: choose another name, or replace it with --again.")
-    problems = problems_of(files.source)
+def looks_good(source: Path) -> bool:
+    """Whether the input is worth sending; says so where not."""
+    problems = problems_of(source)
     for problem in problems[:TOLD]:
-        where = f"{files.source}:{problem.line}" if problem.line else str(files.source)
+        where = f"{source}:{problem.line}" if problem.line else str(source)
         click.echo(f"{where}: {problem.message} [{problem.code}]", err=True)
     if len(problems) > TOLD:
         click.echo("… and more.", err=True)
@@ -133,31 +99,51 @@ def each_line(source: Path, look: Callable[[Any], object], enough: Callable[[], 
 
 
 class BatchClient:
-    def __init__(self, api: Api, files: BatchFiles) -> None:
+    def __init__(self, api: Api, workspace: Workspace) -> None:
         self._api = api
-        self._files = files
+        self._workspace = workspace
+        self._files = workspace.files
 
-    async def run(self, note: Note | None, window: str) -> int:
-        if note is None:
-            click.echo(f"sending {self._files.source}", err=True)
-            note = await self._begin(window)
-        click.echo(f"{note.batch}: answers go to {self._files.output}", err=True)
+    async def run(self) -> int:
+        await self._begin()
+        batch_id, output = self._workspace.note.batch, self._files.output
+        click.echo(f"{batch_id}: answers come to {part_of(output)}, which becomes {output} at the end", err=True)
         with open_progress() as progress:
-            batch = await self._follow(note.batch, progress)
-        self._files.note.unlink(missing_ok=True)
+            batch = await self._follow(batch_id, progress)
+        self._workspace.publish()
         return tell_the_end(batch, self._files)
 
-    async def _begin(self, window: str) -> Note:
-        """A request that may be sent twice would make two batches: so this is not tried again by itself."""
+    async def _begin(self) -> None:
+        """Make the batch, or find the one that was made already. A request that may have reached the API is not
+        forgotten: sent again under its idempotency key, it is the same batch.
+        """
+        workspace = self._workspace
+        if workspace.note.batch:
+            return
+        try:
+            if not workspace.note.file:
+                workspace.keep(replace(workspace.note, file=await self._send()))
+            workspace.keep(replace(workspace.note, batch=await self._make()))
+        except (Refused, Unreachable) as error:
+            if isinstance(error, Refused) or not workspace.note.file:
+                workspace.forget()
+            raise
+
+    async def _send(self) -> str:
+        """The id of the input."""
+        click.echo(f"sending {self._files.source}", err=True)
         form = aiohttp.FormData()
         form.add_field("purpose", "batch")
         with self._files.source.open("rb") as file:
             form.add_field("file", file, filename=f"{self._files.source.stem}.jsonl")
-            sent = await self._api.json("POST", "/v1/files", data=form)
-        asked = {"input_file_id": sent["id"], "endpoint": ENDPOINT, "completion_window": window}
-        note = Note.of((await self._api.json("POST", "/v1/batches", json=asked))["id"], self._files.source)
-        self._files.note.write_text(json.dumps(asdict(note)))
-        return note
+            return (await self._api.json("POST", "/v1/files", data=form))["id"]
+
+    async def _make(self) -> str:
+        """The id of the batch."""
+        note = self._workspace.note
+        asked = {"input_file_id": note.file, "endpoint": ENDPOINT, "completion_window": note.window}
+        headers = {"idempotency-key": note.key}
+        return (await self._api.json("POST", "/v1/batches", json=asked, headers=headers))["id"]
 
     async def _follow(self, batch_id: str, progress: Progress) -> dict[str, Any]:
         """The batch when it is over and all that came of it is on disk."""
@@ -175,18 +161,13 @@ class BatchClient:
         if file_id is None:
             return
         file = await self._api.json("GET", f"/v1/files/{file_id}")
-        have = size_of(path)
+        have = self._workspace.size_of(path)
         if have >= file["bytes"]:
             return
         headers = {"range": f"bytes={have}-"}
         async with self._api.open("GET", f"/v1/files/{file_id}/content", headers=headers) as response:
-            with path.open("ab") as output:
-                async for data in response.content.iter_chunked(CHUNK):
-                    output.write(data)
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+            async for data in response.content.iter_chunked(CHUNK):
+                self._workspace.add(path, data)
 
 
 async def insist(progress: Progress, step: Callable[[], Awaitable[T]]) -> T:

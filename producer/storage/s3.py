@@ -16,7 +16,7 @@ try:
     from obstore.exceptions import BaseError
     from obstore.store import S3Store
 except ImportError:
-    raise SettingsError("Files on S3 need the extra 's3': pip install 'ignite[s3]'.") from None
+    raise SettingsError("Files on S3 need the extra 's3': pip install 'dodil-ignite[s3]'.") from None
 
 
 PATIENCE = timedelta(seconds=20)

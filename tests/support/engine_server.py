@@ -1,12 +1,13 @@
 """An OpenAI-compatible server around the simulated engine, for workers whose engine is a process of its own.
 
 The last message may also say `poison`: then the server takes the worker that started it down, as a request does that
-crashes a driver or eats all the memory.
+crashes a driver or eats all the memory. Where it says `gate=PATH`, the answer begins once there is such a file.
 """
 
 import argparse
 import asyncio
 import os
+import re
 import shlex
 import signal
 import sys
@@ -20,6 +21,7 @@ from aiohttp import web
 from shared.frames import DONE, frame
 from tests.support.run_process import RunningProcess, run_process
 from tests.support.server import free_ports
+from tests.support.wait_until import wait_until
 from worker.engines.simulated import SimulatedEngine
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +48,8 @@ async def complete(request: web.Request) -> web.StreamResponse:
     asked: dict[str, Any] = await request.json()
     if "poison" in asked["messages"][-1]["content"]:
         kill_worker()
+    if gate := re.search(r"gate=(\S+)", asked["messages"][-1]["content"]):
+        await wait_until(Path(gate[1]).exists, f"the gate {gate[1]}", within=600)
     if not asked.get("stream"):
         return web.json_response(await ENGINE.complete(asked))
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

@@ -2,14 +2,20 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import FormData
 
-from tests.support.batches import assert_each_once, jsonl, line
+from ignite.api_client import Api
+from ignite.batch_files import Note, part_of
+from tests.support.batches import ENDPOINT, assert_each_once, jsonl, line
 from tests.support.command import ignite
+from tests.support.engine_server import engine_server
 from tests.support.run_process import run_ignite
 from tests.support.wait_until import wait_until
+from tests.system.test_up import ready
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -66,16 +72,61 @@ async def test_run_sends_no_bad_file(url: str, tmp_path: Path) -> None:
     assert "does not exist" in await batch(url, "run", unknown, "-o", str(tmp_path / "out"), status=2)
 
 
-async def test_a_run_that_was_broken_off_goes_on(url: str, tmp_path: Path) -> None:
-    slow = " ttft=6000"
-    lines = [line(number, prompt=f"seed={number}{slow if number >= 290 else ''}") for number in range(300)]
-    source, output = written(tmp_path / "in.jsonl", *lines), tmp_path / "out"
-    command = ("batch", "--url", url, "run", source, "-o", str(output))
-    async with run_ignite(*command) as process:
-        await wait_until(output.exists, "the first answers")
-        process.send(signal.SIGINT)
-        assert "goes on without us" in await process.expect_exit(130)
-    assert (tmp_path / "out.batch").exists()
-    await batch(url, "run", source, "-o", str(output))
-    assert_each_once(read(output), range(300))
-    assert not (tmp_path / "out.batch").exists()
+async def test_a_run_that_was_broken_off_goes_on(tmp_path: Path) -> None:
+    """The last lines wait at a gate, so that the batch is not over when Ctrl-C comes, however slow this machine is."""
+    gate = tmp_path / "gate"
+    lines = [line(number, prompt=f"seed={number}{f' gate={gate}' if number >= 45 else ''}") for number in range(50)]
+    (tmp_path / "run").mkdir()
+    source, output = written(tmp_path / "run" / "in.jsonl", *lines), tmp_path / "run" / "out"
+    async with (
+        engine_server() as (_, engine),
+        ready(tmp_path / "data", "--engine", "openai", "--engine-url", engine, "--concurrency", "8") as (_, url),
+    ):
+        command = ("batch", "--url", url, "run", source, "-o", str(output))
+        async with run_ignite(*command) as process:
+            await wait_until(lambda: has_answers(output), "the first answers")
+            process.send(signal.SIGINT)
+            assert "goes on without us" in await process.expect_exit(130)
+        assert names_in(tmp_path / "run") == ["in.jsonl", "out.batch", "out.errors.part", "out.part"]
+
+        gate.touch()
+        await batch(url, "run", source, "-o", str(output))
+        assert_each_once(read(output), range(50))
+        assert names_in(tmp_path / "run") == ["in.jsonl", "out"]
+
+
+def has_answers(output: Path) -> bool:
+    part = part_of(output)
+    return part.exists() and part.stat().st_size > 0
+
+
+async def test_a_run_whose_batch_was_made_unheard_finds_it(url: str, tmp_path: Path) -> None:
+    """The process was killed after it had asked for the batch, and before it had written down which one that is."""
+    source, output = written(tmp_path / "in.jsonl", *map(line, range(3))), tmp_path / "out"
+    api = Api(url, None)
+    form = FormData()
+    form.add_field("purpose", "batch")
+    form.add_field("file", jsonl(map(line, range(3))), filename="in.jsonl")
+    file = (await api.json("POST", "/v1/files", data=form))["id"]
+    note = replace(Note.of(Path(source), "24h", replaces=False), file=file)
+    asked = {"input_file_id": file, "endpoint": ENDPOINT, "completion_window": "24h"}
+    made = await api.json("POST", "/v1/batches", json=asked, headers={"idempotency-key": note.key})
+    note.write(tmp_path / "out.batch")
+
+    assert made["id"] in await batch(url, "run", source, "-o", str(output))
+    assert_each_once(read(output), range(3))
+    assert names_in(tmp_path) == ["in.jsonl", "out"]
+
+
+async def test_what_is_there_is_replaced_only_by_something_else(url: str, tmp_path: Path) -> None:
+    output, errors = tmp_path / "out", tmp_path / "out.errors"
+    for path in (output, errors):
+        path.write_text("older\n")
+    bad = written(tmp_path / "bad.jsonl", line(0, model="gpt-6"))
+    await batch(url, "run", bad, "-o", str(output), "--again", status=2)
+    assert output.read_text() == errors.read_text() == "older\n", "nothing was run"
+
+    good = written(tmp_path / "good.jsonl", line(0))
+    await batch(url, "run", good, "-o", str(output), "--again")
+    assert_each_once(read(output), range(1))
+    assert names_in(tmp_path) == ["bad.jsonl", "good.jsonl", "out"], "old errors do not stand beside new answers"
