@@ -1,8 +1,11 @@
 # Targets: ignite (the default: API, CPU worker) and worker-gpu (the same, inside vLLM's own image).
 ARG VLLM_VERSION=v0.24.0
+ARG PYTHON_VERSION=3.11.14-slim-bookworm
+ARG UV_VERSION=0.13.9
 
-FROM python:3.11-slim AS build
-RUN pip install --no-cache-dir uv
+FROM python:${PYTHON_VERSION} AS build
+ARG UV_VERSION
+RUN pip install --no-cache-dir uv==${UV_VERSION}
 ENV UV_PROJECT_ENVIRONMENT=/opt/ignite UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 WORKDIR /src
 # What is locked changes more seldom than the code, so it has a layer of its own.
@@ -13,7 +16,8 @@ RUN uv sync --frozen --no-dev --extra s3 --no-editable
 
 # Ignite has an environment of its own: its packages and vLLM's do not have to agree.
 FROM vllm/vllm-openai:${VLLM_VERSION} AS worker-gpu
-RUN python3 -m pip install --no-cache-dir uv
+ARG UV_VERSION
+RUN python3 -m pip install --no-cache-dir uv==${UV_VERSION}
 ENV UV_PROJECT_ENVIRONMENT=/opt/ignite UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy
 COPY . /src
 RUN cd /src && python3 -m uv sync --frozen --no-dev --no-editable && ln -s /opt/ignite/bin/ignite /usr/local/bin/ignite
@@ -24,7 +28,7 @@ USER 10001:10001
 WORKDIR /home/ignite
 ENTRYPOINT ["ignite"]
 
-FROM python:3.11-slim AS ignite
+FROM python:${PYTHON_VERSION} AS ignite
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 ignite && useradd --create-home --uid 10001 --gid 10001 ignite
 COPY --from=build /opt/ignite /opt/ignite

@@ -19,13 +19,15 @@ BACKEND = (
     *("queue_limit", "queue_token_limit", "tenant_queue_limit", "fairness", "tenant_weights"),
 )
 API = (
-    *("host", "port", "grpc", "grpc_port", "api_keys", "body_limit", "models"),
-    *("job_deadline", "retention", "job_retention", "keepalive", "unary_padding", "sweep"),
+    *("host", "port", "grpc", "grpc_port", "api_keys", "body_limit", "models", "worker_patience"),
+    *("job_deadline", "retention", "job_retention", "store_retention", "keepalive", "unary_padding", "sweep"),
     *("file_limit", "file_retention", "files_dir", "files_url", "files_endpoint"),
+    *("webhook_secret", "webhook_private"),
     *("batch_lines", "batch_window", "batch_lease"),
 )
 WORKER = (
-    *("engine", "model", "model_id", "engine_url", "engine_api_key", "engine_command", "engine_args"),
+    *("engine", "model", "model_id", "model_aliases", "model_modalities"),
+    *("engine_url", "engine_api_key", "engine_command", "engine_args"),
     *("engine_continuation", "engine_start_timeout", "concurrency"),
     *(
         "context_length",

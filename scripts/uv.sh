@@ -19,13 +19,20 @@ find_python() {
 }
 
 # The settings undone here are ones with which pip refuses to install into a virtual environment.
+pip_install() {
+    env -u PIP_TARGET -u PIP_PREFIX PIP_USER=0 .venv-uv/bin/python -m pip install --quiet "$1" >&2
+}
+
+# The version that this was tried with; another one where the package index has no such.
+UV_VERSION=0.13.9
+
 install_uv() {
     rm -rf .venv-uv
     "$UV_PYTHON" -m venv .venv-uv >&2 || {
         rm -rf .venv-uv
         fail "$UV_PYTHON cannot make a virtual environment; on Debian and Ubuntu install python3-venv."
     }
-    env -u PIP_TARGET -u PIP_PREFIX PIP_USER=0 .venv-uv/bin/python -m pip install --quiet uv >&2 || {
+    pip_install "uv==$UV_VERSION" 2>/dev/null || pip_install uv || {
         rm -rf .venv-uv
         fail "pip could not install uv; see its message above."
     }
