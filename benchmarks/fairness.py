@@ -29,7 +29,7 @@ from tests.support.redis import Redis, find_redis, redis_on_this_machine
 SLOTS = 16
 CALLERS = 4
 SUBMITTERS = 32
-FLOOD, LIVE = "sk-flood-123", "sk-live-456"
+FLOOD, LIVE = "sk-flood-123-0123456789", "sk-live-456-0123456789"
 KEYS = {"IGNITE_API_KEYS": f"flood={FLOOD},live={LIVE}"}
 FLOOD_JOB = {"tokens": 20, "itl": 20}
 CALL = {"tokens": 10, "itl": 10}

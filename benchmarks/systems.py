@@ -149,7 +149,12 @@ async def servers(directory: Path) -> AsyncGenerator[tuple[dict[str, str], dict[
         await asyncio.gather(rabbitmq.start(), redis.start())
         with redis.client() as client:
             client.config_set("appendfsync", "everysec")
-        env = {**LIMITS, "IGNITE_AMQP_URL": rabbitmq.url("%2F"), "IGNITE_REDIS_URL": redis.url()}
+        env = {
+            **LIMITS,
+            "IGNITE_NO_AUTH": "true",
+            "IGNITE_AMQP_URL": rabbitmq.url("%2F"),
+            "IGNITE_REDIS_URL": redis.url(),
+        }
         yield env, server_pids(), redis
     finally:
         await asyncio.gather(rabbitmq.close(), redis.close())

@@ -8,11 +8,13 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import uvicorn
 
 from ignite.processes import supervise
 from ignite.running import mendable, require_distributed, run, say, stop_signals, until, warn
-from producer.app import create_app
+from producer.app import create_app, keyless_by
+from producer.auth import Keyless
 from producer.dependencies import Doors
 from producer.http_protocol import HeadWithBody
 from producer.keys import KeyBook
@@ -23,8 +25,15 @@ from shared.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from producer.grpc_door.server import GrpcServer
 
+log = structlog.get_logger(__name__)
+
 BACKLOG = 4096
 """Connections that may wait to be accepted."""
+
+NO_KEYS = (
+    "every call is answered 401: make a key with 'ignite keys create --name NAME', "
+    "or start with --no-auth to serve every caller on this machine as an operator"
+)
 
 
 def run_apis(settings: Settings) -> None:
@@ -83,13 +92,16 @@ class ApiServer(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(
-    backend: Backend, settings: Settings, listening: socket.socket | None = None
+    backend: Backend,
+    settings: Settings,
+    listening: socket.socket | None = None,
+    keyless: Keyless = Keyless.NEVER,
 ) -> AsyncGenerator[ApiServer]:
     """The API is up inside, on a socket of its own or on `listening`; on leaving it takes no more calls and lets those
-    that are open finish.
+    that are open finish. `keyless` holds where the setting `no_auth` is not set.
     """
-    await require_keys(backend, settings)
-    app = create_app(backend, settings)
+    await require_keys(backend, settings, keyless)
+    app = create_app(backend, settings, keyless)
     doors: Doors = app.state.doors
     server = ApiServer(
         uvicorn.Config(
@@ -133,14 +145,23 @@ async def start_grpc(doors: Doors) -> GrpcServer:
     return server
 
 
-async def require_keys(backend: Backend, settings: Settings) -> None:
-    """Off loopback nobody is served without a key, so there must be one. Raises SettingsError."""
-    if settings.on_loopback or settings.keys or await KeyBook(backend.documents).any():
+async def require_keys(backend: Backend, settings: Settings, keyless: Keyless = Keyless.NEVER) -> None:
+    """Off loopback the API does not start without keys, unless it is told to serve without. On loopback it starts, so
+    that a first key can be made beside it, and says what its callers will meet. Raises SettingsError.
+    """
+    keyless = keyless_by(settings, keyless)
+    if keyless is Keyless.ALWAYS:
+        log.warning("auth.off", host=settings.host, next="every call is served without a key, as an operator's")
         return
-    raise SettingsError(
-        f"{settings.host} is not a loopback address, so keys are needed, and there are none: "
-        "make one with 'ignite keys create --name NAME', set IGNITE_API_KEYS=name=key, or bind to 127.0.0.1."
-    )
+    if settings.keys or await KeyBook(backend.documents).any():
+        return
+    if not settings.on_loopback:
+        raise SettingsError(
+            f"{settings.host} is not a loopback address, so keys are needed, and there are none: "
+            "make one with 'ignite keys create --name NAME', set IGNITE_API_KEYS=name=key, or bind to 127.0.0.1."
+        )
+    if keyless is Keyless.NEVER:
+        log.warning("auth.no_keys", next=NO_KEYS)
 
 
 async def serve(server: ApiServer, listening: socket.socket | None) -> None:

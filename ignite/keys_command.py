@@ -21,6 +21,12 @@ from shared.errors import IgniteError
 from shared.limits import Limits
 from shared.settings import Settings, split_list
 
+FIRST_KEY = (
+    "This is the first key. An 'ignite up' that served this machine without keys asks for one within seconds, also in "
+    "'ignite jobs' and the like (--key or IGNITE_API_KEY). What was made without a key belongs to the tenant 'local': "
+    "a key made with --tenant local sees it. 'ignite up --no-auth' goes on serving without keys."
+)
+
 Work = Callable[[KeyBook], Coroutine[Any, Any, None]]
 
 
@@ -61,6 +67,7 @@ def create(
     limits = Limits(rpm, tpm, concurrency, tuple(filter(None, map(str.strip, models.split(",")))))
 
     async def work(book: KeyBook) -> None:
+        first = not await book.ever()
         secret, key = await book.create(name, tenant=tenant, limits=limits, weight=weight, operator=operator)
         click.echo(secret)
         click.echo(
@@ -68,6 +75,8 @@ def create(
             "It is not shown again. Servers that run already take it.",
             err=True,
         )
+        if first and not settings.distributed:
+            click.echo(FIRST_KEY, err=True)
 
     with_book(settings, work)
 
@@ -100,8 +109,8 @@ def revoke(settings: Settings, name_or_id: str) -> None:
         click.echo(f"{key.id} ({key.name}) is revoked: within seconds it opens nothing.")
         if not await book.any():
             click.echo(
-                "That was the last stored key. Servers that run stay closed to whoever has none; one that is started "
-                "on loopback from now on asks for none, unless IGNITE_API_KEYS is set.",
+                "That was the last stored key. Calls without a key are still refused: make another key, set "
+                "IGNITE_API_KEYS, or start with --no-auth to serve this machine without keys.",
                 err=True,
             )
 

@@ -13,13 +13,20 @@ Command = Callable[..., Any]
 
 
 def settings_options(*names: str) -> Callable[[Command], Command]:
-    """An option for each setting, described as the setting is. Values are checked where all settings are."""
+    """An option for each setting, described as the setting is. Values are checked where all settings are. An option for
+    a switch may go without its value, which is true then.
+    """
 
     def decorate(command: Command) -> Command:
         for name in reversed(names):
             field = Settings.model_fields[name]
             default = "" if field.default in (None, "") else f" [default: {field.default}]"
-            command = click.option(f"--{name.replace('_', '-')}", name, help=f"{field.description}{default}")(command)
+            option = f"--{name.replace('_', '-')}"
+            about = f"{field.description}{default}"
+            if "bool" in str(field.annotation):
+                command = click.option(option, name, help=about, is_flag=False, flag_value="true")(command)
+            else:
+                command = click.option(option, name, help=about)(command)
         return command
 
     return decorate

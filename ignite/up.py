@@ -5,6 +5,7 @@ from __future__ import annotations
 from ignite.api_process import serving
 from ignite.running import say, stop_signals, until
 from ignite.worker_process import running_engine, working
+from producer.auth import Keyless
 from shared.backends import open_backend
 from shared.settings import Settings
 
@@ -16,8 +17,15 @@ async def run_up(settings: Settings) -> None:
             open_backend(settings) as backend,
             running_engine(settings) as engine,
             working(backend, engine, settings) as worker,
-            serving(backend, settings) as server,
+            serving(backend, settings, keyless=keyless_by_default(settings)) as server,
         ):
             where = "RabbitMQ and Redis" if settings.distributed else f"data in {settings.data_dir}"
             say(f"ignite is ready: {server.addresses} · model {engine.card.id} · {where} · Ctrl-C stops it")
             await until(stop, worker, *server.tasks)
+
+
+def keyless_by_default(settings: Settings) -> Keyless:
+    """One machine's own server over its own files is open to that machine until its first key. Redis may lose its keys,
+    and must not become open by that.
+    """
+    return Keyless.UNTIL_FIRST_KEY if settings.on_loopback and not settings.distributed else Keyless.NEVER

@@ -11,12 +11,13 @@ from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 
 from producer import completions, dead, jobs, models, operations, stored
-from producer.auth import Keyring
+from producer.auth import Keyless, Keyring
 from producer.batches import routes as batches
 from producer.batches.book import Batches
 from producer.batches.named import NamedBatches
 from producer.batches.run import BatchRun, Desk
 from producer.batches.runners import BatchRunners
+from producer.browser_guard import BrowserGuard, LocalNames
 from producer.catalog import Catalog, Configured
 from producer.dead_letters import settle_dead_letters
 from producer.dependencies import Doors
@@ -28,7 +29,7 @@ from producer.fleet import Fleet
 from producer.health import Health, health_router
 from producer.keys import KeyBook
 from producer.limits import KeyLimits
-from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, Cors, RequestContext, Surprises
+from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext, Surprises
 from producer.openapi import openapi_of
 from producer.service import JobService
 from producer.storage import open_storage
@@ -50,10 +51,13 @@ FORM_ROOM = 1024 * 1024
 """Bytes of an upload that are not the file's own."""
 
 
-def create_app(backend: Backend, settings: Settings) -> FastAPI:
-    """The application on an open backend; who opened it closes it, and the service on it before."""
+def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.NEVER) -> FastAPI:
+    """The application on an open backend; who opened it closes it, and the service on it before. `no_auth` of the
+    settings, where it is set, comes before `keyless`.
+    """
     catalog = Catalog(backend.registry, configured_models(settings))
-    keyring = Keyring(settings.keys, KeyBook(backend.documents), on_loopback=settings.on_loopback)
+    keyless = keyless_by(settings, keyless)
+    keyring = Keyring(settings.keys, KeyBook(backend.documents), keyless)
     storage = open_storage(settings)
     service, kept = JobService(backend, catalog, settings), Files(backend.documents, storage)
     limits = KeyLimits(backend.limiter, backend.store)
@@ -109,8 +113,14 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
     app.include_router(health_router())
     install_error_handlers(app)
     install_edge(app, doors)
-    app.openapi = lambda: openapi_of(app, keyed=bool(settings.keys) or not settings.on_loopback)
+    app.openapi = lambda: openapi_of(app, keyed=keyless is Keyless.NEVER)
     return app
+
+
+def keyless_by(settings: Settings, default: Keyless) -> Keyless:
+    if settings.keys or settings.no_auth is False:
+        return Keyless.NEVER
+    return Keyless.ALWAYS if settings.no_auth else default
 
 
 def configured_models(settings: Settings) -> Configured:
@@ -135,4 +145,6 @@ def edge(app: ASGIApp, doors: Doors) -> ASGIApp:
     settings = doors.settings
     limited = BodyLimit(app, settings.body_limit, others={FILES: settings.file_limit + FORM_ROOM})
     inside = Surprises(Authentication(limited, doors.keyring, doors.limits))
-    return RequestContext(Cors(inside, ["*"], ["*"], ["*"], expose_headers=EXPOSED))
+    names = LocalNames(settings.keyless_hosts, any_address=not settings.on_loopback)
+    guarded = BrowserGuard(inside, doors.keyring, names, expose_headers=EXPOSED, uploads=frozenset({FILES}))
+    return RequestContext(guarded)

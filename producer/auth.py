@@ -7,13 +7,14 @@ import hmac
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from producer.keys import FORM, KeyBook, StoredKey, digest
 from shared.errors import AuthenticationFailed, PermissionDenied
 from shared.limits import UNLIMITED, Limits
 
 ANYONE = "local"
-"""The one tenant where there is no key at all, which is allowed on loopback only."""
+"""The tenant of calls without a key, where those are served."""
 
 FRESH = 3.0
 """Seconds for which an answer of the store about a key is good: a revoked key is refused everywhere after that."""
@@ -23,6 +24,14 @@ REMEMBERED = 10_000
 
 
 LONG_AGO = float("-inf")
+
+
+class Keyless(Enum):
+    """Whether calls without a key are served. It is decided by the settings alone, except that keys can only end it."""
+
+    NEVER = "never"
+    UNTIL_FIRST_KEY = "until the first key"
+    ALWAYS = "always"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +56,14 @@ class Principal:
 class Keyring:
     """Tells principals by their keys: those of the settings, and those in the store."""
 
-    def __init__(self, configured: Mapping[str, str], stored: KeyBook, *, on_loopback: bool) -> None:
+    def __init__(self, configured: Mapping[str, str], stored: KeyBook, keyless: Keyless) -> None:
         self._configured = [(digest(key), Principal(tenant)) for key, tenant in configured.items()]
         self._stored = RecentKeys(stored)
-        self._entry = FreeEntry(stored, allowed=on_loopback and not configured)
+        self._entry = KeylessEntry(stored, Keyless.NEVER if configured else keyless)
+
+    async def is_keyless(self) -> bool:
+        """Whether a call without a key is served now. Raises BackendUnavailable."""
+        return await self._entry.is_free()
 
     async def principal_of(self, authorization: str | None) -> Principal:
         """Raises AuthenticationFailed, BackendUnavailable."""
@@ -111,29 +124,30 @@ class RecentKeys:
         return key
 
 
-class FreeEntry:
-    """Whether no key is asked for: on loopback, as long as there is none. Once there was one it stays that way, so that
-    revoking the last key opens nothing.
+class KeylessEntry:
+    """Whether calls without a key are served. Where that ends with the first key, revoking the last one does not bring
+    it back.
     """
 
-    def __init__(self, stored: KeyBook, *, allowed: bool) -> None:
+    def __init__(self, stored: KeyBook, keyless: Keyless) -> None:
         self._stored = stored
-        self._allowed = allowed
+        self._keyless = keyless
         self._looked_at = LONG_AGO
         self._looking = asyncio.Lock()
 
     async def is_free(self) -> bool:
-        if self._allowed and not self._is_fresh():
+        if self._must_look():
             async with self._looking:
-                if not self._is_fresh():
+                if self._must_look():
                     await self._look()
-        return self._allowed
+        return self._keyless is not Keyless.NEVER
 
-    def _is_fresh(self) -> bool:
-        return time.monotonic() - self._looked_at < FRESH
+    def _must_look(self) -> bool:
+        return self._keyless is Keyless.UNTIL_FIRST_KEY and time.monotonic() - self._looked_at >= FRESH
 
     async def _look(self) -> None:
-        self._allowed = not await self._stored.any()
+        if await self._stored.ever():
+            self._keyless = Keyless.NEVER
         self._looked_at = time.monotonic()
 
 

@@ -23,6 +23,9 @@ from shared.limits import UNLIMITED, Limits
 from shared.ports import FLEET, Document, Documents
 
 KIND = "key"
+KEYED = "keyed"
+"""The kind and the id of the document that says that there was a key once."""
+
 PREFIX = "sk-ignite-"
 BITS = 256
 FORM = re.compile(r"sk-ignite-[A-Za-z0-9_-]{43}")
@@ -104,6 +107,7 @@ class KeyBook:
         check_name(tenant or name, "tenant")
         if any([key async for key in self.all() if key.name == name]):
             raise Conflict(f"There is a key named {name!r} already: revoke it first, or choose another name.")
+        await self._note_keyed()
         secret = PREFIX + secrets.token_urlsafe(BITS // 8)
         key = StoredKey(digest(secret), secret[-HINT:], name, tenant or name, time.time(), limits, weight, operator)
         await self._documents.put(Document(KIND, FLEET, key.digest, key.encode()), expires_in=FOR_GOOD)
@@ -116,6 +120,14 @@ class KeyBook:
 
     async def any(self) -> bool:
         return bool(await self._documents.list(KIND, FLEET, limit=1))
+
+    async def ever(self) -> bool:
+        """Whether there is a key, or ever was one in this store."""
+        return await self._documents.get(KEYED, FLEET, KEYED) is not None or await self.any()
+
+    async def _note_keyed(self) -> None:
+        """A server that serves without keys until the first one must not do so again when the last one is revoked."""
+        await self._documents.put(Document(KEYED, FLEET, KEYED, b"{}"), expires_in=FOR_GOOD)
 
     async def all(self) -> AsyncGenerator[StoredKey]:
         """All of them, in no order that means anything."""
@@ -132,6 +144,7 @@ class KeyBook:
             ids = ", ".join(key.id for _, key in named)
             raise Conflict(f"Several keys are named {name_or_id!r}: say which by its id ({ids}).")
         document, key = named[0]
+        await self._note_keyed()
         await self._documents.delete(document)
         return key
 

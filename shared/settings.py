@@ -30,6 +30,9 @@ from pydantic_settings import (
 CONFIG_FILE = Path("ignite.toml")
 PREFIX = "IGNITE_"
 WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?")
+LEAST_KEY, LEAST_VARIETY = 16, 8
+"""Characters of a key in `api_keys`, and how many of them differ: fewer can be guessed, or are a word."""
+
 FOR_TESTS = "IGNITE_TEST_"
 FOR_CLIENTS = frozenset({"IGNITE_URL", "IGNITE_API_KEY"})
 """What `ignite jobs` reads: not settings of a process."""
@@ -76,6 +79,15 @@ class Settings(BaseSettings):
     grpc: bool = Field(True, description="whether gRPC is served beside HTTP")
     grpc_port: int = Field(50051, ge=0, le=65535, description="port to bind for gRPC; 0 takes a free one")
     api_keys: str = Field("", description="comma-separated name=key pairs, beside the keys that 'ignite keys' makes")
+    no_auth: bool | None = Field(
+        None,
+        description="serve calls without a key, as an operator; None: in `ignite up` on its own files and loopback, "
+        "until the first key is made",
+    )
+    no_auth_anywhere: bool = Field(False, description="allow no_auth on an address that is not loopback")
+    no_auth_hosts: str = Field(
+        "", description="comma-separated host names, beside loopback's, that no_auth takes in Host and Origin"
+    )
     body_limit: int = Field(20 * 1024 * 1024, ge=1024, description="largest request body")
     models: str = Field(
         "", description="comma-separated model ids that are served even while no worker is up; alias=id names one anew"
@@ -169,8 +181,11 @@ class Settings(BaseSettings):
     def keys_are_named(cls, value: str) -> str:
         for pair in split_list(value):
             name, _, key = pair.partition("=")
-            if not name or len(key) < 8:
-                raise ValueError("expected name=key pairs, each key at least 8 characters")
+            if not name or len(key) < LEAST_KEY or len(set(key)) < LEAST_VARIETY:
+                raise ValueError(
+                    f"expected name=key pairs, each key at least {LEAST_KEY} characters, {LEAST_VARIETY} of them "
+                    "different ('openssl rand -hex 24' makes one)"
+                )
         return value
 
     @field_validator("webhook_secret")
@@ -206,6 +221,10 @@ class Settings(BaseSettings):
         """Tenant → its share beside those whose share is 1."""
         pairs = (pair.rpartition("=") for pair in split_list(self.tenant_weights))
         return {name: float(weight) for name, _, weight in pairs}
+
+    @property
+    def keyless_hosts(self) -> frozenset[str]:
+        return frozenset(name.lower() for name in split_list(self.no_auth_hosts))
 
     @property
     def configured_models(self) -> tuple[str, ...]:
@@ -278,6 +297,7 @@ def explain(error: ValidationError) -> str:
 
 def check_agreement(settings: Settings) -> None:
     """The rules that span settings."""
+    check_no_auth(settings)
     if (settings.amqp_url is None) != (settings.redis_url is None):
         given, missing = ("amqp", "redis") if settings.amqp_url else ("redis", "amqp")
         raise SettingsError(
@@ -293,3 +313,17 @@ def check_agreement(settings: Settings) -> None:
     ):
         if any(url is not None and urlsplit(url).scheme not in schemes for url in urls):
             raise SettingsError(f"The setting {name} must begin with {' or '.join(f'{scheme}:' for scheme in schemes)}")
+
+
+def check_no_auth(settings: Settings) -> None:
+    if not settings.no_auth:
+        return
+    if settings.keys:
+        raise SettingsError(
+            "no_auth serves every call without a key, and api_keys is set: take one of the two settings out."
+        )
+    if not (settings.on_loopback or settings.no_auth_anywhere):
+        raise SettingsError(
+            f"no_auth makes every caller an operator, and {settings.host} is not a loopback address: "
+            "bind to 127.0.0.1, use keys, or set no_auth_anywhere as well."
+        )

@@ -12,7 +12,7 @@ from tests.support.chat import Prompt
 
 DONE = "[DONE]"
 TAG = "chaos"
-KEYS = {f"sk-chaos-{tenant}": tenant for tenant in ("alice", "bob", "carol")}
+KEYS = {f"sk-chaos-0123456789-{tenant}": tenant for tenant in ("alice", "bob", "carol")}
 """The clients' keys, each a tenant of its own: they take turns."""
 
 

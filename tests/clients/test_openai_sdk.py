@@ -131,11 +131,11 @@ async def test_an_unknown_model(client: AsyncOpenAI) -> None:
 
 
 async def test_a_wrong_key() -> None:
-    async with embedded_api(api_keys="alice=secret-alice") as api:
+    async with embedded_api(api_keys="alice=secret-of-alice-4711") as api:
         with pytest.raises(openai.AuthenticationError):
             async with open_client(api) as client:
                 await client.models.list()
-        async with open_client(api, "secret-alice") as client:
+        async with open_client(api, "secret-of-alice-4711") as client:
             assert (await client.models.list()).data
 
 

@@ -12,8 +12,8 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import Redis
 from tests.support.wait_until import wait_until
 
-KEYS = {"IGNITE_API_KEYS": "flood=sk-flood-123,late=sk-late-456"}
-FLOOD, LATE = "sk-flood-123", "sk-late-456"
+KEYS = {"IGNITE_API_KEYS": "flood=sk-flood-123-0123456789,late=sk-late-456-0123456789"}
+FLOOD, LATE = "sk-flood-123-0123456789", "sk-late-456-0123456789"
 WAITING = Prompt(seed=1, tokens=20, itl=20)
 LONG = Prompt(seed=500, tokens=150, itl=40)
 

@@ -215,7 +215,10 @@ async def running_api(backend: Backend, settings: Settings, *, worker: bool = Tr
 
 
 def settings_for_tests(**changes: Any) -> Settings:
-    return Settings(**{"port": 0, "grpc": False, "grpc_port": 0, "drain": 1, "max_tries": 1} | changes)
+    """Without keys unless `api_keys` are given."""
+    defaults = {"port": 0, "grpc": False, "grpc_port": 0, "drain": 1, "max_tries": 1}
+    keyless = {"no_auth": True, "no_auth_anywhere": True, "no_auth_hosts": "ignite,x"}
+    return Settings(**defaults | ({} if "api_keys" in changes else keyless) | changes)
 
 
 @asynccontextmanager

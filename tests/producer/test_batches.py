@@ -286,8 +286,11 @@ async def test_a_batch_whose_input_goes_fails_and_keeps_what_is_done(client: Asy
 
 
 async def test_another_tenants_batches_are_not_there(tmp_path: Path) -> None:
-    async with embedded_api(files_dir=tmp_path, api_keys="alice=sk-alice-1,bob=sk-bob-12") as api:
-        alice, bob = (AsyncOpenAI(base_url=api.url, api_key=key, max_retries=0) for key in ("sk-alice-1", "sk-bob-12"))
+    async with embedded_api(files_dir=tmp_path, api_keys="alice=sk-alice-1-0123456789,bob=sk-bob-12-0123456789") as api:
+        alice, bob = (
+            AsyncOpenAI(base_url=api.url, api_key=key, max_retries=0)
+            for key in ("sk-alice-1-0123456789", "sk-bob-12-0123456789")
+        )
         batch = await over(alice, await begun(alice, GOOD))
         for call in (bob.batches.retrieve, bob.batches.cancel):
             with pytest.raises(openai.NotFoundError):

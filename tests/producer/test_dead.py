@@ -3,7 +3,7 @@
 from tests.producer.api import Api, ask, embedded_api
 from tests.support.wait_until import wait_until
 
-KEYS = "alice=secret-alice"
+KEYS = "alice=secret-of-alice-4711"
 
 
 async def test_dead_jobs_are_listed_with_their_tenants_and_tried_again(api: Api) -> None:
@@ -21,7 +21,7 @@ async def test_dead_jobs_are_listed_with_their_tenants_and_tried_again(api: Api)
 async def test_only_an_operator_may_look() -> None:
     async with embedded_api(api_keys=KEYS) as api:
         for method, path in (("GET", ""), ("POST", "/x/retry"), ("GET", "/messages"), ("DELETE", "/messages/x")):
-            answer = await api.call(method, f"/v1/dead{path}", headers={"authorization": "Bearer secret-alice"})
+            answer = await api.call(method, f"/v1/dead{path}", headers={"authorization": "Bearer secret-of-alice-4711"})
             assert (answer.status, answer.error["type"]) == (403, "permission_error"), path
 
 

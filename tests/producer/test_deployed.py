@@ -18,7 +18,7 @@ def probed() -> list[str]:
 
 async def test_probes_are_answered_to_the_kubelet_which_has_no_key() -> None:
     assert len(probed()) == len(PROBES)
-    async with embedded_api(api_keys="me=a-long-key") as api:
+    async with embedded_api(api_keys="me=a-long-key-of-mine") as api:
         for path in probed():
             assert (await api.get(path)).status == 200
 
@@ -33,7 +33,9 @@ def selectors() -> list[tuple[str, dict[str, str]]]:
 @pytest.mark.parametrize(("metric", "labels"), selectors())
 async def test_what_workers_are_scaled_by_is_told_before_there_is_one(metric: str, labels: dict[str, Any]) -> None:
     (config,) = of_kind("ConfigMap")
-    async with embedded_api(worker=False, models=config["data"]["IGNITE_MODELS"], api_keys="me=a-long-key") as api:
-        lines = (await api.get("/metrics", authorization="Bearer a-long-key")).body.decode().splitlines()
+    async with embedded_api(
+        worker=False, models=config["data"]["IGNITE_MODELS"], api_keys="me=a-long-key-of-mine"
+    ) as api:
+        lines = (await api.get("/metrics", authorization="Bearer a-long-key-of-mine")).body.decode().splitlines()
     told = [line for line in lines if line.startswith(f"{metric}{{")]
     assert [line for line in told if all(f'{name}="{value}"' in line for name, value in labels.items())], told

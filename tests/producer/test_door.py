@@ -118,9 +118,9 @@ class Ticking:
 
 
 async def test_a_tenant_with_much_waiting_is_turned_away_and_the_others_are_not() -> None:
-    keys = "many=sk-many-123,other=sk-other-456"
+    keys = "many=sk-many-123-0123456789,other=sk-other-456-0123456789"
     async with embedded_api(worker=False, tenant_queue_limit=2, api_keys=keys) as api:
-        many, other = ({"authorization": f"Bearer sk-{name}"} for name in ("many-123", "other-456"))
+        many, other = ({"authorization": f"Bearer sk-{name}-0123456789"} for name in ("many-123", "other-456"))
         answers = [await api.post(ask(background=True), **many) for _ in range(2)]
         assert [answer.status for answer in answers] == [202, 202]
         refused = await api.post(ask(background=True), **many)

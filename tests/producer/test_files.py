@@ -197,8 +197,13 @@ async def test_uploads_have_a_limit_of_their_own(tmp_path: Path) -> None:
 
 
 async def test_another_tenants_files_are_not_there(tmp_path: Path) -> None:
-    async with embedded_api(worker=False, files_dir=tmp_path, api_keys="../a=sk-alice-1,bob=sk-bob-12") as api:
-        alice, bob = (AsyncOpenAI(base_url=api.url, api_key=key, max_retries=0) for key in ("sk-alice-1", "sk-bob-12"))
+    async with embedded_api(
+        worker=False, files_dir=tmp_path, api_keys="../a=sk-alice-1-0123456789,bob=sk-bob-12-0123456789"
+    ) as api:
+        alice, bob = (
+            AsyncOpenAI(base_url=api.url, api_key=key, max_retries=0)
+            for key in ("sk-alice-1-0123456789", "sk-bob-12-0123456789")
+        )
         file = await alice.files.create(file=("in.jsonl", DATA), purpose="batch")
         for call in (bob.files.retrieve, bob.files.content, bob.files.delete):
             with pytest.raises(openai.NotFoundError):

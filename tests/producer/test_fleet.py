@@ -54,10 +54,10 @@ async def test_workers_show_what_they_do(api: Api) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/queues", "/v1/workers"])
 async def test_they_are_for_operators(path: str) -> None:
-    async with embedded_api(api_keys="alice=secret-alice") as api:
+    async with embedded_api(api_keys="alice=secret-of-alice-4711") as api:
         secret, _ = await KeyBook(api.backend.documents).create("ops", operator=True)
         assert (await api.get(path)).status == 401
-        denied = await api.get(path, authorization="Bearer secret-alice")
+        denied = await api.get(path, authorization="Bearer secret-of-alice-4711")
         assert (denied.status, denied.error["code"]) == (403, "permission_denied")
         assert (await api.get(path, authorization=f"Bearer {secret}")).status == 200
 

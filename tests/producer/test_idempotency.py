@@ -85,9 +85,9 @@ async def test_a_bad_key_is_refused(api: Api, key: str) -> None:
 
 
 async def test_keys_are_their_tenants_own() -> None:
-    async with embedded_api(api_keys="alice=sk-alice-alice,bob=sk-bob-bob") as api:
-        mine = await keyed(api, ask(), authorization="Bearer sk-alice-alice")
-        theirs = await keyed(api, ask("seed=8"), authorization="Bearer sk-bob-bob")
+    async with embedded_api(api_keys="alice=sk-alice-alice-0123456789,bob=sk-bob-bob-0123456789") as api:
+        mine = await keyed(api, ask(), authorization="Bearer sk-alice-alice-0123456789")
+        theirs = await keyed(api, ask("seed=8"), authorization="Bearer sk-bob-bob-0123456789")
     assert (mine.status, theirs.status) == (200, 200)
     assert mine.json["id"] != theirs.json["id"]
 

@@ -16,14 +16,23 @@ from tests.support.wait_until import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ALICE = {"authorization": "Bearer secret-alice"}
-BOB = {"authorization": "bearer  secret-bob"}
-STRANGERS = (None, "", "Bearer", "Bearer ", "Bearer wrong-key", "Basic secret-alice", "secret-alice", "Bearer ü")
+ALICE = {"authorization": "Bearer secret-of-alice-4711"}
+BOB = {"authorization": "bearer  secret-of-bob-4711"}
+STRANGERS = (
+    None,
+    "",
+    "Bearer",
+    "Bearer ",
+    "Bearer wrong-key",
+    "Basic secret-of-alice-4711",
+    "secret-of-alice-4711",
+    "Bearer ü",
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def keyed_api() -> AsyncIterator[Api]:
-    async with embedded_api(api_keys="alice=secret-alice,bob=secret-bob") as api:
+    async with embedded_api(api_keys="alice=secret-of-alice-4711,bob=secret-of-bob-4711") as api:
         yield api
 
 
@@ -119,7 +128,7 @@ async def test_a_key_may_be_for_some_models_only(keyed_api: Api) -> None:
 
 
 async def test_a_revoked_key_opens_nothing_on_any_replica(amqp_url: str, redis_url: str) -> None:
-    settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url, api_keys="root=secret-root")
+    settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url, api_keys="root=secret-of-root-4711")
     async with (
         open_distributed(amqp_url, redis_url) as one,
         open_distributed(amqp_url, redis_url) as other,
@@ -139,11 +148,11 @@ async def is_refused(api: Api, key: dict[str, str]) -> bool:
 
 
 async def test_a_public_address_wants_a_key() -> None:
-    public = settings_for_tests(host="0.0.0.0")
+    public = settings_for_tests(host="0.0.0.0", no_auth=None)
     async with open_embedded(None) as backend:
         with pytest.raises(SettingsError, match=r"^0\.0\.0\.0 is not a loopback address.* 'ignite keys create"):
             await require_keys(backend, public)
         await require_keys(backend, settings_for_tests())
-        await require_keys(backend, settings_for_tests(host="0.0.0.0", api_keys="alice=secret-alice"))
+        await require_keys(backend, settings_for_tests(host="0.0.0.0", api_keys="alice=secret-of-alice-4711"))
         await KeyBook(backend.documents).create("alice")
         await require_keys(backend, public)

@@ -30,7 +30,7 @@ RATES = ("limit", "remaining", "reset")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def limited_api() -> AsyncIterator[Api]:
-    async with embedded_api(api_keys="root=secret-root") as api:
+    async with embedded_api(api_keys="root=secret-of-root-4711") as api:
         yield api
 
 
@@ -186,7 +186,7 @@ async def test_who_asks_again_for_the_same_is_counted_once(limited_api: Api) -> 
 
 
 async def test_what_the_queue_refuses_is_not_counted() -> None:
-    async with embedded_api(worker=False, queue_limit=1, api_keys="root=secret-root") as api:
+    async with embedded_api(worker=False, queue_limit=1, api_keys="root=secret-of-root-4711") as api:
         alice = await key(api, "alice", requests_per_minute=2, concurrency=2)
         await api.submit(ask(), **alice)
         for _ in range(4):
@@ -200,7 +200,7 @@ async def test_a_key_without_limits_hears_of_none(limited_api: Api) -> None:
 
 
 async def test_limits_hold_over_replicas_and_what_was_lost_is_found(amqp_url: str, redis_url: str) -> None:
-    settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url, api_keys="root=secret-root")
+    settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url, api_keys="root=secret-of-root-4711")
     async with (
         open_distributed(amqp_url, redis_url) as one,
         open_distributed(amqp_url, redis_url) as other,
@@ -235,7 +235,10 @@ def a_job() -> Job:
 
 
 async def test_limits_hold_over_grpc() -> None:
-    async with embedded_api(grpc=True, api_keys="root=secret-root") as api, grpc_client(api.grpc_address) as client:
+    async with (
+        embedded_api(grpc=True, api_keys="root=secret-of-root-4711") as api,
+        grpc_client(api.grpc_address) as client,
+    ):
         alice = await key(api, "alice", requests_per_minute=1)
         call = client.unary(ask(), metadata=alice)
         told = dict(await call.initial_metadata())
@@ -245,7 +248,7 @@ async def test_limits_hold_over_grpc() -> None:
         assert (refusal.code, refusal.error["code"]) == (StatusCode.RESOURCE_EXHAUSTED, "rate_limit_exceeded")
         assert refusal.retry_after is not None
         assert refusal.retry_after <= 60
-        assert (await client.answer(ask(), metadata={"authorization": "Bearer secret-root"}))["object"]
+        assert (await client.answer(ask(), metadata={"authorization": "Bearer secret-of-root-4711"}))["object"]
 
 
 async def test_durations_read_as_openais() -> None:

@@ -98,7 +98,9 @@ async def test_a_request_that_was_refused_leaves_its_key_free(embedded: Api) -> 
 
 
 async def test_keys_are_their_tenants_own(tmp_path: Path) -> None:
-    async with embedded_api(worker=False, files_dir=tmp_path, api_keys="alice=sk-alice-1,bob=sk-bob-12") as api:
+    async with embedded_api(
+        worker=False, files_dir=tmp_path, api_keys="alice=sk-alice-1-0123456789,bob=sk-bob-12-0123456789"
+    ) as api:
         named = NamedBatches(api.backend.documents, api.doors.batches)
         mine, theirs = [await named.create(a_batch(tenant), a_name()) for tenant in ("alice", "bob")]
         assert (mine.tenant, theirs.tenant) == ("alice", "bob")

@@ -61,7 +61,7 @@ async def test_the_request_is_described_to_the_field(document: Any) -> None:
 
 
 async def test_keys_are_asked_for_where_there_are_any() -> None:
-    async with embedded_api(api_keys="alice=secret-alice") as api:
+    async with embedded_api(api_keys="alice=secret-of-alice-4711") as api:
         document = (await api.get("/openapi.json")).json
     assert document["security"] == [{"key": []}]
     assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
@@ -72,7 +72,7 @@ async def test_where_there_may_be_none_a_key_may_be_left_out(document: Any) -> N
 
 
 async def test_the_page_for_people_brings_its_own_script_and_needs_no_key() -> None:
-    async with embedded_api(api_keys="alice=secret-alice") as api:
+    async with embedded_api(api_keys="alice=secret-of-alice-4711") as api:
         page = await api.get("/docs")
         scripts = re.findall(r'<script src="([^"]+)"', page.body.decode())
         assert page.headers["content-type"].startswith("text/html")

@@ -14,8 +14,8 @@ from tests.producer.api import Answer, Api, ask, embedded_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ALICE = {"authorization": "Bearer secret-alice"}
-BOB = {"authorization": "Bearer secret-bob"}
+ALICE = {"authorization": "Bearer secret-of-alice-4711"}
+BOB = {"authorization": "Bearer secret-of-bob-4711"}
 
 SHARED = ("/v1/models", "/v1/models/{model_id}")
 """What belongs to nobody."""
@@ -60,7 +60,7 @@ MAKERS: dict[str, Callable[[Api], Awaitable[str]]] = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def keyed_api() -> AsyncIterator[Api]:
-    async with embedded_api(api_keys="alice=secret-alice,bob=secret-bob") as api:
+    async with embedded_api(api_keys="alice=secret-of-alice-4711,bob=secret-of-bob-4711") as api:
         yield api
 
 

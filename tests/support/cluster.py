@@ -30,7 +30,9 @@ class Cluster:
         self.processes: list[RunningProcess] = []
 
     async def api(self, *options: str, **env: str) -> Api:
-        process = await self._start("api", "--port", "0", *options, **env)
+        keys = "IGNITE_API_KEYS" in env or "--api-keys" in options
+        entry = {} if keys else {"IGNITE_NO_AUTH": "true"}
+        process = await self._start("api", "--port", "0", *options, **entry, **env)
         found: re.Match[str] = await process.wait_for(API_READY, STARTS_WITHIN)
         return Api(process, found[1])
 

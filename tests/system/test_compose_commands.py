@@ -9,7 +9,7 @@ from tests.support.run_process import RunningProcess, run_ignite
 from tests.support.server import free_ports
 from tests.system.test_compose import SERVICES
 
-KEY = "a-key-of-ours"
+KEY = "a-key-of-ours-0123456789"
 
 
 def service(name: str, servers: Mapping[str, str]) -> AbstractAsyncContextManager[RunningProcess]:

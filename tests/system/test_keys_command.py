@@ -7,7 +7,9 @@ from pathlib import Path
 import aiohttp
 from click.testing import Result
 
+from tests.support.cluster import API_READY
 from tests.support.command import ignite
+from tests.support.run_process import run_ignite
 from tests.support.wait_until import wait_until
 from tests.system.test_up import ignite_up, ready
 
@@ -83,3 +85,34 @@ async def test_what_cannot_be_done_is_one_sentence(tmp_path: Path) -> None:
     assert "last stored key" in revoked.stderr
     redis = ("--amqp-url", "amqp://127.0.0.1:9", "--redis-url", "redis://127.0.0.1:9/0")
     assert "Redis" in (await keys(*redis, "ls", status=1)).stderr
+
+
+async def test_the_first_key_says_what_the_next_call_needs_and_closes_for_good(tmp_path: Path) -> None:
+    here = ("--data-dir", str(tmp_path))
+    async with ready(tmp_path) as (_, url):
+        assert await status_of(url, "none") == 200
+        made = await keys(*here, "create", "--name", "alice")
+        assert "This is the first key" in made.stderr
+        assert "--tenant local" in made.stderr
+        await wait_until(lambda: is_refused(url, "none"), "a key to be needed")
+        assert await status_of(url, made.stdout.strip()) == 200
+        assert "first key" not in (await keys(*here, "create", "--name", "bob")).stderr
+    for name in ("alice", "bob"):
+        await keys(*here, "revoke", name)
+    async with ready(tmp_path) as (_, url):
+        assert await status_of(url, "none") == 401
+    async with ready(tmp_path, "--no-auth") as (_, url):
+        assert await status_of(url, "none") == 200
+
+
+async def test_an_api_without_keys_answers_401_and_says_what_to_do(amqp_url: str, redis_url: str) -> None:
+    servers = {"IGNITE_AMQP_URL": amqp_url, "IGNITE_REDIS_URL": redis_url}
+    async with run_ignite("api", "--port", "0", env=servers) as process:
+        url = (await process.wait_for(API_READY))[1]
+        assert "ignite keys create" in process.output
+        assert "--no-auth" in process.output
+        assert await status_of(url, "none") == 401
+    async with run_ignite("api", "--port", "0", "--no-auth", env=servers) as process:
+        assert await status_of((await process.wait_for(API_READY))[1], "none") == 200
+    async with run_ignite("api", "--no-auth", "--host", "0.0.0.0", env=servers) as process:
+        assert "not a loopback address" in await process.expect_exit(1)

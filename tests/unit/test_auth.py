@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from producer import auth
-from producer.auth import ANYONE, FRESH, Keyring, Principal, RecentKeys, require_operator
+from producer.auth import ANYONE, FRESH, Keyless, Keyring, Principal, RecentKeys, require_operator
 from producer.keys import FORM, KeyBook, digest
 from shared.backends.embedded import open_embedded
 from shared.errors import AuthenticationFailed, PermissionDenied
@@ -38,11 +38,11 @@ class Watched:
 
 @asynccontextmanager
 async def ring(
-    keys: Mapping[str, str] = KEYS, *, on_loopback: bool = True
+    keys: Mapping[str, str] = KEYS, keyless: Keyless = Keyless.NEVER
 ) -> AsyncIterator[tuple[Keyring, KeyBook, Watched]]:
     async with open_embedded(None) as backend:
         watched = Watched(backend.documents)
-        keyring = Keyring(keys, KeyBook(watched), on_loopback=on_loopback)  # type: ignore[arg-type]
+        keyring = Keyring(keys, KeyBook(watched), keyless)  # type: ignore[arg-type]
         yield keyring, KeyBook(backend.documents), watched
 
 
@@ -77,7 +77,7 @@ async def test_a_key_is_its_tenant(key: str, tenant: str, scheme: str) -> None:
 @given(st.none() | st.text() | st.text().map("Bearer {}".format))
 async def test_nothing_else_opens(authorization: str | None) -> None:
     assume((authorization or "").partition(" ")[2].strip() not in KEYS)
-    keyring = Keyring(KEYS, KeyBook(None), on_loopback=True)  # type: ignore[arg-type]
+    keyring = Keyring(KEYS, KeyBook(None), Keyless.ALWAYS)  # type: ignore[arg-type]
     with pytest.raises(AuthenticationFailed):
         await keyring.principal_of(authorization)
 
@@ -85,21 +85,35 @@ async def test_nothing_else_opens(authorization: str | None) -> None:
 # ── no keys ──
 
 
-async def test_without_keys_anyone_on_loopback_is_the_one_tenant() -> None:
-    async with ring({}) as (keyring, _, _):
+@pytest.mark.parametrize("keyless", [Keyless.ALWAYS, Keyless.UNTIL_FIRST_KEY])
+async def test_where_no_key_is_asked_for_anyone_is_the_one_tenant(keyless: Keyless) -> None:
+    async with ring({}, keyless) as (keyring, _, _):
         for authorization in (None, "", "Bearer none", f"Bearer {WRONG}"):
             principal = await keyring.principal_of(authorization)
             assert (principal.tenant, principal.operator) == (ANYONE, True)
 
 
-async def test_without_keys_nobody_else_is_let_in() -> None:
-    async with ring({}, on_loopback=False) as (keyring, _, _):
+async def test_that_there_are_no_keys_opens_nothing() -> None:
+    async with ring({}) as (keyring, _, _):
         assert await refused(keyring, None)
         assert await refused(keyring, "none")
 
 
+async def test_keys_of_the_settings_come_before_what_is_served_without() -> None:
+    async with ring(KEYS, Keyless.ALWAYS) as (keyring, _, _):
+        assert await refused(keyring, None)
+
+
+async def test_no_key_changes_what_the_settings_say() -> None:
+    async with ring({}, Keyless.ALWAYS) as (keyring, book, watched):
+        secret, _ = await book.create("alice")
+        assert not await refused(keyring, None)
+        assert watched.asked == 0
+        assert (await keyring.principal_of(f"Bearer {secret}")).tenant == "alice"
+
+
 async def test_the_first_key_closes_the_door_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with ring({}) as (keyring, book, _):
+    async with ring({}, Keyless.UNTIL_FIRST_KEY) as (keyring, book, watched):
         with passing_time(monkeypatch) as wait:
             assert not await refused(keyring, None)
             secret, key = await book.create("alice")
@@ -110,6 +124,8 @@ async def test_the_first_key_closes_the_door_for_good(monkeypatch: pytest.Monkey
             wait(FRESH)
             assert await refused(keyring, None)
             assert await refused(keyring, secret)
+        started_again = Keyring({}, KeyBook(watched), Keyless.UNTIL_FIRST_KEY)  # type: ignore[arg-type]
+        assert await refused(started_again, None)
 
 
 # ── stored keys ──

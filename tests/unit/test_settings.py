@@ -53,9 +53,9 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lists_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IGNITE_API_KEYS", "alice=secret-alice, bob=secret-bob=2 ,")
+    monkeypatch.setenv("IGNITE_API_KEYS", "alice=secret-of-alice-4711, bob=secret-of-bob-4711=2 ,")
     settings = load_settings({"models": " a, b ,"})
-    assert settings.keys == {"secret-alice": "alice", "secret-bob=2": "bob"}
+    assert settings.keys == {"secret-of-alice-4711": "alice", "secret-of-bob-4711=2": "bob"}
     assert settings.configured_models == ("a", "b")
 
 
@@ -96,7 +96,10 @@ def test_a_file_that_is_no_toml() -> None:
         ("log_level", "loud"),
         ("api_keys", "alice"),
         ("api_keys", "alice=short"),
-        ("api_keys", "=long-enough-key"),
+        ("api_keys", "alice=fifteen-letters"),
+        ("api_keys", "alice=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("api_keys", "alice=12121212121212121212"),
+        ("api_keys", "=a-key-that-is-long-enough"),
     ],
 )
 def test_a_bad_value_is_named_with_its_variable(name: str, value: str) -> None:
@@ -128,6 +131,14 @@ def test_others_reach_a_public_address(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_nobody_else_reaches_loopback(host: str) -> None:
     assert load_settings({"host": host}).on_loopback
+
+
+def test_without_keys_is_for_loopback_and_for_servers_without_any() -> None:
+    assert load_settings({"no_auth": "true"}).no_auth is True
+    assert "not a loopback address" in refusal(no_auth="true", host="0.0.0.0")
+    assert load_settings({"no_auth": "true", "host": "0.0.0.0", "no_auth_anywhere": "true"}).no_auth
+    assert "api_keys is set" in refusal(no_auth="true", api_keys="alice=secret-of-alice-4711")
+    assert load_settings({"no_auth": "false", "host": "0.0.0.0"}).no_auth is False
 
 
 def test_settings_do_not_change() -> None:

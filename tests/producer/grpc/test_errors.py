@@ -142,13 +142,13 @@ async def test_a_fault_of_ours_gives_nothing_away(
 
 
 async def test_no_key_no_entry() -> None:
-    keys = "alice=sk-alice-1,bob=sk-bob-222"
+    keys = "alice=sk-alice-1-0123456789,bob=sk-bob-222-0123456789"
     async with embedded_api(grpc=True, api_keys=keys) as api, grpc_client(api.grpc_address) as client:
-        for metadata in ({}, {"authorization": "Bearer sk-nobody"}, {"authorization": "sk-alice-1"}):
+        for metadata in ({}, {"authorization": "Bearer sk-nobody"}, {"authorization": "sk-alice-1-0123456789"}):
             for call in (client.unary(ask(), metadata=metadata), client.stream(ask(), metadata=metadata)):
                 refusal = await refused(call)
                 assert (refusal.code, refusal.error["code"]) == (Code.UNAUTHENTICATED, "invalid_api_key")
-        answer = await client.answer(ask(), metadata={"authorization": "Bearer sk-alice-1"})
+        answer = await client.answer(ask(), metadata={"authorization": "Bearer sk-alice-1-0123456789"})
         job = f"/v1/jobs/{answer['id']}"
-        assert (await api.get(job, authorization="Bearer sk-alice-1")).status == 200
-        assert (await api.get(job, authorization="Bearer sk-bob-222")).status == 404
+        assert (await api.get(job, authorization="Bearer sk-alice-1-0123456789")).status == 200
+        assert (await api.get(job, authorization="Bearer sk-bob-222-0123456789")).status == 404

@@ -16,7 +16,7 @@ from tests.support.server import accepts_connections
 from tests.support.wait_until import wait_until
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
-KEYS = "alice=sk-alice-1"
+KEYS = "alice=sk-alice-1-0123456789"
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
