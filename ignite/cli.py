@@ -15,7 +15,7 @@ from ignite.keys_command import keys
 from ignite.options import settings_of, settings_options
 
 BACKEND = (
-    *("amqp_url", "redis_url", "consumer_timeout"),
+    *("amqp_url", "redis_url", "redis_eviction", "consumer_timeout"),
     *("queue_limit", "queue_token_limit", "tenant_queue_limit", "fairness", "tenant_weights"),
 )
 API = (
