@@ -29,6 +29,7 @@ STATUS_OF: Mapping[type[IgniteError], int] = {
     errors.IdempotencyKeyReused: 422,
     errors.RateLimited: 429,
     errors.Unavailable: 503,
+    errors.StorageFull: 507,
     errors.DeadlineExceeded: 504,
     errors.JobCancelled: 409,
     errors.RequestTooLarge: 413,
@@ -79,7 +80,7 @@ def headers_of(error: IgniteError, status: int) -> dict[str, str]:
         # SDKs retry 409, 429 and 500 by themselves. Ours mean that the state will not change by asking again; that the
         # key will never be allowed so much; that the job was tried often enough, or has cost workers their lives.
         headers["x-should-retry"] = "false"
-    if status in (429, 503) or error.retry_after is not None:
+    if status in (429, 503, 507) or error.retry_after is not None:
         headers["retry-after"] = str(retry_after(error))
     return headers
 

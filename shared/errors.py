@@ -143,6 +143,12 @@ class StorageUnavailable(Unavailable):
     default_code = "storage_unavailable"
 
 
+class StorageFull(StorageUnavailable):
+    """The disk that keeps files has no room."""
+
+    default_code = "storage_full"
+
+
 class DataDirectoryInUse(BackendUnavailable):
     """Another process works on the same data directory."""
 

@@ -21,12 +21,12 @@ class HeldDelivery:
     async def adopt(self, redelivery: Delivery) -> None:
         """Another delivery of the job: the broker lost the first one, or has two. One is kept."""
         if isinstance(redelivery, CarriedDelivery) and not isinstance(self._delivery, CarriedDelivery):
-            await redelivery.ack()
+            await persistently(redelivery.ack)
             return
         log.info("delivery.adopted", job=redelivery.message.job.id)
         older, self._delivery = self._delivery, redelivery
         if older is not self._settling:
-            await older.ack()
+            await persistently(older.ack)
 
     async def let_go(self, *, after: float | None = None) -> None:
         """Settle the delivery, and any that is adopted meanwhile: forget it, or have it again `after` seconds."""

@@ -26,7 +26,7 @@ NAME_LIMIT = 255
 @router.post(
     "",
     summary="Upload a file",
-    responses=answers(is_json(shapes.File, "The file."), 400, 413, 415),
+    responses=answers(is_json(shapes.File, "The file."), 400, 413, 415, 429, 507),
     openapi_extra=FILE_UPLOAD,
 )
 async def create_file(request: Request) -> Response:

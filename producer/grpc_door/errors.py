@@ -25,6 +25,7 @@ CODES: Mapping[int, grpc.StatusCode] = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
+    507: grpc.StatusCode.UNAVAILABLE,
 }
 """By HTTP's status. Every other one is a bad argument, or a fault of ours."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
@@ -11,10 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+import structlog
+
 from producer.storage.port import CHUNK, ObjectMissing, StoredObject
-from shared.errors import StorageUnavailable
+from shared.errors import StorageFull, StorageUnavailable
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_RETRY = 60.0
+"""Seconds after which a client should try again: somebody has to make room."""
 
 
 class LocalStorage:
@@ -26,7 +35,11 @@ class LocalStorage:
     async def put(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         path = self._directory / key
         begun = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-        file = await off_loop(partial(create, begun))
+        try:
+            file = await off_loop(partial(create, begun))
+        except StorageUnavailable:
+            await off_loop(partial(remove, begun))
+            raise
         try:
             size = await write_all(file, chunks)
             await off_loop(partial(publish, file, begun, path))
@@ -59,12 +72,15 @@ class LocalStorage:
 
 
 async def off_loop(step: Callable[[], T]) -> T:
-    """Raises StorageUnavailable for whatever the disk refuses but a file that is not there."""
+    """Raises StorageFull, and StorageUnavailable for whatever else the disk refuses but a file that is not there."""
     try:
         return await asyncio.to_thread(step)
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno in NO_ROOM:
+            log.error("storage.full", error=str(error), next="uploads are refused until there is room")
+            raise StorageFull("The disk that keeps files is full.", retry_after=FULL_RETRY) from error
         raise StorageUnavailable(f"The directory of files cannot be used: {error.strerror}.") from error
 
 
@@ -116,7 +132,7 @@ def publish(file: BinaryIO, begun: Path, path: Path) -> None:
 
 def discard(file: BinaryIO, begun: Path) -> None:
     file.close()
-    begun.unlink(missing_ok=True)
+    remove(begun)
 
 
 def remove(path: Path) -> None:

@@ -92,18 +92,18 @@ class EmbeddedBackend:
         except BackendUnavailable as error:
             return error.message
         except TimeoutError:
-            return f"The database {self._path} does not answer."
+            return "The database does not answer."
         return self._check_file(self._path) if self._path is not None else None
 
     def _check_file(self, path: Path) -> str | None:
         try:
             if path.stat().st_ino != self._inode:
-                return f"The database {path} was replaced while it was in use: restart Ignite."
+                return "The database was replaced while it was in use: restart Ignite."
             disk = os.statvfs(path.parent)
         except OSError as error:
-            return f"The database {path} is not there any more: {error.strerror}."
+            return f"The database is not there any more: {error.strerror}."
         if disk.f_bavail * disk.f_frsize < LOW_SPACE:
-            return f"The disk that holds {path} is nearly full."
+            return "The disk of the database is nearly full."
         return None
 
 

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from shared.backends.embedded_entries import Entry, Key
 from shared.errors import BackendUnavailable
 from shared.job import QueueName
@@ -14,6 +16,11 @@ from shared.ports import Choose, Delivery, Message
 
 if TYPE_CHECKING:
     from shared.backends.embedded_queue import EmbeddedQueue
+
+log = structlog.get_logger(__name__)
+
+TRY_AGAIN = 1.0
+"""Seconds until a message is read again that could not be read."""
 
 
 class EmbeddedConsumer:
@@ -29,10 +36,19 @@ class EmbeddedConsumer:
         self._changed = asyncio.Event()
 
     async def next(self, choose: Choose | None = None) -> Delivery:
+        """A database that is away is waited for: what it has is delivered when it is back."""
         while True:
             entry = await self._next_entry(choose)
             try:
                 message = await self._queue.message(entry)
+            except BackendUnavailable as error:
+                if self.let_go(entry):
+                    self._queue.place(entry)
+                if self._queue.closed:
+                    raise
+                log.warning("delivery.not_read", error=error.message, next=f"trying again in {TRY_AGAIN:.0f} s")
+                await asyncio.sleep(TRY_AGAIN)
+                continue
             except BaseException:
                 if self.let_go(entry):
                     self._queue.place(entry)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 
 import orjson
 
 from shared.backends.announced import decode_model
 from shared.backends.sqlite import Connection, Database
+from shared.errors import BackendUnavailable
 from shared.ports import Membership, ModelInfo, WorkerInfo, idle
 from shared.racing import unheeded
 
@@ -62,7 +63,8 @@ class EmbeddedRegistry:
     async def join(self, worker: WorkerInfo, running: Callable[[], int] = idle) -> AsyncGenerator[Membership]:
         member = self._workers[worker.id] = Member(worker, running)
         try:
-            await self._announce(worker.model)
+            with suppress(BackendUnavailable):  # The worker is known here; the note is for a process to come.
+                await self._announce(worker.model)
             yield member
         finally:
             del self._workers[worker.id]

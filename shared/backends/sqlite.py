@@ -2,6 +2,10 @@
 
 What an event-loop turn asks for, and what gathers while the last transaction runs, is one transaction; afterwards all
 its futures are resolved in one turn of the loop. So a fsync is shared by everyone who waits for one.
+
+A disk that is full fails those steps that write: each step of a failed transaction has one of its own then, so that
+reads go on. Nothing is kept of a step that failed; whoever asked for it tries again, and the database recovers with the
+disk.
 """
 
 from __future__ import annotations
@@ -10,12 +14,17 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar, overload
 
+import structlog
+
 from shared.errors import BackendUnavailable
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,6 +32,13 @@ Connection = sqlite3.Connection
 
 STEP_FAULTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
 """What a step brings upon itself; every other error of SQLite's is about the file and concerns everyone."""
+
+DISK_FAULTS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+"""How the names of those errors begin with which the disk refuses to be written to: reads may go on."""
+
+FULL = "The disk of the database is full: nothing new is taken until there is room."
+WRITES_RETRY = 10.0
+"""Seconds after which a client should try again what the disk refused."""
 
 
 class Work:
@@ -78,6 +94,7 @@ class Writer:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._synchronous = ""
+        self._refuses_since: float | None = None
         try:
             self._db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=5.0)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -101,18 +118,40 @@ class Writer:
             self.transact([work for work in batch if work is not spoilt.work])
         except sqlite3.Error as error:
             self._roll_back()
+            if is_disk_fault(error) and len(batch) > 1:
+                for work in batch:
+                    self.transact([work])
+                return
+            self._refused(error)
             for work in batch:
-                work.error = self._unusable(error)
+                work.error = unusable(error)
+
+    def _refused(self, error: sqlite3.Error) -> None:
+        if self._refuses_since is None:
+            self._refuses_since = time.monotonic()
+            log.error(
+                "database.refuses", path=str(self._path), error=str(error), next="writes are refused and tried again"
+            )
+
+    def _wrote(self) -> None:
+        if self._refuses_since is not None:
+            seconds = time.monotonic() - self._refuses_since
+            self._refuses_since = None
+            log.warning("database.writes_again", path=str(self._path), after_s=round(seconds, 1))
 
     def close(self) -> None:
         self._db.close()
 
     def _transact(self, batch: Sequence[Work]) -> None:
         self._synchronize(any(work.durable for work in batch))
-        self._db.execute("BEGIN IMMEDIATE")
+        before = self._db.total_changes
+        # A step alone may be a read, which needs no lock.
+        self._db.execute("BEGIN" if len(batch) == 1 else "BEGIN IMMEDIATE")
         for work in batch:
             self._attempt(work)
         self._db.execute("COMMIT")
+        if self._db.total_changes != before:
+            self._wrote()
 
     def _attempt(self, work: Work) -> None:
         """Steps decide before they write, so a refusal leaves nothing behind and needs no savepoint."""
@@ -143,7 +182,23 @@ class Writer:
             self._db.rollback()
 
     def _unusable(self, error: sqlite3.Error) -> BackendUnavailable:
+        """At the start: it is the operator who reads this."""
         return BackendUnavailable(f"The database {self._path or 'in memory'} cannot be used: {error}.")
+
+
+def is_disk_fault(error: sqlite3.Error) -> bool:
+    return error_name(error).startswith(DISK_FAULTS)
+
+
+def error_name(error: sqlite3.Error) -> str:
+    """SQLite's own; empty for what the driver has made up."""
+    return getattr(error, "sqlite_errorname", "")
+
+
+def unusable(error: sqlite3.Error) -> BackendUnavailable:
+    """For clients, too: no path."""
+    told = FULL if error_name(error) == "SQLITE_FULL" else f"The database cannot be used: {error}."
+    return BackendUnavailable(told, retry_after=WRITES_RETRY if is_disk_fault(error) else None)
 
 
 class Database:
@@ -238,7 +293,7 @@ class Database:
         self._watchdog = self._loop.call_later(self._timeout, self._overdue)
 
     def _overdue_error(self) -> BackendUnavailable:
-        return BackendUnavailable(f"The database {self._path} has not answered for {self._timeout:g} seconds.")
+        return BackendUnavailable(f"The database has not answered for {self._timeout:g} seconds.", retry_after=2)
 
     def _fail_all(self, error: Exception) -> None:
         for work in (*self._running, *self._waiting):

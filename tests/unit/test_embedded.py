@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from shared.backends import embedded_messages, embedded_purge
+from shared.backends import embedded_consumer, embedded_messages, embedded_purge
 from shared.backends.embedded import DataDirectoryInUse, open_embedded
 from shared.backends.embedded_queue import AT_HAND
+from shared.backends.sqlite import Connection
 from shared.errors import BackendUnavailable
 from shared.job import JobStatus
-from shared.ports import Backend, Claim, JobFilter, NotClaimed
+from shared.ports import Backend, Claim, JobFilter, Message, NotClaimed
 from tests.contract.performers import (
     CANCELLED,
     COMPLETED,
@@ -208,6 +209,24 @@ async def test_more_waits_than_is_kept_at_hand(tmp_path: Path) -> None:
         async with consume(backend, prefetch=len(jobs)) as consumer:
             bodies = [(await next_of(consumer)).message.body for _ in jobs]
     assert bodies == [job.id.encode() for job in jobs]
+
+
+async def test_a_consumer_outlasts_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    fails = iter([True, True])
+
+    def away(db: Connection, seq: int) -> Message | None:
+        if next(fails, False):
+            raise sqlite3.OperationalError("database is locked")
+        return read(db, seq)
+
+    read = embedded_messages.read
+    monkeypatch.setattr(embedded_messages, "read", away)
+    monkeypatch.setattr(embedded_consumer, "TRY_AGAIN", 0.01)
+    jobs = [new_job() for _ in range(AT_HAND + 2)]
+    async with open_embedded(None) as backend:
+        await publish(backend, *jobs)
+        async with consume(backend, prefetch=len(jobs)) as consumer:
+            assert sorted(await taken(consumer, len(jobs))) == [job.id for job in jobs]
 
 
 async def test_a_message_that_could_not_be_settled_waits_again(monkeypatch: pytest.MonkeyPatch) -> None:

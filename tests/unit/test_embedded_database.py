@@ -159,6 +159,23 @@ async def test_a_full_disk_is_unavailable_and_then_it_goes_on(tmp_path: Path) ->
         assert await database.run(lambda db: write(db, "x" * 100_000))
 
 
+async def test_a_full_disk_fails_the_writes_of_a_turn_and_not_its_reads(tmp_path: Path) -> None:
+    async with opened(tmp_path / "db") as database:
+        await database.run(lambda db: write(db, "kept"))
+        (pages,) = await database.run(lambda db: db.execute("PRAGMA page_count").fetchone())
+        await database.run(lambda db: db.execute(f"PRAGMA max_page_count={pages}").fetchall())
+        read, wrote, again = (
+            database.run(words),
+            database.run(lambda db: write(db, "x" * 100_000)),
+            database.run(words),
+        )
+        assert (await read, await again) == (["kept"], ["kept"])
+        with pytest.raises(BackendUnavailable, match="full") as refused:
+            await wrote
+        assert str(tmp_path) not in refused.value.message
+        assert refused.value.retry_after
+
+
 async def test_a_disk_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     seen: list[object] = []

@@ -39,6 +39,7 @@ STATUSES = {
     "NoWorkerForModel": 503,
     "ShuttingDown": 503,
     "DeadlineExceeded": 504,
+    "StorageFull": 507,
 }
 IN_JOBS = ("EngineRefused", "JobCancelled", "WorkerLost", "AttemptsExhausted", "DeadlineExceeded", "EngineError")
 

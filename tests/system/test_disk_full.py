@@ -1,0 +1,72 @@
+"""`ignite up` on a disk that is full under load: it refuses what needs a write, reads on, and recovers by itself."""
+
+import os
+import re
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.chat import Prompt, ended, job_of, session_with, submit
+from tests.support.run_process import RunningProcess, run_process
+from tests.support.server import free_ports
+from tests.support.small_disk import as_seen_by, filled, on_small_disk, why_no_small_disk
+from tests.support.wait_until import wait_until
+
+WHY_NOT = why_no_small_disk()
+JOBS = 90
+"""More than are kept in memory: the others are read from the database when their turn comes."""
+
+
+@asynccontextmanager
+async def served_from(disk: Path) -> AsyncGenerator[tuple[RunningProcess, str]]:
+    (port,) = free_ports(1)
+    ignite = (sys.executable, "-m", "ignite", "up", "--engine", "simulated", "--concurrency", "2")
+    command = on_small_disk(disk, "24m", *ignite, "--data-dir", str(disk / "data"), "--port", str(port))
+    async with run_process(*command, ready="ignite is ready") as process:
+        yield process, f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.skipif(WHY_NOT is not None, reason=f"NOT TESTED: {WHY_NOT}")
+async def test_a_full_disk_is_waited_out(tmp_path: Path) -> None:
+    async with served_from(tmp_path) as (process, url), session_with(url) as session:
+        jobs = [await submit(session, Prompt(tokens=4, itl=20)) for _ in range(JOBS)]
+        disk = as_seen_by(process.pid, tmp_path)
+        with filled(disk):
+            await wait_until(lambda: re.search("database.refuses", process.output), "a write to be refused")
+            await wait_until(lambda: refused(session, *SUBMIT), "a submit to be refused")
+            assert (await refused(session, *READY))[0] == 503
+            status, headers, body = await refused(session, *upload())
+            assert (status, "retry-after" in headers, "storage_full" in body) == (507, True, True)
+            assert not [*os.scandir(disk / "data" / "files" / "t=local")], "no part is left"
+            assert (await job_of(session, jobs[-1]))["status"] == "queued", "reads go on"
+            assert process.returncode is None
+        await wait_until(lambda: "database.writes_again" in process.output, "the disk to be written to again")
+        for job in jobs:
+            assert (await ended(session, job))["status"] == "completed", "nothing that was accepted is lost"
+        async with session.request(*upload()[:2], **upload()[2]) as answer:
+            assert answer.status == 200
+        assert await process.stop() == 0
+
+
+Call = tuple[str, str, dict[str, Any]]
+SUBMIT: Call = ("POST", "/v1/chat/completions", {"json": Prompt().body(background=True)})
+READY: Call = ("GET", "/readyz", {})
+
+
+def upload() -> Call:
+    form = aiohttp.FormData({"purpose": "user_data"})
+    form.add_field("file", b"x" * 100_000, filename="a.txt")
+    return "POST", "/v1/files", {"data": form}
+
+
+async def refused(session: aiohttp.ClientSession, method: str, path: str, options: Any) -> tuple[int, set[str], str]:
+    async with session.request(method, path, **options) as answer:
+        body = await answer.text()
+        assert answer.status in (503, 507), (answer.status, body)
+        assert "data/" not in body, "no path"
+        return answer.status, {name.lower() for name in answer.headers}, body
