@@ -1,24 +1,27 @@
-"""Where webhooks may go. A URL comes from a client, and this server stands where clients may not look: inside."""
+"""Where webhooks may go. A URL comes from a client, and this server stands where clients may not look: inside.
+
+The URL is judged when a job is submitted and again when something is sent; the addresses of its name are judged when a
+connection is made, and the address of each connection before it is opened.
+"""
 
 from __future__ import annotations
 
+import errno
 import socket
-from ipaddress import IPv6Address, ip_address, ip_network
-from urllib.parse import urlsplit
+from typing import Any
 
+import aiohttp
 from aiohttp import ThreadedResolver
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
+from producer.addresses import Target, address_of, is_public_address, private_fault, target_of
 from shared.errors import InvalidRequest
 from shared.settings import Settings
 
-MAX_URL = 2048
-"""Characters."""
 
-DISGUISED = tuple(map(ip_network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "fec0::/10")))
-"""IPv6 addresses that are global by their form and may lead to an address of IPv4 that is not, or are of old local
-kinds.
-"""
+class NotPublic(OSError):
+    """A connection to a private address was about to be made."""
 
 
 def webhook_refusal(url: str | None, *, background: bool, settings: Settings) -> InvalidRequest | None:
@@ -36,28 +39,24 @@ def webhook_refusal(url: str | None, *, background: bool, settings: Settings) ->
 
 def fault_of(url: str, *, private_allowed: bool) -> str | None:
     """What is wrong with the URL itself."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return "it is not a URL"
-    if parts.scheme not in ("http", "https") or not host or len(url) > MAX_URL or not url.isprintable():
-        return f"expected an http or https URL of at most {MAX_URL} characters"
-    if not private_allowed and (host == "localhost" or is_private(host)):
-        return "it leads to a private address, which this server does not send to"
-    return None
+    target = target_of(url)
+    if isinstance(target, str):
+        return target
+    return None if private_allowed else private_fault(target)
 
 
-def is_private(host: str) -> bool:
-    """Whether the host is an address, and one that the internet at large has no business with; names are not. Numbers
-    that are no address as it should be written (127.1) are one to others.
-    """
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host.replace(".", "").isdigit()
-    disguised = isinstance(address, IPv6Address) and any(address in network for network in DISGUISED)
-    return disguised or address.is_multicast or not address.is_global
+def sendable(url: str, *, private_allowed: bool) -> URL | str:
+    """The URL as the HTTP client takes it, or what is wrong with it."""
+    if (fault := fault_of(url, private_allowed=private_allowed)) is not None:
+        return fault
+    target = target_of(url)
+    return target.url if isinstance(target, Target) else target
+
+
+def host_of(url: str) -> str | None:
+    """The URL's host, for the log: the rest may be a secret."""
+    target = target_of(url)
+    return target.host if isinstance(target, Target) else None
 
 
 class PublicAddresses(AbstractResolver):
@@ -72,10 +71,32 @@ class PublicAddresses(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
-        public = [each for each in found if not is_private(each["host"])]
+        public = [each for each in found if is_public_peer(each["host"])]
         if not public:
             raise OSError(f"{host} has no public address")
         return public
 
     async def close(self) -> None:
         await self._resolver.close()
+
+
+def is_public_peer(host: str) -> bool:
+    address = address_of(host)
+    return address is not None and is_public_address(address)
+
+
+def public_socket(info: tuple[int, int, int, str, tuple[Any, ...]]) -> socket.socket:
+    """A socket for a connection to a public address, whatever has led to it. Raises NotPublic."""
+    family, kind, protocol, _, address = info
+    if not is_public_peer(str(address[0])):
+        raise NotPublic(errno.EACCES, f"{address[0]} is a private address")
+    return socket.socket(family=family, type=kind, proto=protocol)
+
+
+def connector(*, private_allowed: bool, limit: int) -> aiohttp.TCPConnector:
+    """Names are looked up for each connection: an answer of the DNS that was judged is the one that is used."""
+    if private_allowed:
+        return aiohttp.TCPConnector(limit=limit)
+    return aiohttp.TCPConnector(
+        resolver=PublicAddresses(), use_dns_cache=False, socket_factory=public_socket, limit=limit
+    )

@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -21,7 +20,7 @@ import structlog
 
 from producer.metrics import WEBHOOKS
 from producer.submission import TOLD_FOR
-from producer.webhook_target import PublicAddresses, fault_of
+from producer.webhook_target import connector, host_of, sendable
 from shared.errors import BackendUnavailable, sentence
 from shared.job import Job
 from shared.ports import Backend, Notice
@@ -85,11 +84,12 @@ class Sender:
 
     async def send(self, url: str, event: Event) -> int | str:
         """The receiver's status, or why there is none."""
-        if (fault := fault_of(url, private_allowed=self._private_allowed)) is not None:
-            return fault
+        target = sendable(url, private_allowed=self._private_allowed)
+        if isinstance(target, str):
+            return target
         headers = {"content-type": "application/json", **signed(event, self._secret, int(time.time()))}
         try:
-            async with self._session.post(url, data=event.body, headers=headers, allow_redirects=False) as response:
+            async with self._session.post(target, data=event.body, headers=headers, allow_redirects=False) as response:
                 return response.status
         except TimeoutError:
             return f"no answer within {TIMEOUT:.0f} s"
@@ -99,9 +99,8 @@ class Sender:
 
 @asynccontextmanager
 async def open_sender(secret: str, *, private_allowed: bool) -> AsyncGenerator[Sender]:
-    resolver = None if private_allowed else PublicAddresses()
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=resolver, limit=AT_ONCE),
+        connector=connector(private_allowed=private_allowed, limit=AT_ONCE),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=TIMEOUT),
         headers={"user-agent": "Ignite"},
@@ -163,9 +162,8 @@ class Announcer:
         again_in = None if accepted(answer) else pause(time.time() - (job.finished_at or 0.0))
         WEBHOOKS.labels("delivered" if accepted(answer) else "failed" if again_in else "given_up").inc()
         if not accepted(answer):
-            # The host alone: the rest of a URL may be a secret.
             next_step = f"sending it again in {again_in:.0f} s" if again_in else "nobody is told of the job's end"
-            log.warning("webhook.failed", job=job.id, host=urlsplit(url).hostname, answer=answer, next=next_step)
+            log.warning("webhook.failed", job=job.id, host=host_of(url), answer=answer, next=next_step)
         return again_in if answer != GONE else None
 
 

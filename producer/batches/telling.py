@@ -7,12 +7,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from urllib.parse import urlsplit
 
 import orjson
 import structlog
 
 from producer.batches.document import Batch
+from producer.webhook_target import host_of
 from producer.webhooks import GONE, Event, accepted, open_sender, pause
 from shared.settings import Settings
 
@@ -37,8 +37,7 @@ async def tell_webhook(batch: Batch, settings: Settings) -> None:
     async with open_sender(secret, private_allowed=settings.webhooks_may_be_private) as sender:
         while not accepted(answer := await sender.send(url, event)) and answer != GONE:
             again_in = pause(time.time() - (batch.ended_at or 0))
-            # The host alone: the rest of a URL may be a secret.
-            host = urlsplit(url).hostname
+            host = host_of(url)
             if again_in is None:
                 log.warning("webhook.failed", batch=batch.id, host=host, answer=answer, next="nobody is told")
                 return

@@ -2,28 +2,31 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from aiohttp import ThreadedResolver, web
 from openai import AsyncOpenAI, InvalidWebhookSignatureError, OpenAI
 
-from producer import webhook_target, webhooks
+from producer import addresses, webhook_target, webhooks
 from producer.webhooks import TOLD_FOR, pause
 from shared.backends.distributed import open_distributed
 from tests.producer.api import Answer, Api, ask, embedded_api, running_api, settings_for_tests
 from tests.support.batches import begun, jsonl, line, over
 from tests.support.wait_until import wait_until
 
+A_BATCH = {"input_file_id": "file-x", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @dataclass(frozen=True)
 class Delivered:
+    path: str
     headers: Mapping[str, str]
     body: bytes
 
@@ -42,10 +45,12 @@ class Receiver:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def receive(self, request: web.Request) -> web.Response:
-        self.delivered.append(Delivered(dict(request.headers), await request.read()))
+        self.delivered.append(Delivered(request.path, dict(request.headers), await request.read()))
         await self.gate.wait()
         status = self.statuses.pop(0) if self.statuses else 204
-        return web.Response(status=status, headers={"location": f"{self.url}/elsewhere"})
+        response = web.Response(status=status, headers={"location": f"{self.url}/elsewhere"})
+        response.force_close()
+        return response
 
     async def came(self, count: int = 1) -> list[Delivered]:
         await wait_until(lambda: len(self.delivered) >= count, f"{count} events", seen=lambda: self.delivered)
@@ -56,15 +61,24 @@ class Receiver:
 async def receiver() -> AsyncIterator[Receiver]:
     receiver = Receiver()
     receiver.gate.set()
+    async with also_on(receiver, "127.0.0.1") as port:
+        receiver.url = f"http://127.0.0.1:{port}"
+        yield receiver
+        receiver.gate.set()
+
+
+@asynccontextmanager
+async def also_on(receiver: Receiver, address: str) -> AsyncIterator[int]:
+    """A free port at that address on which the receiver listens."""
     app = web.Application()
     app.router.add_post("/{tail:.*}", receiver.receive)
     runner = web.AppRunner(app, shutdown_timeout=0)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield receiver
-    receiver.gate.set()
-    await runner.cleanup()
+    await web.TCPSite(runner, address, 0).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
 
 
 @pytest.fixture(autouse=True)
@@ -237,8 +251,8 @@ async def test_a_server_without_a_secret_says_so() -> None:
 class Inside(ThreadedResolver):
     """Every name leads to this machine."""
 
-    async def resolve(self, host: str, port: int = 0, *rest: Any) -> Any:
-        return await super().resolve("localhost", port, *rest)
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> Any:
+        return await super().resolve("localhost", port, family)
 
 
 async def test_private_addresses_can_be_refused(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +265,89 @@ async def test_private_addresses_can_be_refused(receiver: Receiver, monkeypatch:
         job_id = await api.submit(ask(background=True, webhook_url=named))
         await api.ended(job_id)
         await wait_until(lambda: was_tried(api), "a try")
+    assert receiver.delivered == []
+
+
+class Rebinding(ThreadedResolver):
+    """Leads every name to `answers`, one after the other; the last one stays."""
+
+    answers: ClassVar[list[str]] = []
+    asked: ClassVar[list[str]] = []
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> Any:
+        self.asked.append(host)
+        address = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return await super().resolve(address, port, family)
+
+
+@pytest.fixture
+def public_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """127.0.0.2 counts as an address of the internet."""
+    known = addresses.is_public_address
+
+    def is_public(address: Any) -> bool:
+        return str(address) == "127.0.0.2" or known(address)
+
+    monkeypatch.setattr(webhook_target, "is_public_address", is_public)
+    monkeypatch.setattr(webhook_target, "ThreadedResolver", Rebinding)
+
+
+@pytest.mark.usefixtures("public_loopback")
+async def test_a_name_that_leads_elsewhere_the_second_time_leads_nowhere(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rebinding, "answers", ["127.0.0.2", "127.0.0.1"])
+    receiver.statuses = [500]
+    async with (
+        embedded_api(webhook_secret=SECRET, webhook_private=False) as api,
+        also_on(receiver, "127.0.0.2") as port,
+    ):
+        await api.submit(ask(background=True, webhook_url=f"http://rebound.example.com:{port}/hook"))
+        await receiver.came(1)
+        await wait_until(lambda: Rebinding.asked.count("rebound.example.com") >= 3, "more tries")
+        assert len(receiver.delivered) == 1
+        monkeypatch.setattr(Rebinding, "answers", ["127.0.0.2"])
+        await receiver.came(2)
+
+
+@pytest.mark.usefixtures("public_loopback")
+async def test_a_redirect_to_a_private_address_is_not_followed(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rebinding, "answers", ["127.0.0.2"])
+    receiver.statuses = [301, 302, 307, 308]
+    async with (
+        embedded_api(webhook_secret=SECRET, webhook_private=False) as api,
+        also_on(receiver, "127.0.0.2") as port,
+    ):
+        await api.submit(ask(background=True, webhook_url=f"http://moved.example.com:{port}/hook"))
+        await receiver.came(5)
+    assert {each.path for each in receiver.delivered} == {"/hook"}
+
+
+async def test_the_address_of_a_connection_is_judged_whoever_named_it(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing was looked up, or the look-up was judged wrongly."""
+    monkeypatch.setattr(webhook_target, "private_fault", lambda _: None)
+    monkeypatch.setattr(webhook_target, "PublicAddresses", Inside)
+    async with webhooks.open_sender(SECRET, private_allowed=False) as sender:
+        for url in (
+            receiver.url,
+            receiver.url.replace("127.0.0.1", "localhost"),
+            receiver.url.replace("127.0.0.1", "a.b"),
+        ):
+            assert "private address" in str(await sender.send(url, webhooks.Event("evt_1", b"{}")))
+    assert receiver.delivered == []
+
+
+async def test_a_host_in_disguise_is_refused(receiver: Receiver) -> None:
+    port = receiver.url.rpartition(":")[2]
+    async with embedded_api(webhook_secret=SECRET, webhook_private=False) as api:
+        for host in ("127。0。0。1", "１２７.0.0.1", "①②⑦.0.0.1", "[::ffff:0:127.0.0.1]", "[64:ff9b::7f00:1]", "127.1"):
+            await refused(api, webhook_url=f"http://{host}:{port}/", background=True)
+            answer = await api.post({**A_BATCH, "webhook_url": f"http://{host}:{port}/"}, path="/v1/batches")
+            assert (answer.status, answer.error["param"]) == (400, "webhook_url")
     assert receiver.delivered == []
 
 

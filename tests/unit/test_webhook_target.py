@@ -5,7 +5,8 @@ import socket
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from producer.webhook_target import PublicAddresses, fault_of, is_private, webhook_refusal
+from producer.addresses import is_public, target_of
+from producer.webhook_target import NotPublic, PublicAddresses, fault_of, host_of, public_socket, webhook_refusal
 from shared.settings import Settings
 
 SECRET = "whsec_" + "A" * 32
@@ -28,25 +29,101 @@ PRIVATE = (
     "fec0::1",
     "ff02::1",
     "::ffff:127.0.0.1",
+    "::ffff:0:127.0.0.1",
     "::127.0.0.1",
     "64:ff9b::7f00:1",
+    "64:ff9b:1::7f00:1",
     "2002:7f00:1::",
+    "2001::7f00:1",
+    "2001:db8::1",
+    "2606:4700::5efe:7f00:1",
+    "2606:4700::1%eth0",
+    "fd00:ec2::254",
+    "192.0.0.192",
+    "192.88.99.1",
+    "168.63.129.16",
+    "100.100.100.200",
+    "240.0.0.1",
     "127.1",
+    "127.0.0.01",
+    "0177.0.0.1",
+    "0x7f.0.0.1",
+    "0x7f000001",
+    "127.0.0.0x1",
     "2130706433",
     "127.0.0.1.",
+    "localhost",
+    "localhost.",
+    "LOCALHOST",
+    "a.localhost",
+    "printer.local",
+    "metadata.google.internal",
+    "redis",
 )
 
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_addresses_are_known_in_every_disguise(address: str) -> None:
-    assert is_private(address)
+    assert not is_public(address)
     host = f"[{address}]" if ":" in address else address
     assert fault_of(f"http://{host}:8080/x", private_allowed=False)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "example.com"])
+@pytest.mark.parametrize(
+    "address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "example.com", "example.com."]
+)
 def test_public_ones_are_not_refused(address: str) -> None:
-    assert not is_private(address)
+    assert is_public(address)
+    host = f"[{address}]" if ":" in address else address
+    assert fault_of(f"https://{host}/x", private_allowed=False) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127。0。0。1",
+        "１２７.0.0.1",
+        "①②⑦.⓪.⓪.①",
+        "127．0．0．1",
+        "127｡0｡0｡1",
+        "ⓛⓞⓒⓐⓛⓗⓞⓢⓣ",
+        "ｌｏｃａｌｈｏｓｔ",
+        "localhost。",
+        "１０.0.0.1",
+        "[fe80::1%25eth0]",
+        "127.0.0%2e1",
+        "127.0.0.1%00.example.com",
+        "example..com",
+        "-example.com",
+        "user@example.com",
+        "user:secret@127.0.0.1",
+        "example.com\\@127.0.0.1",
+        "@example.com",
+        "x" * 64 + ".com",
+        "example.com:0",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+    ],
+)
+@pytest.mark.parametrize("private_allowed", [True, False])
+def test_a_host_that_is_not_plain_is_refused_whatever_it_leads_to(host: str, private_allowed: bool) -> None:
+    assert fault_of(f"http://{host}/", private_allowed=private_allowed)
+    assert host_of(f"http://{host}/") is None
+
+
+def test_names_of_other_scripts_are_plain() -> None:
+    target = target_of("https://münchen。de/hook")
+    assert not isinstance(target, str)
+    assert (target.host, str(target.url)) == ("xn--mnchen-3ya.de", "https://xn--mnchen-3ya.de/hook")
+
+
+@pytest.mark.parametrize(
+    ("port", "fits"), [(80, True), (443, True), (8443, True), (22, False), (25, False), (1023, False)]
+)
+def test_ports_of_other_services_are_refused(port: int, fits: bool) -> None:
+    assert (fault_of(f"http://example.com:{port}/", private_allowed=False) is None) is fits
+    assert fault_of(f"http://example.com:{port}/", private_allowed=True) is None
 
 
 @pytest.mark.parametrize(
@@ -81,6 +158,13 @@ async def test_names_lead_to_public_addresses_only() -> None:
     assert [each["host"] for each in await mixed.resolve("example.com", 443)] == ["93.184.216.34"]
     with pytest.raises(OSError, match="no public address"):
         await PublicAddresses(Found("10.0.0.1", "127.0.0.1")).resolve("example.com", 443)
+
+
+def test_no_socket_is_made_for_a_private_address() -> None:
+    for host in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "localhost"):
+        with pytest.raises(NotPublic):
+            public_socket((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, 80)))
+    public_socket((socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("93.184.216.34", 80))).close()
 
 
 @pytest.mark.parametrize(
