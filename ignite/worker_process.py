@@ -89,6 +89,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         aliases=tuple(split_list(settings.model_aliases)),
         modalities=tuple(split_list(settings.model_modalities)),
         version=__version__,
+        log_limit=settings.job_log_limit,
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from producer.estimate import answer_limit
 from shared.errors import DeadlineExceeded, IgniteError, InvalidRequest, QueueFull, RateLimited, ShuttingDown
 from shared.ports import Backlog, ModelInfo
 from shared.schema import ChatCompletionRequest
+from shared.settings import Settings
 
 DRAIN_RETRY = 5.0
 """Seconds until a client should try again while this replica drains: another one answers by then."""
@@ -80,8 +82,45 @@ def jobs_before(backlog: Backlog, *, fair: bool) -> int:
     return min(backlog.jobs, backlog.tenant_jobs * backlog.tenants) if fair else backlog.jobs
 
 
+def check_against_model(request: ChatCompletionRequest, model: ModelInfo, settings: Settings) -> None:
+    """Raises what the model cannot take or give of the request."""
+    refused = unreadable(request, model) or too_long(request, model, settings.answer_token_limit)
+    if refused is not None:
+        raise refused
+
+
 TAKEN_AS = {"text": "text", "refusal": "text", "image_url": "image", "input_audio": "audio", "file": "file"}
 """The modality that a content part needs."""
+
+
+STRICT = ("vllm", "simulated")
+"""Engines that refuse an answer limit beyond the context. For others the worker lowers it (worker/shape.py), as
+llama.cpp does.
+"""
+
+
+def too_long(request: ChatCompletionRequest, model: ModelInfo, most: int) -> IgniteError | None:
+    """Whether the request asks for a longer answer than the model can give, or than `most` tokens (0: any number) in
+    all its choices.
+    """
+    name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+    asked, context = answer_limit(request, None), model.context_length
+    if asked is not None and context is not None and asked > context and model.engine in STRICT:
+        return InvalidRequest(
+            f"'{name}' is too large: {asked}. The context of the model '{model.id}' has {context} tokens.",
+            param=name,
+            code="context_length_exceeded",
+        )
+    choices = request.n or 1
+    limit = answer_limit(request, context)
+    if most and limit is not None and limit * choices > most:
+        times = f" × n = {choices}" if choices > 1 else ""
+        return InvalidRequest(
+            f"The request asks for too long an answer: {name} = {asked}{times}, and all choices together may have "
+            f"{most} tokens.",
+            param=name,
+        )
+    return None
 
 
 def unreadable(request: ChatCompletionRequest, model: ModelInfo) -> IgniteError | None:

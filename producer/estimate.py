@@ -13,8 +13,21 @@ LONGEST_PROMPT = 32_768
 USUAL_ANSWER = 256
 """Tokens of a choice where the request sets no bound."""
 
+MOST = 2**53
+"""Tokens. Every store counts so far exactly."""
 
-def estimated_tokens(request: ChatCompletionRequest, size: int) -> int:
-    """Prompt and answer of a request whose body has `size` bytes. What was used corrects it at the job's end."""
-    answer = request.max_completion_tokens or request.max_tokens or USUAL_ANSWER
-    return min(size // BYTES_PER_TOKEN, LONGEST_PROMPT) + answer * (request.n or 1)
+
+def answer_limit(request: ChatCompletionRequest, context: int | None) -> int | None:
+    """Tokens that one choice may have: what the request says, and no more than the model's context. None: it does not
+    say.
+    """
+    limit = request.max_completion_tokens or request.max_tokens
+    return limit if limit is None or context is None else min(limit, context)
+
+
+def estimated_tokens(request: ChatCompletionRequest, size: int, context: int | None = None) -> int:
+    """Prompt and answer of a request whose body has `size` bytes, for a model with so long a context, where that is
+    known. What was used corrects it at the job's end.
+    """
+    answer = answer_limit(request, context) or USUAL_ANSWER
+    return min(min(size // BYTES_PER_TOKEN, LONGEST_PROMPT) + answer * (request.n or 1), MOST)

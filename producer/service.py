@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from producer.admission import unreadable
+from producer.admission import check_against_model
 from producer.catalog import Catalog
 from producer.chores import Chores
 from producer.door import Door
+from producer.estimate import estimated_tokens
 from producer.limits import Meter
 from producer.metrics import JOBS_SUBMITTED
 from producer.submission import Submission, new_job
@@ -30,7 +31,7 @@ from shared.errors import (
 )
 from shared.frames import error_frames
 from shared.job import Job, JobStatus
-from shared.ports import Backend, Ending, Follower, JobFilter, Message
+from shared.ports import Backend, Ending, Follower, JobFilter, Message, ModelInfo
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -131,20 +132,21 @@ class JobService:
         wrong = webhook_refusal(job.webhook_url, background=submission.background, settings=self._settings)
         if wrong is not None:
             raise wrong
-        job.model = await self._model_for(submission)
+        model = await self._model_for(submission)
+        job.model = model.id
+        job.tokens = estimated_tokens(submission.request, len(submission.body), model.context_length)
         await self._door.admit(job, draining=self.draining)
         if submission.idempotency_key is None:
             await self._count(job, submission)
         return job
 
-    async def _model_for(self, submission: Submission) -> str:
-        """The id of the model that the request names, which can take it and has workers, or will have."""
+    async def _model_for(self, submission: Submission) -> ModelInfo:
+        """The model that the request names, which can take it and has workers, or will have."""
         model = await self._catalog.get(submission.request.model)
         submission.principal.require_model(model.id)
         await self._catalog.expect_workers(model)
-        if (refused := unreadable(submission.request, model)) is not None:
-            raise refused
-        return model.id
+        check_against_model(submission.request, model, self._settings)
+        return model
 
     async def _count(self, job: Job, submission: Submission) -> None:
         """Against the limits of its key. One that may have been submitted before is counted when it is known to be new:

@@ -199,6 +199,12 @@ class LogLost(Unavailable):
     default_code = "log_lost"
 
 
+class AnswerTooLarge(InvalidRequest):
+    """The answer has more bytes than one may have: another attempt would have as many."""
+
+    default_code = "answer_too_large"
+
+
 class RequestLost(IgniteError):
     """No copy of the job's request is left."""
 

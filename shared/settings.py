@@ -89,6 +89,11 @@ class Settings(BaseSettings):
         "", description="comma-separated host names, beside loopback's, that no_auth takes in Host and Origin"
     )
     body_limit: int = Field(20 * 1024 * 1024, ge=1024, description="largest request body")
+    answer_token_limit: int = Field(
+        1_000_000,
+        ge=0,
+        description="most tokens that a request may ask for: max_completion_tokens times n; 0: any number",
+    )
     models: str = Field(
         "", description="comma-separated model ids that are served even while no worker is up; alias=id names one anew"
     )
@@ -159,6 +164,9 @@ class Settings(BaseSettings):
         1, ge=1, le=1024, description="of `ignite api`, and of `ignite worker` if its engine is elsewhere"
     )
     drain: float = Field(60, ge=0, description="for finishing what is held after SIGTERM")
+    job_log_limit: int = Field(
+        64 * 1024 * 1024, ge=64 * 1024, description="bytes that one job's answer may have, as a stream or as a whole"
+    )
     stall_timeout: float = Field(300, gt=0, description="an engine that says nothing for so long has failed")
 
     # all

@@ -43,6 +43,7 @@ class WorkerOptions:
     `reserved_slots`: the share of the slots that flex jobs never take. `flex_patience`: how long flex jobs are passed
     over for higher tiers before one has its turn. `aliases`: other names of its model. `modalities`: what that takes,
     where the engine's own word for it does not count. `version`: of the Ignite that runs.
+    `log_limit`: bytes that a job's answer may have.
     """
 
     lease_seconds: float = 30.0
@@ -55,6 +56,7 @@ class WorkerOptions:
     aliases: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
     version: str = ""
+    log_limit: int = 64 * 1024 * 1024
 
 
 class Worker:
@@ -80,6 +82,7 @@ class Worker:
             *(self.id, backend, engine, options.lease_seconds, options.max_tries, options.retry_backoff),
             quarantine_after=options.quarantine_after,
             failed_here=FailedHere(backend.registry, self.id, engine.card.id),
+            log_limit=options.log_limit,
         )
 
     async def run(self, stop: asyncio.Event) -> None:

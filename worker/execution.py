@@ -32,7 +32,7 @@ from shared.ports import AttemptFenced, Claim, Delivery, Ending, LogShorter, Not
 from worker import functions, lease, shape
 from worker.claiming import Claiming
 from worker.fold import Fold, plain_text
-from worker.frames import FrameEncoder, FrameWriter
+from worker.frames import FrameEncoder, FrameWriter, too_large
 from worker.held_delivery import HeldDelivery
 from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain, ended_early
 from worker.persistence import persistently
@@ -187,11 +187,18 @@ class Execution:
         if body is None:
             raise RequestLost("No copy of the job's request is left.")
         asked = shape.decoded(body)
-        request = self._request = shape.engine_request(asked, self._job)
+        request = shape.engine_request(asked, self._job)
+        self._request = shape.bounded(request, self._place.engine.card.context_length)
         if self._logged(claim):
             return await self._stream(claim, request, asked)
         answer = functions.completed(await self._place.engine.complete(request), asked)
-        return Completed(shape.completion(self._job, answer))
+        return Completed(self._fitting(shape.completion(self._job, answer)))
+
+    def _fitting(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Raises AnswerTooLarge."""
+        if len(orjson.dumps(result)) > self._place.log_limit:
+            raise too_large(self._place.log_limit)
+        return result
 
     def _logged(self, claim: Claim) -> bool:
         """A job that has lost a worker is logged from then on: what it gets done is kept, and clears it of blame."""
@@ -204,7 +211,12 @@ class Execution:
         usage = shape.include_usage(asked)
         encoder = FrameEncoder(shape.head(self._job), include_usage=usage, begun=sent.begun, ended=sent.ended)
         writer = self._writer = FrameWriter(
-            self._place.backend.log, claim.job_id, claim.attempt, claim.offset, self._claim_lost
+            self._place.backend.log,
+            claim.job_id,
+            claim.attempt,
+            claim.offset,
+            self._claim_lost,
+            limit=self._place.log_limit,
         )
         generated = engine.generate(request, sent.text if going_on else "")
         async with aclosing(functions.answered(generated, asked)) as chunks:

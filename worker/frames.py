@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import structlog
 
-from shared.errors import BackendUnavailable
+from shared.errors import AnswerTooLarge, BackendUnavailable
 from shared.frames import DONE, FRAME_END
 from shared.ports import JobLog, LogShorter
 from worker.shape import finish_reason, shaped_logprobs
@@ -27,6 +27,8 @@ KEPT = 64 * 1024
 """Bytes of the log's end that are kept at least, to be written again should the store have lost them: what a Redis that
 dies has not put on its disk or handed to its replica yet.
 """
+
+NO_LIMIT = 2**63
 
 RETRY_DELAY = 0.2
 """Seconds between tries while the store is away."""
@@ -102,18 +104,27 @@ def shaped(index: int, delta: Mapping[str, Any], logprobs: Any = None, finish: s
 class FrameWriter:
     """Writes one attempt's frames to the log, one append at a time; what comes meanwhile goes with the next.
 
-    `failed` is called once, from the loop, when the log refuses (the attempt is fenced). A store that is away is
-    waited for, and what it has lost meanwhile is written again.
+    `failed` is called once, from the loop, when the log refuses (the attempt is fenced), and when it has `limit` bytes:
+    no more is taken then. A store that is away is waited for, and what it has lost meanwhile is written again.
     """
 
     def __init__(
-        self, log: JobLog, job_id: str, attempt: int, offset: int, failed: Callable[[BaseException], None]
+        self,
+        log: JobLog,
+        job_id: str,
+        attempt: int,
+        offset: int,
+        failed: Callable[[BaseException], None],
+        *,
+        limit: int = NO_LIMIT,
     ) -> None:
         self._log = log
         self._job_id = job_id
         self._attempt = attempt
         self._offset = offset
         self._failed = failed
+        self._limit = limit
+        self._left = max(0, limit - offset)
         self._waiting: list[bytes] = []
         self._size = 0
         self._sending = b""
@@ -127,6 +138,10 @@ class FrameWriter:
         return self._size > WRITE_LIMIT
 
     def write(self, frames: bytes) -> None:
+        if self._left < len(frames):
+            self._overflow()
+            return
+        self._left -= len(frames)
         self._waiting.append(frames)
         self._size += len(frames)
         if self._idle.is_set():
@@ -147,6 +162,12 @@ class FrameWriter:
         """What was written behind `size`, where the log ends; None where less of it is kept."""
         count = self._offset - size
         return bytes(self._written[-count:]) if 0 < count <= len(self._written) else None
+
+    def _overflow(self) -> None:
+        """What was taken is still written; what comes from now on is not."""
+        if self._left >= 0:
+            self._left = -1
+            self._failed(too_large(self._limit))
 
     def _next(self) -> None:
         self._idle.clear()
@@ -196,3 +217,10 @@ class FrameWriter:
         """The bytes being sent may or may not be in the log: they go first again, and the log knows them."""
         self._waiting.insert(0, self._sending)
         self._idle.set()
+
+
+def too_large(limit: int) -> AnswerTooLarge:
+    return AnswerTooLarge(
+        f"The answer is larger than {limit:,} bytes, which is the limit for one job: ask for fewer tokens or choices.",
+        param="max_completion_tokens",
+    )

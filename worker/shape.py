@@ -35,6 +35,14 @@ def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
     return with_allowed_tools(as_tools(request))
 
 
+def bounded(request: dict[str, Any], context: int | None) -> dict[str, Any]:
+    """The request, whose answer is to have no more tokens than the model's context."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        if context is not None and (request.get(name) or 0) > context:
+            request[name] = context
+    return request
+
+
 def include_usage(asked: Mapping[str, Any]) -> bool:
     options: Mapping[str, Any] = asked.get("stream_options") or {}
     return bool(options.get("include_usage"))

@@ -11,7 +11,7 @@ from worker.engines.base import Engine
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """Times in seconds."""
+    """Times in seconds. `log_limit`: bytes that a job's answer may have."""
 
     worker_id: str
     backend: Backend
@@ -21,3 +21,4 @@ class Workplace:
     retry_backoff: float
     quarantine_after: int
     failed_here: FailedHere
+    log_limit: int = 64 * 1024 * 1024

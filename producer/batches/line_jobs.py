@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import structlog
 
-from producer import admission
+from producer.admission import check_against_model
 from producer.batches.document import Batch, OpenLine
 from producer.batches.lines import (
     BatchLine,
@@ -117,9 +117,8 @@ class LineJobs:
         model = await self._model(line.model)
         if self._batch.models and model.id not in self._batch.models:
             raise PermissionDenied(f"This key may not use the model '{model.id}'.", param="model")
-        if (unreadable := admission.unreadable(request, model)) is not None:
-            raise unreadable
-        return self._job(raw, line, request, model.id)
+        check_against_model(request, model, self._settings)
+        return self._job(raw, line, request, model)
 
     async def _model(self, name: str) -> ModelInfo:
         """The model of that name; workers for it may come later. One that is not known was, when the batch was
@@ -132,11 +131,11 @@ class LineJobs:
                 await asyncio.sleep(TRY_AGAIN)
         raise Stopped
 
-    def _job(self, raw: RawLine, line: BatchLine, request: ChatCompletionRequest, model: str) -> Job:
+    def _job(self, raw: RawLine, line: BatchLine, request: ChatCompletionRequest, model: ModelInfo) -> Job:
         return Job(
             id=self._job_id(raw.number),
             tenant=self._batch.tenant,
-            model=model,
+            model=model.id,
             tier=Tier.FLEX,
             mode="unary",
             created_at=time.time(),
@@ -145,7 +144,7 @@ class LineJobs:
             detached=True,
             stored=bool(request.store),
             seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
-            tokens=estimated_tokens(request, raw.end - raw.start),
+            tokens=estimated_tokens(request, raw.end - raw.start, model.context_length),
             weight=self._batch.weight,
             metadata={**(request.metadata or {}), "batch_id": self._batch.id, "custom_id": line.custom_id},
         )

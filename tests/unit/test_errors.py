@@ -23,6 +23,7 @@ STATUSES = {
     "UnsupportedMediaType": 415,
     "RangeNotSatisfiable": 416,
     "IdempotencyKeyReused": 422,
+    "AnswerTooLarge": 400,
     "RateLimited": 429,
     "NeverAllowed": 429,
     "QueueFull": 429,
