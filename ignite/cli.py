@@ -19,7 +19,7 @@ BACKEND = (
     *("queue_limit", "queue_token_limit", "tenant_queue_limit", "fairness", "tenant_weights"),
 )
 API = (
-    *("host", "port", "grpc", "grpc_port", "api_keys", "body_limit", "models", "worker_patience"),
+    *("host", "port", "grpc", "grpc_port", "api_keys", "body_limit", "answer_token_limit", "models", "worker_patience"),
     *("no_auth", "no_auth_anywhere", "no_auth_hosts"),
     *("job_deadline", "retention", "job_retention", "store_retention", "keepalive", "unary_padding", "sweep"),
     *("file_limit", "file_retention", "files_dir", "files_url", "files_endpoint"),
@@ -39,7 +39,16 @@ WORKER = (
         "simulated_itl_ms",
         "simulated_ttft_ms",
     ),
-    *("lease", "max_tries", "retry_backoff", "quarantine_after", "stall_timeout", "reserved_slots", "flex_patience"),
+    *(
+        "lease",
+        "max_tries",
+        "retry_backoff",
+        "quarantine_after",
+        "stall_timeout",
+        "job_log_limit",
+        "reserved_slots",
+        "flex_patience",
+    ),
 )
 PROCESS = ("drain", "log_level", "log_format")
 
