@@ -15,13 +15,13 @@ from starlette.responses import Response
 from producer import wire
 from producer.dependencies import Doors, doors_of, meter_of, principal_of
 from producer.event_stream import StreamAnswer, UnaryAnswer
-from producer.idempotency import HEADER, idempotency_key, sdk_try
+from producer.idempotency import HEADER, SdkTry, idempotency_key, sdk_try
 from producer.jobs import MAX_WAIT, job_response
 from producer.openapi import COMPLETION, COMPLETION_REQUEST, COMPLETION_STREAM, FOR_COMPLETIONS, JOB_CREATED, answers
 from producer.submission import Submission
 from shared.errors import BackendUnavailable, InvalidRequest, UnsupportedMediaType
-from shared.job import Job
-from shared.schema import MAX_DEADLINE, parse_request
+from shared.job import IdempotencyKey, Job, Mode
+from shared.schema import MAX_DEADLINE, ChatCompletionRequest, parse_request
 
 router = APIRouter(tags=["chat"])
 
@@ -105,29 +105,48 @@ async def read_submission(request: Request, stream: bool | None) -> tuple[Submis
     if not JSON_TYPES.fullmatch(content_type):
         raise UnsupportedMediaType(f"The content type {content_type!r} is not supported; send application/json.")
     body = await request.body()
-    parsed = parse_request(body, stream=stream)
-    preferences = Preferences.from_header(request.headers.get("prefer", ""))
-    streams = bool(parsed.stream) if stream is None else stream
-    background = bool(parsed.background) or preferences.respond_async
-    mode = "stream" if streams and not background else "unary"
-    key = idempotency_key(request.headers.get(HEADER), body, mode)
-    sent = None if background or key else sdk_try(request.headers, body, mode)
+    checked = await doors_of(request).service.checks.run(body, lambda: check(request.headers, body, stream))
+    again = checked.sent
     submission = Submission(
         principal=principal_of(request),
         body=body,
-        request=parsed,
-        mode=mode,
+        request=checked.request,
+        mode=checked.mode,
         detached=request.headers.get("x-on-disconnect", "").lower() == "continue",
-        background=background,
+        background=checked.background,
         deadline_seconds=said_deadline(request.headers),
-        patience=None if background or key else sdk_patience(request.headers),
-        idempotency_key=key,
+        patience=None if checked.background or checked.key else sdk_patience(request.headers),
+        idempotency_key=checked.key,
         meter=meter_of(request),
-        sent=sent and sent.digest,
-        sent_again=sent is not None and sent.again,
+        sent=again and again.digest,
+        sent_again=again is not None and again.again,
         traceparent=request.headers.get("traceparent"),
     )
-    return submission, preferences
+    return submission, checked.preferences
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a call's body says. `sent`: where its SDK may send it again on its own."""
+
+    request: ChatCompletionRequest
+    preferences: Preferences
+    mode: Mode
+    background: bool
+    key: IdempotencyKey | None
+    sent: SdkTry | None
+
+
+def check(headers: Mapping[str, str], body: bytes, stream: bool | None) -> Checked:
+    """All that looks at the whole of a body. Raises InvalidRequest."""
+    request = parse_request(body, stream=stream)
+    preferences = Preferences.from_header(headers.get("prefer", ""))
+    streams = bool(request.stream) if stream is None else stream
+    background = bool(request.background) or preferences.respond_async
+    mode: Mode = "stream" if streams and not background else "unary"
+    key = idempotency_key(headers.get(HEADER), body, mode)
+    sent = None if background or key else sdk_try(headers, body, mode)
+    return Checked(request, preferences, mode, background, key, sent)
 
 
 def said_deadline(headers: Mapping[str, str]) -> float | None:

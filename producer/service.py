@@ -14,6 +14,7 @@ from producer.catalog import Catalog
 from producer.chores import Chores
 from producer.door import Door
 from producer.estimate import estimated_tokens
+from producer.heavy_checks import HeavyChecks
 from producer.limits import Meter
 from producer.metrics import JOBS_SUBMITTED
 from producer.submission import Submission, new_job
@@ -82,10 +83,12 @@ class JobService:
         self._settings = settings
         self._chores = Chores()
         self._door = Door(backend.store, settings, self._chores)
+        self.checks = HeavyChecks()
         self.draining = False
 
     async def close(self) -> None:
         """Sees through what was begun, as far as the store lets it."""
+        self.checks.close()
         await self._chores.close()
 
     # ── submit ──

@@ -5,6 +5,7 @@ kept: they belong to the engine.
 """
 
 from shared.schema.base import QUOTED
+from shared.schema.bounds import is_heavy
 from shared.schema.parsing import (
     MAX_NESTING,
     check_request,
@@ -25,6 +26,7 @@ __all__ = [
     "MetadataUpdate",
     "check_request",
     "field_path",
+    "is_heavy",
     "nesting",
     "parse_json",
     "parse_metadata",

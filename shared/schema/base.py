@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Callable
+from typing import Any, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic_core import PydanticCustomError
 
 QUOTED = 100
 """Characters."""
@@ -12,6 +16,20 @@ NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 TEXT, LIST, OBJECT = "<text>", "<list>", "<object>"
 """The branches of fields that may be one thing or another; no field is called so."""
+
+
+def at_most(members: int) -> BeforeValidator:
+    """On an object that may have any keys: how many, counted before they are looked at."""
+    return BeforeValidator(counted(members))
+
+
+def counted(members: int) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(cast(dict[Any, Any], value)) > members:
+            raise PydanticCustomError("too_many_members", f"Expected an object of at most {members:,} members")
+        return value
+
+    return check
 
 
 class Strict(BaseModel):

@@ -67,13 +67,17 @@ AssistantPart = Annotated[TextPart | RefusalPart, Discriminator("type")]
 
 P = TypeVar("P")
 
+MAX_PARTS = 2048
+"""Content parts of a message, and calls of tools."""
+
 TEXT_OR_PARTS = Discriminator(
     text_or_list,
     custom_error_type="content_type",
     custom_error_message="expected a string or a list of content parts",
 )
 Content = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[P], Field(min_length=1), Tag(LIST)],
+    Annotated[str, Tag(TEXT)]
+    | Annotated[list[P], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True), Tag(LIST)],
     TEXT_OR_PARTS,
 ]
 
@@ -135,7 +139,7 @@ class AssistantMessage(Strict):
     name: str | None = None
     refusal: str | None = None
     audio: AudioReference | None = None
-    tool_calls: Annotated[list[ToolCall], Field(min_length=1)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)] | None = None
     function_call: FunctionCall | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None

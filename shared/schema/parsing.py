@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from shared.errors import InvalidRequest
 from shared.schema.base import LIST, OBJECT, TEXT, invalid, missing, short
+from shared.schema.bounds import refuse_excess
 from shared.schema.request import ChatCompletionRequest, MetadataUpdate
 
 MAX_NESTING = 100
@@ -47,10 +48,11 @@ FOUND: Mapping[type, str] = {
 
 def parse_json(body: bytes) -> Any:
     """`body` as JSON. Raises InvalidRequest (`invalid_json`); NaN, lone surrogates and bottomless nesting are not
-    JSON.
+    JSON, and what consists of too much is refused before it is built.
     """
     if not body:
         raise InvalidRequest("The request body is empty; expected a JSON object.", code="invalid_json")
+    refuse_excess(body)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:

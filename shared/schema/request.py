@@ -10,28 +10,51 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
 from shared.errors import InvalidRequest
-from shared.schema.base import LIST, OBJECT, TEXT, Strict, missing, text_or_list, text_or_object
+from shared.schema.base import (
+    LIST,
+    OBJECT,
+    TEXT,
+    Strict,
+    at_most,
+    missing,
+    text_or_list,
+    text_or_object,
+)
 from shared.schema.messages import ChatMessage, Content, TextPart, conversation_faults
-from shared.schema.tools import FunctionChoice, FunctionDefinition, ResponseFormat, Tool, ToolChoice, choice_faults
+from shared.schema.tools import (
+    MAX_TOOLS,
+    FunctionChoice,
+    FunctionDefinition,
+    ResponseFormat,
+    Tool,
+    ToolChoice,
+    choice_faults,
+)
 
 INT64 = 2**63
 
 MAX_DEADLINE = 30 * 86400.0
 """Seconds a request may give a job."""
 
-MAX_TOOLS = 128
+MAX_TOKENS = 2**31 - 1
+"""Of an answer. Sums of it, for 128 choices and many jobs, stay exact in every store."""
+
+MAX_MESSAGES = 2048
+"""OpenAI's."""
+
+MAX_BIASES = 10_000
 
 DEPRECATED: dict[str, JsonValue] = {"deprecated": True}
 
 Stop = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[str], Field(max_length=4), Tag(LIST)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[str], Field(max_length=4, fail_fast=True), Tag(LIST)],
     Discriminator(
         text_or_list,
         custom_error_type="stop_type",
         custom_error_message="expected a string or a list of up to 4 strings",
     ),
 ]
-TokenId = Annotated[str, Field(pattern=r"^\d{1,19}$")]
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,19}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Key = Annotated[str, Field(max_length=64)]
 Value = Annotated[str, Field(max_length=512)]
@@ -102,7 +125,9 @@ class StreamOptions(Strict):
     include_obfuscation: bool | None = None
 
 
-Metadata = Annotated[dict[Key, Value], Field(max_length=16)]
+Metadata = Annotated[dict[Key, Value], Field(max_length=16), at_most(16)]
+Biases = Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASES), at_most(MAX_BIASES)]
+Modalities = Annotated[list[Literal["text", "audio"]], Field(max_length=2, fail_fast=True)]
 
 
 class MetadataUpdate(Strict):
@@ -115,19 +140,19 @@ class ChatCompletionRequest(Strict):
     """The body of POST /v1/chat/completions."""
 
     model: str = Field(min_length=1, max_length=200)
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     audio: AudioOutput | None = None
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     function_call: FunctionChoice | None = Field(None, json_schema_extra=DEPRECATED)
     functions: list[FunctionDefinition] | None = Field(
-        None, min_length=1, max_length=MAX_TOOLS, json_schema_extra=DEPRECATED
+        None, min_length=1, max_length=MAX_TOOLS, fail_fast=True, json_schema_extra=DEPRECATED
     )
-    logit_bias: dict[TokenId, Bias] | None = None
+    logit_bias: Biases | None = None
     logprobs: bool | None = None
-    max_completion_tokens: int | None = Field(None, ge=1, lt=INT64)
-    max_tokens: int | None = Field(None, ge=1, lt=INT64)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     metadata: Metadata | None = None
-    modalities: list[Literal["text", "audio"]] | None = None
+    modalities: Modalities | None = None
     moderation: Moderation | None = None
     n: int | None = Field(None, ge=1, le=128)
     parallel_tool_calls: bool | None = None
@@ -147,7 +172,7 @@ class ChatCompletionRequest(Strict):
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     tool_choice: ToolChoice | None = None
-    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS, fail_fast=True)
     top_logprobs: int | None = Field(None, ge=0, le=20)
     top_p: float | None = Field(None, ge=0, le=1)
     user: str | None = None

@@ -12,6 +12,9 @@ from shared.schema.base import NAME, OBJECT, TEXT, Strict, short, text_or_object
 # ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+MAX_TOOLS = 128
+
+
 class FunctionDefinition(Strict):
     name: str = Field(pattern=NAME)
     description: str | None = None
@@ -71,7 +74,7 @@ NamedTool = Annotated[NamedFunction | NamedCustom, Discriminator("type")]
 
 class Allowed(Strict):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool]
+    tools: Annotated[list[NamedTool], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
 class AllowedTools(Strict):
