@@ -1,7 +1,7 @@
 """What a JSON body may consist of, counted before anything is built from it. Pure.
 
-A body's bytes say little about what it costs: 18 MB of text are one string, 18 MB of `[],` are six million lists. Counted
-are the bytes that separate values; those inside strings do not count.
+A body's bytes say little about what it costs: 18 MB of text are one string, 18 MB of `[],` are six million lists. The
+bytes that separate values are counted; those inside strings do not count.
 """
 
 from __future__ import annotations

@@ -36,9 +36,6 @@ INT64 = 2**63
 MAX_DEADLINE = 30 * 86400.0
 """Seconds a request may give a job."""
 
-MAX_TOKENS = 2**31 - 1
-"""Of an answer. Sums of it, for 128 choices and many jobs, stay exact in every store."""
-
 MAX_MESSAGES = 2048
 """OpenAI's."""
 
@@ -149,8 +146,8 @@ class ChatCompletionRequest(Strict):
     )
     logit_bias: Biases | None = None
     logprobs: bool | None = None
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=INT64)
+    max_tokens: int | None = Field(None, ge=1, lt=INT64)
     metadata: Metadata | None = None
     modalities: Modalities | None = None
     moderation: Moderation | None = None
