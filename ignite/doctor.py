@@ -16,11 +16,11 @@ import aiohttp
 import click
 
 from producer.keys import KeyBook
-from shared.backends import open_backend, open_documents
+from shared.backends import diagnose, open_backend, open_documents
 from shared.errors import DataDirectoryInUse, IgniteError
 from shared.logs import set_up_logs
 from shared.ports import Backend
-from shared.settings import CONFIG_FILE, Settings, SettingsError, load_settings
+from shared.settings import CONFIG_FILE, Settings, SettingsError, load_settings, without_password
 
 ANSWER_TIMEOUT = 5.0
 LEAST_PYTHON = (3, 11)
@@ -82,16 +82,37 @@ async def check_settings(settings: Settings) -> AsyncIterator[Finding]:
     yield Finding("settings", True, f"{mode}, from {source}")
 
 
+ADVICE = {
+    "broker": "Start RabbitMQ, or correct IGNITE_AMQP_URL: amqp://USER:PASSWORD@HOST:5672/VHOST (TLS: amqps, 5671).",
+    "store": "Start Redis, or correct IGNITE_REDIS_URL: redis://:PASSWORD@HOST:6379/0 (TLS: rediss).",
+}
+
+
 async def check_backend(settings: Settings) -> AsyncIterator[Finding]:
+    """Every server is tried, whatever is wrong with another one; what stands on both only where both are well."""
+    try:
+        parts = await diagnose(settings)
+    except SettingsError as error:
+        yield Finding("store", False, str(error), ADVICE["store"])
+        return
+    for part, problem in parts.items():
+        yield Finding(part, problem is None, str(problem or "answers"), ADVICE[part])
+    if not any(parts.values()):
+        async for finding in check_open_backend(settings):
+            yield finding
+
+
+async def check_open_backend(settings: Settings) -> AsyncIterator[Finding]:
     advice = (
-        "Start RabbitMQ and Redis, or correct IGNITE_AMQP_URL and IGNITE_REDIS_URL: user, password, host, virtual host."
+        "See what RabbitMQ and Redis log."
         if settings.distributed
         else f"See that {settings.data_dir} can be written and that no other Ignite uses it."
     )
     try:
         async with asyncio.timeout(3 * ANSWER_TIMEOUT), open_backend(settings) as backend:
-            for part, problem in (await backend.check()).items():
-                yield Finding(part, problem is None, problem or "answers", advice)
+            if not settings.distributed:
+                for part, problem in (await backend.check()).items():
+                    yield Finding(part, problem is None, str(problem or "answers"), advice)
             for warning in await backend.warnings(settings.job_deadline):
                 yield Finding("note", True, warning)
             async for finding in check_workers(settings, backend):
@@ -106,7 +127,7 @@ async def check_backend(settings: Settings) -> AsyncIterator[Finding]:
 
 async def check_keys(settings: Settings) -> AsyncIterator[Finding]:
     """Where the store does not answer, that was said already."""
-    with suppress(IgniteError):
+    with suppress(IgniteError, SettingsError):
         async with open_documents(settings) as documents:
             stored = len([key async for key in KeyBook(documents).all()])
         there_are = bool(settings.keys or stored)
@@ -162,6 +183,7 @@ async def check_server(settings: Settings) -> Finding:
     url = settings.engine_url
     if url is None:
         return Finding("engine", False, "the openai engine has no server", "Set --engine-url http://host:port/v1.")
+    shown = without_password(url)
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT)
     headers = {"authorization": f"Bearer {settings.engine_api_key}"} if settings.engine_api_key else {}
     try:
@@ -169,10 +191,19 @@ async def check_server(settings: Settings) -> Finding:
             aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
             session.get(f"{url.rstrip('/')}/models") as response,
         ):
-            fine, detail = response.status == 200, f"{url} answers {response.status}"
-    except (aiohttp.ClientError, TimeoutError) as error:
-        fine, detail = False, f"{url} does not answer ({error or type(error).__name__})"
+            fine, detail = is_sign_of_life(response.status), f"{shown} answers {response.status}"
+            if response.status in (401, 403):
+                detail += ": it wants another key (--engine-api-key)"
+    except TimeoutError:
+        fine, detail = False, f"{shown} has not answered within {ANSWER_TIMEOUT:g} s"
+    except (aiohttp.ClientError, ValueError) as error:
+        fine, detail = False, f"{shown} does not answer ({type(error).__name__})"
     return Finding("engine", fine, detail, "Start that server, or correct --engine-url (up to and including /v1).")
+
+
+def is_sign_of_life(status: int) -> bool:
+    """Many servers list no models and answer all the same; a refused key would be refused for every call."""
+    return status < 500 and status not in (401, 403)
 
 
 async def check_port(settings: Settings) -> AsyncIterator[Finding]:

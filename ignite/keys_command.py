@@ -126,7 +126,7 @@ def with_book(settings: Settings, work: Work) -> None:
     try:
         asyncio.run(opened())
     except IgniteError as error:
-        raise click.ClickException(error.message) from None
+        raise click.ClickException(str(error)) from None
 
 
 def require_data(settings: Settings) -> None:

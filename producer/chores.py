@@ -48,9 +48,9 @@ async def insist(name: str, step: Callable[[], Awaitable[object]], until: float)
             await step()
         except BackendUnavailable as error:
             if time.time() >= until:
-                log.warning("chore.given_up", chore=name, error=error.message)
+                log.warning("chore.given_up", chore=name, error=str(error))
                 return
-            log.warning("chore.delayed", chore=name, error=error.message, next=f"trying again in {TRY_AGAIN:.0f} s")
+            log.warning("chore.delayed", chore=name, error=str(error), next=f"trying again in {TRY_AGAIN:.0f} s")
             await asyncio.sleep(TRY_AGAIN)
         else:
             return

@@ -24,7 +24,7 @@ async def settle_dead_letters(backend: Backend, service: JobService) -> None:
             async with backend.queue.dead_letters() as consumer:
                 await settle_all(consumer, service)
         except BackendUnavailable as error:
-            log.warning("dead_letters.unavailable", error=error.message, next=f"trying again in {RECONNECT:.0f} s")
+            log.warning("dead_letters.unavailable", error=str(error), next=f"trying again in {RECONNECT:.0f} s")
             await asyncio.sleep(RECONNECT)
 
 

@@ -40,8 +40,11 @@ class Doors:
     fleet: Fleet
 
     async def troubles(self) -> Mapping[str, str | None]:
-        """Each part this replica needs with None if it answers, else with one sentence on what is wrong."""
-        parts = {**await self.backend.check(), **self.health.complaints}
+        """Each part this replica needs with None if it answers, else with one sentence for clients on what is wrong."""
+        checked = await self.backend.check()
+        self.health.log_changes(checked)
+        found = {name: problem and problem.message for name, problem in checked.items()}
+        parts = {**found, **self.health.complaints}
         return parts | {"server": "shutting down"} if self.service.draining else parts
 
 

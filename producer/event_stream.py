@@ -171,7 +171,7 @@ class UnaryAnswer(CallAnswer):
             if not self._started:
                 raise
             # An error body after a 200 would be read as a completion: breaking off is the only honest end.
-            log.warning("unary.aborted", job=client.job.id, error=error.message)
+            log.warning("unary.aborted", job=client.job.id, error=str(error))
             return "failed"
         if not self._started:
             await self._start(client, send, {"content-type": "application/json", "content-length": str(len(result))})

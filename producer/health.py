@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -26,7 +26,7 @@ from producer.metrics import (
     WORKERS,
 )
 from producer.openapi import ALIVE, READINESS
-from shared.errors import BackendUnavailable
+from shared.errors import BackendUnavailable, IgniteError
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +37,7 @@ class Health:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self.complaints: dict[str, str] = {}
+        self._ill: frozenset[str] = frozenset()
 
     def run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=name)
@@ -51,6 +52,15 @@ class Health:
             "background.died", task=task.get_name(), exc_info=task.exception(), next="this replica is not ready"
         )
         self.complaints[task.get_name()] = "it has died: restart this process"
+
+    def log_changes(self, parts: Mapping[str, IgniteError | None]) -> None:
+        """What is wrong with the parts is for the log; who asks for readiness is told that something is."""
+        ill = frozenset(name for name, problem in parts.items() if problem is not None)
+        for name in sorted(ill - self._ill):
+            log.warning("readiness.lost", part=name, error=str(parts[name]), next="asking again when probed")
+        for name in sorted(self._ill - ill):
+            log.info("readiness.back", part=name)
+        self._ill = ill
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -36,7 +36,7 @@ class EventsAnswer(StreamAnswer):
                 update = await client.next(self._keepalive)
             except IgniteError as error:
                 # No frame of ours belongs into the log's bytes: the reader comes back and resumes.
-                log.warning("events.broken_off", job=client.job.id, error=error.message)
+                log.warning("events.broken_off", job=client.job.id, error=str(error))
                 return "failed"
             if update is None:
                 await send_body(send, (await self._comment(client)).rstrip(b"\n") + b"\n", more=True)

@@ -30,7 +30,7 @@ class Sweeper:
             try:
                 queues = [QueueName(model.id, tier) for model in await self._catalog.models() for tier in Tier]
             except IgniteError as error:
-                log.warning("sweep.not_begun", error=error.message, next="sweeping again later")
+                log.warning("sweep.not_begun", error=str(error), next="sweeping again later")
                 continue
             for queue in queues:
                 await self._sweep_if_possible(queue, every)
@@ -40,7 +40,7 @@ class Sweeper:
         try:
             await self.sweep(queue, waited)
         except IgniteError as error:
-            log.warning("sweep.broken_off", queue=str(queue), error=error.message, next="sweeping again later")
+            log.warning("sweep.broken_off", queue=str(queue), error=str(error), next="sweeping again later")
 
     async def sweep(self, queue: QueueName, waited: float) -> int:
         """Publish again what the broker has lost of `queue`, and end what is too late; how many there were."""

@@ -133,14 +133,14 @@ class Announcer:
         try:
             return await self._backend.outbox.take(room, HOLD)
         except BackendUnavailable as error:
-            log.warning("outbox.unavailable", error=error.message, next="looking again")
+            log.warning("outbox.unavailable", error=str(error), next="looking again")
             return ()
 
     async def _announce(self, notice: Notice) -> None:
         try:
             await self._settle(notice)
         except BackendUnavailable as error:
-            log.warning("webhook.unsettled", job=notice.job_id, error=error.message, next="it is sent again")
+            log.warning("webhook.unsettled", job=notice.job_id, error=str(error), next="it is sent again")
         finally:
             self._busy -= 1
 

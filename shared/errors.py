@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 class IgniteError(Exception):
     """The root: an error a client may see.
 
-    `param` names the offending field (`messages[0].content`), `retry_after` is in seconds.
-    `retryable` tells the worker whether another attempt could end differently.
+    `param` names the offending field (`messages[0].content`), `retry_after` is in seconds. `detail` is what only
+    operators may read, such as addresses and the words of foreign errors: `str()` has it, `message` and `to_dict` do
+    not. `retryable` tells the worker whether another attempt could end differently.
     """
 
     type: ClassVar[str] = "server_error"
@@ -29,12 +30,18 @@ class IgniteError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after: float | None = None,
+        detail: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.detail = detail
         self.code = code or self.default_code
         self.param = param
         self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        """For logs and the command line."""
+        return self.message if self.detail is None else f"{self.message.rstrip('.')}: {self.detail.rstrip('.')}."
 
     def to_dict(self) -> dict[str, Any]:
         """OpenAI's error object, without its envelope."""
@@ -134,7 +141,19 @@ class Unavailable(IgniteError):
 class BackendUnavailable(Unavailable):
     """The broker or the store does not answer."""
 
+    default_code = "backend_unavailable"
+
+
+class BrokerUnavailable(BackendUnavailable):
+    """The broker does not answer, or takes nothing."""
+
     default_code = "broker_unavailable"
+
+
+class StoreUnavailable(BackendUnavailable):
+    """The store of jobs does not answer, or takes nothing."""
+
+    default_code = "store_unavailable"
 
 
 class StorageUnavailable(Unavailable):
@@ -149,7 +168,7 @@ class StorageFull(StorageUnavailable):
     default_code = "storage_full"
 
 
-class DataDirectoryInUse(BackendUnavailable):
+class DataDirectoryInUse(StoreUnavailable):
     """Another process works on the same data directory."""
 
     default_code = "data_directory_in_use"

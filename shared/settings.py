@@ -265,6 +265,14 @@ def bytes_of(text: str) -> bytes:
         return b""
 
 
+def without_password(url: str) -> str:
+    """A URL as it may be shown: of what stands before the host only the user is left."""
+    scheme, mark, rest = url.partition("://")
+    before, at, host = rest.rpartition("@")
+    user, _, _ = before.partition(":")
+    return f"{scheme}{mark}{user}{at}{host}"
+
+
 def split_list(value: str) -> list[str]:
     return [item.strip() for item in value.split(",") if item.strip()]
 

@@ -284,7 +284,7 @@ class Execution:
             await self._finish(claim, self._early(JobStatus.FAILED, exhausted))
             return
         after = self._place.retry_backoff * 2**claim.tries
-        log.warning("attempt.failed", error=error.message, next=f"trying again in {after:.1f} s")
+        log.warning("attempt.failed", error=str(error), next=f"trying again in {after:.1f} s")
         await self._hand_back(claim, counted=True, after=after)
 
     async def _hand_back(self, claim: Claim, *, counted: bool, after: float) -> None:

@@ -37,7 +37,7 @@ async def held(
             lost(fenced)
             return
         except BackendUnavailable as error:
-            log.warning("lease.not_renewed", error=error.message, next=f"trying again in {every:.1f} s")
+            log.warning("lease.not_renewed", error=str(error), next=f"trying again in {every:.1f} s")
         timer = loop.call_later(every, start)
 
     def start() -> None:

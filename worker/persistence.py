@@ -22,6 +22,6 @@ async def persistently(step: Callable[[], Awaitable[T]]) -> T:
         try:
             return await step()
         except BackendUnavailable as error:
-            log.warning("backend.unavailable", error=error.message, next=f"trying again in {delay:.1f} s")
+            log.warning("backend.unavailable", error=str(error), next=f"trying again in {delay:.1f} s")
             await asyncio.sleep(delay)
             delay = min(delay * 2, 2.0)

@@ -230,7 +230,7 @@ class Execution:
         try:
             await self._ledger.look()
         except BackendUnavailable as error:
-            log.warning("batch.not_looked_at", batch=self._ledger.batch.id, error=error.message)
+            log.warning("batch.not_looked_at", batch=self._ledger.batch.id, error=str(error))
 
 
 def stop_reason(batch: Batch) -> str | None:

@@ -68,7 +68,7 @@ class Ledger:
             try:
                 return await self._batches.write(batch, self._version)
             except BackendUnavailable as error:
-                log.warning("batch.not_written", batch=batch.id, error=error.message, next="trying again")
+                log.warning("batch.not_written", batch=batch.id, error=str(error), next="trying again")
                 await asyncio.sleep(TRY_AGAIN)
 
     async def _refresh(self, mine: Batch) -> int:

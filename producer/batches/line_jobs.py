@@ -163,7 +163,7 @@ class LineJobs:
                 if ending.status is not JobStatus.COMPLETED or ending.result is not None:
                     return ending
             except AWAY as error:
-                log.warning("batch.line_waits", job=job.id, error=error.message, next="looking again")
+                log.warning("batch.line_waits", job=job.id, error=str(error), next="looking again")
                 await asyncio.sleep(TRY_AGAIN * random.uniform(0.5, 1.5))
             fed_before = True
 

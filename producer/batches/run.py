@@ -70,7 +70,7 @@ class BatchRun:
             if self._batch.in_progress_at is not None and not self._batch.over:
                 await self._execute()
         except NotFound as error:
-            log.warning("batch.input_gone", batch=self._batch.id, error=error.message, next="the batch has failed")
+            log.warning("batch.input_gone", batch=self._batch.id, error=str(error), next="the batch has failed")
             await self._fail((Problem(code="file_not_found", message=error.message, param="input_file_id"),))
         if not self._batch.over:
             await self._finalize()

@@ -99,7 +99,7 @@ class BatchRunners:
                 if batch_id not in leased and (lease := await self._take(batch_id)) is not None:
                     group.create_task(self._hold(lease, tenant), name=f"runner {batch_id}")
         except IgniteError as error:
-            log.warning("batches.not_looked_for", error=error.message, next="looking again")
+            log.warning("batches.not_looked_for", error=str(error), next="looking again")
 
     async def _take(self, batch_id: str) -> Document | None:
         try:
@@ -116,7 +116,7 @@ class BatchRunners:
         except (Overtaken, LeaseLost):
             log.warning("batch.overtaken", batch=lease.id, next="another replica runs it")
         except IgniteError as error:
-            log.warning("batch.interrupted", batch=lease.id, error=error.message, next="running it again soon")
+            log.warning("batch.interrupted", batch=lease.id, error=str(error), next="running it again soon")
             await asyncio.sleep(AGAIN_AFTER)
         except Exception:
             log.exception("batch.crashed", batch=lease.id, next="running it again soon")

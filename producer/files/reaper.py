@@ -31,7 +31,7 @@ async def reap(files: Files, storage: Storage) -> None:
         try:
             removed = await reap_once(files, storage, time.time() - GRACE)
         except IgniteError as error:
-            log.warning("files.not_reaped", error=error.message, next="looking again later")
+            log.warning("files.not_reaped", error=str(error), next="looking again later")
         else:
             log.debug("files.reaped", removed=removed)
 

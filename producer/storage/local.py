@@ -81,7 +81,7 @@ async def off_loop(step: Callable[[], T]) -> T:
         if error.errno in NO_ROOM:
             log.error("storage.full", error=str(error), next="uploads are refused until there is room")
             raise StorageFull("The disk that keeps files is full.", retry_after=FULL_RETRY) from error
-        raise StorageUnavailable(f"The directory of files cannot be used: {error.strerror}.") from error
+        raise StorageUnavailable("The storage of files cannot be used at present.", detail=str(error)) from error
 
 
 async def write_all(file: BinaryIO, chunks: AsyncIterable[bytes]) -> int:

@@ -19,6 +19,9 @@ except ImportError:
     raise SettingsError("Files on S3 need the extra 's3': pip install 'dodil-ignite[s3]'.") from None
 
 
+LONGEST = 500
+"""Characters of an error of the driver's that are logged."""
+
 PATIENCE = timedelta(seconds=20)
 """For a step that fails and is tried again."""
 
@@ -89,4 +92,6 @@ def translated(key: str) -> Generator[None]:
     except FileNotFoundError:
         raise ObjectMissing(key) from None
     except BaseError as error:
-        raise StorageUnavailable(f"The storage of files does not do it: {sentence(error)[:300]}.") from error
+        raise StorageUnavailable(
+            "The storage of files cannot be used at present.", detail=sentence(error)[:LONGEST]
+        ) from error

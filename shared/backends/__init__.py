@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 
+from shared.errors import IgniteError
 from shared.ports import Backend, Documents
 from shared.settings import Settings
 
@@ -31,6 +33,17 @@ def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncCo
     from shared.backends.embedded import open_embedded
 
     return open_embedded(settings.data_dir, queue_limit=settings.queue_limit * MESSAGES_PER_JOB, fair=settings.fairness)
+
+
+async def diagnose(settings: Settings) -> Mapping[str, IgniteError | None]:
+    """Each server that the settings name, with what is wrong with it; nothing for the embedded backend. Raises
+    SettingsError.
+    """
+    if not (settings.amqp_url and settings.redis_url):
+        return {}
+    from shared.backends.distributed import diagnose_distributed
+
+    return await diagnose_distributed(settings.amqp_url, settings.redis_url)
 
 
 def open_documents(settings: Settings) -> AbstractAsyncContextManager[Documents]:

@@ -16,11 +16,12 @@ from shared.backends.redis_facts import StoreFacts, ask_store, refuse_eviction, 
 from shared.backends.redis_limiter import RedisLimiter
 from shared.backends.redis_log import RedisLog, dispatch
 from shared.backends.redis_outbox import RedisOutbox
+from shared.backends.redis_presence import anybody_hears
 from shared.backends.redis_registry import RedisRegistry
 from shared.backends.redis_server import Server, open_server
 from shared.backends.redis_store import RedisStore
 from shared.backends.redis_strays import StrayFinder
-from shared.errors import BackendUnavailable
+from shared.errors import BackendUnavailable, IgniteError, StoreUnavailable
 from shared.job import Job, QueueName
 
 
@@ -65,10 +66,10 @@ class DistributedBackend:
             found += await self.queue.warnings(longest_job)
         return found
 
-    async def check(self) -> Mapping[str, str | None]:
+    async def check(self) -> Mapping[str, IgniteError | None]:
         broker, store = await asyncio.gather(self.queue.check(), self._server.pipeline.probe(), return_exceptions=True)
-        live = "the live subscription has ended" if self._live.ended else None
-        return {"broker": complaint(broker), "store": complaint(store) or live}
+        live = StoreUnavailable("The store (Redis) is not heard.", detail="the live subscription has ended")
+        return {"broker": complaint(broker), "store": complaint(store) or (live if self._live.ended else None)}
 
     async def close(self) -> None:
         await self.queue.close()
@@ -76,9 +77,9 @@ class DistributedBackend:
         await self._server.close()
 
 
-def complaint(outcome: object) -> str | None:
+def complaint(outcome: object) -> IgniteError | None:
     if isinstance(outcome, BackendUnavailable):
-        return outcome.message
+        return outcome
     if isinstance(outcome, BaseException):
         raise outcome
     return None
@@ -126,3 +127,45 @@ async def open_distributed_documents(redis_url: str) -> AsyncGenerator[RedisDocu
         yield RedisDocuments(server.pipeline)
     finally:
         await server.close()
+
+
+DIAGNOSIS = 12.0
+"""Seconds for a part to answer when somebody looks for what is wrong."""
+
+
+async def diagnose_distributed(amqp_url: str, redis_url: str) -> Mapping[str, IgniteError | None]:
+    """Each server on its own, so that one that is away does not hide what is wrong with the other."""
+    broker, store = await asyncio.gather(try_broker(amqp_url), try_store(redis_url), return_exceptions=True)
+    return {"broker": complaint(broker), "store": complaint(store)}
+
+
+async def try_broker(amqp_url: str) -> None:
+    """Connects and declares what every process does. Raises BackendUnavailable."""
+    queue = RabbitQueue(amqp_url, queue_limit=1, consumer_timeout=1.0)
+    try:
+        await queue.check(DIAGNOSIS)
+    finally:
+        await queue.close()
+
+
+async def try_store(redis_url: str) -> None:
+    """Connects, writes, runs a step and subscribes. Raises BackendUnavailable, SettingsError."""
+    server = await open_server(redis_url)
+    try:
+        await server.pipeline.probe()
+        await anybody_hears(server.pipeline, keys.replica("doctor"))
+        subscription = server.subscription(keys.replica("doctor"), ignored, nothing)
+        try:
+            await subscription.open()
+        finally:
+            await subscription.close()
+    finally:
+        await server.close()
+
+
+def ignored(message: bytes) -> None:
+    """What nobody has asked for."""
+
+
+def nothing() -> None:
+    """A connection that breaks while it is tried has said what is wrong by then."""

@@ -22,8 +22,8 @@ from shared.backends.embedded_registry import EmbeddedRegistry
 from shared.backends.embedded_schema import VERSION, migrate
 from shared.backends.embedded_store import EmbeddedStore
 from shared.backends.follower import FollowerHub
-from shared.backends.sqlite import Connection, Database
-from shared.errors import BackendUnavailable, DataDirectoryInUse
+from shared.backends.sqlite import UNUSABLE, Connection, Database
+from shared.errors import BackendUnavailable, DataDirectoryInUse, IgniteError, StoreUnavailable
 from shared.job import Job, QueueName
 
 CHECK_TIMEOUT = 5.0
@@ -72,7 +72,7 @@ class EmbeddedBackend:
         del longest_job
         return ()
 
-    async def check(self) -> Mapping[str, str | None]:
+    async def check(self) -> Mapping[str, IgniteError | None]:
         return {"database": await self._check()}
 
     async def close(self) -> None:
@@ -85,25 +85,27 @@ class EmbeddedBackend:
         self.queue.close()
         self._hub.distrust_all()
 
-    async def _check(self) -> str | None:
+    async def _check(self) -> IgniteError | None:
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
                 await self._database.run(touch)
         except BackendUnavailable as error:
-            return error.message
+            return error
         except TimeoutError:
-            return "The database does not answer."
+            return StoreUnavailable("The store has not answered in time.", detail=f"the database {self._path}")
         return self._check_file(self._path) if self._path is not None else None
 
-    def _check_file(self, path: Path) -> str | None:
+    def _check_file(self, path: Path) -> IgniteError | None:
         try:
             if path.stat().st_ino != self._inode:
-                return "The database was replaced while it was in use: restart Ignite."
+                return StoreUnavailable(
+                    UNUSABLE, detail=f"the database {path} was replaced while it was in use: restart Ignite"
+                )
             disk = os.statvfs(path.parent)
         except OSError as error:
-            return f"The database is not there any more: {error.strerror}."
+            return StoreUnavailable(UNUSABLE, detail=f"the database {path} is not there any more: {error.strerror}")
         if disk.f_bavail * disk.f_frsize < LOW_SPACE:
-            return "The disk of the database is nearly full."
+            return StoreUnavailable("The disk of the store is nearly full.", detail=f"it holds {path}")
         return None
 
 
@@ -138,7 +140,7 @@ def make_private(data_dir: Path) -> None:
 
 
 def unusable(data_dir: Path, error: OSError) -> BackendUnavailable:
-    return BackendUnavailable(f"The data directory {data_dir} cannot be used: {error.strerror}.")
+    return StoreUnavailable(UNUSABLE, detail=f"the data directory {data_dir} cannot be used: {error.strerror}")
 
 
 def take_lock(descriptor: int, data_dir: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from shared.backends.embedded_entries import Entry, Key
-from shared.errors import BackendUnavailable
+from shared.errors import BackendUnavailable, BrokerUnavailable
 from shared.job import QueueName
 from shared.ports import Choose, Delivery, Message
 
@@ -46,7 +46,7 @@ class EmbeddedConsumer:
                     self._queue.place(entry)
                 if self._queue.closed:
                     raise
-                log.warning("delivery.not_read", error=error.message, next=f"trying again in {TRY_AGAIN:.0f} s")
+                log.warning("delivery.not_read", error=str(error), next=f"trying again in {TRY_AGAIN:.0f} s")
                 await asyncio.sleep(TRY_AGAIN)
                 continue
             except BaseException:
@@ -76,7 +76,7 @@ class EmbeddedConsumer:
 
     def _take(self, choose: Choose | None) -> Entry | None:
         if self._queue.closed or self._left:
-            raise BackendUnavailable("The queue is closed.")
+            raise BrokerUnavailable("The queue is closed.")
         while at_hand := self._at_hand():
             key = next(iter(at_hand)) if choose is None else choose(at_hand)
             if choose is not None and key is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.backends.sqlite import Connection
-from shared.errors import BackendUnavailable
+from shared.errors import StoreUnavailable
 
 VERSION = 8
 
@@ -142,12 +142,12 @@ def migrate(db: Connection) -> None:
     """Bring the database to this version. Raises BackendUnavailable if it is a newer one."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
-        raise BackendUnavailable(
+        raise StoreUnavailable(
             f"The database was written by a newer Ignite (its version is {version}, this one knows {VERSION}):"
             " use that Ignite, or another data directory."
         )
     if 0 < version < VERSION:
-        raise BackendUnavailable(
+        raise StoreUnavailable(
             "The database was written by a version of Ignite that was never released: move the data directory away."
         )
     if version == 0:

@@ -20,12 +20,21 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    InvalidResponse,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.backends.redis_pipeline import ANSWER_TIMEOUT, Argument, Command, Gathering
-from shared.errors import BackendUnavailable, sentence
+from shared.errors import StoreUnavailable, sentence
 
 LUA = Path(__file__).parent / "lua"
 
@@ -37,8 +46,11 @@ FAILURES = (RedisError, OSError, RuntimeError)
 
 pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 
-AWAY = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF"}
-"""The codes of refusals with which Redis says that it cannot serve at present."""
+AWAY = {
+    *("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY", "NOREPLICAS"),
+    *("NOAUTH", "NOPERM", "WRONGPASS"),
+}
+"""The codes of refusals with which Redis says that it cannot serve at present, or not this user."""
 
 
 SLOTS = REDIS_CLUSTER_HASH_SLOTS
@@ -82,10 +94,28 @@ WRITES_RETRY = 10.0
 """Seconds after which a client should try again: nothing mends this at once."""
 
 
-def unavailable(error: Exception) -> BackendUnavailable:
+def unavailable(error: Exception) -> StoreUnavailable:
     if (refusal := REFUSES_WRITES.get(code_of(error))) is not None:
-        return BackendUnavailable(refusal, retry_after=WRITES_RETRY)
-    return BackendUnavailable(f"The store (Redis) does not answer: {sentence(error)}.", retry_after=2)
+        return StoreUnavailable(refusal, retry_after=WRITES_RETRY, detail=sentence(error))
+    return StoreUnavailable("The store (Redis) does not answer.", retry_after=2, detail=explained(error))
+
+
+def explained(error: Exception) -> str:
+    """What operators should look at; the driver's own words name the address where they help."""
+    said = sentence(error)
+    match error:
+        case AuthenticationError():
+            return f"it refuses the user or the password ({said})"
+        case NoPermissionError():
+            return f"the user may not do what Ignite needs ({said})"
+        case InvalidResponse():
+            return "what answers there is no Redis: see the port"
+        case RedisTimeoutError():
+            return f"{said} (see host and port, and whether TLS is spoken there: redis: or rediss:)"
+        case RedisConnectionError() if "closed by server" in said.lower():
+            return f"{said} (does it want TLS: rediss:?)"
+        case _:
+            return said
 
 
 class Wire:
@@ -153,7 +183,7 @@ class Steps:
         self._wire = Wire(url)
 
     async def exchange(self, commands: Sequence[Command]) -> Sequence[Any]:
-        """The answers, or in the place of one the error it was refused with. Raises BackendUnavailable."""
+        """The answers, or in the place of one the error it was refused with. Raises StoreUnavailable."""
         try:
             answers = await self._wire.round_trip(commands)
             unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
@@ -237,7 +267,7 @@ class Pipeline(ABC):
 
     @abstractmethod
     async def probe(self) -> None:
-        """Write something, so that a store that only answers is told from one that works. Raises BackendUnavailable."""
+        """Write something, so that a store that only answers is told from one that works. Raises StoreUnavailable."""
 
     @abstractmethod
     async def all_owners(self, *command: Argument) -> Sequence[Any]:

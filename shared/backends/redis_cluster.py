@@ -35,7 +35,7 @@ from shared.backends.redis import (
     uptime,
 )
 from shared.backends.redis_pipeline import Argument, Command, Gathering
-from shared.errors import BackendUnavailable
+from shared.errors import BackendUnavailable, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -145,7 +145,7 @@ class Nodes:
         """Raises BackendUnavailable."""
         await self.look()
         if not self._owners:
-            raise BackendUnavailable("No node of the store (Redis Cluster) says who has what.", retry_after=2)
+            raise StoreUnavailable("No node of the store (Redis Cluster) says who has what.", retry_after=2)
 
     def owner(self, key: str) -> Node:
         return self._owners[slot_of(key)]
@@ -223,7 +223,7 @@ class Nodes:
                     answers[index] = answer
             await self.look()
         for index in chain.from_iterable(redirects(answers).values()):
-            answers[index] = BackendUnavailable("The store (Redis Cluster) is moving its keys.", retry_after=2)
+            answers[index] = StoreUnavailable("The store (Redis Cluster) is moving its keys.", retry_after=2)
 
 
 def redirects(answers: Sequence[Any]) -> Mapping[Redirect, list[int]]:

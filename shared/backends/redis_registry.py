@@ -88,7 +88,7 @@ class RedisRegistry:
             try:
                 await self._announce(replace(member.worker, running=member.running()))
             except BackendUnavailable as error:
-                log.warning("registry.heartbeat_missed", error=error.message, next="trying again")
+                log.warning("registry.heartbeat_missed", error=str(error), next="trying again")
 
     async def _leave(self, worker: WorkerInfo) -> None:
         try:
@@ -97,7 +97,7 @@ class RedisRegistry:
                 self._redis.command("ZREM", keys.WORKERS, worker.id),
             )
         except BackendUnavailable as error:
-            log.warning("registry.leave_failed", error=error.message, next="the record expires by itself")
+            log.warning("registry.leave_failed", error=str(error), next="the record expires by itself")
 
     async def alive(self, worker_id: str) -> bool:
         return await anybody_hears(self._redis, keys.worker_channel(worker_id))

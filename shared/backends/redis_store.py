@@ -23,7 +23,7 @@ from shared.backends.redis_outbox import await_ending, note_ending
 from shared.backends.redis_pairs import PairIndex
 from shared.backends.redis_records import MEMORY_OF_IDS, decode_job, milliseconds, oldest_kept, time_to_live
 from shared.backends.spec import encode_spec
-from shared.errors import AttemptsExhausted, BackendUnavailable, IdempotencyKeyReused
+from shared.errors import AttemptsExhausted, IdempotencyKeyReused, StoreUnavailable
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, QueueName, new_job_id, sources
 from shared.limits import tokens_used
@@ -96,7 +96,7 @@ class RedisStore:
             return holder
         await self.delete(job)  # Somebody took this process for dead: the id is barred.
         if (holder := await self._keyed.claim(job, key)) == job.id:
-            raise BackendUnavailable("The store (Redis) was too slow for this request.", retry_after=1)
+            raise StoreUnavailable("The store (Redis) was too slow for this request.", retry_after=1)
         return holder
 
     async def take_up(self, tenant: str, sent: str) -> str | None:

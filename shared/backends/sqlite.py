@@ -22,7 +22,9 @@ from typing import Any, TypeVar, overload
 
 import structlog
 
-from shared.errors import BackendUnavailable
+from shared.errors import BackendUnavailable, StoreUnavailable
+
+UNUSABLE = "The store cannot be used at present."
 
 log = structlog.get_logger(__name__)
 
@@ -183,7 +185,7 @@ class Writer:
 
     def _unusable(self, error: sqlite3.Error) -> BackendUnavailable:
         """At the start: it is the operator who reads this."""
-        return BackendUnavailable(f"The database {self._path or 'in memory'} cannot be used: {error}.")
+        return StoreUnavailable(UNUSABLE, detail=f"the database {self._path or 'in memory'}: {error}")
 
 
 def is_disk_fault(error: sqlite3.Error) -> bool:
@@ -197,8 +199,8 @@ def error_name(error: sqlite3.Error) -> str:
 
 def unusable(error: sqlite3.Error) -> BackendUnavailable:
     """For clients, too: no path."""
-    told = FULL if error_name(error) == "SQLITE_FULL" else f"The database cannot be used: {error}."
-    return BackendUnavailable(told, retry_after=WRITES_RETRY if is_disk_fault(error) else None)
+    told = FULL if error_name(error) == "SQLITE_FULL" else UNUSABLE
+    return StoreUnavailable(told, retry_after=WRITES_RETRY if is_disk_fault(error) else None, detail=str(error))
 
 
 class Database:
@@ -252,7 +254,7 @@ class Database:
         future: asyncio.Future[Any] = self._loop.create_future()
         work = Work(step, after, durable, future)
         if self._closed:
-            work.fail(BackendUnavailable("The database is closed."))
+            work.fail(StoreUnavailable("The database is closed."))
             return future
         self._waiting.append(work)
         if not self._busy:
@@ -293,7 +295,11 @@ class Database:
         self._watchdog = self._loop.call_later(self._timeout, self._overdue)
 
     def _overdue_error(self) -> BackendUnavailable:
-        return BackendUnavailable(f"The database has not answered for {self._timeout:g} seconds.", retry_after=2)
+        return StoreUnavailable(
+            "The store has not answered in time.",
+            retry_after=2,
+            detail=f"the database {self._path} has not answered for {self._timeout:g} seconds",
+        )
 
     def _fail_all(self, error: Exception) -> None:
         for work in (*self._running, *self._waiting):
@@ -305,7 +311,7 @@ class Database:
         lost, self._closed = not self._closed, True
         if not self._ended.done():
             self._ended.set_result(None)
-        self._fail_all(BackendUnavailable("The database's thread has ended."))
+        self._fail_all(StoreUnavailable("The database's thread has ended."))
         if lost:
             self._on_lost()
 

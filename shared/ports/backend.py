@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from shared.errors import IgniteError
 from shared.job import Job, QueueName
 from shared.ports.documents import Documents
 from shared.ports.limiter import Limiter
@@ -47,8 +48,8 @@ class Backend(Protocol):
         """What an operator should mend before jobs of `longest_job` seconds are run, a sentence each."""
         ...
 
-    async def check(self) -> Mapping[str, str | None]:
-        """Each part's name with None if it answers, else with one sentence on what is wrong."""
+    async def check(self) -> Mapping[str, IgniteError | None]:
+        """Each part's name with None if it answers, else with what is wrong."""
         ...
 
     async def close(self) -> None: ...

@@ -56,7 +56,7 @@ async def test_calls_that_are_open_may_finish_while_it_drains(api: Api) -> None:
 async def test_a_store_that_is_away_is_said_so(idle_api: Api) -> None:
     await idle_api.backend.close()
     for answer in (await idle_api.post(ask()), await idle_api.get("/v1/jobs/chatcmpl-1")):
-        assert (answer.status, answer.error["code"]) == (503, "broker_unavailable")
+        assert (answer.status, answer.error["code"]) == (503, "store_unavailable")
         assert 1 <= int(answer.headers["retry-after"]) <= 120
     assert_not_ready(await idle_api.get("/readyz"))
     assert (await idle_api.get("/healthz")).status == 200

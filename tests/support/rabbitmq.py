@@ -149,6 +149,14 @@ class RabbitMQ:
         self._created.add(vhost)
         return vhost
 
+    def create_user(self, name: str, password: str, vhost: str, *, may: str = ".*") -> None:
+        """One that may configure, write and read what the regular expression matches."""
+        self._call("PUT", f"/users/{name}", {"password": password, "tags": ""})
+        self._call("PUT", f"/permissions/{vhost}/{name}", {"configure": may, "write": may, "read": may})
+
+    def delete_user(self, name: str) -> None:
+        self._call("DELETE", f"/users/{name}")
+
     def delete_vhost(self, vhost: str) -> None:
         """The broker closes what is still connected to it.
 

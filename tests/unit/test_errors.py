@@ -34,6 +34,8 @@ STATUSES = {
     "RequestLost": 500,
     "Unavailable": 503,
     "BackendUnavailable": 503,
+    "BrokerUnavailable": 503,
+    "StoreUnavailable": 503,
     "StorageUnavailable": 503,
     "DataDirectoryInUse": 503,
     "LogLost": 503,
@@ -88,3 +90,10 @@ def test_headers_that_go_with_a_status() -> None:
     assert "x-should-retry" not in error_response(errors.EngineError("x")).headers
     assert "retry-after" in error_response(errors.BackendUnavailable("x")).headers
     assert "retry-after" not in error_response(errors.NotFound("x")).headers
+
+
+def test_a_detail_is_for_operators() -> None:
+    error = errors.StoreUnavailable("The store does not answer.", detail="redis.internal:6379 refuses s3cret")
+    assert str(error) == "The store does not answer: redis.internal:6379 refuses s3cret."
+    assert "redis.internal" not in f"{error.to_dict()}{error_response(error).body!r}"
+    assert (error.code, errors.BrokerUnavailable("x").code) == ("store_unavailable", "broker_unavailable")

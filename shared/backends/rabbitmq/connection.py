@@ -14,7 +14,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq.abc import AbstractConnection as Wire
 
-from shared.errors import BackendUnavailable, sentence
+from shared.backends.rabbitmq.explained import unreachable
+from shared.errors import BrokerUnavailable, sentence
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +44,8 @@ def lost_is_no_cancellation() -> Generator[None]:
         raise ConnectionError("the connection was lost") from None
 
 
-def unavailable(error: BaseException) -> BackendUnavailable:
-    return BackendUnavailable(f"The broker (RabbitMQ) does not answer: {sentence(error)}.", retry_after=2)
+def unavailable(error: BaseException) -> BrokerUnavailable:
+    return BrokerUnavailable("The broker (RabbitMQ) does not answer.", retry_after=2, detail=sentence(error))
 
 
 class Link:
@@ -82,10 +83,11 @@ class Link:
                         self._nodes[0], timeout=CONNECT_TIMEOUT, client_properties={"connection_name": self._name}
                     )
             except FAILURES as error:
+                failure = unreachable(error, self._nodes[0])
                 self._nodes.append(self._nodes.pop(0))
                 if not left:
-                    raise
-                log.warning("rabbitmq.node_away", error=sentence(error), next="trying the next one")
+                    raise failure from error
+                log.warning("rabbitmq.node_away", error=sentence(failure), next="trying the next one")
         raise AssertionError("there is at least one node")
 
 

@@ -31,7 +31,7 @@ from shared.backends.rabbitmq.connection import (
 )
 from shared.backends.rabbitmq.gathered import gather_frames
 from shared.backends.rabbitmq.topology import Topology, retry_name, routing_key, with_jitter
-from shared.errors import BackendUnavailable, QueueFull
+from shared.errors import BackendUnavailable, BrokerUnavailable, QueueFull
 from shared.job import QueueName
 from shared.ports import Message
 
@@ -56,7 +56,7 @@ Target = QueueName | int | None
 
 
 def blocked() -> BackendUnavailable:
-    return BackendUnavailable("The broker (RabbitMQ) is out of memory or disk and takes no messages.", retry_after=10)
+    return BrokerUnavailable("The broker (RabbitMQ) is out of memory or disk and takes no messages.", retry_after=10)
 
 
 class Publisher:
@@ -136,7 +136,7 @@ class Publisher:
         if now - self._refused_since.setdefault(target, now) > REFUSED_FOR:
             del self._refused_since[target]
             self._retire()
-        return BackendUnavailable("The broker (RabbitMQ) refused the message.", retry_after=2)
+        return BrokerUnavailable("The broker (RabbitMQ) refused the message.", retry_after=2)
 
     def _retire(self) -> None:
         """The next publish opens another channel; on this one others may still wait for their confirms."""
@@ -235,9 +235,9 @@ class Publisher:
         except FAILURES as error:
             raise unavailable(error) from error
 
-    async def check(self) -> None:
+    async def check(self, patience: float) -> None:
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(patience):
                 with lost_is_no_cancellation():
                     await self._ready(None)
         except FAILURES as error:

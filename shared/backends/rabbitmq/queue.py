@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
-from shared.backends.rabbitmq.connection import Connection
+from shared.backends.rabbitmq.connection import CONNECT_TIMEOUT, Connection
 from shared.backends.rabbitmq.consumer import Declare, Key, RabbitConsumer
 from shared.backends.rabbitmq.publisher import Publisher
 from shared.backends.rabbitmq.topology import DEAD, JOBS, Topology, routing_key
@@ -64,9 +64,9 @@ class RabbitQueue:
             f"(IGNITE_CONSUMER_TIMEOUT), or use RabbitMQ 3.12 or newer.",
         )
 
-    async def check(self) -> None:
-        """Raises BackendUnavailable."""
-        await self._publisher.check()
+    async def check(self, patience: float = CONNECT_TIMEOUT) -> None:
+        """Raises BackendUnavailable, at the latest after `patience` seconds."""
+        await self._publisher.check(patience)
 
     async def close(self) -> None:
         await self._publisher.close()

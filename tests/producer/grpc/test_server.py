@@ -10,6 +10,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
+from shared.errors import IgniteError, StoreUnavailable
 from tests.producer.api import ask, embedded_api
 from tests.support.grpc_client import SERVICE, GrpcClient, as_json, grpc_client, refused
 from tests.support.server import accepts_connections
@@ -38,8 +39,8 @@ async def test_health_is_readiness_and_needs_no_key(monkeypatch: pytest.MonkeyPa
         for name in ("", SERVICE):
             assert (await health.Check(HealthCheckRequest(service=name))).status == SERVING
 
-        async def broken() -> dict[str, str | None]:
-            return {"database": "it is away"}
+        async def broken() -> dict[str, IgniteError | None]:
+            return {"database": StoreUnavailable("It is away.")}
 
         with monkeypatch.context() as patch:
             patch.setattr(api.backend, "check", broken)
