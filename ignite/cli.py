@@ -21,6 +21,7 @@ BACKEND = (
 API = (
     *("host", "port", "grpc", "grpc_port", "api_keys", "body_limit", "answer_token_limit", "models", "worker_patience"),
     *("no_auth", "no_auth_anywhere", "no_auth_hosts"),
+    *("grpc_connections", "grpc_streams", "grpc_receive_memory", "grpc_receive_timeout"),
     *("job_deadline", "retention", "job_retention", "store_retention", "keepalive", "unary_padding", "sweep"),
     *("file_limit", "file_retention", "files_dir", "files_url", "files_endpoint"),
     *("webhook_secret", "webhook_private"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from producer.failed_attempts import FailedAttempts
 from producer.keys import FORM, KeyBook, StoredKey, digest
 from shared.errors import AuthenticationFailed, PermissionDenied
 from shared.limits import UNLIMITED, Limits
@@ -59,16 +60,23 @@ class Keyring:
     def __init__(self, configured: Mapping[str, str], stored: KeyBook, keyless: Keyless) -> None:
         self._configured = [(digest(key), Principal(tenant)) for key, tenant in configured.items()]
         self._stored = RecentKeys(stored)
+        self._failed = FailedAttempts()
         self._entry = KeylessEntry(stored, Keyless.NEVER if configured else keyless)
 
     async def is_keyless(self) -> bool:
         """Whether a call without a key is served now. Raises BackendUnavailable."""
         return await self._entry.is_free()
 
+    async def authenticate(self, authorization: str | None, peer: str | None) -> Principal:
+        """As `principal_of`, for a caller at the address `peer`, whose failures are noted. Raises RateLimited, too."""
+        try:
+            return await self.principal_of(authorization)
+        except AuthenticationFailed as error:
+            raise self._failed.note(peer, error, with_key=bool(key_in(authorization))) from None
+
     async def principal_of(self, authorization: str | None) -> Principal:
         """Raises AuthenticationFailed, BackendUnavailable."""
-        scheme, _, rest = (authorization or "").partition(" ")
-        key = rest.strip() if scheme.lower() == "bearer" else ""
+        key = key_in(authorization)
         found = await self._look_up(key) if key else None
         if found is not None:
             return found
@@ -87,6 +95,12 @@ class Keyring:
         if stored is None or not hmac.compare_digest(stored.digest, offered):
             return None
         return Principal(stored.tenant, stored.id, stored.limits, stored.weight, stored.operator)
+
+
+def key_in(authorization: str | None) -> str:
+    """The key in a header; nothing where there is none."""
+    scheme, _, rest = (authorization or "").partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" else ""
 
 
 class RecentKeys:

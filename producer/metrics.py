@@ -8,6 +8,7 @@ LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 
 JOBS_SUBMITTED = Counter("ignite_jobs_submitted", "Jobs accepted by this replica", ["model", "tier", "mode"])
 CALLS_ENDED = Counter("ignite_calls_ended", "Waiting calls that ended, by how", ["model", "ending"])
+AUTH_FAILURES = Counter("ignite_auth_failures", "Calls that were refused for their key, by why", ["reason"])
 WEBHOOKS = Counter("ignite_webhooks", "Events sent, by what came of it", ["outcome"])
 TASKS = Gauge("ignite_asyncio_tasks", "Tasks of this process's event loop: idle, always about as many")
 OPEN_CALLS = Gauge("ignite_open_calls", "Waiting calls being served now", ["mode"])

@@ -113,7 +113,9 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_open(scope["path"]):
             try:
-                principal = await self._keyring.principal_of(Headers(scope=scope).get("authorization"))
+                principal = await self._keyring.authenticate(
+                    Headers(scope=scope).get("authorization"), (scope.get("client") or (None,))[0]
+                )
             except IgniteError as error:
                 await error_response(error)(scope, receive, send)
                 return

@@ -78,6 +78,12 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
     grpc: bool = Field(True, description="whether gRPC is served beside HTTP")
     grpc_port: int = Field(50051, ge=0, le=65535, description="port to bind for gRPC; 0 takes a free one")
+    grpc_connections: int = Field(1000, ge=1, description="connections that gRPC takes at a time")
+    grpc_streams: int = Field(1000, ge=1, description="calls that one gRPC connection may have open; more wait")
+    grpc_receive_memory: int = Field(
+        160 * 1024 * 1024, ge=1024, description="of messages that gRPC reads at a time, each counted as body_limit"
+    )
+    grpc_receive_timeout: float = Field(30, gt=0, description="for a message to come in whole over gRPC")
     api_keys: str = Field("", description="comma-separated name=key pairs, beside the keys that 'ignite keys' makes")
     no_auth: bool | None = Field(
         None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import NoReturn
 
 import grpc
@@ -17,6 +17,8 @@ from producer.dependencies import Doors
 from producer.grpc_door.answers import Answer, Context, StreamAnswer, UnaryAnswer
 from producer.grpc_door.errors import code_of, rich_status
 from producer.grpc_door.messages import body_of
+from producer.grpc_door.peers import address_of, browser_refusal
+from producer.grpc_door.receiving import Receiving
 from producer.idempotency import HEADER, idempotency_key
 from producer.middleware import fit_request_id
 from producer.service import Submission
@@ -30,6 +32,8 @@ from shared.schema import ChatCompletionRequest as Request
 log = structlog.get_logger(__name__)
 
 Received = ChatCompletionRequest | DecodeError
+Messages = AsyncIterator[Received]
+"""Of one, which is not read before its caller is known."""
 
 
 def received(data: bytes) -> Received:
@@ -44,12 +48,18 @@ class ModelService:
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
         self._open: set[Answer] = set()
+        settings = doors.settings
+        self._receiving = Receiving(
+            memory=settings.grpc_receive_memory,
+            largest=settings.body_limit,
+            timeout=settings.grpc_receive_timeout,
+        )
 
-    async def chat_completion(self, message: Received, context: Context) -> ChatCompletionResponse | None:
-        return await self._answer(UnaryAnswer, message, context)
+    async def chat_completion(self, messages: Messages, context: Context) -> ChatCompletionResponse | None:
+        return await self._answer(UnaryAnswer, messages, context)
 
-    async def stream_chat_completion(self, message: Received, context: Context) -> None:
-        await self._answer(StreamAnswer, message, context)
+    async def stream_chat_completion(self, messages: Messages, context: Context) -> None:
+        await self._answer(StreamAnswer, messages, context)
 
     async def drain(self, seconds: float) -> None:
         """Let the open calls finish; what is open then is cut off, and its jobs run on."""
@@ -58,12 +68,12 @@ class ModelService:
         for answer in self._open:
             answer.cut_off()
 
-    async def _answer(self, kind: type[Answer], message: Received, context: Context) -> ChatCompletionResponse | None:
+    async def _answer(self, kind: type[Answer], messages: Messages, context: Context) -> ChatCompletionResponse | None:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         marks = {"x-request-id": fit_request_id(metadata.get("x-request-id", ""))}
         with bound_contextvars(request=marks["x-request-id"]):
             try:
-                return await self._answered(kind, message, metadata, context, marks)
+                return await self._answered(kind, messages, metadata, context, marks)
             except IgniteError as error:
                 await refuse(context, error, marks)
             except FollowerClosed:
@@ -75,12 +85,13 @@ class ModelService:
     async def _answered(
         self,
         kind: type[Answer],
-        message: Received,
+        messages: Messages,
         metadata: Mapping[str, str],
         context: Context,
         marks: dict[str, str],
     ) -> ChatCompletionResponse | None:
-        principal = await self._doors.keyring.principal_of(metadata.get("authorization"))
+        principal = await self._principal_of(metadata, context)
+        message = await self._receiving.first(messages, principal.tenant)
         submission = self._submission(principal, message, metadata, kind.mode, context.time_remaining())
         answer = kind(self._doors.service, submission, context, marks, self._doors.settings.keepalive)
         self._open.add(answer)
@@ -89,6 +100,13 @@ class ModelService:
         finally:
             self._open.discard(answer)
             marks.update(answer.rate_limits())
+
+    async def _principal_of(self, metadata: Mapping[str, str], context: Context) -> Principal:
+        keyring = self._doors.keyring
+        principal = await keyring.authenticate(metadata.get("authorization"), address_of(context.peer()))
+        if await keyring.is_keyless() and (refused := browser_refusal(metadata, self._doors.settings)) is not None:
+            raise refused
+        return principal
 
     def _submission(
         self,

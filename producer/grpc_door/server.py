@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection
 
 from producer.dependencies import Doors
 from producer.grpc_door.calls import ModelService, received
 from producer.grpc_door.health import HealthService
+from producer.grpc_door.receiving import WINDOW, StrangersReceiving
+from producer.grpc_door.reflection import reflection_handlers
 from shared.proto.dodil.ignite.v1.model_service_pb2 import DESCRIPTOR, ChatCompletionChunk, ChatCompletionResponse
 from shared.settings import Settings
 
 SERVICE = DESCRIPTOR.services_by_name["ModelService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+PENDING_CALLS = 1000
+"""Calls that have come and that no handler has been started for; half of that, and some are refused."""
+
+HANDSHAKE_TIMEOUT_MS = 10_000
+"""For a new connection to say that it speaks HTTP/2."""
+
+IDLE_TIMEOUT_MS = 120_000
+"""A connection without calls is closed after that; clients open another one when they need it."""
+
+STRANGERS_SLOTS, STRANGERS_TIMEOUT = 4, 2.0
+"""Messages of callers without a key that are read at a time, and the seconds that each may take."""
 
 LAST_WORDS = 1.0
 """Seconds for calls that were cut off to hear so."""
@@ -32,11 +45,15 @@ class GrpcServer:
         self._settings = doors.settings
         self._calls = ModelService(doors)
         self._server = grpc.aio.server(options=options(doors.settings))
-        self._server.add_generic_rpc_handlers((handlers(self._calls),))
         services = frozenset({SERVICE, HEALTH, reflection.SERVICE_NAME})
-        health_pb2_grpc.add_HealthServicer_to_server(HealthService(doors, services), self._server)
-        reflection.enable_server_reflection(sorted(services), self._server)
-        self._server.add_generic_rpc_handlers((newer_reflection(sorted(services)),))
+        strangers = StrangersReceiving(slots=STRANGERS_SLOTS, timeout=STRANGERS_TIMEOUT)
+        self._server.add_generic_rpc_handlers(
+            (
+                handlers(self._calls),
+                HealthService(doors, services, strangers).handlers(HEALTH),
+                *reflection_handlers(sorted(services), strangers),
+            )
+        )
         self.address = ""
 
     async def start(self) -> None:
@@ -73,28 +90,28 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        # What a client may hold: connections, calls on each, calls that Python has not seen yet, and of each call that
+        # nobody reads one window, which would grow to megabytes where it followed the link's speed.
+        ("grpc.max_allowed_incoming_connections", settings.grpc_connections),
+        ("grpc.max_concurrent_streams", settings.grpc_streams),
+        ("grpc.server.max_pending_requests", PENDING_CALLS // 2),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+        ("grpc.max_connection_idle_ms", IDLE_TIMEOUT_MS),
     ]
-
-
-def newer_reflection(services: list[str]) -> grpc.GenericRpcHandler:
-    """Version 1 is v1alpha's messages under another name; clients ask for it first, and some for nothing else."""
-    servicer = cast(Any, reflection).aio.ReflectionServicer(services)  # The stubs have left it out.
-    method = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    return grpc.method_handlers_generic_handler("grpc.reflection.v1.ServerReflection", {"ServerReflectionInfo": method})
 
 
 def handlers(calls: ModelService) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
-            "ChatCompletion": grpc.unary_unary_rpc_method_handler(
+            # One message each way, all the same: these kinds of handlers are called before the message is read.
+            "ChatCompletion": grpc.stream_unary_rpc_method_handler(
                 calls.chat_completion, received, ChatCompletionResponse.SerializeToString
             ),
-            "StreamChatCompletion": grpc.unary_stream_rpc_method_handler(
+            "StreamChatCompletion": grpc.stream_stream_rpc_method_handler(
                 calls.stream_chat_completion, received, ChatCompletionChunk.SerializeToString
             ),
         },

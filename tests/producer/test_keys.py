@@ -2,16 +2,20 @@
 
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from ignite.api_process import require_keys
+from producer.failed_attempts import BURST
 from producer.keys import KeyBook
 from shared.backends.distributed import open_distributed
 from shared.backends.embedded import open_embedded
 from shared.limits import Limits
 from shared.settings import SettingsError
 from tests.producer.api import MODEL, Api, ask, embedded_api, running_api, settings_for_tests
+from tests.support.grpc_client import grpc_client, refused
 from tests.support.wait_until import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -156,3 +160,22 @@ async def test_a_public_address_wants_a_key() -> None:
         await require_keys(backend, settings_for_tests(host="0.0.0.0", api_keys="alice=secret-of-alice-4711"))
         await KeyBook(backend.documents).create("alice")
         await require_keys(backend, public)
+
+
+async def test_wrong_keys_are_limited_and_logged_and_the_right_one_is_served_all_the_while() -> None:
+    wrong = "sk-ignite-" + "w" * 43
+    async with embedded_api(api_keys="alice=secret-of-alice-4711", grpc=True) as api:
+        carol = await stored_key(api, "carol")
+        with capture_logs() as lines:
+            answers = [await api.get("/v1/models", authorization=f"Bearer {wrong}") for _ in range(BURST + 5)]
+            assert [answer.status for answer in answers] == [401] * BURST + [429] * 5
+            assert answers[-1].error["code"] == "too_many_failed_authentications"
+            assert int(answers[-1].headers["retry-after"]) >= 1
+            for key in (ALICE, carol):
+                assert (await api.get("/v1/models", **key)).status == 200
+            assert (await api.get("/v1/models")).status == 401
+            async with grpc_client(api.grpc_address) as client:
+                call = client.unary(ask(), metadata={"authorization": f"Bearer {wrong}"})
+                assert (await refused(call)).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert [line for line in lines if line["event"] == "auth.failed"]
+        assert "www" not in str(lines)

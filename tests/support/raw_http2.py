@@ -12,6 +12,7 @@ FRAME_HEAD = struct.Struct("!HBBBI")
 INITIAL_WINDOW = 65_535
 LARGEST_FRAME = 16_384
 INITIAL_WINDOW_SIZE = 0x4
+STALLED = 0.5
 
 
 class RawHttp2:
@@ -47,7 +48,7 @@ class RawHttp2:
 
     async def send_message_part(self, stream: int, *, announced: int, sent: int) -> int:
         """Announce a message of one size and send as much of it as `sent` and the server's windows allow. The bytes
-        that went out; fewer once the server has ended the stream or grants no more for a second.
+        that went out; fewer once the server has ended the stream, or grants no more for STALLED seconds.
         """
         left = struct.pack("!BI", 0, announced) + b"\x0a" * sent
         gone = 0
@@ -76,7 +77,7 @@ class RawHttp2:
     async def _window_grew(self) -> bool:
         self._changed.clear()
         try:
-            await asyncio.wait_for(self._changed.wait(), 1)
+            await asyncio.wait_for(self._changed.wait(), STALLED)
         except TimeoutError:
             return False
         return True

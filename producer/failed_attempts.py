@@ -1,0 +1,95 @@
+"""Failed authentications: counted, logged without the key, and limited per address.
+
+The limit is for those who fail only. A call with a correct key is served whatever others behind its address have tried:
+keys cannot be guessed, so what there is to bound is the log and the work.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+
+import structlog
+
+from producer.metrics import AUTH_FAILURES
+from shared.errors import AuthenticationFailed, IgniteError, RateLimited
+
+log = structlog.get_logger(__name__)
+
+BURST = 30
+"""Wrong keys of one address that are answered 401 in a row; then as many as come back with time."""
+
+REFILL = 0.5
+"""Wrong keys a second."""
+
+LOG_EVERY = 10.0
+"""Seconds between two lines of the log about one address."""
+
+REMEMBERED = 10_000
+"""Addresses. The one that failed longest ago is forgotten first."""
+
+IPV6_PREFIX = 64
+"""Bits of an IPv6 address that belong to one network: its holder has all the others."""
+
+
+@dataclass(slots=True)
+class Attempts:
+    """Of one address. `left`: wrong keys that are still answered 401; `failed`: since the last line in the log."""
+
+    left: float = BURST
+    at: float = -math.inf
+    logged_at: float = -math.inf
+    failed: int = 0
+
+
+class FailedAttempts:
+    def __init__(self) -> None:
+        self._by_address: OrderedDict[str, Attempts] = OrderedDict()
+
+    def note(self, peer: str | None, error: AuthenticationFailed, *, with_key: bool) -> IgniteError:
+        """What the caller is answered: the error, or that there were too many. `peer`: its address. Calls without any
+        key guess nothing and are not limited.
+        """
+        address, now = network_of(peer), time.monotonic()
+        attempts = self._of(address)
+        reason = "unknown_key" if with_key else "no_key"
+        AUTH_FAILURES.labels(reason).inc()
+        attempts.failed += 1
+        if now - attempts.logged_at >= LOG_EVERY:
+            log.warning("auth.failed", address=address, reason=reason, times=attempts.failed)
+            attempts.logged_at, attempts.failed = now, 0
+        if not with_key:
+            return error
+        attempts.left = min(BURST, attempts.left + (now - attempts.at) * REFILL) if attempts.at > 0 else BURST
+        attempts.at = now
+        if attempts.left < 1:
+            return RateLimited(
+                "Too many calls with unknown API keys came from this address.",
+                code="too_many_failed_authentications",
+                retry_after=math.ceil((1 - attempts.left) / REFILL),
+            )
+        attempts.left -= 1
+        return error
+
+    def _of(self, address: str) -> Attempts:
+        attempts = self._by_address.setdefault(address, Attempts())
+        self._by_address.move_to_end(address)
+        if len(self._by_address) > REMEMBERED:
+            self._by_address.popitem(last=False)
+        return attempts
+
+
+def network_of(peer: str | None) -> str:
+    """The address of a caller as it is counted: IPv4 whole, IPv6 by its network."""
+    try:
+        address = ip_address((peer or "").partition("%")[0])
+    except ValueError:
+        return "unknown"
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ip_network((address, IPV6_PREFIX), strict=False))

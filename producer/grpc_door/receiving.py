@@ -1,0 +1,108 @@
+"""Bounds what is kept of messages that are still coming in.
+
+gRPC's core keeps at most WINDOW bytes of a message that nobody reads, and the whole of it as soon as somebody does. So
+a message is read only when its caller is known, only so many are read at a time, and each has to come within a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from shared.errors import DeadlineExceeded, InvalidRequest, Unavailable
+
+T = TypeVar("T")
+
+WINDOW = 65_535
+"""Bytes of a stream that are taken before it is read: HTTP/2's own default, which the server leaves as it is."""
+
+LEAST_SLOTS = 2
+
+TENANTS_SHARE = 0.5
+"""Of all slots, the part that one tenant may have at a time."""
+
+MOST_WAITING = 1000
+"""Calls that may wait for a slot."""
+
+
+class Receiving:
+    """Slots for messages that are read: as many as fit into `memory` bytes, at `largest` bytes each. `timeout` in
+    seconds, for the wait and the message together.
+    """
+
+    def __init__(self, *, memory: int, largest: int, timeout: float) -> None:
+        count = max(LEAST_SLOTS, memory // largest)
+        self._slots = asyncio.Semaphore(count)
+        self._per_tenant = max(1, int(count * TENANTS_SHARE))
+        self._tenants: dict[str, asyncio.Semaphore] = {}
+        self._calls: dict[str, int] = {}
+        self._waiting = 0
+        self._timeout = timeout
+
+    async def first(self, messages: AsyncIterator[T], tenant: str) -> T:
+        """The call's message. Raises Unavailable, DeadlineExceeded, InvalidRequest."""
+        reading = False
+        try:
+            async with asyncio.timeout(self._timeout), self._slot(tenant):
+                reading = True
+                message = await anext(messages, None)
+        except TimeoutError:
+            raise late(self._timeout) if reading else busy() from None
+        if message is None:
+            raise InvalidRequest("The call has no message.")
+        return message
+
+    @asynccontextmanager
+    async def _slot(self, tenant: str) -> AsyncGenerator[None]:
+        if self._waiting >= MOST_WAITING:
+            raise busy()
+        own = self._tenants.setdefault(tenant, asyncio.Semaphore(self._per_tenant))
+        self._calls[tenant] = self._calls.get(tenant, 0) + 1
+        self._waiting += 1
+        waiting = True
+        try:
+            async with own, self._slots:
+                self._waiting, waiting = self._waiting - 1, False
+                yield
+        finally:
+            self._waiting -= waiting
+            self._calls[tenant] -= 1
+            if not self._calls[tenant]:
+                del self._calls[tenant], self._tenants[tenant]
+
+
+def busy() -> Unavailable:
+    return Unavailable("This server is receiving as many messages as it has memory for.", retry_after=1)
+
+
+def late(seconds: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"The message did not arrive within {seconds:g} s.", code="receive_timeout")
+
+
+class StrangersReceiving:
+    """Slots for messages of callers without a key (health, reflection). Nobody waits: where there is none, the caller
+    does without the message or without an answer.
+    """
+
+    def __init__(self, *, slots: int, timeout: float) -> None:
+        self._free = slots
+        self._timeout = timeout
+
+    @property
+    def full(self) -> bool:
+        return self._free == 0
+
+    async def next(self, messages: AsyncIterator[T]) -> T | None:
+        """None at the end. Raises DeadlineExceeded, Unavailable."""
+        if self.full:
+            raise busy()
+        self._free -= 1
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await anext(messages, None)
+        except TimeoutError:
+            raise late(self._timeout) from None
+        finally:
+            self._free += 1

@@ -1,0 +1,201 @@
+"""What strangers and tenants may hold over gRPC: messages that are never finished, connections, streams."""
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from producer.grpc_door.receiving import WINDOW
+from tests.producer.api import Api, ask, embedded_api
+from tests.support.grpc_client import SERVICE, GrpcClient, grpc_client, refused
+from tests.support.raw_http2 import RawHttp2, raw_http2
+from tests.support.run_process import RunningProcess, run_ignite
+from tests.support.wait_until import wait_until
+
+KEYS = "alice=secret-of-alice-4711,bob=secret-of-bob-4711"
+ALICE = {"authorization": "Bearer secret-of-alice-4711"}
+BOB = {"authorization": "Bearer secret-of-bob-4711"}
+CHAT = f"/{SERVICE}/ChatCompletion"
+STREAM = f"/{SERVICE}/StreamChatCompletion"
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+Code = grpc.StatusCode
+ANNOUNCED = 19_000_000
+MEGABYTE = 1_000_000
+
+
+async def half_sent(connection: RawHttp2, path: str, metadata: dict[str, str] | None = None) -> int:
+    """How much of a message that is announced, begun and never finished the server lets in."""
+    stream = await connection.open_call(path, metadata)
+    return await connection.send_message_part(stream, announced=ANNOUNCED, sent=2 * MEGABYTE)
+
+
+def resident(process: RunningProcess) -> int:
+    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.parametrize("metadata", [{}, {"authorization": "Bearer wrong-key-wrong-key"}], ids=["none", "wrong"])
+async def test_messages_of_strangers_take_no_memory(tmp_path: Path, metadata: dict[str, str]) -> None:
+    command = ("up", "--engine", "simulated", "--port", "0", "--data-dir", str(tmp_path))
+    async with run_ignite(*command, env={"IGNITE_API_KEYS": KEYS}) as process, AsyncExitStack() as stack:
+        address = (await process.wait_for(r"gRPC (\S+)"))[1]
+        before = resident(process)
+        attackers = [await stack.enter_async_context(raw_http2(address)) for _ in range(4)]
+        calls = [half_sent(each, path, metadata) for each in attackers for path in (CHAT, STREAM) * 5]
+        assert max(await asyncio.gather(*calls)) <= WINDOW
+        await wait_until(lambda: all(len(each.ended) == 10 for each in attackers), "every call to be refused")
+        assert resident(process) - before < 16 * MEGABYTE
+
+
+async def test_messages_of_a_tenant_take_a_bounded_memory_and_time_and_others_are_served() -> None:
+    settings = {"grpc_receive_memory": 84_000_000, "grpc_receive_timeout": 2}  # Four messages, two of one tenant.
+    async with (
+        embedded_api(grpc=True, api_keys=KEYS, **settings) as api,
+        grpc_client(api.grpc_address) as client,
+        raw_http2(api.grpc_address) as attacker,
+    ):
+        attack = asyncio.gather(*(half_sent(attacker, CHAT, ALICE) for _ in range(20)))
+        assert (await client.answer(ask(), metadata=BOB))["object"] == "chat.completion"
+        taken = sorted(await attack)
+        assert taken[-1] > MEGABYTE, "what is read comes in"
+        assert taken[-3] <= WINDOW
+        await wait_until(lambda: len(attacker.ended) == 20, "every call to be given up")
+        assert (await client.answer(ask(), metadata=ALICE))["object"] == "chat.completion"
+
+
+async def test_a_call_without_a_message_is_refused() -> None:
+    async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
+        refusal = await refused(client.channel.stream_unary(CHAT)(iter([])))
+        assert (refusal.code, refusal.error["message"]) == (Code.INVALID_ARGUMENT, "The call has no message.")
+
+
+async def test_a_message_that_is_never_finished_is_given_up() -> None:
+    async def never():  # type: ignore[no-untyped-def]
+        await asyncio.Event().wait()
+        yield b""
+
+    async with (
+        embedded_api(grpc=True, grpc_receive_timeout=0.2) as api,
+        grpc_client(api.grpc_address) as client,
+    ):
+        refusal = await refused(client.channel.stream_unary(CHAT)(never()))
+        assert (refusal.code, refusal.error["code"]) == (Code.DEADLINE_EXCEEDED, "receive_timeout")
+
+
+@pytest.mark.parametrize("path", [CHECK, WATCH, REFLECTION])
+async def test_health_and_reflection_read_little_of_strangers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.grpc_door.server.STRANGERS_TIMEOUT", 1.0)
+    async with (
+        embedded_api(grpc=True, api_keys=KEYS) as api,
+        grpc_client(api.grpc_address) as client,
+        raw_http2(api.grpc_address) as attacker,
+    ):
+        attack = asyncio.gather(*(half_sent(attacker, path) for _ in range(20)))
+        status = (await HealthStub(client.channel).Check(HealthCheckRequest(service=SERVICE))).status
+        assert status == HealthCheckResponse.SERVING
+        taken = sorted(await attack)
+        assert taken[-1] > MEGABYTE
+        assert taken[-5] <= WINDOW
+        if path != WATCH:  # Those for whose message there was no room watch the server as a whole.
+            await wait_until(lambda: len(attacker.ended) == 20, "every call to be given up")
+
+
+async def test_those_who_watch_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.grpc_door.health.WATCHERS_OF_ONE", 3)
+    async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
+        health = HealthStub(client.channel)
+        watching = [health.Watch(HealthCheckRequest()) for _ in range(3)]
+        for each in watching:
+            assert (await each.read()).status == HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await health.Watch(HealthCheckRequest()).read()
+        assert failure.value.code() is Code.RESOURCE_EXHAUSTED
+        watching.pop().cancel()
+        await wait_until(lambda: watches(health), "room for another one")
+
+
+async def watches(health: HealthStub) -> bool:
+    call = health.Watch(HealthCheckRequest())
+    try:
+        return (await call.read()).status == HealthCheckResponse.SERVING
+    except grpc.aio.AioRpcError:
+        return False
+    finally:
+        call.cancel()
+
+
+async def test_those_who_watch_share_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.grpc_door.health.WATCH_EVERY", 0.1)
+    async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
+        looks, check = 0, api.backend.check
+
+        async def counted() -> object:
+            nonlocal looks
+            looks += 1
+            return await check()
+
+        monkeypatch.setattr(api.backend, "check", counted)
+        watching = [HealthStub(client.channel).Watch(HealthCheckRequest()) for _ in range(20)]
+        for each in watching:
+            await each.read()
+        assert looks <= 5
+        for each in watching:
+            each.cancel()
+
+
+async def test_connections_are_bounded() -> None:
+    async with embedded_api(grpc=True, grpc_connections=5) as api:
+        async with AsyncExitStack() as stack:
+            attackers = [await stack.enter_async_context(raw_http2(api.grpc_address)) for _ in range(20)]
+            await wait_until(lambda: sum(not each.closed for each in attackers) <= 5, "the others to be closed")
+        await wait_until(lambda: answers(api), "room for another client")
+
+
+async def answers(api: Api) -> bool:
+    async with grpc.aio.insecure_channel(api.grpc_address) as channel:
+        try:
+            return (await HealthStub(channel).Check(HealthCheckRequest())).status == HealthCheckResponse.SERVING
+        except grpc.aio.AioRpcError:
+            return False
+
+
+async def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.grpc_door.server.HANDSHAKE_TIMEOUT_MS", 300)
+    monkeypatch.setattr("producer.grpc_door.server.IDLE_TIMEOUT_MS", 1000)
+    async with embedded_api(grpc=True) as api, raw_http2(api.grpc_address) as idle:
+        host, _, port = api.grpc_address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        with suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
+        writer.close()
+        await wait_until(lambda: idle.closed, "the connection without calls to be closed")
+
+
+async def test_streams_of_a_connection_are_bounded() -> None:
+    async with (
+        embedded_api(grpc=True, api_keys=KEYS, grpc_streams=3) as api,
+        raw_http2(api.grpc_address) as attacker,
+    ):
+        for _ in range(10):
+            await attacker.open_call(CHAT, ALICE)
+        await wait_until(lambda: len(attacker.ended) == 7, "the other streams to be refused")
+
+
+async def test_a_browsers_call_through_a_proxy_is_refused_without_keys() -> None:
+    async with (
+        embedded_api(grpc=True, no_auth_anywhere=False) as api,
+        grpc_client(api.grpc_address) as client,
+    ):
+        await is_refused(client, {"origin": "https://evil.example"})
+        await is_refused(client, {"x-forwarded-for": "203.0.113.7"})
+        assert await client.answer(ask(), metadata={"origin": "http://localhost:3000"})
+
+
+async def is_refused(client: GrpcClient, metadata: dict[str, str]) -> None:
+    assert (await refused(client.unary(ask(), metadata=metadata))).code is Code.PERMISSION_DENIED
