@@ -23,11 +23,13 @@ def at_most(members: int) -> BeforeValidator:
     return BeforeValidator(counted(members))
 
 
-def counted(members: int) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
+def counted(members: int) -> Callable[[object], object]:
+    def check(value: object) -> object:
         if isinstance(value, dict) and len(cast(dict[Any, Any], value)) > members:
-            raise PydanticCustomError("too_many_members", f"Expected an object of at most {members:,} members")
-        return value
+            raise PydanticCustomError(
+                "too_many_members", "Expected an object of at most {members} members", {"members": members}
+            )
+        return cast(object, value)
 
     return check
 

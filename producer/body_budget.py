@@ -1,0 +1,113 @@
+"""How many bytes of request bodies a process holds at a time.
+
+A body is held from its first byte to the end of its answer: a call that waits keeps its request, so that its job can be
+submitted again where the store has lost it. What would go beyond the budget is refused at its first byte, by the length
+that it announces; a body of unknown length is counted as it comes in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from producer.errors import error_response
+from shared.errors import IgniteError, RateLimited, Unavailable
+
+COME_BACK = 2.0
+"""Seconds after which a client should send its request again."""
+
+
+class BodyBudget:
+    """`limit` and `tenant_limit` in bytes, of all bodies and of one tenant's. Without any body in its way, one of a
+    tenant is always taken.
+    """
+
+    def __init__(self, limit: int, tenant_limit: int) -> None:
+        self._limit = limit
+        self._tenant_limit = tenant_limit
+        self._tenants: Counter[str] = Counter()
+        self.held = 0
+
+    def open(self, tenant: str) -> HeldBody:
+        return HeldBody(self, tenant)
+
+    def refusal(self, tenant: str, more: int) -> IgniteError | None:
+        held = self._tenants[tenant]
+        if held and held + more > self._tenant_limit:
+            message = f"Your requests hold {held:,} bytes of this server, and may hold {self._tenant_limit:,} at a time."
+            return RateLimited(message, code="too_many_request_bytes", retry_after=COME_BACK)
+        if self.held and self.held + more > self._limit:
+            message = f"This server holds {self._limit:,} bytes of requests at a time, and this one would be too much."
+            return Unavailable(message, code="server_busy", retry_after=COME_BACK)
+        return None
+
+    def add(self, tenant: str, size: int) -> None:
+        self.held += size
+        self._tenants[tenant] += size
+        if not self._tenants[tenant]:
+            del self._tenants[tenant]
+
+
+class HeldBody:
+    """What one request holds of the budget."""
+
+    def __init__(self, budget: BodyBudget, tenant: str) -> None:
+        self._budget = budget
+        self._tenant = tenant
+        self._size = 0
+
+    def grow(self, size: int) -> None:
+        """To `size` bytes, where it is not as large already. Raises RateLimited, Unavailable."""
+        more = size - self._size
+        if more <= 0:
+            return
+        if (refused := self._budget.refusal(self._tenant, more)) is not None:
+            raise refused
+        self._budget.add(self._tenant, more)
+        self._size = size
+
+    def release(self) -> None:
+        self._budget.add(self._tenant, -self._size)
+        self._size = 0
+
+
+class HeldBodies:
+    """Counts bodies against the budget. `streamed`: paths whose bodies are passed on as they come in."""
+
+    def __init__(self, app: ASGIApp, budget: BodyBudget, streamed: Collection[str]) -> None:
+        self._app = app
+        self._budget = budget
+        self._streamed = streamed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        principal = scope.get("state", {}).get("principal")
+        if scope["type"] != "http" or principal is None or scope["path"] in self._streamed:
+            await self._app(scope, receive, send)
+            return
+        body = self._budget.open(principal.tenant)
+        announced = Headers(scope=scope).get("content-length", "")
+        try:
+            body.grow(int(announced) if announced.isdigit() else 0)
+        except IgniteError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, counted(receive, body), send)
+        finally:
+            body.release()
+
+
+def counted(receive: Receive, body: HeldBody) -> Receive:
+    taken = 0
+
+    async def receive_counted() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        body.grow(taken)
+        return message
+
+    return receive_counted
