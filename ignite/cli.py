@@ -19,7 +19,19 @@ BACKEND = (
     *("queue_limit", "queue_token_limit", "tenant_queue_limit", "fairness", "tenant_weights"),
 )
 API = (
-    *("host", "port", "grpc", "grpc_port", "api_keys", "body_limit", "answer_token_limit", "models", "worker_patience"),
+    *(
+        "host",
+        "port",
+        "grpc",
+        "grpc_port",
+        "api_keys",
+        "body_limit",
+        "body_budget",
+        "tenant_body_budget",
+        "answer_token_limit",
+        "models",
+        "worker_patience",
+    ),
     *("no_auth", "no_auth_anywhere", "no_auth_hosts"),
     *("grpc_connections", "grpc_streams", "grpc_receive_memory", "grpc_receive_timeout"),
     *("job_deadline", "retention", "job_retention", "store_retention", "keepalive", "unary_padding", "sweep"),

@@ -17,6 +17,7 @@ from producer.batches.book import Batches
 from producer.batches.named import NamedBatches
 from producer.batches.run import BatchRun, Desk
 from producer.batches.runners import BatchRunners
+from producer.body_budget import BodyBudget, HeldBodies
 from producer.browser_guard import BrowserGuard, LocalNames
 from producer.catalog import Catalog, Configured
 from producer.dead_letters import settle_dead_letters
@@ -79,6 +80,7 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
         NamedBatches(backend.documents, desk.batches),
         runners,
         fleet,
+        BodyBudget(settings.body_budget, settings.tenant_body_budget),
     )
 
     @asynccontextmanager
@@ -143,7 +145,8 @@ def edge(app: ASGIApp, doors: Doors) -> ASGIApp:
     401.
     """
     settings = doors.settings
-    limited = BodyLimit(app, settings.body_limit, others={FILES: settings.file_limit + FORM_ROOM})
+    held = HeldBodies(app, doors.bodies, streamed=frozenset({FILES}))
+    limited = BodyLimit(held, settings.body_limit, others={FILES: settings.file_limit + FORM_ROOM})
     inside = Surprises(Authentication(limited, doors.keyring, doors.limits))
     names = LocalNames(settings.keyless_hosts, any_address=not settings.on_loopback)
     guarded = BrowserGuard(inside, doors.keyring, names, expose_headers=EXPOSED, uploads=frozenset({FILES}))

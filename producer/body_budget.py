@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from typing import Self
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer.errors import error_response
 from shared.errors import IgniteError, RateLimited, Unavailable
+
+SMALL = 16 * 1024
+"""Bytes: a body that is no larger does not count."""
 
 COME_BACK = 2.0
 """Seconds after which a client should send its request again."""
@@ -37,7 +41,9 @@ class BodyBudget:
     def refusal(self, tenant: str, more: int) -> IgniteError | None:
         held = self._tenants[tenant]
         if held and held + more > self._tenant_limit:
-            message = f"Your requests hold {held:,} bytes of this server, and may hold {self._tenant_limit:,} at a time."
+            message = (
+                f"Your requests hold {held:,} bytes of this server, and may hold {self._tenant_limit:,} at a time."
+            )
             return RateLimited(message, code="too_many_request_bytes", retry_after=COME_BACK)
         if self.held and self.held + more > self._limit:
             message = f"This server holds {self._limit:,} bytes of requests at a time, and this one would be too much."
@@ -58,6 +64,12 @@ class HeldBody:
         self._budget = budget
         self._tenant = tenant
         self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def grow(self, size: int) -> None:
         """To `size` bytes, where it is not as large already. Raises RateLimited, Unavailable."""
@@ -87,17 +99,26 @@ class HeldBodies:
         if scope["type"] != "http" or principal is None or scope["path"] in self._streamed:
             await self._app(scope, receive, send)
             return
-        body = self._budget.open(principal.tenant)
-        announced = Headers(scope=scope).get("content-length", "")
-        try:
-            body.grow(int(announced) if announced.isdigit() else 0)
-        except IgniteError as error:
-            await error_response(error)(scope, receive, send)
+        announced = announced_size(scope)
+        if announced is not None and announced <= SMALL:
+            await self._app(scope, receive, send)
             return
-        try:
+        with self._budget.open(principal.tenant) as body:
+            try:
+                body.grow(announced or 0)
+            except IgniteError as error:
+                await error_response(error)(scope, receive, send)
+                return
             await self._app(scope, counted(receive, body), send)
-        finally:
-            body.release()
+
+
+def announced_size(scope: Scope) -> int | None:
+    """Bytes of the request's body; None where its head does not tell."""
+    headers = Headers(scope=scope)
+    if "transfer-encoding" in headers:
+        return None
+    length = headers.get("content-length", "0")
+    return int(length) if length.isdigit() else None
 
 
 def counted(receive: Receive, body: HeldBody) -> Receive:

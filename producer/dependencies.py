@@ -14,6 +14,7 @@ from producer.auth import Keyring, Principal
 from producer.batches.book import Batches
 from producer.batches.named import NamedBatches
 from producer.batches.runners import BatchRunners
+from producer.body_budget import BodyBudget
 from producer.catalog import Catalog
 from producer.files.catalog import Files
 from producer.fleet import Fleet
@@ -38,6 +39,7 @@ class Doors:
     named_batches: NamedBatches
     runners: BatchRunners
     fleet: Fleet
+    bodies: BodyBudget
 
     async def troubles(self) -> Mapping[str, str | None]:
         """Each part this replica needs with None if it answers, else with one sentence for clients on what is wrong."""

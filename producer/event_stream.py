@@ -67,7 +67,7 @@ class CallAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with (
-            waiting(self._service, self._open_call, self.mode, self._patience) as client,
+            waiting(self._service, self._take_open_call(), self.mode, self._patience) as client,
             hang_up_watched(receive, client),
         ):
             try:
@@ -76,6 +76,12 @@ class CallAnswer(Response):
                 if self._started:
                     raise
                 await error_response(error, client.about_job())(scope, receive, send)
+
+    def _take_open_call(self) -> OpenCall:
+        """What opens the call holds its whole request, and a call may wait for hours."""
+        open_call = self._open_call
+        del self._open_call
+        return open_call
 
     async def _serve(self, client: Waiting, send: Send) -> str:
         """Answer; how the job ended. Raises FollowerClosed when the client has left."""

@@ -106,10 +106,12 @@ class JobService:
             return
         async with self._backend.log.follow(job.id, created_here=True) as follower:
             standing = await self._enqueue(job, submission, followed=True)
+            body, meter = submission.body, submission.meter
+            del submission  # The body stays while the client waits, what was parsed of it goes.
             if standing == job.id:
-                yield Call(job, follower, submission.body, meter=submission.meter)
+                yield Call(job, follower, body, meter=meter)
                 return
-        async with self.attach(await self.get(job.tenant, standing), submission.body) as call:
+        async with self.attach(await self.get(job.tenant, standing), body) as call:
             yield call
 
     async def _take_up(self, submission: Submission) -> Job | None:

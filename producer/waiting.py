@@ -115,6 +115,7 @@ async def waiting(
     `patience`: seconds after which a job that still waits is given up, where that is before its deadline.
     """
     async with open_call() as call:
+        del open_call  # It holds the parsed request.
         with OPEN_CALLS.labels(mode).track_inprogress():
             client = Waiting(service, call, mode, patience)
             try:

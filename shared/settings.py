@@ -95,6 +95,10 @@ class Settings(BaseSettings):
         "", description="comma-separated host names, beside loopback's, that no_auth takes in Host and Origin"
     )
     body_limit: int = Field(20 * 1024 * 1024, ge=1024, description="largest request body")
+    body_budget: int = Field(
+        256 * 1024 * 1024, ge=1024, description="bytes of request bodies that one API process holds at a time"
+    )
+    tenant_body_budget: int = Field(128 * 1024 * 1024, ge=1024, description="the same for one tenant")
     answer_token_limit: int = Field(
         1_000_000,
         ge=0,

@@ -92,14 +92,16 @@ class ModelService:
     ) -> ChatCompletionResponse | None:
         principal = await self._principal_of(metadata, context)
         message = await self._receiving.first(messages, principal.tenant)
-        submission = self._submission(principal, message, metadata, kind.mode, context.time_remaining())
-        answer = kind(self._doors.service, submission, context, marks, self._doors.settings.keepalive)
-        self._open.add(answer)
-        try:
-            return await answer.end()
-        finally:
-            self._open.discard(answer)
-            marks.update(answer.rate_limits())
+        with self._doors.bodies.open(principal.tenant) as held:
+            held.grow(0 if isinstance(message, DecodeError) else message.ByteSize())
+            submission = self._submission(principal, message, metadata, kind.mode, context.time_remaining())
+            answer = kind(self._doors.service, submission, context, marks, self._doors.settings.keepalive)
+            self._open.add(answer)
+            try:
+                return await answer.end()
+            finally:
+                self._open.discard(answer)
+                marks.update(answer.rate_limits())
 
     async def _principal_of(self, metadata: Mapping[str, str], context: Context) -> Principal:
         keyring = self._doors.keyring

@@ -1,0 +1,121 @@
+"""How many bytes of requests a process holds at a time."""
+
+import asyncio
+import gc
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from producer.body_budget import SMALL, BodyBudget
+from shared.errors import RateLimited, Unavailable
+from shared.schema import ChatCompletionRequest
+from tests.producer.api import Api, ask, embedded_api
+from tests.support.wait_until import wait_until
+
+NAMES = ("alice", "bob", "carol")
+KEYS = ",".join(f"{name}={name}-0123456789abcdef" for name in NAMES)
+ALICE, BOB, CAROL = ({"authorization": f"Bearer {name}-0123456789abcdef"} for name in NAMES)
+SIZE = 100_000
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    """Takes two large bodies of a tenant, and three in all."""
+    async with embedded_api(
+        api_keys=KEYS, body_budget=int(3.5 * SIZE), tenant_body_budget=int(2.5 * SIZE), body_limit=10 * SIZE
+    ) as api:
+        yield api
+
+
+def large(size: int = SIZE, **fields: Any) -> bytes:
+    body = ask("seed=7", **fields)
+    body["user"] = "x" * (size - len(json.dumps(body)) - 12)
+    return json.dumps(body).encode()
+
+
+async def post(api: Api, body: Any, headers: dict[str, str]) -> Any:
+    json_type = {"content-type": "application/json"}
+    return await api.call("POST", "/v1/chat/completions", data=body, headers=headers | json_type)
+
+
+async def test_a_tenant_and_a_process_hold_only_so_many_bytes(api: Api) -> None:
+    """From the first byte to the end of the answer; then there is room again."""
+    api.engine.gate.clear()
+    waiting = [asyncio.create_task(post(api, large(), ALICE)) for _ in range(2)]
+    await wait_until(lambda: api.doors.bodies.held > 1.9 * SIZE, "two bodies")
+    refused = await post(api, large(), ALICE)
+    assert (refused.status, refused.error["code"]) == (429, "too_many_request_bytes")
+    assert int(refused.headers["retry-after"]) >= 1
+    waiting.append(asyncio.create_task(post(api, large(), BOB)))
+    await wait_until(lambda: api.doors.bodies.held > 2.9 * SIZE, "three bodies")
+    busy = await post(api, large(), CAROL)
+    assert (busy.status, busy.error["code"]) == (503, "server_busy")
+    assert int(busy.headers["retry-after"]) >= 1
+    small = asyncio.create_task(post(api, json.dumps(ask()), CAROL))
+    assert (await api.call("GET", "/v1/models", headers=CAROL)).status == 200
+    api.engine.gate.set()
+    assert [answer.status for answer in await asyncio.gather(*waiting, small)] == [200] * 4
+    assert api.doors.bodies.held == 0
+    assert (await post(api, large(), ALICE)).status == 200
+
+
+async def test_a_body_that_announces_no_length_is_counted_as_it_comes(api: Api) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        body = large(3 * SIZE)
+        for start in range(0, len(body), 10_000):
+            yield body[start : start + 10_000]
+
+    api.engine.gate.clear()
+    waiting = asyncio.create_task(post(api, large(), ALICE))
+    await wait_until(lambda: api.doors.bodies.held > 0.9 * SIZE, "a body")
+    assert (await post(api, chunks(), ALICE)).error["code"] == "too_many_request_bytes"
+    api.engine.gate.set()
+    assert (await waiting).status == 200
+    await wait_until(lambda: api.doors.bodies.held == 0, "room")
+
+
+async def test_who_announces_and_does_not_send_holds_no_more_than_a_tenant_may(api: Api) -> None:
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: ignite\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: {ALICE['authorization']}\r\nContent-Length: {SIZE}\r\n\r\n"
+    async with AsyncExitStack() as clients:
+        for _ in range(2):
+            await clients.enter_async_context(api.connected(head.encode() + b"{"))
+        await wait_until(lambda: api.doors.bodies.held == 2 * SIZE, "two bodies")
+        assert b" 429 " in await api.raw(head.encode())
+        assert (await post(api, large(), BOB)).status == 200
+    await wait_until(lambda: api.doors.bodies.held == 0, "the clients to be gone")
+
+
+async def test_a_file_is_not_held(api: Api) -> None:
+    async with embedded_api(worker=False, body_budget=2048, tenant_body_budget=1024) as small:
+        data = b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n--x\r\n'
+        data += b'content-disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(SIZE) + b"\r\n--x--\r\n"
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        assert (await small.call("POST", "/v1/files", data=data, headers=kind)).status == 200
+
+
+async def test_what_was_parsed_of_a_body_goes_while_its_client_waits(api: Api) -> None:
+    api.engine.gate.clear()
+    waiting = asyncio.create_task(post(api, large(), ALICE))
+    await wait_until(lambda: api.engine.asked, "the engine to be asked")
+    await wait_until(
+        lambda: not any(isinstance(each, ChatCompletionRequest) for each in gc.get_objects()), "the end of it"
+    )
+    api.engine.gate.set()
+    assert (await waiting).status == 200
+
+
+def test_one_body_is_taken_whatever_its_size() -> None:
+    budget = BodyBudget(10, 5)
+    body = budget.open("a")
+    body.grow(SMALL)
+    with pytest.raises(RateLimited):
+        budget.open("a").grow(1)
+    with pytest.raises(Unavailable):
+        budget.open("b").grow(1)
+    body.release()
+    body.release()
+    assert budget.held == 0
