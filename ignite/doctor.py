@@ -20,7 +20,8 @@ from shared.backends import diagnose, open_backend, open_documents
 from shared.errors import DataDirectoryInUse, IgniteError
 from shared.logs import set_up_logs
 from shared.ports import Backend
-from shared.settings import CONFIG_FILE, Settings, SettingsError, load_settings, without_password
+from shared.setting_urls import without_password
+from shared.settings import CONFIG_FILE, Settings, SettingsError, load_settings
 
 ANSWER_TIMEOUT = 5.0
 LEAST_PYTHON = (3, 11)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from ignite import __version__
 from ignite.processes import supervise
 from ignite.running import mendable, require_distributed, run, say, stop_signals, until, warn
 from shared.backends import open_backend
+from shared.names import bad_model, is_model_name
 from shared.ports import Backend
 from shared.settings import Settings, SettingsError, split_list
 from worker.consumer import Worker, WorkerOptions
@@ -71,11 +73,28 @@ def engine_settings(settings: Settings) -> EngineSettings:
     )
 
 
+def require_model_name(name: str) -> None:
+    """Raises SettingsError. Where the name is not one that the operator has chosen, model_id gives another."""
+    if not is_model_name(name):
+        raise SettingsError(f"{bad_model(name)}. Name it with --model-id.")
+
+
+def name_of_model(settings: Settings) -> str | None:
+    """As far as the settings tell it; an upstream may have a name of its own for it."""
+    if settings.model_id or settings.model is None:
+        return settings.model_id
+    return Path(settings.model).stem if settings.engine == "llamacpp" else settings.model
+
+
 @asynccontextmanager
 async def running_engine(settings: Settings) -> AsyncGenerator[Engine]:
+    """Its model has a name by which it can be announced. Raises SettingsError, before it is loaded where it can."""
+    if (name := name_of_model(settings)) is not None:
+        require_model_name(name)
     engine = open_engine(engine_settings(settings))
     try:
         await engine.start()
+        require_model_name(engine.card.id)
         yield engine
     finally:
         await engine.close()

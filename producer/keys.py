@@ -20,6 +20,7 @@ import orjson
 
 from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.limits import UNLIMITED, Limits
+from shared.names import TENANT_RULE, bad_model, is_model_name, is_tenant_name, shown
 from shared.ports import FLEET, Document, Documents
 
 KIND = "key"
@@ -31,7 +32,6 @@ BITS = 256
 FORM = re.compile(r"sk-ignite-[A-Za-z0-9_-]{43}")
 """What a stored key looks like: anything else need not be looked up."""
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 HINT = 4
 """Characters of a key that lists show, for people who wonder which one they hold."""
 
@@ -75,12 +75,8 @@ def digest(key: str) -> str:
 
 
 def check_name(name: str, param: str) -> str:
-    if not NAME.fullmatch(name):
-        raise InvalidRequest(
-            f"Invalid {param} {name!r}: up to 64 letters, digits and any of . _ @ - are allowed, "
-            "the first a letter or a digit.",
-            param=param,
-        )
+    if not is_tenant_name(name):
+        raise InvalidRequest(f"Invalid {param} {shown(name)}: {TENANT_RULE}.", param=param)
     return name
 
 
@@ -105,6 +101,9 @@ class KeyBook:
         """
         check_name(name, "name")
         check_name(tenant or name, "tenant")
+        for model in limits.models:
+            if not is_model_name(model):
+                raise InvalidRequest(f"{bad_model(model)}.", param="models")
         if any([key async for key in self.all() if key.name == name]):
             raise Conflict(f"There is a key named {name!r} already: revoke it first, or choose another name.")
         await self._note_keyed()

@@ -14,7 +14,6 @@ from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -26,6 +25,9 @@ from pydantic_settings import (
 from pydantic_settings import (
     SettingsError as PydanticSettingsError,
 )
+
+from shared.names import MODEL_RULE, TENANT_RULE, bad_model, bad_tenant, is_model_name, is_tenant_name, shown
+from shared.setting_urls import fault_of_url
 
 CONFIG_FILE = Path("ignite.toml")
 PREFIX = "IGNITE_"
@@ -199,6 +201,8 @@ class Settings(BaseSettings):
     def keys_are_named(cls, value: str) -> str:
         for pair in split_list(value):
             name, _, key = pair.partition("=")
+            if key and not is_tenant_name(name):  # Not repeated: it may be a part of a key.
+                raise ValueError(f"a name before '=' is no name of a tenant: {TENANT_RULE}")
             if not name or len(key) < LEAST_KEY or len(set(key)) < LEAST_VARIETY:
                 raise ValueError(
                     f"expected name=key pairs, each key at least {LEAST_KEY} characters, {LEAST_VARIETY} of them "
@@ -222,6 +226,24 @@ class Settings(BaseSettings):
             name, _, weight = pair.rpartition("=")
             if not name or not WEIGHT.fullmatch(weight) or float(weight) <= 0:
                 raise ValueError("expected name=weight pairs, each weight a number above 0")
+            if not is_tenant_name(name):
+                raise ValueError(bad_tenant(name))
+        return value
+
+    @field_validator("model_id")
+    @classmethod
+    def model_is_named(cls, value: str | None) -> str | None:
+        if value is not None and not is_model_name(value):
+            raise ValueError(MODEL_RULE)
+        return value
+
+    @field_validator("models", "model_aliases")
+    @classmethod
+    def models_are_named(cls, value: str) -> str:
+        for pair in split_list(value):
+            for name in pair.split("=", 1):
+                if not is_model_name(name.strip()):
+                    raise ValueError(bad_model(name.strip()))
         return value
 
     @property
@@ -275,19 +297,16 @@ def bytes_of(text: str) -> bytes:
         return b""
 
 
-def without_password(url: str) -> str:
-    """A URL as it may be shown: of what stands before the host only the user is left."""
-    scheme, mark, rest = url.partition("://")
-    before, at, host = rest.rpartition("@")
-    user, _, _ = before.partition(":")
-    return f"{scheme}{mark}{user}{at}{host}"
-
-
 def split_list(value: str) -> list[str]:
     return [item.strip() for item in value.split(",") if item.strip()]
 
 
-SECRET = frozenset({"api_keys", "engine_api_key", "webhook_secret"})
+SECRET = frozenset(
+    {
+        *("api_keys", "engine_api_key", "webhook_secret", "engine_command", "engine_args"),
+        *("amqp_url", "redis_url", "engine_url", "files_url", "files_endpoint"),
+    }
+)
 """Settings that no message repeats."""
 
 
@@ -317,8 +336,8 @@ def explain(error: ValidationError) -> str:
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         return f"{CONFIG_FILE} sets {name!r}, but there is no such setting."
-    found = "not as it should be" if name in SECRET else repr(problem["input"])
-    return f"The setting {name} ({PREFIX}{name.upper()}) is {found}: {problem['msg']}."
+    found = "not as it should be" if name in SECRET else shown(str(problem["input"]))
+    return f"The setting {name} ({PREFIX}{name.upper()}) is {found}: {problem['msg'].removeprefix('Value error, ')}."
 
 
 def check_agreement(settings: Settings) -> None:
@@ -337,8 +356,9 @@ def check_agreement(settings: Settings) -> None:
         ("files_url", [settings.files_url], ("s3",)),
         ("files_endpoint", [settings.files_endpoint], ("http", "https")),
     ):
-        if any(url is not None and urlsplit(url).scheme not in schemes for url in urls):
-            raise SettingsError(f"The setting {name} must begin with {' or '.join(f'{scheme}:' for scheme in schemes)}")
+        for url in urls:
+            if url is not None and (fault := fault_of_url(name, url, schemes)) is not None:
+                raise SettingsError(f"The setting {name} ({PREFIX}{name.upper()}) {fault}.")
 
 
 def check_no_auth(settings: Settings) -> None:

@@ -8,9 +8,12 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+import structlog
+
 from shared.backends import redis_keys as keys
 from shared.backends.follower import FollowerHub
 from shared.backends.rabbitmq import RabbitQueue
+from shared.backends.rabbitmq.explained import Refused
 from shared.backends.redis_documents import RedisDocuments
 from shared.backends.redis_facts import StoreFacts, ask_store, refuse_eviction, store_warnings
 from shared.backends.redis_limiter import RedisLimiter
@@ -23,6 +26,9 @@ from shared.backends.redis_store import RedisStore
 from shared.backends.redis_strays import StrayFinder
 from shared.errors import BackendUnavailable, IgniteError, StoreUnavailable
 from shared.job import Job, QueueName
+from shared.settings import SettingsError
+
+log = structlog.get_logger(__name__)
 
 
 class DistributedBackend:
@@ -55,6 +61,15 @@ class DistributedBackend:
     async def listen(self) -> None:
         """Logs can be followed from here on. Raises BackendUnavailable."""
         await self._live.open()
+
+    async def require_access(self) -> None:
+        """A broker that is away is waited for; one that refuses what the settings say is not. Raises SettingsError."""
+        try:
+            await self.queue.check()
+        except BackendUnavailable as error:
+            if isinstance(error.__cause__, Refused):
+                raise SettingsError(f"The setting amqp_url does not fit the broker: {error.detail}.") from None
+            log.warning("broker.away", error=str(error), next="going on; it is connected to when it is back")
 
     async def strays(self, queue: QueueName, waited: float) -> Sequence[Job]:
         return await self._strays.find(queue, waited)
@@ -112,6 +127,7 @@ async def open_distributed(
         amqp_url, server, facts, queue_limit=queue_limit, fair=fair, consumer_timeout=consumer_timeout
     )
     try:
+        await backend.require_access()
         if follows:
             await backend.listen()
         yield backend

@@ -81,10 +81,10 @@ async def test_an_id_is_no_other_models_alias() -> None:
         assert (await api.get("/v1/models/mine")).json["id"] == "another"
 
 
-@pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B", "a b", "ü", "a.b:c@d", "a%2Fb"])
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B", "org/name:tag@rev", "a.b:c@d", "_a+b", "/models/a"])
 async def test_ids_of_any_kind_are_found(model: str) -> None:
-    async with embedded_api(models=model.replace(",", ""), worker=False) as api:
-        answer = await api.call("GET", f"/v1/models/{model.replace('%', '%25')}")
+    async with embedded_api(models=model, worker=False) as api:
+        answer = await api.call("GET", f"/v1/models/{model}")
         assert (answer.status, answer.json["id"]) == (200, model)
         assert (await api.job(await api.submit(ask(model=model))))["model"] == model
 

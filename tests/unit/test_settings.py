@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.names import is_model_name
+from shared.setting_urls import without_password
 from shared.settings import Settings, SettingsError, load_settings
 
 
@@ -121,6 +123,111 @@ def test_one_url_without_the_other(given: str, missing: str) -> None:
 def test_a_url_of_another_kind(name: str, url: str) -> None:
     urls = {"amqp_url": "amqp://x", "redis_url": "redis://x"} | {name: url}
     assert name in refusal(**urls)
+
+
+SECRET = "S3cr"
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("redis_url", "redis://:S3cr/et#pw@h:6379/0"),
+        ("redis_url", "redis://:S3cr?et@h:6379/0"),
+        ("redis_url", "redis://:S3cr@et@h:6379/0"),
+        ("redis_url", "redis://:S3cr,et@h:6379/0"),
+        ("redis_url", "redis://:S3cr@h:port/0"),
+        ("redis_url", "redis://:S3cr@h:6379/jobs"),
+        ("redis_url", "redis://:S3cr@/0"),
+        ("redis_url", ":S3cr@h"),
+        ("redis_url", "redis://:S3cr@[::1/0"),
+        ("amqp_url", "amqp://u:S3cr#et@h/"),
+        ("amqp_url", "amqp://u:S3cr/et@h/v"),
+        ("amqp_url", "amqp://u:S3cr@h:99999/v"),
+        ("amqp_url", "https://u:S3cr@h/v"),
+        ("engine_url", "http://u:S3cr/et@h/v1"),
+        ("engine_url", "u:S3cr@h/v1"),
+        ("files_endpoint", "http://u:S3cr#et@h"),
+    ],
+)
+def test_a_url_with_a_password_is_not_repeated(name: str, url: str) -> None:
+    urls = {"amqp_url": "amqp://x", "redis_url": "redis://x"} | {name: url}
+    sentence = refusal(**urls)
+    assert name in sentence and SECRET not in sentence and "et" not in sentence.replace("setting", "").split()
+
+
+@pytest.mark.parametrize("value", ["S3cr=et", "S3cr et=long-enough-to-be-a-key-0", "alice=long-enough-0123456,S3cr"])
+def test_keys_are_not_repeated(value: str) -> None:
+    assert SECRET not in refusal(api_keys=value)
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        {"amqp_url": "amqps://u:p%2F%23%40w@h:5671/v?heartbeat=5", "redis_url": "rediss://u:p%2Fw@h:6380/15"},
+        {"amqp_url": "amqp://h1,amqp://h2:1/v", "redis_url": "redis://h1:1,redis://h2:2"},
+        {"amqp_url": "amqp://[::1]:5672/%2f", "redis_url": "unix:///run/redis.sock?db=1"},
+        {"engine_url": "unix:/run/engine.sock"},
+        {"engine_url": "http://me:p%40ss@gpu-7:8000/v1"},
+        {"files_url": "s3://bucket/prefix", "files_endpoint": "http://minio:9000"},
+    ],
+)
+def test_urls_that_are_well_are_taken(urls: dict[str, str]) -> None:
+    assert load_settings(urls)
+
+
+def test_a_url_is_shown_without_its_password() -> None:
+    assert without_password("amqp://me:p@ss@host:1/v") == "amqp://me@host:1/v"
+    assert without_password("redis://:p@host") == "redis://@host"
+    assert without_password("http://host/v1") == "http://host/v1"
+
+
+# ── names ──
+
+BAD_MODELS = [
+    "{a}:b/../c d",
+    "a" * 300,
+    "a b",
+    "a//b",
+    "a/",
+    "../a",
+    "a/.hidden",
+    "a\nb",
+    'a"b',
+    "a\\b",
+    "a%2Fb",
+    "",
+    "ü",
+]
+GOOD_MODELS = [
+    "Qwen/Qwen3-0.6B",
+    "org/name:tag@rev",
+    "llama3.1:8b-instruct-q4_K_M",
+    "/models/a",
+    "gpt-4o",
+    "ft:gpt:x::1",
+]
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_a_bad_name_of_a_model(name: str) -> None:
+    sentence = refusal(model_id=name)
+    assert "model_id" in sentence and len(sentence) < 400
+    assert not is_model_name(name)
+    if name:
+        assert "models" in refusal(models=f"fine,alias={name}")
+        assert "model_aliases" in refusal(model_aliases=name)
+
+
+@pytest.mark.parametrize("name", GOOD_MODELS)
+def test_a_good_name_of_a_model(name: str) -> None:
+    settings = load_settings({"model_id": name, "models": f"alias={name}", "model_aliases": name})
+    assert settings.configured_models == (name,)
+
+
+@pytest.mark.parametrize("name", ["a b", "-a", "a" * 65, "ü", "a/b", "a{}", "a:b"])
+def test_a_bad_name_of_a_tenant(name: str) -> None:
+    assert "api_keys" in refusal(api_keys=f"{name}=long-enough-to-be-a-key-0")
+    assert "tenant_weights" in refusal(tenant_weights=f"{name}=2")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "localhost.example.org", "127.example.org"])

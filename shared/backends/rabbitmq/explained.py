@@ -51,6 +51,15 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__
 
 
+class Refused(ConnectionError):
+    """The broker is there and will refuse us for as long as the settings are as they are."""
+
+
+REFUSALS = (ProbableAuthenticationError, InvalidFrameError)
+
+
 def unreachable(error: BaseException, url: str) -> OSError:
     """The same failure in words of ours, for logs and operators. Silence stays a TimeoutError."""
-    return (TimeoutError if isinstance(error, TimeoutError) else ConnectionError)(explained(error, url))
+    if isinstance(error, TimeoutError):
+        return TimeoutError(explained(error, url))
+    return (Refused if isinstance(error, REFUSALS) else ConnectionError)(explained(error, url))
