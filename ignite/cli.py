@@ -16,7 +16,7 @@ from ignite.options import settings_of, settings_options
 
 BACKEND = (
     *("amqp_url", "redis_url", "redis_eviction", "consumer_timeout"),
-    *("queue_limit", "queue_token_limit", "tenant_queue_limit", "fairness", "tenant_weights"),
+    *("queue_limit", "queue_token_limit", "tenant_queue_limit", "tenant_store_limit", "fairness", "tenant_weights"),
 )
 API = (
     *(

@@ -131,6 +131,12 @@ class QueueFull(RateLimited):
     default_code = "queue_full"
 
 
+class StorageQuotaExceeded(RateLimited):
+    """The tenant keeps as many bytes as it may; nothing was accepted."""
+
+    default_code = "storage_quota_exceeded"
+
+
 class Unavailable(IgniteError):
     """A part we need does not answer at present; nothing was accepted."""
 

@@ -71,6 +71,12 @@ class Settings(BaseSettings):
     tenant_queue_limit: int = Field(
         20_000, ge=0, description="jobs of one tenant that may wait in one queue; 0: any number"
     )
+    tenant_store_limit: int | None = Field(
+        None,
+        ge=0,
+        description="bytes of requests, streams and results that a tenant may keep in the store; 0: any number; "
+        "None: a quarter of Redis's maxmemory, or 2 GiB",
+    )
     fairness: bool = Field(True, description="tenants take turns in a queue, by tokens; off: in the order of arrival")
     tenant_weights: str = Field("", description="comma-separated name=weight pairs: tenants whose share is not 1")
     consumer_timeout: float = Field(1800, gt=0, description="what RabbitMQ before 3.12 has been told by that name")

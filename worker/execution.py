@@ -29,6 +29,7 @@ from shared.errors import (
 )
 from shared.job import JobStatus
 from shared.ports import AttemptFenced, Claim, Delivery, Ending, LogShorter, NotClaimed
+from shared.quota import LOG_ROOM
 from worker import functions, lease, shape
 from worker.claiming import Claiming
 from worker.fold import Fold, plain_text
@@ -217,6 +218,7 @@ class Execution:
             claim.offset,
             self._claim_lost,
             limit=self._place.log_limit,
+            room=LOG_ROOM if self._job.logged else 0,
         )
         generated = engine.generate(request, sent.text if going_on else "")
         async with aclosing(functions.answered(generated, asked)) as chunks:

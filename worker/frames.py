@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ import structlog
 from shared.errors import AnswerTooLarge, BackendUnavailable
 from shared.frames import DONE, FRAME_END
 from shared.ports import JobLog, LogShorter
+from shared.quota import LOG_ROOM, room_for
 from worker.shape import finish_reason, shaped_logprobs
 
 log = structlog.get_logger(__name__)
@@ -104,8 +106,9 @@ def shaped(index: int, delta: Mapping[str, Any], logprobs: Any = None, finish: s
 class FrameWriter:
     """Writes one attempt's frames to the log, one append at a time; what comes meanwhile goes with the next.
 
-    `failed` is called once, from the loop, when the log refuses (the attempt is fenced), and when it has `limit` bytes:
-    no more is taken then. A store that is away is waited for, and what it has lost meanwhile is written again.
+    `failed` is called once, from the loop, when the log refuses (the attempt is fenced, or its tenant may keep no
+    more), and when it has `limit` bytes: no more is taken then. `room`: bytes that it may have before it must take more
+    room (shared/quota.py). A store that is away is waited for, and what it has lost meanwhile is written again.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class FrameWriter:
         failed: Callable[[BaseException], None],
         *,
         limit: int = NO_LIMIT,
+        room: int = LOG_ROOM,
     ) -> None:
         self._log = log
         self._job_id = job_id
@@ -124,6 +128,7 @@ class FrameWriter:
         self._offset = offset
         self._failed = failed
         self._limit = limit
+        self._room = max(room, offset)
         self._left = max(0, limit - offset)
         self._waiting: list[bytes] = []
         self._size = 0
@@ -173,7 +178,27 @@ class FrameWriter:
         self._idle.clear()
         self._sending = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
         self._waiting, self._size = [], 0
-        self._send()
+        if self._offset + len(self._sending) > self._room:
+            self._reserve()
+        else:
+            self._send()
+
+    def _reserve(self) -> None:
+        """What is to be written has room of its own first."""
+        room = room_for(self._offset + len(self._sending), self._limit)
+        taking = asyncio.ensure_future(self._log.reserve(self._job_id, self._attempt, room))
+        taking.add_done_callback(partial(self._reserved, room))
+
+    def _reserved(self, room: int, taking: asyncio.Future[None]) -> None:
+        if taking.cancelled():
+            self._put_back()
+        elif (error := taking.exception()) is None:
+            self._room = room
+            self._send()
+        elif isinstance(error, BackendUnavailable) and not self._closing:
+            asyncio.get_running_loop().call_later(RETRY_DELAY, self._reserve)
+        else:
+            self._give_up(error)
 
     def _send(self) -> None:
         append = self._log.append(self._job_id, self._attempt, self._offset, self._sending)

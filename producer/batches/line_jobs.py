@@ -28,7 +28,16 @@ from producer.catalog import Catalog
 from producer.errors import error_body, status_of
 from producer.estimate import estimated_tokens
 from producer.service import PAST_THE_END, JobService
-from shared.errors import Gone, IgniteError, NotFound, PermissionDenied, QueueFull, RecordedError, Unavailable
+from shared.errors import (
+    Gone,
+    IgniteError,
+    NotFound,
+    PermissionDenied,
+    QueueFull,
+    RecordedError,
+    StorageQuotaExceeded,
+    Unavailable,
+)
 from shared.job import Job, JobStatus, Tier
 from shared.ports import Backend, Ending, ModelInfo
 from shared.schema import ChatCompletionRequest, check_request
@@ -40,8 +49,8 @@ LOOK_AGAIN = 30.0
 """Seconds of silence after which a job's record is looked at: no message that gets lost costs more than that."""
 
 TRY_AGAIN = 1.0
-AWAY = (Unavailable, QueueFull, Gone)
-"""What a line waits out: a part that is away, a queue that is full, a record that the store has lost."""
+AWAY = (Unavailable, QueueFull, StorageQuotaExceeded, Gone)
+"""What a line waits out: a part that is away, a queue or a store that is full, a record that the store has lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,16 @@ def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncCo
             consumer_timeout=settings.consumer_timeout,
             follows=follows,
             eviction=settings.redis_eviction,
+            tenant_limit=settings.tenant_store_limit,
         )
     from shared.backends.embedded import open_embedded
 
-    return open_embedded(settings.data_dir, queue_limit=settings.queue_limit * MESSAGES_PER_JOB, fair=settings.fairness)
+    return open_embedded(
+        settings.data_dir,
+        queue_limit=settings.queue_limit * MESSAGES_PER_JOB,
+        fair=settings.fairness,
+        tenant_limit=settings.tenant_store_limit,
+    )
 
 
 async def diagnose(settings: Settings) -> Mapping[str, IgniteError | None]:

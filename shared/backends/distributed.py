@@ -15,7 +15,8 @@ from shared.backends.follower import FollowerHub
 from shared.backends.rabbitmq import RabbitQueue
 from shared.backends.rabbitmq.explained import Refused
 from shared.backends.redis_documents import RedisDocuments
-from shared.backends.redis_facts import StoreFacts, ask_store, refuse_eviction, store_warnings
+from shared.backends.redis_facts import StoreFacts, ask_store, memory_of, refuse_eviction, store_warnings
+from shared.backends.redis_kept import KeptBytes
 from shared.backends.redis_limiter import RedisLimiter
 from shared.backends.redis_log import RedisLog, dispatch
 from shared.backends.redis_outbox import RedisOutbox
@@ -26,6 +27,7 @@ from shared.backends.redis_store import RedisStore
 from shared.backends.redis_strays import StrayFinder
 from shared.errors import BackendUnavailable, IgniteError, StoreUnavailable
 from shared.job import Job, QueueName
+from shared.quota import usual_limit
 from shared.settings import SettingsError
 
 log = structlog.get_logger(__name__)
@@ -43,6 +45,7 @@ class DistributedBackend:
         queue_limit: int,
         fair: bool,
         consumer_timeout: float,
+        tenant_limit: int | None,
     ) -> None:
         replica = os.urandom(8).hex()
         hub = FollowerHub()
@@ -50,8 +53,9 @@ class DistributedBackend:
         self._facts = facts
         self._live = server.subscription(keys.replica(replica), partial(dispatch, hub), hub.distrust_all)
         self.queue = RabbitQueue(amqp_url, queue_limit=queue_limit, consumer_timeout=consumer_timeout)
-        self.log = RedisLog(self._server.pipeline, hub, replica)
-        self.store = RedisStore(self._server.pipeline, replica, fair=fair)
+        kept = KeptBytes(server.pipeline, usual_limit(memory_of(facts)) if tenant_limit is None else tenant_limit)
+        self.log = RedisLog(self._server.pipeline, hub, replica, kept)
+        self.store = RedisStore(self._server.pipeline, replica, fair=fair, kept=kept)
         self.documents = RedisDocuments(self._server.pipeline)
         self.outbox = RedisOutbox(self._server.pipeline)
         self.limiter = RedisLimiter(self._server.pipeline)
@@ -110,10 +114,12 @@ async def open_distributed(
     consumer_timeout: float = 1800.0,
     follows: bool = True,
     eviction: bool = False,
+    tenant_limit: int | None = None,
 ) -> AsyncGenerator[DistributedBackend]:
     """Connected to Redis on entry; to RabbitMQ when first needed. `fair`: whether tenants take turns in a queue;
     `consumer_timeout`: what the broker is set to, in seconds; `follows`: whether logs are to be followed here;
-    `eviction`: whether the store may evict keys. Raises BackendUnavailable, SettingsError.
+    `eviction`: whether the store may evict keys; `tenant_limit`: bytes that a tenant may keep in the store, None: a
+    share of its memory, 0: any number. Raises BackendUnavailable, SettingsError.
     """
     server = await open_server(redis_url)
     try:
@@ -124,7 +130,11 @@ async def open_distributed(
         await server.close()
         raise
     backend = DistributedBackend(
-        amqp_url, server, facts, queue_limit=queue_limit, fair=fair, consumer_timeout=consumer_timeout
+        *(amqp_url, server, facts),
+        queue_limit=queue_limit,
+        fair=fair,
+        consumer_timeout=consumer_timeout,
+        tenant_limit=tenant_limit,
     )
     try:
         await backend.require_access()

@@ -25,6 +25,7 @@ from shared.backends.follower import FollowerHub
 from shared.backends.sqlite import UNUSABLE, Connection, Database
 from shared.errors import BackendUnavailable, DataDirectoryInUse, IgniteError, StoreUnavailable
 from shared.job import Job, QueueName
+from shared.quota import usual_limit
 
 CHECK_TIMEOUT = 5.0
 LOW_SPACE = 16 * 1024 * 1024
@@ -41,6 +42,7 @@ class EmbeddedBackend:
         fair: bool,
         tombstone_retention: float,
         model_retention: float,
+        tenant_limit: int | None,
     ) -> None:
         self._path = path
         self._inode: int | None = None
@@ -48,12 +50,15 @@ class EmbeddedBackend:
         self._database = Database(path, on_lost=self._stop)
         self._purge = Purge(self._database, tombstone_retention)
         self.queue = EmbeddedQueue(self._database, queue_limit)
-        self.log = EmbeddedLog(self._database, self._hub)
+        limit = usual_limit(None) if tenant_limit is None else tenant_limit
+        self.log = EmbeddedLog(self._database, self._hub, limit)
         self.documents = EmbeddedDocuments(self._database)
         self.outbox = EmbeddedOutbox(self._database)
         self.limiter = EmbeddedLimiter()
         self.registry = EmbeddedRegistry(self._database, model_retention)
-        self.store = EmbeddedStore(self._database, self._hub, self.registry, self._purge, self.limiter, fair=fair)
+        self.store = EmbeddedStore(
+            *(self._database, self._hub, self.registry, self._purge, self.limiter), fair=fair, tenant_limit=limit
+        )
 
     async def open(self) -> None:
         """Raises BackendUnavailable."""
@@ -164,9 +169,11 @@ async def open_embedded(
     fair: bool = True,
     tombstone_retention: float = 7 * 86400.0,
     model_retention: float = 86400.0,
+    tenant_limit: int | None = None,
 ) -> AsyncGenerator[EmbeddedBackend]:
     """Everything in `data_dir`, or in memory if None. Times are in seconds: how long an expired job is remembered,
-    and a model that no worker serves. `fair`: whether tenants take turns in a queue. Raises BackendUnavailable,
+    and a model that no worker serves. `fair`: whether tenants take turns in a queue; `tenant_limit`:
+    bytes that a tenant may keep in the store, None: as many as usual, 0: any number. Raises BackendUnavailable,
     DataDirectoryInUse.
     """
     with sole_use(data_dir) if data_dir else nullcontext():
@@ -176,6 +183,7 @@ async def open_embedded(
             fair=fair,
             tombstone_retention=tombstone_retention,
             model_retention=model_retention,
+            tenant_limit=tenant_limit,
         )
         try:
             await backend.open()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import orjson
 
+from shared import quota
 from shared.backends import embedded_outbox as outbox
 from shared.backends import embedded_pairs as pairs
 from shared.backends.ending import encode_ending
@@ -41,6 +42,8 @@ class Row(NamedTuple):
     deadline_at: float
     webhook_url: str | None
     limit_key: str | None
+    own: int
+    room: int
     id: str
     size: int
     chunks: int
@@ -71,7 +74,7 @@ class Asked(NamedTuple):
 
 ROW = """
 SELECT key, status, attempt, tries, lost, base, owner, leased_until, cancelling, detached, mode, retention,
-       deadline_at, webhook_url, limit_key, id, coalesce(log.until, 0), coalesce(log.chunks, 0)
+       deadline_at, webhook_url, limit_key, own, room, id, coalesce(log.until, 0), coalesce(log.chunks, 0)
 FROM jobs LEFT JOIN log ON log.job = key AND log.until = (SELECT max(until) FROM log WHERE job = key)
 WHERE id = ? AND purge_at > ?
 """
@@ -82,13 +85,18 @@ def find(db: Connection, job_id: str, now: float) -> Row | None:
     return Row(row[0], JobStatus(row[1]), *row[2:]) if row else None
 
 
-def create(db: Connection, job: Job, body: bytes, sent: str | None = None) -> None:
-    """A repeated create finds the record there and leaves it as it is."""
+def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit: int = 0) -> None:
+    """A repeated create finds the record there and leaves it as it is. `limit`: bytes that the tenant may keep; 0: any
+    number. Raises StorageQuotaExceeded.
+    """
     purge_at = job.deadline_at + job.retention + ABANDONED_AFTER
+    own, room = quota.RECORD + 2 * quota.size_of(job.metadata), quota.LOG_ROOM if job.logged else 0
+    kept = own + room + len(body)
+    check_room(db, job.tenant, kept, limit, job.id)
     created = db.execute(
         "INSERT OR IGNORE INTO jobs (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached,"
-        " stored, seed, metadata, idempotency_key, webhook_url, limit_key, tokens, weight, status, purge_at, sent)"
-        f" VALUES ({', '.join('?' * 20)})",
+        " stored, seed, metadata, idempotency_key, webhook_url, limit_key, tokens, weight, status, purge_at, sent, own,"
+        f" room, kept) VALUES ({', '.join('?' * 23)})",
         (
             *(
                 job.id,
@@ -103,7 +111,7 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None) -> No
             *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode()),
             *(job.idempotency_key and orjson.dumps(job.idempotency_key).decode(), job.webhook_url, job.limit_key),
             *(job.tokens, job.weight),
-            *(job.status, purge_at, sent),
+            *(job.status, purge_at, sent, own, room, kept),
         ),
     )
     if created.rowcount:
@@ -112,6 +120,31 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None) -> No
             pairs.note(db, created.lastrowid, job.id, all_digests(job.tenant, job.metadata, stored=job.stored))
         if job.webhook_url is not None:
             outbox.await_ending(db, job.id, job.created_at)
+
+
+def check_room(db: Connection, tenant: str, more: int, limit: int, job_id: str = "") -> None:
+    """Whether the tenant may keep so many bytes more, unless the job is there already. Raises StorageQuotaExceeded."""
+    if not limit:
+        return
+    (kept,) = db.execute("SELECT bytes FROM kept WHERE tenant = ?", (tenant,)).fetchone() or (0,)
+    if kept + more > limit and db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is None:
+        raise quota.store_full(kept, limit)
+
+
+def reserve(db: Connection, job_id: str, attempt: int, room: int, limit: int, now: float) -> None:
+    """Room for the log. Raises AttemptFenced, StorageQuotaExceeded."""
+    row = running(db, job_id, attempt, now)
+    more = room - row.room
+    if more <= 0:
+        return
+    (tenant,) = db.execute("SELECT tenant FROM jobs WHERE key = ?", (row.key,)).fetchone()
+    check_room(db, tenant, more, limit)
+    db.execute("UPDATE jobs SET room = ?, kept = kept + ? WHERE key = ?", (room, more, row.key))
+
+
+def body_size(db: Connection, key: int) -> int:
+    (size,) = db.execute("SELECT coalesce(sum(length(body)), 0) FROM bodies WHERE job = ?", (key,)).fetchone()
+    return size
 
 
 def take_up(db: Connection, tenant: str, sent: str, followed: Callable[[str], bool], now: float) -> str | None:
@@ -171,9 +204,12 @@ def retry(db: Connection, job_id: str, deadline_at: float, now: float) -> bool:
     db.execute("DELETE FROM log WHERE job = ?", (row.key,))
     db.execute(
         "UPDATE jobs SET status = ?, deadline_at = ?, purge_at = ?, tries = 0, lost = 0, started_at = NULL,"
-        " first_token_at = NULL, finished_at = NULL, expires_at = NULL, ending = NULL, result = NULL, code = NULL"
-        " WHERE key = ?",
-        (advance(row.status, JobEvent.RETRY), deadline_at, deadline_at + row.retention + ABANDONED_AFTER, row.key),
+        " first_token_at = NULL, finished_at = NULL, expires_at = NULL, ending = NULL, result = NULL, code = NULL,"
+        " room = ?, kept = own + ? WHERE key = ?",
+        (
+            *(advance(row.status, JobEvent.RETRY), deadline_at, deadline_at + row.retention + ABANDONED_AFTER),
+            *(quota.LOG_ROOM, quota.LOG_ROOM + body_size(db, row.key), row.key),
+        ),
     )
     if row.webhook_url is not None:
         outbox.await_ending(db, job_id, now)
@@ -257,18 +293,20 @@ def extend(db: Connection, row: Row, offset: int, data: bytes, now: float) -> Ex
 def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> Ended:
     status, header = advance(row.status, ENDINGS[ending.status]), encode_ending(ending)
     extended = extend(db, row, offset, ending.frames, now) if ending.frames else None
+    size = row.size + (len(extended.data) if extended else 0)
     expires_at = now + row.retention
+    if not row.detached and status is not JobStatus.FAILED:
+        db.execute("DELETE FROM bodies WHERE job = ?", (row.key,))
+    kept = row.own + size + len(header) + len(ending.result or b"") + body_size(db, row.key)
     db.execute(
         "UPDATE jobs SET status = ?, owner = NULL, leased_until = NULL, cancelling = 0, finished_at = ?,"
-        " expires_at = ?, purge_at = ?, ending = ?, result = ?, code = ? WHERE key = ?",
-        (status, now, expires_at, expires_at, header, ending.result, (ending.error or {}).get("code"), row.key),
+        " expires_at = ?, purge_at = ?, ending = ?, result = ?, code = ?, kept = ? WHERE key = ?",
+        (status, now, expires_at, expires_at, header, ending.result, (ending.error or {}).get("code"), kept, row.key),
     )
     if row.webhook_url is not None:
         outbox.note_ending(db, row.id)
-    if not row.detached and status is not JobStatus.FAILED:
-        db.execute("DELETE FROM bodies WHERE job = ?", (row.key,))
     told = Ending(status, b"", ending.result if row.mode == "unary" else None, ending.usage, ending.error)
-    return Ended(extended, row.size + (len(extended.data) if extended else 0), told, expires_at, row.limit_key)
+    return Ended(extended, size, told, expires_at, row.limit_key)
 
 
 # ── removal ──

@@ -9,12 +9,14 @@ from shared.errors import key_reused
 from shared.job import IdempotencyKey, Job
 
 
-def create(db: Connection, job: Job, body: bytes, sent: str | None, now: float) -> str:
-    """The id of the job that is there now: another one where the job's key stands for that."""
+def create(db: Connection, job: Job, body: bytes, sent: str | None, now: float, limit: int) -> str:
+    """The id of the job that is there now: another one where the job's key stands for that. `limit`: bytes that its
+    tenant may keep. Raises StorageQuotaExceeded.
+    """
     key = job.idempotency_key
     if key is not None and (holder := holder_of(db, job, key, now)) is not None:
         return holder
-    jobs.create(db, job, body, sent)
+    jobs.create(db, job, body, sent, limit)
     if key is not None:
         db.execute("DELETE FROM idempotency_keys WHERE forget_at <= ?", (now,))
         db.execute(

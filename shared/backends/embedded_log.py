@@ -15,15 +15,20 @@ from shared.ports import Follower
 
 
 class EmbeddedLog:
-    def __init__(self, database: Database, hub: FollowerHub) -> None:
+    def __init__(self, database: Database, hub: FollowerHub, tenant_limit: int) -> None:
         self._database = database
         self._hub = hub
+        self._tenant_limit = tenant_limit
 
     def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
         return self._database.run(
             lambda db: jobs.append(db, job_id, attempt, offset, frames, time.time()),
             after=partial(tell_extended, self._hub, job_id),
         )
+
+    async def reserve(self, job_id: str, attempt: int, size: int) -> None:
+        limit = self._tenant_limit
+        await self._database.run(lambda db: jobs.reserve(db, job_id, attempt, size, limit, time.time()))
 
     @asynccontextmanager
     async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.backends.sqlite import Connection
 from shared.errors import StoreUnavailable
 
-VERSION = 8
+VERSION = 9
 
 # `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
 # row tells the size of its log, and an append writes nothing but its own row.
@@ -50,7 +50,10 @@ CREATE TABLE jobs (
     purge_at REAL NOT NULL,
     ending BLOB,
     result BLOB,
-    code TEXT
+    code TEXT,
+    own INTEGER NOT NULL DEFAULT 0,
+    room INTEGER NOT NULL DEFAULT 0,
+    kept INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX jobs_by_tenant ON jobs (tenant, id);
 CREATE INDEX jobs_by_status ON jobs (tenant, status, id);
@@ -137,6 +140,32 @@ CREATE TABLE models (
 ) WITHOUT ROWID;
 """
 
+# What tenants keep, in bytes, is the sum of their jobs' `kept`: see shared/quota.py. `jobs.own`: the record's alone;
+# `room`: what was taken for the log.
+KEPT = """
+CREATE TABLE kept (
+    tenant TEXT PRIMARY KEY,
+    bytes INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TRIGGER kept_by_new_job AFTER INSERT ON jobs BEGIN
+    INSERT INTO kept (tenant, bytes) VALUES (NEW.tenant, NEW.kept)
+    ON CONFLICT (tenant) DO UPDATE SET bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER kept_by_job AFTER UPDATE OF kept ON jobs BEGIN
+    UPDATE kept SET bytes = bytes + NEW.kept - OLD.kept WHERE tenant = NEW.tenant;
+END;
+CREATE TRIGGER kept_no_more AFTER DELETE ON jobs BEGIN
+    UPDATE kept SET bytes = bytes - OLD.kept WHERE tenant = OLD.tenant;
+END;
+"""
+
+# What an older version left counts as nothing: it expires.
+FROM_8 = """
+ALTER TABLE jobs ADD COLUMN own INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN room INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
+"""
+
 
 def migrate(db: Connection) -> None:
     """Bring the database to this version. Raises BackendUnavailable if it is a newer one."""
@@ -146,9 +175,12 @@ def migrate(db: Connection) -> None:
             f"The database was written by a newer Ignite (its version is {version}, this one knows {VERSION}):"
             " use that Ignite, or another data directory."
         )
+    if version == 8:
+        db.executescript(f"BEGIN; {FROM_8} {KEPT} PRAGMA user_version = {VERSION}; COMMIT;")
+        return
     if 0 < version < VERSION:
         raise StoreUnavailable(
             "The database was written by a version of Ignite that was never released: move the data directory away."
         )
     if version == 0:
-        db.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+        db.executescript(f"BEGIN; {TABLES} {KEPT} PRAGMA user_version = {VERSION}; COMMIT;")

@@ -37,6 +37,7 @@ class EmbeddedStore:
         limiter: EmbeddedLimiter,
         *,
         fair: bool,
+        tenant_limit: int,
     ) -> None:
         self._database = database
         self._hub = hub
@@ -45,6 +46,7 @@ class EmbeddedStore:
         self._limiter = limiter
         self._lines = EmbeddedLines()
         self._fair = fair
+        self._tenant_limit = tenant_limit
 
     async def load(self) -> None:
         """What an earlier process left."""
@@ -53,7 +55,8 @@ class EmbeddedStore:
     async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
         del followed  # Every follower is in this process and hears of every job anyway.
         return await self._database.run(
-            lambda db: keyed.create(db, job, body, sent, time.time()), after=lambda holder: self._created(job, holder)
+            lambda db: keyed.create(db, job, body, sent, time.time(), self._tenant_limit),
+            after=lambda holder: self._created(job, holder),
         )
 
     async def take_up(self, tenant: str, sent: str) -> str | None:

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -65,15 +65,25 @@ def steps() -> Sequence[str]:
     return [path.stem for path in LUA.glob("*.lua") if not path.stem.startswith(PRELUDE)]
 
 
+KEPT, CLOSE = "prelude_kept", "prelude_close"
+BESIDE: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("index", "discard", "retry", "reserve", "kept"), (KEPT,)),
+    **dict.fromkeys(("finish", "end_unclaimed"), (KEPT, CLOSE)),
+}
+"""What some steps need beside that."""
+
+
 class Script:
-    """One atomic step: the prelude of all steps, that of its family (`line_…`, `limit_…`), and the step's own file.
+    """One atomic step: the prelude of all steps, that of its family (`line_…`, `limit_…`), what it needs beside that,
+    and the step's own file.
 
     Each call runs all of it, so a step carries what it needs and no more.
     """
 
     def __init__(self, name: str) -> None:
         family = name.partition("_")[0]
-        parts = (LUA / f"{part}.lua" for part in (PRELUDE, f"{PRELUDE}_{family}", name))
+        names = dict.fromkeys((PRELUDE, f"{PRELUDE}_{family}", *BESIDE.get(name, ()), name))
+        parts = (LUA / f"{part}.lua" for part in names)
         self.source = "".join(part.read_text() for part in parts if part.exists())
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from shared.backends import redis_keys as keys
 from shared.backends.redis import Pipeline, script
 from shared.backends.redis_pipeline import Argument, Command, Gathering
-from shared.backends.redis_store import raise_if_refused
+from shared.backends.redis_refusals import raise_if_refused
 from shared.frames import count_frames
 
 MOST = 128

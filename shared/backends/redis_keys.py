@@ -64,6 +64,11 @@ def ended_of(tenant: str, status: str) -> str:
     return f"ignite:{{tenant:{tenant}}}:ended:{status}"
 
 
+def kept_by(tenant: str) -> str:
+    """How many bytes a tenant keeps: see shared/quota.py. With its lists in one slot."""
+    return f"ignite:{{tenant:{tenant}}}:kept"
+
+
 def idempotency_key(tenant: str, name: str) -> str:
     """What a client's idempotency key stands for."""
     return f"ignite:tenant:{tenant}:key:{name}"

@@ -10,6 +10,7 @@ from shared.backends.ending import decode_ending
 from shared.backends.follower import FollowerHub, LogFollower, Snapshot
 from shared.backends.redis import Pipeline
 from shared.backends.redis_appends import Appends
+from shared.backends.redis_kept import KeptBytes
 from shared.backends.redis_presence import anybody_hears
 from shared.job import JobStatus
 from shared.ports import Follower
@@ -17,15 +18,19 @@ from shared.racing import unheeded
 
 
 class RedisLog:
-    def __init__(self, pipeline: Pipeline, hub: FollowerHub, replica: str) -> None:
+    def __init__(self, pipeline: Pipeline, hub: FollowerHub, replica: str, kept: KeptBytes) -> None:
         self._redis = pipeline
         self._appends = Appends(pipeline)
         self._hub = hub
         self._replica = replica
+        self._kept = kept
 
     def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
         # Whoever waits for the first frame has waited long enough.
         return self._appends.add(job_id, attempt, offset, frames, patient=offset > 0)
+
+    async def reserve(self, job_id: str, attempt: int, size: int) -> None:
+        await self._kept.reserve(job_id, attempt, size)
 
     @asynccontextmanager
     async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:

@@ -14,6 +14,7 @@ import orjson
 from shared.backends import redis_keys as keys
 from shared.backends.ending import encode_ending
 from shared.backends.redis import Pipeline
+from shared.backends.redis_kept import KeptBytes, Opening
 from shared.backends.redis_keyed import KeyedJobs
 from shared.backends.redis_limiter import RedisLimiter
 from shared.backends.redis_line import RedisLine
@@ -22,18 +23,23 @@ from shared.backends.redis_orphans import remember_sent, take_up_orphan
 from shared.backends.redis_outbox import await_ending, note_ending
 from shared.backends.redis_pairs import PairIndex
 from shared.backends.redis_records import MEMORY_OF_IDS, decode_job, milliseconds, oldest_kept, time_to_live
+from shared.backends.redis_refusals import raise_if_refused, status_of
 from shared.backends.spec import encode_spec
-from shared.errors import AttemptsExhausted, IdempotencyKeyReused, StoreUnavailable
+from shared.errors import AttemptsExhausted, IdempotencyKeyReused, StorageQuotaExceeded, StoreUnavailable
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, QueueName, new_job_id, sources
 from shared.limits import tokens_used
-from shared.ports import AttemptFenced, Backlog, Claim, Ending, JobFilter, LogShorter, NotClaimed, QueueState
+from shared.ports import Backlog, Claim, Ending, JobFilter, NotClaimed, QueueState
+from shared.quota import LOG_ROOM
 from shared.racing import unheeded
 
 MEMORY_OF_DEAD = 30 * 86400.0
 """Seconds for which a dead job is in the list of all of them, if its record lives as long."""
 
 NOTE_QUEUE_EVERY = 60.0
+
+ASK_FIRST = 64 * 1024
+"""Bytes of a request beyond which it is not written before it is known that its tenant may keep it."""
 
 RUNNING = 1e10
 """Added to a job's place in its queue's index while it runs: beyond all that wait, and still in their order."""
@@ -61,22 +67,10 @@ def endable(status: JobStatus) -> str:
     return listed(sources(ENDINGS[status]))
 
 
-def raise_if_refused(answer: Sequence[Any]) -> None:
-    """A step's answer: ok, fenced (status, cancelling), or a gap before the offset (the log's size)."""
-    if answer[0] == b"fenced":
-        raise AttemptFenced(status_of(answer[1]), cancelling=bool(answer[2]))
-    if answer[0] == b"gap":
-        raise LogShorter(answer[1])
-
-
-def status_of(raw: bytes) -> JobStatus | None:
-    return JobStatus(raw.decode()) if raw else None
-
-
 class RedisStore:
     """`fair`: whether tenants take turns in a queue; otherwise jobs are run in the order of arrival."""
 
-    def __init__(self, pipeline: Pipeline, replica: str, *, fair: bool) -> None:
+    def __init__(self, pipeline: Pipeline, replica: str, *, fair: bool, kept: KeptBytes) -> None:
         self._redis = pipeline
         self._keyed = KeyedJobs(pipeline)
         self._replica = replica
@@ -85,6 +79,7 @@ class RedisStore:
         self._limiter = RedisLimiter(pipeline)
         self._noted: dict[str, float] = {}
         self._fair = fair
+        self._kept = kept
 
     async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
         follower = self._replica if followed else ""
@@ -105,22 +100,40 @@ class RedisStore:
     async def _create(
         self, job: Job, body: bytes, *, follower: str = "", restored: bool = False, sent: str | None = None
     ) -> bool:
-        ttl = time_to_live(job, job.deadline_at)
-        made, *_ = await asyncio.gather(
+        """A job that is refused for its bytes leaves nothing behind; a large one is not even written."""
+        ttl, spec = time_to_live(job, job.deadline_at), encode_spec(job)
+        opening = Opening.of(job, spec, body, ttl)
+        counting = self._count(job, opening, ttl, limited=not restored)
+        if len(body) > ASK_FIRST:
+            self._kept.check(await counting)
+        made, counted, *_ = await asyncio.gather(
             self._redis.step(
                 *("create", keys.of_job(job.id)),
-                *(encode_spec(job), job.mode, job.retention, job.deadline_at, ttl, follower, body, str(job.queue)),
+                *(spec, job.mode, job.retention, job.deadline_at, ttl, follower, body, str(job.queue)),
                 *(job.created_at, int(job.detached), int(restored), int(job.webhook_url is not None)),
                 job.limit_key or "",
+                *self._kept.of_record(opening),
             ),
+            counting,
             self._line.add(job, job.created_at, ttl),
-            self._remember(indexes_of(job), job, ttl),
             *self._note_queue(str(job.queue), ttl),
             *self._pairs.add(job, job.metadata, ttl),
             *([await_ending(self._redis, job, ttl)] if job.webhook_url else []),
             *([remember_sent(self._redis, job, sent, ttl)] if sent else []),
         )
+        try:
+            self._kept.check(counted)
+        except StorageQuotaExceeded:
+            await self._forget(job, self._redis.command("DEL", *keys.of_job(job.id)))
+            raise
         return bool(made)
+
+    def _count(self, job: Job, opening: Opening, ttl: int, *, limited: bool) -> asyncio.Future[Any]:
+        """List the job as its tenant's, and count its bytes, in one step."""
+        names = (*indexes_of(job), opening.account)
+        lasts = milliseconds(MEMORY_OF_IDS) + ttl
+        more = self._kept.of_index(opening, limited=limited)
+        return self._redis.step("index", names, job.id, 0, lasts, oldest_kept(job), *more)
 
     def _remember(self, indexes: Sequence[str], job: Job, ttl: int) -> asyncio.Future[Any]:
         return self._redis.step("index", indexes, job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, oldest_kept(job))
@@ -154,12 +167,13 @@ class RedisStore:
             step.add_done_callback(unheeded)
 
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
+        left = milliseconds(job.deadline_at - time.time()) if may_come else ""
+        await self._forget(job, self._redis.step("discard", keys.of_job(job.id), left, read=self._kept.tell))
+
+    async def _forget(self, job: Job, removal: asyncio.Future[Any]) -> None:
         self._line.leave(str(job.queue), job.id)
-        left = milliseconds(job.deadline_at - time.time())
         await asyncio.gather(
-            self._redis.step("discard", keys.of_job(job.id), left)
-            if may_come
-            else self._redis.command("DEL", *keys.of_job(job.id)),
+            removal,
             *(self._redis.command("ZREM", index, job.id) for index in indexes_of(job)),
             *self._pairs.forget(job),
         )
@@ -215,16 +229,18 @@ class RedisStore:
             *(ending.status, encode_ending(ending), ending.result or b"", endable(ending.status)),
         )
         raise_if_refused(answer)
-        _, queue, webhook, key = answer
+        _, queue, webhook, key, moved = answer
+        self._kept.tell(moved)
         self._ended(job_id, queue, webhook, key, ending)
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         await self._list_unwell(job_id, ending.status)
-        queue, webhook, key = await self._redis.step(
+        queue, webhook, key, moved = await self._redis.step(
             *("end_unclaimed", keys.of_job(job_id)),
             *(job_id, owner or "", ending.frames, count_frames(ending.frames)),
             *(ending.status, encode_ending(ending), endable(ending.status)),
         )
+        self._kept.tell(moved)
         self._ended(job_id, queue, webhook, key, ending)
         return bool(queue)
 
@@ -247,8 +263,11 @@ class RedisStore:
         if job.webhook_url is not None:
             await await_ending(self._redis, job, ttl)
         await self._line.add(job, now, ttl)
-        done = await self._redis.step(*("retry", keys.of_job(job_id)), *(job_id, deadline_at, ttl, now, RETRIABLE))
-        return bool(done)
+        queue, moved = await self._redis.step(
+            *("retry", keys.of_job(job_id)), *(job_id, deadline_at, ttl, now, RETRIABLE, LOG_ROOM)
+        )
+        self._kept.tell(moved)
+        return bool(queue)
 
     async def requeued(self, job_id: str) -> None:
         now = time.time()

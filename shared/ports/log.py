@@ -73,6 +73,12 @@ class JobLog(Protocol):
         """
         ...
 
+    async def reserve(self, job_id: str, attempt: int, size: int) -> None:
+        """Take room for a log of `size` bytes in all, before it outgrows what it has: see shared/quota.py. May be
+        repeated. Raises AttemptFenced, and StorageQuotaExceeded where the job's tenant may not keep so much.
+        """
+        ...
+
     def follow(
         self, job_id: str, offset: int = 0, *, created_here: bool = False
     ) -> AbstractAsyncContextManager[Follower]:

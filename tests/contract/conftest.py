@@ -17,7 +17,9 @@ from tests.support.redis_cluster import RedisCluster
 class Maker(Protocol):
     """Opens a backend; what an earlier one left in the same test is there again, unless it lived in memory."""
 
-    def __call__(self, *, queue_limit: int = ..., fair: bool = ...) -> AbstractAsyncContextManager[Backend]: ...
+    def __call__(
+        self, *, queue_limit: int = ..., fair: bool = ..., tenant_limit: int = ...
+    ) -> AbstractAsyncContextManager[Backend]: ...
 
 
 BACKENDS = ("embedded", "embedded-memory", "distributed", "redis-cluster")

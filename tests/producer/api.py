@@ -226,7 +226,7 @@ async def embedded_api(*, worker: bool = True, **changes: Any) -> AsyncIterator[
     """On a backend in memory. Without a worker the model is a configured one, so that calls for it wait."""
     settings = settings_for_tests(**{"models": MODEL} | changes)
     async with (
-        open_embedded(None, queue_limit=settings.queue_limit) as backend,
+        open_embedded(None, queue_limit=settings.queue_limit, tenant_limit=settings.tenant_store_limit) as backend,
         running_api(backend, settings, worker=worker) as api,
     ):
         yield api

@@ -153,6 +153,21 @@ async def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     assert query(tmp_path, "PRAGMA user_version") == [(99,)]
 
 
+async def test_a_database_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
+    async with open_embedded(tmp_path) as backend:
+        await submit(backend)
+    for dropped in ("TRIGGER kept_by_new_job", "TRIGGER kept_by_job", "TRIGGER kept_no_more", "TABLE kept"):
+        query(tmp_path, f"DROP {dropped}")
+    for column in ("own", "room", "kept"):
+        query(tmp_path, f"ALTER TABLE jobs DROP COLUMN {column}")
+    query(tmp_path, "PRAGMA user_version = 8")
+    async with open_embedded(tmp_path, tenant_limit=1_000_000) as backend:
+        assert len(await backend.store.list("tenant", JobFilter(), after=None, limit=10)) == 1
+        job, _ = await started(backend)
+        await backend.store.delete(job)
+        assert query(tmp_path, "SELECT bytes FROM kept") == [(0,)]
+
+
 async def test_a_check_notices_that_the_file_is_gone(tmp_path: Path) -> None:
     async with open_embedded(tmp_path) as backend:
         (tmp_path / DATABASE).unlink()

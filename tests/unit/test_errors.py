@@ -27,6 +27,7 @@ STATUSES = {
     "RateLimited": 429,
     "NeverAllowed": 429,
     "QueueFull": 429,
+    "StorageQuotaExceeded": 429,
     "IgniteError": 500,
     "EngineError": 500,
     "WorkerLost": 500,

@@ -50,30 +50,6 @@ local function extend(job, log, id, followers, offset, data, frames)
   return size
 end
 
--- Write the ending; the job's keys live on for its retention, its body only where somebody may ask for it. `size`: of the
--- log. Answers the job's queue, and whether it has a webhook.
-local function close(keys, id, followers, status, header, result, size)
-  local job, log, body = keys[1], keys[2], keys[3]
-  local at = now()
-  local mode, retention, detached, queue, webhook, key =
-    unpack(redis.call('HMGET', job, 'mode', 'retention', 'detached', 'queue', 'webhook', 'key'))
-  local ttl = math.max(1, math.floor(tonumber(retention) * 1000))
-  local fields = {'status', status, 'ending', header, 'finished', at, 'expires', at + ttl / 1000}
-  if result ~= '' then
-    fields[9], fields[10] = 'result', result
-  end
-  redis.call('HSET', job, unpack(fields))
-  redis.call('HDEL', job, 'owner', 'lease', 'cancel', 'followers', 'base')
-  redis.call('PEXPIRE', job, ttl)
-  if size > 0 then redis.call('PEXPIRE', log, ttl) end
-  if detached or status == 'failed' then redis.call('PEXPIRE', body, ttl) else redis.call('DEL', body) end
-  local live = ''
-  if mode == 'unary' and #result <= 65536 then live = result end
-  tell(followers, id, 'e', size, header .. '\n' .. live)
-  publish()
-  return queue, webhook or '', key or ''
-end
-
 local function exact(number)
   return string.format('%.17g', number)
 end
