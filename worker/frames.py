@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import structlog
 
-from shared.errors import AnswerTooLarge, BackendUnavailable
+from shared.errors import AnswerTooLarge, BackendUnavailable, StorageQuotaExceeded
 from shared.frames import DONE, FRAME_END
 from shared.ports import JobLog, LogShorter
 from shared.quota import LOG_ROOM, room_for
@@ -198,6 +198,9 @@ class FrameWriter:
         elif isinstance(error, BackendUnavailable) and not self._closing:
             asyncio.get_running_loop().call_later(RETRY_DELAY, self._reserve)
         else:
+            if isinstance(error, StorageQuotaExceeded) and not self._closing:
+                # What has no room is not written with the ending, either; nor is what comes after it.
+                self._waiting, self._sending, self._left = [], b"", -1
             self._give_up(error)
 
     def _send(self) -> None:
