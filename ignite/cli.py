@@ -28,6 +28,8 @@ API = (
         "body_limit",
         "body_budget",
         "tenant_body_budget",
+        "media_urls",
+        "engine_fields",
         "answer_token_limit",
         "models",
         "worker_patience",

@@ -17,6 +17,7 @@ from producer.estimate import estimated_tokens
 from producer.heavy_checks import HeavyChecks
 from producer.limits import Meter
 from producer.metrics import JOBS_SUBMITTED
+from producer.request_policy import RequestPolicy
 from producer.submission import Submission, new_job
 from producer.webhook_target import webhook_refusal
 from shared.errors import (
@@ -84,6 +85,7 @@ class JobService:
         self._chores = Chores()
         self._door = Door(backend.store, settings, self._chores)
         self.checks = HeavyChecks()
+        self.policy = RequestPolicy.of(settings)
         self.draining = False
 
     async def close(self) -> None:
@@ -137,6 +139,7 @@ class JobService:
         wrong = webhook_refusal(job.webhook_url, background=submission.background, settings=self._settings)
         if wrong is not None:
             raise wrong
+        self.policy.check(submission.request)
         model = await self._model_for(submission)
         job.model = model.id
         job.tokens = estimated_tokens(submission.request, len(submission.body), model.context_length)

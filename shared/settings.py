@@ -106,6 +106,13 @@ class Settings(BaseSettings):
     body_budget: int = Field(
         256 * 1024 * 1024, ge=1024, description="bytes of request bodies that one API process holds at a time"
     )
+    media_urls: Literal["data", "https", "any"] = Field(
+        "https",
+        description="what images of requests may be: data (data: URLs), https (and public https URLs), any",
+    )
+    engine_fields: str = Field(
+        "", description="comma-separated engine fields that are refused otherwise, such as chat_template; *: all"
+    )
     tenant_body_budget: int = Field(128 * 1024 * 1024, ge=1024, description="the same for one tenant")
     answer_token_limit: int = Field(
         1_000_000,

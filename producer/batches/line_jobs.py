@@ -123,6 +123,7 @@ class LineJobs:
     async def _admitted(self, raw: RawLine, line: BatchLine) -> Job:
         """Raises what is wrong with the request."""
         request = check_request(line.body, stream=False)
+        self._service.policy.check(request)
         model = await self._model(line.model)
         if self._batch.models and model.id not in self._batch.models:
             raise PermissionDenied(f"This key may not use the model '{model.id}'.", param="model")

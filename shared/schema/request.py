@@ -236,15 +236,19 @@ OURS_TO_SET = frozenset(
         "request_id",
         # SGLang
         "bootstrap_host",
+        "bootstrap_pair_key",
         "bootstrap_port",
         "bootstrap_room",
-        "custom_logit_processor",
+        "decode_tp_size",
+        "disagg_prefill_dp_rank",
         "extra_key",
         "rid",
+        "routed_dp_rank",
         "session_params",
         # llama.cpp
         "id_slot",
         # any
+        "conversation_id",
         "session_id",
     }
 )

@@ -1,0 +1,189 @@
+"""What a request may point at, and which of the engines' own fields it may set. Pure.
+
+Engines fetch what an `image_url` names, from where they stand, and some open files; some fields of theirs are programs,
+paths or addresses. A client reaches none of that unless a setting says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from producer.addresses import private_fault, target_of
+from shared.errors import InvalidRequest
+from shared.schema import ChatCompletionRequest
+from shared.schema.base import short
+from shared.schema.messages import AudioPart, ChatMessage, FilePart, ImagePart, InputFile, RefusalPart, TextPart
+from shared.settings import Settings, split_list
+
+Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
+
+ALL_FIELDS = "*"
+
+REFUSED = frozenset(
+    {
+        # vLLM
+        "chat_template",
+        "extra_args",
+        "hf_overrides",
+        "logits_processors",
+        "media_io_kwargs",
+        "mm_processor_kwargs",
+        "multi_modal_data",
+        "multi_modal_uuids",
+        "trust_remote_code",
+        "trust_request_chat_template",
+        "vllm_xargs",
+        # SGLang
+        "custom_logit_processor",
+        "custom_params",
+        "audio_data",
+        "image_data",
+        "video_data",
+        # any
+        "draft_model",
+        "speculative_config",
+        "tokenizer",
+    }
+)
+"""Fields that are programs, arguments of programs, files or addresses, or that choose other weights."""
+
+REFUSED_KINDS = re.compile(
+    r"(lora|adapter)(_.*)?|.*_(path|paths|file|files|dir|url|urls|uri|template|plugin|processor|backend|xargs|embeds)"
+)
+
+TEMPLATE_ARGUMENTS = frozenset(
+    {
+        *("chat_template", "conversation", "messages", "tokenize", "tokenizer_kwargs"),
+        *("max_length", "padding", "truncation", "return_dict", "return_tensors"),
+    }
+)
+"""Of `chat_template_kwargs`: what goes to the tokenizer instead of its template."""
+
+CARRIERS = frozenset(
+    {
+        *("chat_template_kwargs", "extra_body", "generation_config", "nvext"),
+        *("options", "parameters", "sampling_params", "structured_outputs"),
+    }
+)
+"""Fields whose members engines read like fields."""
+
+MEDIA = frozenset(
+    {
+        *("image", "images", "image_url", "image_embeds", "image_pil", "input_image"),
+        *("audio", "audio_url", "audio_embeds", "input_audio"),
+        *("video", "videos", "video_url", "video_embeds", "input_video"),
+        *("file", "file_url", "file_data", "file_id", "path", "url", "prompt_embeds"),
+    }
+)
+"""What parts and messages of other kinds carry: an engine that looks for it would find it unchecked."""
+
+FILE_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPolicy:
+    """`media_urls`: what media may be: `data:` URLs, public https URLs too, or anything. `fields`: those of the refused
+    ones that are allowed, or `*`.
+    """
+
+    media_urls: Literal["data", "https", "any"]
+    fields: frozenset[str]
+
+    @classmethod
+    def of(cls, settings: Settings) -> RequestPolicy:
+        return cls(settings.media_urls, frozenset(split_list(settings.engine_fields)))
+
+    def check(self, request: ChatCompletionRequest) -> None:
+        """Raises InvalidRequest for the first field that may not be as it is."""
+        if request.model_extra:
+            for param in self._refused_fields(request.model_extra):
+                raise InvalidRequest(f"The field '{param}' is not accepted by this server.", param=param)
+        for index, message in enumerate(request.messages):
+            if message.model_extra or isinstance(message.content, list):
+                for where, reason in self._message_faults(message):
+                    param = f"messages[{index}]{where}"
+                    raise InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param)
+
+    # ── fields ──
+
+    def _refused_fields(self, extra: Mapping[str, Any]) -> Iterator[str]:
+        if ALL_FIELDS in self.fields:
+            return
+        for name, value in extra.items():
+            if value is None or name in self.fields:
+                continue
+            if is_refused(name):
+                yield short(name)
+            elif name in CARRIERS and isinstance(value, dict):
+                members = cast(dict[str, Any], value)
+                arguments = TEMPLATE_ARGUMENTS if name == "chat_template_kwargs" else frozenset[str]()
+                yield from (f"{name}.{short(each)}" for each in self._refused_members(members, arguments))
+
+    def _refused_members(self, members: Mapping[str, Any], arguments: Collection[str]) -> Iterator[str]:
+        given = (name for name, value in members.items() if value is not None and name not in self.fields)
+        return (name for name in given if name in arguments or is_refused(name))
+
+    # ── media ──
+
+    def _message_faults(self, message: ChatMessage) -> Iterator[tuple[str, str]]:
+        yield from self._unexpected(message.model_extra, "")
+        for at, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            for where, reason in self._part_faults(part):
+                yield f".content[{at}]{where}", reason
+
+    def _part_faults(self, part: Part) -> Iterable[tuple[str, str]]:
+        yield from self._unexpected(part.model_extra, "")
+        match part:
+            case ImagePart():
+                yield from self._unexpected(part.image_url.model_extra, ".image_url")
+                yield from self._named(".image_url.url", self._url_fault(part.image_url.url))
+            case AudioPart():
+                yield from self._unexpected(part.input_audio.model_extra, ".input_audio")
+                yield from self._named(".input_audio.data", self._embedded_fault(part.input_audio.data))
+            case FilePart():
+                yield from self._unexpected(part.file.model_extra, ".file")
+                yield from self._file_faults(part.file)
+            case _:
+                pass
+
+    def _file_faults(self, file: InputFile) -> Iterator[tuple[str, str]]:
+        if file.file_data is not None:
+            yield from self._named(".file.file_data", self._embedded_fault(file.file_data))
+        if file.file_id is not None and self.media_urls != "any" and not FILE_ID.fullmatch(file.file_id):
+            yield ".file.file_id", "expected the id of a file"
+
+    def _unexpected(self, extra: Mapping[str, Any] | None, where: str) -> Iterator[tuple[str, str]]:
+        for name, value in (extra or {}).items():
+            if value is None:
+                continue
+            if name == "uuid":
+                yield f"{where}.uuid", "one tenant's media are not named to another's"
+            elif self.media_urls != "any" and name in MEDIA:
+                yield f"{where}.{name}", "it does not belong here"
+
+    def _named(self, where: str, reason: str | None) -> Iterator[tuple[str, str]]:
+        if reason is not None:
+            yield where, reason
+
+    def _url_fault(self, url: str) -> str | None:
+        if self.media_urls == "any" or url.startswith("data:"):
+            return None
+        if self.media_urls == "data":
+            return "expected a data: URL"
+        if not url.startswith("https://"):
+            return "expected a data: URL, or an https URL of a public host"
+        target = target_of(url)
+        return target if isinstance(target, str) else private_fault(target)
+
+    def _embedded_fault(self, data: str) -> str | None:
+        """Whether it is neither base64 nor a data: URL, as far as that can be told quickly."""
+        if self.media_urls == "any" or data.startswith("data:") or not any(mark in data for mark in ":.\\~%"):
+            return None
+        return "expected base64, or a data: URL"
+
+
+def is_refused(name: str) -> bool:
+    return name in REFUSED or REFUSED_KINDS.fullmatch(name) is not None
