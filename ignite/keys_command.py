@@ -100,13 +100,17 @@ def list_keys(settings: Settings, as_json: bool) -> None:
 
 @keys.command("revoke")
 @click.argument("name_or_id")
+@click.option("--cancel-jobs", is_flag=True, help="cancel its jobs and batches, too; else they run on")
 @click.pass_obj
-def revoke(settings: Settings, name_or_id: str) -> None:
-    """Forget a key: within seconds no server takes it any more."""
+def revoke(settings: Settings, name_or_id: str, cancel_jobs: bool) -> None:
+    """Forget a key: within seconds no server takes it any more, and calls that are open with it end."""
 
     async def work(book: KeyBook) -> None:
-        key = await book.revoke(name_or_id)
-        click.echo(f"{key.id} ({key.name}) is revoked: within seconds it opens nothing.")
+        key = await book.revoke(name_or_id, cancel_jobs=cancel_jobs)
+        jobs = "its jobs and batches are cancelled" if cancel_jobs else "its jobs and batches run on"
+        click.echo(
+            f"{key.id} ({key.name}) is revoked: within seconds it opens nothing, its open calls end, and {jobs}."
+        )
         if not await book.any():
             click.echo(
                 "That was the last stored key. Calls without a key are still refused: make another key, set "

@@ -28,10 +28,11 @@ from producer.files.catalog import Files
 from producer.files.reaper import reap
 from producer.fleet import Fleet
 from producer.health import Health, health_router
-from producer.keys import KeyBook
+from producer.keys import KeyBook, Revocations
 from producer.limits import KeyLimits
 from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext, Surprises
 from producer.openapi import openapi_of
+from producer.revocations import RevocationWatcher
 from producer.service import JobService
 from producer.storage import open_storage
 from producer.straight import Straight
@@ -94,6 +95,8 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
             )
             doors.health.run("webhooks", announcing)
         doors.health.run("batches", runners.run())
+        watcher = RevocationWatcher(Revocations(backend.documents), doors.service, desk.batches)
+        doors.health.run("revocations", watcher.run())
         try:
             yield
         finally:

@@ -67,12 +67,14 @@ async def answer(request: Request, *, stream: bool | None) -> Response:
             lambda: doors.service.call(submission),
             doors.settings.keepalive,
             patience=submission.patience,
+            key=submission.principal.key,
         )
     return UnaryAnswer(
         doors.service,
         lambda: doors.service.call(submission),
         doors.settings.keepalive,
         padding=doors.settings.unary_padding,
+        key=submission.principal.key,
     )
 
 
@@ -81,7 +83,7 @@ async def answer_with_job(doors: Doors, submission: Submission, preferences: Pre
     job = await doors.service.submit(submission)
     if preferences.wait:
         with suppress(BackendUnavailable):  # It is accepted all the same.
-            job = await wait_for_end(doors, job, min(preferences.wait, MAX_WAIT))
+            job = await wait_for_end(doors, job, min(preferences.wait, MAX_WAIT), submission.principal.key)
         if job.status.terminal:
             about = wire.about_job(job, time.time())
             return Response(await doors.service.result(job), media_type="application/json", headers=about)
@@ -92,11 +94,11 @@ async def answer_with_job(doors: Doors, submission: Submission, preferences: Pre
     return response
 
 
-async def wait_for_end(doors: Doors, job: Job, seconds: float) -> Job:
+async def wait_for_end(doors: Doors, job: Job, seconds: float, key: str | None) -> Job:
     """Two changes at most: queued → in progress → over."""
     until = time.monotonic() + seconds
     while not job.status.terminal and (left := until - time.monotonic()) > 0:
-        job = await doors.service.wait_change(job, left)
+        job = await doors.service.wait_change(job, left, key=key)
     return job
 
 

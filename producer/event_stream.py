@@ -55,19 +55,28 @@ class CallAnswer(Response):
     mode = ""
 
     def __init__(
-        self, service: JobService, open_call: OpenCall, keepalive: float, *, patience: float | None = None
+        self,
+        service: JobService,
+        open_call: OpenCall,
+        keepalive: float,
+        *,
+        patience: float | None = None,
+        key: str | None = None,
     ) -> None:
-        """`patience`: seconds after which a job that still waits is given up, where that is before its deadline."""
+        """`patience`: seconds after which a job that still waits is given up, where that is before its deadline.
+        `key`: the stored key that the call came with, which may be revoked.
+        """
         super().__init__()
         self._service = service
         self._open_call = open_call
         self._keepalive = keepalive
         self._patience = patience
+        self._key = key
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with (
-            waiting(self._service, self._take_open_call(), self.mode, self._patience) as client,
+            waiting(self._service, self._take_open_call(), self.mode, self._patience, self._key) as client,
             hang_up_watched(receive, client),
         ):
             try:
@@ -150,8 +159,10 @@ class UnaryAnswer(CallAnswer):
 
     mode = "unary"
 
-    def __init__(self, service: JobService, open_call: OpenCall, keepalive: float, *, padding: float) -> None:
-        super().__init__(service, open_call, keepalive)
+    def __init__(
+        self, service: JobService, open_call: OpenCall, keepalive: float, *, padding: float, key: str | None = None
+    ) -> None:
+        super().__init__(service, open_call, keepalive, key=key)
         self._padding = padding
 
     async def _serve(self, client: Waiting, send: Send) -> str:

@@ -24,8 +24,8 @@ class EventsAnswer(StreamAnswer):
 
     mode = "events"
 
-    def __init__(self, service: JobService, job: Job, after: int, keepalive: float) -> None:
-        super().__init__(service, lambda: service.attach(job), keepalive)
+    def __init__(self, service: JobService, job: Job, after: int, keepalive: float, *, key: str | None = None) -> None:
+        super().__init__(service, lambda: service.attach(job), keepalive, key=key)
         self._numbered = Numbered(after)
         self._empty = True
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from producer import shapes, wire
-from producer.dependencies import Doors, doors_of, json_response, tenant_of
+from producer.dependencies import Doors, doors_of, json_response, principal_of, tenant_of
 from producer.job_events import EventsAnswer
 from producer.openapi import (
     FOR_A_JOB,
@@ -107,7 +107,7 @@ async def get_job(
     """`wait`: seconds to hold the answer until the status changes."""
     doors = doors_of(request)
     job = await doors.service.get(tenant_of(request), job_id)
-    job = await doors.service.wait_change(job, wait)
+    job = await doors.service.wait_change(job, wait, key=principal_of(request).key)
     return await job_response(doors, job, known=request.headers.get("if-none-match", ""))
 
 
@@ -148,7 +148,7 @@ async def get_events(
     doors = doors_of(request)
     job = await doors.service.get(tenant_of(request), job_id)
     after = last_event(request) if starting_after is None else starting_after
-    return EventsAnswer(doors.service, job, after, doors.settings.keepalive)
+    return EventsAnswer(doors.service, job, after, doors.settings.keepalive, key=principal_of(request).key)
 
 
 def last_event(request: Request) -> int:

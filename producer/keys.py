@@ -40,6 +40,21 @@ FOR_GOOD = 100 * 365 * 86400.0
 
 PAGE = 100
 
+REVOKED = "revoked-key"
+TOLD_FOR = 86_400.0
+"""Seconds for which a revocation is kept for API processes that do not run now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A key's end, as API processes are told of it. `key` and `tenant`: the key's id and tenant; `at`: Unix seconds."""
+
+    id: str
+    key: str
+    tenant: str
+    at: float
+    cancel_jobs: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
@@ -133,8 +148,10 @@ class KeyBook:
         async for document in self._pages():
             yield StoredKey.decode(document.value)
 
-    async def revoke(self, name_or_id: str) -> StoredKey:
-        """Forget a key. Raises NotFound, and Conflict where several bear the name."""
+    async def revoke(self, name_or_id: str, *, cancel_jobs: bool = False) -> StoredKey:
+        """Forget a key. Calls that are open with it end; with `cancel_jobs` its jobs and batches do, too. Raises
+        NotFound, and Conflict where several bear the name.
+        """
         found = [(document, StoredKey.decode(document.value)) async for document in self._pages()]
         named = [(document, key) for document, key in found if name_or_id in (key.name, key.id)]
         if not named:
@@ -144,6 +161,7 @@ class KeyBook:
             raise Conflict(f"Several keys are named {name_or_id!r}: say which by its id ({ids}).")
         document, key = named[0]
         await self._note_keyed()
+        await Revocations(self._documents).add(key, cancel_jobs=cancel_jobs)
         await self._documents.delete(document)
         return key
 
@@ -152,4 +170,27 @@ class KeyBook:
         while page := await self._documents.list(KIND, FLEET, after=after, limit=PAGE):
             for document in page:
                 yield document
+            after = page[-1].id
+
+
+class Revocations:
+    """Revoked keys that API processes have to hear of."""
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+
+    async def add(self, key: StoredKey, *, cancel_jobs: bool) -> None:
+        now = time.time()
+        revocation = Revocation(f"{int(now * 1000):013d}-{key.id}", key.id, key.tenant, now, cancel_jobs)
+        document = Document(REVOKED, FLEET, revocation.id, orjson.dumps(revocation))
+        await self._documents.put(document, expires_in=TOLD_FOR)
+
+    async def all(self) -> AsyncGenerator[Revocation]:
+        """Newest first."""
+        after = None
+        while page := await self._documents.list(REVOKED, FLEET, after=after, limit=PAGE):
+            for document in page:
+                yield Revocation(**orjson.loads(document.value))
+            if len(page) < PAGE:
+                return
             after = page[-1].id

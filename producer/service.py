@@ -17,6 +17,7 @@ from producer.estimate import estimated_tokens
 from producer.heavy_checks import HeavyChecks
 from producer.limits import Meter
 from producer.metrics import JOBS_SUBMITTED
+from producer.open_calls import OpenCalls, revoked
 from producer.request_policy import RequestPolicy
 from producer.submission import Submission, new_job
 from producer.webhook_target import webhook_refusal
@@ -33,7 +34,7 @@ from shared.errors import (
 )
 from shared.frames import error_frames
 from shared.job import Job, JobStatus
-from shared.ports import Backend, Ending, Follower, JobFilter, Message, ModelInfo
+from shared.ports import Backend, Ending, Follower, FollowerClosed, JobFilter, Message, ModelInfo
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -87,6 +88,7 @@ class JobService:
         self.checks = HeavyChecks()
         self.policy = RequestPolicy.of(settings)
         self.draining = False
+        self.open_calls = OpenCalls()
 
     async def close(self) -> None:
         """Sees through what was begun, as far as the store lets it."""
@@ -266,16 +268,22 @@ class JobService:
             raise Gone(f"The request of job '{job.id}' is not kept any more.")
         return body
 
-    async def wait_change(self, job: Job, seconds: float) -> Job:
-        """The job once its status is another one, or after `seconds`."""
+    async def wait_change(self, job: Job, seconds: float, *, key: str | None = None) -> Job:
+        """The job once its status is another one, or after `seconds`. `key`: the caller's; raises AuthenticationFailed
+        once that is revoked.
+        """
         if job.status.terminal or seconds <= 0:
             return job
         until = time.monotonic() + seconds
         async with self._backend.log.follow(job.id, PAST_THE_END) as follower:
-            while (left := until - time.monotonic()) > 0:
-                update = await follower.next(left)
-                if update is None or update.status is not job.status:
-                    break
+            with self.open_calls.ended_with(key, follower.close):
+                while (left := until - time.monotonic()) > 0:
+                    try:
+                        update = await follower.next(left)
+                    except FollowerClosed:
+                        raise revoked() from None
+                    if update is None or update.status is not job.status:
+                        break
         return await self.get(job.tenant, job.id)
 
     async def result(self, job: Job) -> bytes:

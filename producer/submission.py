@@ -88,6 +88,7 @@ def new_job(submission: Submission, settings: Settings) -> Job:
         idempotency_key=submission.idempotency_key,
         webhook_url=request.webhook_url,
         limit_key=None if submission.meter is None else submission.meter.key,
+        made_with=submission.principal.key,
         tokens=estimated_tokens(request, len(submission.body)),
         weight=settings.weights.get(submission.tenant, submission.principal.weight),
     )

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from producer.metrics import CALLS_ENDED, FIRST_BYTE, OPEN_CALLS
+from producer.open_calls import revoked
 from producer.service import Call, JobService, Place
 from shared.errors import BackendUnavailable, Gone, RecordedError
 from shared.job import Job, JobStatus
@@ -35,10 +36,16 @@ class Waiting:
         since = time.time() if call.attached else call.job.created_at
         self._gives_up_at = math.inf if patience is None else since + patience
         self._waited: float | None = None
+        self._revoked = False
 
     @property
     def job(self) -> Job:
         return self.call.job
+
+    def revoke(self) -> None:
+        """The client's key was revoked: whoever waits in `next` gets AuthenticationFailed."""
+        self._revoked = True
+        self.call.follower.close()
 
     def leave(self) -> None:
         """The client is gone: whoever waits in `next` gets FollowerClosed."""
@@ -63,6 +70,8 @@ class Waiting:
                 elif update is not None or time.monotonic() >= quiet_until:
                     self._note(update)
                     return update
+            except FollowerClosed:
+                raise revoked() if self._revoked else FollowerClosed from None
             except BackendUnavailable:
                 until = until or time.monotonic() + OUTAGE_PATIENCE
                 if time.monotonic() > until:
@@ -108,16 +117,21 @@ class Waiting:
 
 @asynccontextmanager
 async def waiting(
-    service: JobService, open_call: OpenCall, mode: str, patience: float | None = None
+    service: JobService,
+    open_call: OpenCall,
+    mode: str,
+    patience: float | None = None,
+    key: str | None = None,
 ) -> AsyncGenerator[Waiting]:
     """Open a call and see how it ends; a client that left ends it quietly.
 
-    `patience`: seconds after which a job that still waits is given up, where that is before its deadline.
+    `patience`: seconds after which a job that still waits is given up, where that is before its deadline. `key`: the
+    stored key that the call came with.
     """
     async with open_call() as call:
         del open_call  # It holds the parsed request.
-        with OPEN_CALLS.labels(mode).track_inprogress():
-            client = Waiting(service, call, mode, patience)
+        client = Waiting(service, call, mode, patience)
+        with OPEN_CALLS.labels(mode).track_inprogress(), service.open_calls.ended_with(key, client.revoke):
             try:
                 yield client
             except FollowerClosed:

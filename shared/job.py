@@ -137,7 +137,8 @@ class Job:
     `attempt` counts every claim; `tries` counts those that failed, or were lost before they had added anything.
     `tokens`: an estimate of what it will use, prompt and answer; `weight`: its tenant's share beside others'.
     `stored` is the client's `store: true`; `detached` jobs run on when the client leaves;
-    `webhook_url` is told of the end; `limit_key`: the id of the key whose limits count the job until then.
+    `webhook_url` is told of the end; `limit_key`: the id of the key whose limits count the job until then;
+    `made_with`: the id of the stored key that asked for it.
     """
 
     id: str
@@ -157,6 +158,7 @@ class Job:
     idempotency_key: IdempotencyKey | None = None
     webhook_url: str | None = None
     limit_key: str | None = None
+    made_with: str | None = None
     status: JobStatus = JobStatus.QUEUED
     attempt: int = 0
     tries: int = 0

@@ -93,8 +93,8 @@ def detail(usage: Mapping[str, Any], group: str, name: str) -> int:
 
 class Batch(Kept):
     """Times are Unix seconds. `retry_of`: only the lines that failed in that batch are run. `models`: the only ones
-    that the key may use, where there are any; `weight`: its tenant's, beside others'. `not_run`: how many of the
-    failed lines never ended by themselves.
+    that the key may use, where there are any; `made_with`: the id of the stored key that asked for it; `weight`: its
+    tenant's, beside others'. `not_run`: how many of the failed lines never ended by themselves.
 
     `generation` counts the replicas that took it over, and `commits` the writes of its runner. Every line before
     `next_line`, which begins at the byte `next_start`, is done but for those in `open`, and of models in `behind`.
@@ -114,6 +114,7 @@ class Batch(Kept):
     output_retention: float | None = None
     retry_of: str | None = None
     models: tuple[str, ...] = ()
+    made_with: str | None = None
     weight: float = 1.0
     webhook_url: str | None = None
     status: Status = "validating"

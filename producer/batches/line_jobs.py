@@ -155,6 +155,7 @@ class LineJobs:
             stored=bool(request.store),
             seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
             tokens=estimated_tokens(request, raw.end - raw.start, model.context_length),
+            made_with=self._batch.made_with,
             weight=self._batch.weight,
             metadata={**(request.metadata or {}), "batch_id": self._batch.id, "custom_id": line.custom_id},
         )

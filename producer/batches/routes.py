@@ -46,7 +46,7 @@ async def create_batch(request: Request) -> Response:
         raise refused
     weight = settings.weights.get(principal.tenant, principal.weight)
     batch = new_batch(principal.tenant, asked, models=principal.limits.models, weight=weight)
-    return await begin(request, batch, name)
+    return await begin(request, batch.with_(made_with=principal.key), name)
 
 
 @router.get(
@@ -82,4 +82,4 @@ async def retry_batch(request: Request, batch_id: BatchId) -> Response:
     if not batch.over or not batch.error.segments:
         why = "has no failed lines" if batch.over else f"is {batch.status}"
         raise Conflict(f"The batch {why}: there is nothing to run again.", code="nothing_failed")
-    return await begin(request, retrying(batch), name)
+    return await begin(request, retrying(batch).with_(made_with=principal_of(request).key), name)

@@ -74,7 +74,10 @@ class Answer:
             self._client.leave()
 
     async def _work(self) -> ChatCompletionResponse | None:
-        async with waiting(self._service, lambda: self._service.call(self._submission), self.mode) as client:
+        submission = self._submission
+        async with waiting(
+            self._service, lambda: self._service.call(submission), self.mode, key=submission.principal.key
+        ) as client:
             self._client = client
             self._marks["x-job-id"] = client.job.id
             if self._gone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.backends.sqlite import Connection
 from shared.errors import StoreUnavailable
 
-VERSION = 9
+VERSION = 10
 
 # `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
 # row tells the size of its log, and an append writes nothing but its own row.
@@ -32,6 +32,7 @@ CREATE TABLE jobs (
     idempotency_key TEXT,
     webhook_url TEXT,
     limit_key TEXT,
+    made_with TEXT,
     sent TEXT,
     tokens INTEGER NOT NULL,
     weight REAL NOT NULL,

@@ -47,7 +47,7 @@ def read_log(db: Connection, key: int, offset: int, limit: int) -> bytes:
 
 COLUMNS = """
 SELECT id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata,
-       idempotency_key, webhook_url, limit_key, tokens, weight,
+       idempotency_key, webhook_url, limit_key, made_with, tokens, weight,
        status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at,
        coalesce((SELECT chunks FROM log WHERE job = key ORDER BY until DESC LIMIT 1), 0), ending, result
 """
@@ -56,7 +56,7 @@ RECORD = f"{COLUMNS} FROM jobs"
 
 def record(row: Sequence[Any]) -> Job:
     (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata) = row[:12]
-    idempotency_key, webhook_url, limit_key, tokens, weight, row = *row[12:17], row[17:]
+    idempotency_key, webhook_url, limit_key, made_with, tokens, weight, row = *row[12:18], row[18:]
     (status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at, chunks) = row[:9]
     ending = decode_ending(row[9], row[10]) if row[9] is not None else None
     return Job(
@@ -75,6 +75,7 @@ def record(row: Sequence[Any]) -> Job:
         idempotency_key=IdempotencyKey(**orjson.loads(idempotency_key)) if idempotency_key else None,
         webhook_url=webhook_url,
         limit_key=limit_key,
+        made_with=made_with,
         tokens=tokens,
         weight=weight,
         status=JobStatus(status),

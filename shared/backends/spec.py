@@ -23,7 +23,7 @@ FIELDS = (
     "weight",
 )
 
-OPTIONAL = ("idempotency_key", "webhook_url", "limit_key")
+OPTIONAL = ("idempotency_key", "webhook_url", "limit_key", "made_with")
 """Left out where a job has none."""
 
 LATEST = 1e11

@@ -37,7 +37,7 @@ async def begun(backend: Backend) -> tuple[Job, int]:
 
 
 async def waiting(backend: Backend) -> Job:
-    job = await created(backend, limit_key=KEY)
+    job = await created(backend, limit_key=KEY, made_with="key_2")
     await counted(backend, job)
     return job
 
@@ -142,4 +142,4 @@ async def test_an_ending_that_is_repeated_settles_what_the_first_could_not(backe
 async def test_a_record_that_is_written_again_knows_its_key(backend: Backend) -> None:
     job = await waiting(backend)
     record = await backend.store.get(job.id)
-    assert record is not None and record.limit_key == KEY
+    assert record is not None and (record.limit_key, record.made_with) == (KEY, "key_2")
