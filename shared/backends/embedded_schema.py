@@ -168,6 +168,10 @@ ALTER TABLE jobs ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
 """
 
 
+FROM_9 = "ALTER TABLE jobs ADD COLUMN made_with TEXT;"
+"""What databases of version 9 lack."""
+
+
 def migrate(db: Connection) -> None:
     """Bring the database to this version. Raises BackendUnavailable if it is a newer one."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -176,8 +180,9 @@ def migrate(db: Connection) -> None:
             f"The database was written by a newer Ignite (its version is {version}, this one knows {VERSION}):"
             " use that Ignite, or another data directory."
         )
-    if version == 8:
-        db.executescript(f"BEGIN; {FROM_8} {KEPT} PRAGMA user_version = {VERSION}; COMMIT;")
+    if version in (8, 9):
+        steps = f"{FROM_8} {KEPT} {FROM_9}" if version == 8 else FROM_9
+        db.executescript(f"BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
         return
     if 0 < version < VERSION:
         raise StoreUnavailable(
