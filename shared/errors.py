@@ -207,6 +207,12 @@ class EngineError(IgniteError):
     retryable = True
 
 
+class EngineOverloaded(EngineError):
+    """The engine takes no more at present: the request waits for `retry_after`, and no try is counted."""
+
+    default_code = "engine_overloaded"
+
+
 class EngineRefused(InvalidRequest):
     """The engine says the request itself is wrong (context too long, unknown option): permanent."""
 

@@ -28,6 +28,7 @@ from worker.holds import Holds
 from worker.outcome import Cancelled, Interrupted, ended_early
 from worker.persistence import persistently
 from worker.slots import TIERS, Slots
+from worker.throttle import Throttle
 from worker.workplace import Workplace
 
 log = structlog.get_logger(__name__)
@@ -78,11 +79,13 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._throttle = Throttle(engine.concurrency, self._limit_changed)
         self._place = Workplace(
             *(self.id, backend, engine, options.lease_seconds, options.max_tries, options.retry_backoff),
             quarantine_after=options.quarantine_after,
             failed_here=FailedHere(backend.registry, self.id, engine.card.id),
             log_limit=options.log_limit,
+            throttle=self._throttle,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -225,6 +228,11 @@ class Worker:
         late = DeadlineExceeded("The job's deadline passed while it was queued.", code="deadline_exceeded_in_queue")
         ending = ended_early(JobStatus.EXPIRED, late)
         await persistently(lambda: self._backend.store.end_unclaimed(job.id, ending))
+
+    def _limit_changed(self) -> None:
+        """The engine takes fewer requests than there are slots, or more than before: the queue keeps the rest."""
+        self._slots.limit = self._throttle.limit
+        self._slots_changed()
 
     def _slots_changed(self) -> None:
         self._watch_fullness()

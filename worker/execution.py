@@ -23,6 +23,7 @@ from shared.errors import (
     AttemptsExhausted,
     DeadlineExceeded,
     EngineError,
+    EngineOverloaded,
     IgniteError,
     JobCancelled,
     RequestLost,
@@ -188,10 +189,20 @@ class Execution:
         if body is None:
             raise RequestLost("No copy of the job's request is left.")
         asked = shape.decoded(body)
+<<<<<<< HEAD
         request = shape.engine_request(asked, self._job)
         self._request = shape.bounded(request, self._place.engine.card.context_length)
         if self._logged(claim):
             return await self._stream(claim, request, asked)
+=======
+        request = self._request = shape.engine_request(asked, self._job)
+        if not self._logged(claim):
+            return await self._place.throttle.run(partial(self._unary, request, asked))
+        sent = await self._sent_before(claim)
+        return await self._place.throttle.run(partial(self._stream, claim, request, asked, sent))
+
+    async def _unary(self, request: dict[str, Any], asked: dict[str, Any]) -> Completed:
+>>>>>>> d8e2502 (One stage makes clean chunks of whatever an upstream sends; overload is waited for and is no failed try)
         answer = functions.completed(await self._place.engine.complete(request), asked)
         return Completed(self._fitting(shape.completion(self._job, answer)))
 
@@ -205,8 +216,8 @@ class Execution:
         """A job that has lost a worker is logged from then on: what it gets done is kept, and clears it of blame."""
         return self._job.logged or claim.offset > 0 or claim.lost > 0
 
-    async def _stream(self, claim: Claim, request: dict[str, Any], asked: dict[str, Any]) -> Completed:
-        engine, sent = self._place.engine, await self._sent_before(claim)
+    async def _stream(self, claim: Claim, request: dict[str, Any], asked: dict[str, Any], sent: Sent) -> Completed:
+        engine = self._place.engine
         going_on = engine.continues_text and can_continue(request, sent)
         replay = Replay(Sent() if going_on else sent)
         usage = shape.include_usage(asked)
@@ -221,19 +232,25 @@ class Execution:
             room=LOG_ROOM if self._job.logged else 0,
         )
         generated = engine.generate(request, sent.text if going_on else "")
-        async with aclosing(functions.answered(generated, asked)) as chunks:
-            async for raw in chunks:
-                if frames := self._taken(replay.filter(raw), encoder):
-                    writer.write(frames)
-                    if writer.full:
-                        await writer.drain()
+        begun = False
+        try:
+            async with aclosing(functions.answered(generated, asked)) as chunks:
+                async for raw in chunks:
+                    begun = True
+                    if frames := self._taken(replay.filter(raw), encoder):
+                        writer.write(frames)
+                        if writer.full:
+                            await writer.drain()
+        except EngineOverloaded as overloaded:
+            # An answer that has begun cannot be begun again: that is a failed try.
+            raise EngineError(overloaded.message) if begun else overloaded from overloaded
         if not self._fold.finished:
             raise EngineError("The engine's stream ended before its answer did.")
         return Completed(shape.completion(self._job, self._fold.completion), encoder.end(self._fold.usage))
 
     def _taken(self, chunk: Chunk, encoder: FrameEncoder) -> bytes:
         """The chunk's frames, once it is folded."""
-        if (plain := plain_text(chunk)) is not None:
+        if (plain := plain_text(chunk)) is not None and encoder.has_begun(plain[0]):
             self._fold.add_text(chunk, *plain)
             return encoder.encode_text(*plain)
         self._fold.add(chunk)

@@ -6,34 +6,49 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
+
+from worker.merge import merged
 
 TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 """The deltas that come as pieces of one text."""
 
+PAYLOADS = {"function": "arguments", "custom": "input"}
+"""For each type of tool call, the field of its text."""
+
+OF_DELTA = frozenset({"role", "tool_calls", "function_call", *TEXTS})
+OF_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
+OF_PLAIN_CHUNK = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint"})
+OF_CHUNK = frozenset({"object", "choices", "usage"})
+HEAD = frozenset({"id", "created", "model"})
+"""Said by every chunk; those of the first are the answer's."""
+OF_CALL = frozenset({"index", "id", "type", *PAYLOADS})
+
 
 @dataclass(slots=True)
 class FoldedCall:
-    """One tool call: id, type and name come once, the arguments in pieces."""
+    """One tool call: id, type and name come once, the text in pieces. `others` is what OpenAI does not name."""
 
     id: str | None = None
     type: str = "function"
     name: str = ""
-    arguments: list[str] = field(default_factory=list[str])
+    text: list[str] = field(default_factory=list[str])
+    others: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def add(self, part: Mapping[str, Any]) -> None:
-        function: Mapping[str, Any] = part.get("function") or {}
         self.id = part.get("id") or self.id
         self.type = part.get("type") or self.type
-        self.name = function.get("name") or self.name
-        self.arguments.append(function.get("arguments") or "")
+        body: Mapping[str, Any] = part.get(self.type) or {}
+        self.name = body.get("name") or self.name
+        self.text.append(body.get(PAYLOADS.get(self.type, "arguments")) or "")
+        self.others |= {name: value for name, value in part.items() if name not in OF_CALL}
 
     @property
-    def function(self) -> dict[str, str]:
-        return {"name": self.name, "arguments": "".join(self.arguments)}
+    def body(self) -> dict[str, str]:
+        return {"name": self.name, PAYLOADS.get(self.type, "arguments"): "".join(self.text)}
 
     def to_dict(self) -> dict[str, Any]:
-        return {"id": self.id, "type": self.type, "function": self.function}
+        return {"id": self.id, "type": self.type, self.type: self.body, **self.others}
 
 
 @dataclass(slots=True)
@@ -43,6 +58,10 @@ class FoldedChoice:
     function_call: FoldedCall | None = None
     logprobs: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
     finish_reason: str | None = None
+    others: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Fields of the message that OpenAI's engines do not stream as text: audio, annotations, and what is unknown."""
+    of_choice: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Unknown fields beside the message."""
 
     def add(self, part: Mapping[str, Any]) -> None:
         delta = part["delta"]
@@ -58,6 +77,10 @@ class FoldedChoice:
         for name, tokens in logprobs.items():
             self.logprobs.setdefault(name, []).extend(tokens or ())
         self.finish_reason = part.get("finish_reason") or self.finish_reason
+        for name in delta.keys() - OF_DELTA:
+            self.others[name] = merged(self.others.get(name), delta[name], name)
+        for name in part.keys() - OF_CHOICE:
+            self.of_choice[name] = _grown(self.of_choice.get(name), part[name])
 
     def to_dict(self, index: int) -> dict[str, Any]:
         return {
@@ -65,19 +88,20 @@ class FoldedChoice:
             "message": self._message(),
             "logprobs": self._logprobs(),
             "finish_reason": self.finish_reason,
+            **self.of_choice,
         }
 
     def _message(self) -> dict[str, Any]:
-        """A tool call without words has no content; words that never came are an empty text."""
+        """A message that says something else than words has no content; words that never came are an empty text."""
         texts = {name: "".join(pieces) for name, pieces in self.texts.items()}
-        content = None if self.calls or self.function_call else ""
+        content = None if self.calls or self.function_call or "refusal" in texts or "audio" in self.others else ""
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         message |= texts
         if self.calls:
             message["tool_calls"] = [self.calls[index].to_dict() for index in sorted(self.calls)]
         if self.function_call:
-            message["function_call"] = self.function_call.function
-        return message
+            message["function_call"] = self.function_call.body
+        return message | self.others
 
     def _logprobs(self) -> dict[str, Any] | None:
         if not self.logprobs:
@@ -85,13 +109,22 @@ class FoldedChoice:
         return {"content": None, "refusal": None} | {name: tokens or None for name, tokens in self.logprobs.items()}
 
 
+def _grown(whole: Any, piece: Any) -> Any:
+    """What is unknown of a choice: lists, such as token ids, come in pieces; all else is said whole."""
+    if not isinstance(piece, list):
+        return piece
+    grown: list[Any] = cast(list[Any], whole) if isinstance(whole, list) else []
+    grown.extend(cast(list[Any], piece))
+    return grown
+
+
 def plain_text(chunk: Mapping[str, Any]) -> tuple[int, str] | None:
     """The choice and the text of a chunk that is one piece of text and nothing else, as most are."""
-    if len(chunk["choices"]) != 1 or chunk.get("usage"):
+    if len(chunk["choices"]) != 1 or chunk.get("usage") or (len(chunk) > 5 and not chunk.keys() <= OF_PLAIN_CHUNK):
         return None
     part = chunk["choices"][0]
     delta = part["delta"]
-    if len(delta) != 1 or part.get("finish_reason") or part.get("logprobs"):
+    if len(delta) != 1 or len(part) > 4 or part.get("finish_reason") or part.get("logprobs"):
         return None
     text = delta.get("content")
     return (part["index"], text) if text else None
@@ -106,8 +139,9 @@ class Fold:
         self.usage: dict[str, Any] | None = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
-        if not self._head:
-            self._head = {key: value for key, value in chunk.items() if key not in ("object", "choices", "usage")}
+        for name in chunk.keys() - OF_CHUNK:
+            if name not in self._head or name not in HEAD:
+                self._head[name] = chunk[name]
         self.usage = chunk.get("usage") or self.usage
         for part in chunk["choices"]:
             self._choices.setdefault(part["index"], FoldedChoice()).add(part)
@@ -128,13 +162,17 @@ class Fold:
     @property
     def silent(self) -> bool:
         """Whether nothing has been said but who speaks."""
-        return not any(choice.texts or choice.calls or choice.finish_reason for choice in self._choices.values())
+        return not any(
+            choice.texts or choice.calls or choice.others or choice.finish_reason for choice in self._choices.values()
+        )
 
     @property
     def plain(self) -> bool:
         """Whether all that has been said is the text of an unfinished first choice."""
         return all(
-            index == 0 and choice.texts.keys() <= {"content"} and not choice.calls and not choice.finish_reason
+            index == 0
+            and choice.texts.keys() <= {"content"}
+            and not (choice.calls or choice.others or choice.finish_reason)
             for index, choice in self._choices.items()
         )
 

@@ -50,13 +50,19 @@ class FrameEncoder:
         begun: set[int] | None = None,
         ended: set[int] | None = None,
     ) -> None:
-        fields = orjson.dumps({**head, "object": "chat.completion.chunk"})
-        self._prefix = b"data: " + fields[:-1] + b',"choices":'
+        self._head = {**head, "object": "chat.completion.chunk"}
+        self._prefix = _prefix(self._head)
         self._include_usage = include_usage
         self._suffix = (b',"usage":null}' if include_usage else b"}") + FRAME_END
         self._begun = set(begun or ())
         self._ended = set(ended or ())
+        self._sent: dict[str, Any] = {}
+        self._unsent: dict[str, Any] = {}
         self._text_suffix = b'},"logprobs":null,"finish_reason":null}]' + self._suffix
+
+    def has_begun(self, index: int) -> bool:
+        """Whether the choice's role has been sent."""
+        return index in self._begun
 
     def encode_text(self, index: int, text: str) -> bytes:
         """The frames of a plain piece of text: the same bytes as `encode` makes, without the dicts in between."""
@@ -65,13 +71,22 @@ class FrameEncoder:
 
     def encode(self, chunk: Mapping[str, Any]) -> bytes:
         """The chunk's frames; empty if it holds nothing for the client."""
-        return b"".join([self._frame(choice) for part in chunk["choices"] for choice in self._shape(part)])
+        if "system_fingerprint" in chunk and "system_fingerprint" not in self._head:
+            self._head["system_fingerprint"] = chunk["system_fingerprint"]
+            self._prefix = _prefix(self._head)
+        frames = [self._frame(choice) for part in chunk["choices"] for choice in self._shape(part)]
+        self._unsent |= {name: chunk[name] for name in chunk.keys() - OF_CHUNK if self._sent.get(name) != chunk[name]}
+        if frames and self._unsent:
+            frames[-1] = with_fields(frames[-1], self._unsent)
+            self._sent, self._unsent = self._sent | self._unsent, {}
+        return b"".join(frames)
 
     def end(self, usage: Mapping[str, Any] | None) -> bytes:
         """The last frames of a stream that went well."""
         if not self._include_usage:
             return DONE
-        return self._prefix + b'[],"usage":' + orjson.dumps(usage) + b"}" + FRAME_END + DONE
+        last = self._prefix + b'[],"usage":' + orjson.dumps(usage) + b"}" + FRAME_END
+        return (with_fields(last, self._unsent) if self._unsent else last) + DONE
 
     def _role(self, index: int) -> bytes:
         self._begun.add(index)
@@ -83,16 +98,31 @@ class FrameEncoder:
     def _shape(self, part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         index, logprobs = part["index"], shaped_logprobs(part.get("logprobs"))
         delta = {key: value for key, value in part["delta"].items() if key != "role" and value not in (None, "", [])}
-        if not (delta or logprobs or part.get("finish_reason")):
+        beside = {name: part[name] for name in part.keys() - OF_CHOICE if part[name] is not None}
+        if not (delta or logprobs or part.get("finish_reason") or beside):
             return  # Engines announce a role before they have done anything; what is in the log is progress.
         if index not in self._begun:
             self._begun.add(index)
             yield role(index)
-        if delta or logprobs:
-            yield shaped(index, delta, logprobs)
-        if part.get("finish_reason") and index not in self._ended:
+        finish = part.get("finish_reason") if index not in self._ended else None
+        if delta or logprobs or (beside and not finish):
+            yield shaped(index, delta, logprobs) | ({} if finish else beside)
+        if finish:
             self._ended.add(index)
-            yield shaped(index, {}, finish=finish_reason(part["finish_reason"]))
+            yield shaped(index, {}, finish=finish_reason(finish)) | beside
+
+
+OF_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
+OF_CHUNK = frozenset({"id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint"})
+
+
+def _prefix(head: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(head)[:-1] + b',"choices":'
+
+
+def with_fields(frame: bytes, fields: Mapping[str, Any]) -> bytes:
+    """The frame with more fields of the chunk."""
+    return frame.removesuffix(b"}" + FRAME_END) + b"," + orjson.dumps(fields)[1:] + FRAME_END
 
 
 def role(index: int) -> dict[str, Any]:

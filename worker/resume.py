@@ -7,15 +7,16 @@ with an error.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from shared.errors import WorkerLost
 from shared.frames import FRAME_END
-from worker.fold import TEXTS
+from worker.fold import OF_DELTA, PAYLOADS, TEXTS
 
 Chunk = Mapping[str, Any]
 Place = tuple[int, str, int]
@@ -26,10 +27,13 @@ PREFIX = b"data: "
 
 @dataclass(slots=True)
 class Sent:
-    """What earlier attempts have sent: their chunks, as read back from the log."""
+    """What earlier attempts have sent: their chunks, as read back from the log. `others` counts what is not text: the
+    items of lists, and the pieces of all else.
+    """
 
     chunks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     texts: dict[Place, str] = field(default_factory=dict[Place, str])
+    others: Counter[tuple[int, str]] = field(default_factory=Counter[tuple[int, str]])
     begun: set[int] = field(default_factory=set[int])
     ended: set[int] = field(default_factory=set[int])
 
@@ -48,6 +52,9 @@ class Sent:
                 self.ended.add(part["index"])
             for place, text in texts_of(part):
                 self.texts[place] = self.texts.get(place, "") + text
+            for name in part["delta"].keys() - OF_DELTA:
+                value = part["delta"][name]
+                self.others[part["index"], name] += len(cast(list[Any], value)) if isinstance(value, list) else 1
 
     @property
     def text(self) -> str:
@@ -62,20 +69,24 @@ def texts_of(part: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
         if delta.get(name):
             yield (index, name, -1), delta[name]
     for call in delta.get("tool_calls") or ():
-        yield from texts_of_function(index, call["index"], call.get("function") or {})
-    yield from texts_of_function(index, -1, delta.get("function_call") or {})
+        yield from texts_of_call(index, call["index"], call.get(kind_of(call)) or {})
+    yield from texts_of_call(index, -1, delta.get("function_call") or {})
 
 
-def texts_of_function(choice: int, call: int, function: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
-    for name in ("name", "arguments"):
-        if function.get(name):
-            yield (choice, name, call), function[name]
+def kind_of(call: Mapping[str, Any]) -> str:
+    return next((kind for kind in PAYLOADS if kind in call), "function")
+
+
+def texts_of_call(choice: int, call: int, body: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    for name in ("name", *PAYLOADS.values()):
+        if body.get(name):
+            yield (choice, name, call), body[name]
 
 
 def can_continue(request: Mapping[str, Any], sent: Sent) -> bool:
     """Whether the text so far says all about the stream so far: one choice of plain, unconstrained text."""
     plain = set(sent.texts) <= {(0, "content", -1)}
-    return plain and not is_constrained(request) and not sent.ended
+    return plain and not is_constrained(request) and not sent.ended and not sent.others
 
 
 def is_constrained(request: Mapping[str, Any]) -> bool:
@@ -89,10 +100,11 @@ class Replay:
 
     def __init__(self, sent: Sent) -> None:
         self._due = dict(sent.texts)
+        self._others = Counter(sent.others)
 
     def filter(self, chunk: Chunk) -> Chunk:
         """`chunk` without the text that clients have; tool call ids differ by nature, the ones sent first stay."""
-        if not self._due:
+        if not self._due and not self._others:
             return chunk
         return {**chunk, "choices": [self._filter_choice(part) for part in chunk["choices"]]}
 
@@ -107,23 +119,24 @@ class Replay:
             calls = [self._filter_call(part["index"], call) for call in delta["tool_calls"]]
             delta["tool_calls"] = [call for call in calls if call]
         if delta.get("function_call"):
-            delta["function_call"], _ = self._filter_function(part["index"], -1, delta["function_call"])
+            delta["function_call"], _ = self._filter_body(part["index"], -1, delta["function_call"])
+        for name in delta.keys() - OF_DELTA:
+            self._skip_other(part["index"], name, delta)
         if part.get("finish_reason"):
             self._expect_nothing(part["index"])
         return {**part, "delta": delta, "logprobs": None if dropped else part.get("logprobs")}
 
     def _filter_call(self, choice: int, call: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        function, seen = self._filter_function(choice, call["index"], call.get("function") or {})
+        kind = kind_of(call)
+        body, seen = self._filter_body(choice, call["index"], call.get(kind) or {})
         if not seen:
             return call
-        return {"index": call["index"], "function": function} if function else None
+        return {"index": call["index"], kind: body} if body else None
 
-    def _filter_function(
-        self, choice: int, call: int, function: Mapping[str, Any]
-    ) -> tuple[dict[str, Any] | None, bool]:
-        """What of a call's name and arguments is new, and whether any was not."""
-        new, seen = dict(function), False
-        for place, text in texts_of_function(choice, call, function):
+    def _filter_body(self, choice: int, call: int, body: Mapping[str, Any]) -> tuple[dict[str, Any] | None, bool]:
+        """What of a call's name and text is new, and whether any was not."""
+        new, seen = dict(body), False
+        for place, text in texts_of_call(choice, call, body):
             new[place[1]], skipped = self._skip(place, text)
             seen |= skipped
         if seen:
@@ -142,6 +155,20 @@ class Replay:
         if len(due) == common:
             del self._due[place]
         return text[common:], True
+
+    def _skip_other(self, choice: int, name: str, delta: dict[str, Any]) -> None:
+        """Drop from `delta` what of a field that is not text was sent: so many items of a list, so many of all else."""
+        due, value = self._others[choice, name], delta[name]
+        if not due:
+            return
+        skipped = min(due, len(cast(list[Any], value))) if isinstance(value, list) else 1
+        rest: list[Any] = value[skipped:] if isinstance(value, list) else []
+        if rest:
+            delta[name] = rest
+        else:
+            del delta[name]
+        self._others[choice, name] -= skipped
+        self._others += Counter[tuple[int, str]]()
 
     def _expect_nothing(self, choice: int) -> None:
         if any(place[0] == choice for place in self._due):

@@ -10,6 +10,7 @@ import orjson
 from shared.errors import EngineError, InvalidRequest
 from shared.job import Job
 from shared.schema import NOT_FOR_ENGINES
+from worker.engines.base import EngineRequest
 from worker.functions import as_tools
 from worker.tools import with_allowed_tools
 
@@ -32,7 +33,9 @@ def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
     request = {key: value for key, value in asked.items() if key not in NOT_FOR_ENGINES}
     if request.get("seed") is None and job.seed is not None:
         request["seed"] = job.seed
-    return with_allowed_tools(as_tools(request))
+    found = EngineRequest(with_allowed_tools(as_tools(request)))
+    found.added = frozenset(key for key in ("seed", "parallel_tool_calls") if asked.get(key) is None)
+    return found
 
 
 def bounded(request: dict[str, Any], context: int | None) -> dict[str, Any]:
@@ -64,7 +67,14 @@ def completion(job: Job, answer: Mapping[str, Any]) -> dict[str, Any]:
         choices = [shaped_choice(choice) for choice in answer["choices"]]
     except (KeyError, TypeError) as error:
         raise EngineError(f"The engine's answer is not a chat completion: {error!r}.") from error
-    return {**head(job), "object": "chat.completion", "choices": choices, "usage": answer.get("usage")}
+    carried = {key: value for key, value in answer.items() if key not in OUR_OWN and value is not None}
+    return {**head(job), "object": "chat.completion", "choices": choices, "usage": answer.get("usage"), **carried}
+
+
+OUR_OWN = frozenset({"id", "object", "created", "model", "service_tier", "choices", "usage", "error"})
+"""What clients get in our words; whatever else an engine says of an answer is carried."""
+
+CHOICE_FIELDS = frozenset({"index", "message", "logprobs", "finish_reason"})
 
 
 def shaped_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,6 +88,7 @@ def shaped_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
         "message": message,
         "logprobs": shaped_logprobs(choice.get("logprobs")),
         "finish_reason": finish_reason(choice.get("finish_reason")),
+        **{key: value for key, value in choice.items() if key not in CHOICE_FIELDS and value is not None},
     }
 
 

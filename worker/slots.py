@@ -17,12 +17,15 @@ TIERS = (Tier.PRIORITY, Tier.DEFAULT, Tier.FLEX)
 
 
 class Slots:
-    """`reserved`: the share of them that flex jobs never take. `patience` in seconds, by `clock`."""
+    """`reserved`: the share of them that flex jobs never take. `patience` in seconds, by `clock`.
+
+    `limit`: how many may be taken at present, while the engine takes fewer requests than there are slots.
+    """
 
     def __init__(
         self, count: int, *, reserved: float, patience: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._count = self._free = count
+        self._count = self.limit = count
         self._for_flex = max(1, count - int(count * reserved))
         self._patience = patience
         self._clock = clock
@@ -49,9 +52,12 @@ class Slots:
             return self._free > 0 and self._running[Tier.FLEX] < self._for_flex
         return self._free > 0
 
+    @property
+    def _free(self) -> int:
+        return max(0, min(self._count, self.limit) - self._running.total())
+
     def take(self, tier: Tier, waiting: Collection[Tier] = ()) -> bool:
         """A job of `tier` starts while jobs of `waiting` wait; whether its turn is out of order."""
-        self._free -= 1
         self._running[tier] += 1
         if tier is not Tier.FLEX:
             if Tier.FLEX in waiting and self._passed_over is None:
@@ -61,7 +67,6 @@ class Slots:
         return any(higher in waiting for higher in TIERS if higher is not Tier.FLEX)
 
     def free(self, tier: Tier) -> None:
-        self._free += 1
         self._running[tier] -= 1
 
     def lacking(self, waiting: Mapping[Tier, int], leaving: int) -> int:

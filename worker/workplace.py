@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from shared.ports import Backend
 from worker.elsewhere import FailedHere
 from worker.engines.base import Engine
+from worker.throttle import Throttle
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,4 +22,8 @@ class Workplace:
     retry_backoff: float
     quarantine_after: int
     failed_here: FailedHere
+<<<<<<< HEAD
     log_limit: int = 64 * 1024 * 1024
+=======
+    throttle: Throttle
+>>>>>>> d8e2502 (One stage makes clean chunks of whatever an upstream sends; overload is waited for and is no failed try)

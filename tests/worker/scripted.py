@@ -20,6 +20,7 @@ from worker.elsewhere import FailedHere
 from worker.engines.base import Chunk, Completion, ModelCard, Request
 from worker.execution import Execution
 from worker.fold import fold
+from worker.throttle import Throttle
 from worker.workplace import Workplace
 
 ANSWER = ("one", " two", " three", " four")
@@ -214,6 +215,7 @@ class Bench:
             retry_backoff=0.01,
             quarantine_after=2,
             failed_here=FailedHere(backend.registry, WORKER, QUEUE.model),
+            throttle=Throttle(engine.concurrency),
         )
         self._consumer = consumer
 

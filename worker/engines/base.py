@@ -10,6 +10,15 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+
+class EngineRequest(dict[str, Any]):
+    """A request as the worker hands it to an engine. `added` are the fields that the client did not send: a server that
+    refuses one of those is asked again without it.
+    """
+
+    added: frozenset[str] = frozenset()
+
+
 Request = dict[str, Any]
 Chunk = dict[str, Any]
 Completion = dict[str, Any]

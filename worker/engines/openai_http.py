@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from shared.errors import EngineError, EngineRefused, IgniteError
-from worker.engines.base import Chunk, Completion, ModelCard, Request
+import structlog
+
+from shared.errors import EngineError, EngineOverloaded, EngineRefused
+from worker.engines.base import Chunk, Completion, EngineRequest, ModelCard, Request
 from worker.engines.continuation import continue_after, is_spent, spent_chunks, whole_usage
 from worker.engines.health import Health
 from worker.engines.merging import merged
+from worker.engines.openai.failures import UpstreamFailed, key_refused
+from worker.engines.openai.normalizer import Normalizer
+from worker.engines.openai.request_fields import ServerDialect, per_choice
 from worker.engines.quirks import AnswerCorrection, error_from, input_modalities, refusal, request_per_choice
-from worker.engines.upstream import KEY_REFUSED, Address, Upstream, UpstreamFailed, UpstreamLost, in_band_error
+from worker.engines.upstream import Address, Upstream, UpstreamLost
 from worker.fold import fold
+
+log = structlog.get_logger(__name__)
 
 Continuation = Literal["vllm", "prefill", "none"]
 
@@ -24,7 +31,17 @@ FIRST_PAUSE = 0.1
 LAST_PAUSE = 2.0
 
 ASK_WHEN_IDLE = 15.0
-"""Seconds after which a server of which nobody wants anything is asked whether it is still there."""
+"""Seconds after which a server that has nothing to do is asked whether it is still there."""
+
+USAGE_TIMEOUT = 10.0
+"""Seconds that a server has for its usage once every choice has ended."""
+
+END_TIMEOUT = 1.0
+"""Seconds that a server has for the end of its response once it has said that nothing follows."""
+
+KEY_STATUSES = frozenset({401, 403})
+LOADING_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
+""""Later", of a server that starts or of what stands in front of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +49,7 @@ class UpstreamOptions:
     """`model` is the upstream's name for it, `model_id` ours; by default the first that it lists.
 
     `continuation` is how it goes on after a partial answer: as vLLM when told so, as llama-server with any
-    last message from the assistant, or not at all.
+    last message from the assistant, or not at all. `dialect` is what is known of the server before it is asked.
     """
 
     address: Address
@@ -42,6 +59,7 @@ class UpstreamOptions:
     continuation: Continuation = "none"
     start_timeout: float = 600
     stall_timeout: float = 300
+    dialect: ServerDialect = field(default_factory=ServerDialect)
 
 
 class OpenAIEngine:
@@ -52,7 +70,9 @@ class OpenAIEngine:
         self._options = options
         self._health = Health()
         self._upstream: Upstream | None = None
+        self._probe: asyncio.Task[None] | None = None
         self._model = options.model or ""
+        self._dialect = options.dialect
         self._under_way = 0
         self._is_llama_server = False
 
@@ -65,16 +85,20 @@ class OpenAIEngine:
         upstream = self._upstream = Upstream(address, self._options.stall_timeout)
         try:
             async with asyncio.timeout(self._options.start_timeout):
-                models = await _answered(upstream)
+                models = await _answered(upstream, self._options.model)
         except TimeoutError:
             waited = f"{self._options.start_timeout:g} seconds"
-            raise EngineError(f"{address.url} has not answered within {waited}.") from None
+            raise EngineError(f"{address.shown} has not answered within {waited}.") from None
         self._adopt(models)
         self._health.recovered()
 
     async def disconnect(self, reason: str) -> None:
         self._health.failed(reason)
         upstream, self._upstream = self._upstream, None
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            probe.cancel()
+            await asyncio.wait({probe})
         if upstream is not None:
             await upstream.close()
 
@@ -86,31 +110,18 @@ class OpenAIEngine:
                 yield chunk
             return
         asked = self._continued(request, prefix, prefix_tokens) if prefix else request
-        progress = _Progress(choices=asked.get("n") or 1)
-        async with self._counted(), aclosing(self._chunks(upstream, asked)) as chunks:
-            async for chunk in chunks:
-                if progress.note(chunk):
+        with self._counted():
+            async with aclosing(self._chunks(upstream, _Ask(asked, _added(request), streamed=True))) as chunks:
+                async for chunk in chunks:
+                    if not chunk["choices"]:
+                        chunk = {**chunk, "usage": whole_usage(chunk["usage"], prefix_tokens)}
                     yield chunk
-        if not progress.finished:
-            raise self._lost(upstream, UpstreamLost("The engine's stream ended in the middle."))
-        yield progress.usage_chunk(prefix_tokens)
 
     async def complete(self, request: Request) -> Completion:
-        upstream = self._connected()
-        if self._is_llama_server:
-            async with aclosing(self.generate(request)) as chunks:
+        ask = _Ask(request, _added(request), streamed=self._is_llama_server)
+        with self._counted():
+            async with aclosing(self._chunks(self._connected(), ask)) as chunks:
                 return fold([chunk async for chunk in chunks])
-        body = {**request, "model": self._model, "stream": False}
-        body.pop("stream_options", None)
-        try:
-            async with self._counted():
-                completion = await upstream.complete(body)
-        except UpstreamLost as lost:
-            raise self._lost(upstream, lost) from lost
-        if "error" in completion:
-            raise in_band_error(completion["error"])
-        self._heard_from(upstream)
-        return completion
 
     async def wait_unhealthy(self) -> str:
         """Asks a server that has nothing to do now and then: it may have died without anybody noticing."""
@@ -120,7 +131,7 @@ class OpenAIEngine:
                     return await self._health.wait_unhealthy()
             except TimeoutError:
                 if not self._under_way:
-                    await self._ask_idle()
+                    await self._ask_whether_there()
 
     async def wait_healthy(self) -> None:
         """Asks the server now and then, but only as long as it is not well."""
@@ -134,14 +145,65 @@ class OpenAIEngine:
     async def close(self) -> None:
         await self.disconnect("the engine is closed")
 
-    def _chunks(self, upstream: Upstream, asked: Request) -> AsyncGenerator[Chunk, None]:
-        if self._is_llama_server:
-            return self._from_llama_server(upstream, asked)
-        return self._watched(upstream, self._streamed(asked))
+    # ── one answer ──
 
-    async def _from_llama_server(self, upstream: Upstream, asked: Request) -> AsyncGenerator[Chunk, None]:
+    def _chunks(self, upstream: Upstream, ask: _Ask) -> AsyncGenerator[Chunk, None]:
+        """Clean chunks, and the usage of all choices at the end."""
+        if self._is_llama_server:
+            return self._from_llama_server(upstream, ask)
+        if ask.choices == 1:
+            return self._normalized(upstream, ask)
+        if self._dialect.ignores_n:
+            return self._choice_by_choice(upstream, ask, [*range(ask.choices)])
+        return self._at_once(upstream, ask)
+
+    @contextmanager
+    def _counted(self) -> Generator[None]:
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    async def _at_once(self, upstream: Upstream, ask: _Ask) -> AsyncGenerator[Chunk, None]:
+        """All choices by one request; those that a server leaves out are asked for one by one."""
+        seen: set[int] = set()
+        costs: list[Chunk] = []
+        async with aclosing(self._normalized(upstream, ask)) as chunks:
+            async for chunk in chunks:
+                if chunk["choices"]:
+                    seen.update(choice["index"] for choice in chunk["choices"])
+                    yield chunk
+                else:
+                    costs.append(chunk)
+        if missing := [index for index in range(ask.choices) if index not in seen]:
+            log.info("engine.ignores_n", server=self._options.address.shown, next="asking for each choice alone")
+            self._dialect = replace(self._dialect, ignores_n=True)
+            async with aclosing(self._choice_by_choice(upstream, ask, missing)) as chunks:
+                async for chunk in chunks:
+                    if chunk["choices"]:
+                        yield chunk
+                    else:
+                        costs.append(chunk)
+        yield _together(costs)
+
+    async def _choice_by_choice(self, upstream: Upstream, ask: _Ask, indices: list[int]) -> AsyncGenerator[Chunk, None]:
+        costs: list[Chunk] = []
+        streams = [
+            self._normalized(upstream, replace(ask, request=alone)) for alone in per_choice(ask.request, indices)
+        ]
+        async with aclosing(merged(streams)) as chunks:
+            async for at, chunk in chunks:
+                if chunk["choices"]:
+                    yield {**chunk, "choices": [{**choice, "index": indices[at]} for choice in chunk["choices"]]}
+                else:
+                    costs.append(chunk)
+        yield _together(costs)
+
+    async def _from_llama_server(self, upstream: Upstream, ask: _Ask) -> AsyncGenerator[Chunk, None]:
+        asked = ask.request
         correction = AnswerCorrection(asked)
-        streams = [self._watched(upstream, self._streamed(one)) for one in request_per_choice(asked)]
+        streams = [self._normalized(upstream, replace(ask, request=one)) for one in request_per_choice(asked)]
         try:
             async with aclosing(merged(streams)) as chunks:
                 async for index, raw in chunks:
@@ -156,16 +218,62 @@ class OpenAIEngine:
         if correction.counted:
             yield correction.usage_chunk()
 
-    async def _watched(self, upstream: Upstream, body: Request) -> AsyncGenerator[Chunk, None]:
+    async def _normalized(self, upstream: Upstream, ask: _Ask) -> AsyncGenerator[Chunk, None]:
+        """One request, asked again without what the server does not take of what the client did not send."""
+        dialect = self._dialect
+        while True:
+            body = dialect.applied(self._body(ask))
+            try:
+                async with aclosing(self._answer(upstream, body, ask)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            except EngineRefused as refused:
+                changed = dialect.without(refused, body, ask.added)
+                if changed is None:
+                    raise
+                dialect = changed
+            else:
+                if dialect.omitted | dialect.renamed != self._dialect.omitted | self._dialect.renamed:
+                    self._learn(dialect)
+                return
+
+    async def _answer(self, upstream: Upstream, body: Request, ask: _Ask) -> AsyncGenerator[Chunk, None]:
+        answer = Normalizer(body.get("n") or 1, names_tool=ask.names_tool)
+
+        def patience() -> float | None:
+            return END_TIMEOUT if answer.done else USAGE_TIMEOUT if answer.finished else None
+
         try:
-            async with aclosing(upstream.stream(body)) as chunks:
-                async for chunk in chunks:
-                    if "error" in chunk:
-                        raise in_band_error(chunk["error"])
-                    yield chunk
+            async with aclosing(upstream.answer(body, patience)) as blocks:
+                async for events in blocks:
+                    for event in events:
+                        for chunk in answer.add(event):
+                            yield chunk
         except UpstreamLost as lost:
-            raise self._lost(upstream, lost) from lost
+            if not (answer.done or answer.finished):
+                self._suspect(upstream, lost)
+                raise
         self._heard_from(upstream)
+        for chunk in answer.end():
+            yield chunk
+
+    def _body(self, ask: _Ask) -> Request:
+        body: Request = {**ask.request, "model": self._model, "stream": ask.streamed}
+        if not ask.streamed:
+            body.pop("stream_options", None)
+            return body
+        options: dict[str, Any] = body.get("stream_options") or {}
+        return {**body, "stream_options": {**options, "include_usage": True}}
+
+    def _learn(self, dialect: ServerDialect) -> None:
+        self._dialect = replace(dialect, ignores_n=self._dialect.ignores_n)
+        log.info(
+            "engine.dialect",
+            server=self._options.address.shown,
+            omitted=sorted(dialect.omitted),
+            renamed=sorted(dialect.renamed),
+            next="the server is asked so from now on",
+        )
 
     def _connected(self) -> Upstream:
         if self._upstream is None:
@@ -178,18 +286,19 @@ class OpenAIEngine:
             return {**continued, "add_generation_prompt": False, "continue_final_message": True}
         return continued
 
-    def _streamed(self, request: Request) -> Request:
-        options: dict[str, Any] = request.get("stream_options") or {}
-        options = options | {"include_usage": True}
-        return request | {"model": self._model, "stream": True, "stream_options": options}
+    # ── health: whether the server can be reached; nothing that an answer contains counts ──
 
-    def _lost(self, upstream: Upstream, lost: UpstreamLost) -> UpstreamLost:
-        if upstream is self._upstream:
-            self._health.failed(lost.message)
-        return lost
+    def _suspect(self, upstream: Upstream, lost: UpstreamLost) -> None:
+        """A connection was lost: the server is ill if it cannot be reached, and is asked where that is not known."""
+        if upstream is not self._upstream:
+            return
+        if not lost.reached:
+            self._health.failed(lost.detail)
+        elif self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._ask_whether_there(), name="engine-probe")
 
     def _heard_from(self, upstream: Upstream) -> None:
-        if upstream is self._upstream:
+        if upstream is self._upstream and not self._health.well:
             self._health.recovered()
 
     async def _answers(self) -> bool:
@@ -199,13 +308,13 @@ class OpenAIEngine:
         if not self._health.well:
             try:
                 await upstream.models()
-            except IgniteError:
+            except EngineError:
                 return False
             self._heard_from(upstream)
         return self._health.well
 
-    async def _ask_idle(self) -> None:
-        """Twice before it is given up: a busy machine may be slow to answer once."""
+    async def _ask_whether_there(self) -> None:
+        """Any HTTP answer will do. Twice before it is given up: a busy machine may be slow to answer once."""
         if (upstream := self._upstream) is None:
             return
         for last in (False, True):
@@ -213,18 +322,10 @@ class OpenAIEngine:
                 await upstream.models()
                 return
             except UpstreamLost as lost:
-                if last:
-                    self._lost(upstream, lost)
-            except IgniteError:
-                return  # It answers, and what is wrong will be said to whoever asks for something.
-
-    @asynccontextmanager
-    async def _counted(self) -> AsyncGenerator[None]:
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
+                if last and upstream is self._upstream:
+                    self._health.failed(lost.detail)
+            except EngineError:
+                return  # It answers, and what is wrong is said to the call that meets it.
 
     def _adopt(self, models: list[dict[str, Any]]) -> None:
         """Which model it is and how long its context, as the server's own list says."""
@@ -242,53 +343,66 @@ class OpenAIEngine:
         )
 
 
-class _Progress:
-    """What a stream has shown so far: who has finished, and the usage, which is kept for its end."""
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A request for one server. `added`: the fields of it that the client did not send."""
 
-    def __init__(self, choices: int) -> None:
-        self._unfinished = set(range(choices))
-        self._last: Chunk = {}
-        self._usage: dict[str, Any] | None = None
-        self._contents = 0
+    request: Request
+    added: frozenset[str]
+    streamed: bool
 
     @property
-    def finished(self) -> bool:
-        return not self._unfinished
+    def choices(self) -> int:
+        return self.request.get("n") or 1
 
-    def note(self, chunk: Chunk) -> bool:
-        """Whether to pass the chunk on."""
-        if chunk.get("usage"):
-            self._usage = chunk["usage"]
-        self._last = chunk
-        for choice in chunk["choices"]:
-            self._contents += 1
-            if choice.get("finish_reason"):
-                self._unfinished.discard(choice["index"])
-        return bool(chunk["choices"])
-
-    def usage_chunk(self, prefix_tokens: int) -> Chunk:
-        # A server that does not count sends about one chunk per token.
-        usage = self._usage or {
-            "prompt_tokens": 0,
-            "completion_tokens": self._contents,
-            "total_tokens": self._contents,
-        }
-        return {**self._last, "choices": [], "usage": whole_usage(usage, prefix_tokens)}
+    @property
+    def names_tool(self) -> bool:
+        return isinstance(self.request.get("tool_choice"), dict)
 
 
-async def _answered(upstream: Upstream) -> list[dict[str, Any]]:
-    """The server's models as soon as it answers; a server without such a list has answered, too."""
+def _added(request: Request) -> frozenset[str]:
+    return request.added if isinstance(request, EngineRequest) else frozenset()
+
+
+def _together(costs: list[Chunk]) -> Chunk:
+    """The last chunk of an answer that took several requests: the prompt counts once."""
+    last = costs[-1]
+    if len(costs) == 1:
+        return last
+    prompt = costs[0]["usage"]["prompt_tokens"]
+    completion = sum(cost["usage"]["completion_tokens"] for cost in costs)
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {**last, "usage": {**last["usage"], **counts}}
+
+
+async def _answered(upstream: Upstream, model: str | None) -> list[dict[str, Any]]:
+    """The server's models as soon as it answers. A server without such a list is asked for a token of `model`."""
     pause = FIRST_PAUSE
     while True:
-        try:
-            return await upstream.models()
-        except EngineRefused:
-            return []
-        except EngineError as error:
-            if error.code == KEY_REFUSED:
-                raise
+        with suppress(UpstreamLost):
+            listed = await upstream.models()
+            if listed.status < 300 or (400 <= listed.status < 500 and listed.status not in KEY_STATUSES):
+                return listed.models
+            if listed.status not in LOADING_STATUSES and model and await _completes(upstream, model):
+                return []
+            if listed.status in KEY_STATUSES:
+                raise key_refused(listed.status)
         await asyncio.sleep(pause)
         pause = min(2 * pause, LAST_PAUSE)
+
+
+async def _completes(upstream: Upstream, model: str) -> bool:
+    """Whether the server answers a completion of one token, be it with a refusal."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "stream": False}
+    try:
+        async with aclosing(upstream.answer(body, lambda: None)) as blocks:
+            return [block async for block in blocks] != []
+    except (EngineRefused, EngineOverloaded):
+        return True
+    except UpstreamLost:
+        raise
+    except EngineError:
+        return False
 
 
 def _context_length(model: dict[str, Any]) -> int | None:

@@ -129,7 +129,7 @@ class AnswerCorrection:
         delta = choice["delta"]
         if delta.get("content", "") is None:
             delta["content"] = ""
-        if self._bare_logprobs and "logprobs" in choice:
+        if self._bare_logprobs and choice.get("logprobs"):
             for token in choice["logprobs"]["content"]:
                 token["top_logprobs"] = []
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
+import structlog
 
-from shared.errors import EngineError, EngineRefused, IgniteError
-from worker.engines.sse import SseDecoder
+from shared.errors import EngineError
+from worker.engines.openai import failures
+from worker.engines.openai.body import AnswerBody
+
+log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT = 5
 PROBE_TIMEOUT = 5
@@ -20,25 +25,17 @@ PROBE_TIMEOUT = 5
 KEEP_ALIVE = 4
 # An unstreamed answer shows no progress before its end.
 UNARY_PATIENCE = 10
-END_TIMEOUT = 1
-
-DONE = b"[DONE]"
-REFUSALS = frozenset({400, 404, 413, 422})
-TOO_LONG = "context_length_exceeded"
-KEY_REFUSED = "upstream_key_refused"
-KEY_REFUSALS = frozenset({401, 403})
+Patience = Callable[[], float | None]
+"""Seconds to wait for the next bytes, or None for the server's stall timeout."""
 
 
 class UpstreamLost(EngineError):
-    """The server cannot be reached, hung up, or went silent."""
+    """The server cannot be reached, hung up, or went silent. `detail` is for the operator."""
 
-
-class UpstreamFailed(EngineError):
-    """The server answers that it failed; `said` is its error object."""
-
-    def __init__(self, message: str, said: Mapping[str, Any], *, retry_after: float | None = None) -> None:
-        super().__init__(message, retry_after=retry_after)
-        self.said = said
+    def __init__(self, message: str, *, detail: str = "", reached: bool = True) -> None:
+        super().__init__(message)
+        self.detail = detail or message
+        self.reached = reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +53,22 @@ class Address:
     def base(self) -> str:
         return "http://localhost/v1" if self.socket else self.url.rstrip("/")
 
+    @property
+    def shown(self) -> str:
+        """For the log: without what may be a password."""
+        if self.socket:
+            return self.url
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelList:
+    """What a server answers to GET /models: any HTTP status says that it is there, 200 also what it serves."""
+
+    status: int
+    models: list[dict[str, Any]]
+
 
 class Upstream:
     """Calls to one server over kept-alive connections. Make it inside the event loop that uses it."""
@@ -71,34 +84,50 @@ class Upstream:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=stall_timeout),
         )
 
-    async def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
-        """Each event's JSON, until `[DONE]` or the end of the answer."""
+    async def answer(self, body: Mapping[str, Any], patience: Patience) -> AsyncGenerator[list[bytes], None]:
+        """The data of each event, as they come, until the answer ends; of an answer in one piece, that.
+
+        `patience` is asked before each read: None waits as long as the server may be silent.
+        """
+        silence = self._stall_timeout if body.get("stream") else self._stall_timeout * UNARY_PATIENCE
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
         with self._translated():
             async with self._abortable():
-                response = await self._send("POST", self._url("/chat/completions"), **_json(body))
-            async with response, aclosing(self._datas(response)) as datas:
-                async for data in datas:
-                    if data == DONE:
-                        await _reach_end(response)
-                        return
-                    yield orjson.loads(data)
+                response = await self._send("POST", self._url("/chat/completions"), timeout=limits, **_json(body))
+            answer = AnswerBody()
+            self._streams.add(response.content)
+            try:
+                async with response:
+                    while block := await _read(response, patience()):
+                        if events := answer.feed(block):
+                            yield events
+                    if events := answer.end():
+                        yield events
+            except aiohttp.ClientError:
+                if events := answer.salvaged(_unread(response.content)):
+                    yield events
+                raise
+            finally:
+                self._streams.discard(response.content)
 
-    async def complete(self, body: Mapping[str, Any]) -> Any:
-        patience = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_TIMEOUT, sock_read=self._stall_timeout * UNARY_PATIENCE
-        )
-        return await self._ask("POST", self._url("/chat/completions"), patience, **_json(body))
-
-    async def models(self) -> list[dict[str, Any]]:
-        answer = await self._ask("GET", self._url("/models"), aiohttp.ClientTimeout(total=PROBE_TIMEOUT))
-        return answer.get("data") or []
+    async def models(self) -> ModelList:
+        """Raises UpstreamLost where no HTTP answer comes."""
+        with self._translated():
+            limits = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+            async with self._abortable():
+                response = await self._request("GET", self._url("/models"), timeout=limits)
+                async with response:
+                    return ModelList(response.status, _listed(await response.read()))
 
     async def count_tokens(self, model: str, text: str) -> int:
         """As vLLM and llama-server do it, outside OpenAI's API; one reads `prompt`, the other `content`."""
         url = self._address.base.removesuffix("/v1") + "/tokenize"
         body = {"model": model, "prompt": text, "content": text, "add_special_tokens": False}
-        answer = await self._ask("POST", url, aiohttp.ClientTimeout(total=PROBE_TIMEOUT), **_json(body))
-        return len(answer["tokens"])
+        received = await self._ask("POST", url, aiohttp.ClientTimeout(total=PROBE_TIMEOUT), **_json(body))
+        try:
+            return len(orjson.loads(received)["tokens"])
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            raise failures.malformed("/tokenize does not list tokens", received) from None
 
     async def close(self) -> None:
         """Hangs up on every running request: their readers get UpstreamLost.
@@ -114,51 +143,27 @@ class Upstream:
     def _url(self, path: str) -> str:
         return self._address.base + path
 
-    async def _ask(self, method: str, url: str, limits: aiohttp.ClientTimeout, **body: Any) -> Any:
+    async def _ask(self, method: str, url: str, limits: aiohttp.ClientTimeout, **body: Any) -> bytes:
         with self._translated():
             async with self._abortable(), await self._send(method, url, timeout=limits, **body) as response:
-                return orjson.loads(await response.read())
+                return await response.read()
 
     async def _send(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
-        """A response that is well. Asks once more where the server has closed a kept-alive connection unread."""
+        """A response that is well."""
+        response = await self._request(method, url, **options)
+        if not 200 <= response.status < 300:
+            async with response:
+                raise failures.of_status(response.status, response.headers, await response.read())
+        return response
+
+    async def _request(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
+        """Asks once more where the server has closed a kept-alive connection unread."""
         try:
-            response = await self._session.request(method, url, **options)
+            return await self._session.request(method, url, **options)
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            response = await self._session.request(method, url, **options)
-        await self._check(response)
-        return response
-
-    async def _datas(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        decoder = SseDecoder()
-        self._streams.add(response.content)
-        try:
-            async for received in response.content.iter_any():
-                for data in decoder.feed(received):
-                    yield data
-        finally:
-            self._streams.discard(response.content)
-        for data in decoder.rest():
-            yield data
-
-    async def _check(self, response: aiohttp.ClientResponse) -> None:
-        if response.status != 200:
-            async with response:
-                raise self._error(response, _error_object(await response.read()))
-
-    def _error(self, response: aiohttp.ClientResponse, error: Mapping[str, Any]) -> IgniteError:
-        if response.status in KEY_REFUSALS:
-            message = f"{self._address.url} refuses our API key (HTTP {response.status})."
-            return EngineError(message, code=KEY_REFUSED)
-        if response.status in REFUSALS:
-            return refusal(error)
-        message = error.get("message") or response.reason
-        return UpstreamFailed(
-            f"{self._address.url} answered {response.status}: {message}",
-            error,
-            retry_after=_seconds(response.headers.get("Retry-After")),
-        )
+            return await self._session.request(method, url, **options)
 
     @asynccontextmanager
     async def _abortable(self) -> AsyncGenerator[None]:
@@ -171,54 +176,53 @@ class Upstream:
 
     @contextmanager
     def _translated(self) -> Generator[None]:
+        """Addresses and what a library says of them are for the log; a client reads one sentence."""
         try:
             yield
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
-            raise UpstreamLost(f"Lost {self._address.url}: {error or type(error).__name__}.") from error
-        except (aiohttp.ClientError, orjson.JSONDecodeError, RuntimeError) as error:
-            raise EngineError(f"{self._address.url} does not answer as an OpenAI server: {error}.") from error
+        except aiohttp.ClientConnectorError as error:
+            raise self._lost("The engine's server cannot be reached.", error, reached=False) from error
+        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
+            raise self._lost("The engine's server went silent.", error) from error
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, RuntimeError) as error:
+            raise self._lost("The connection to the engine's server was lost.", error) from error
+        except (aiohttp.ClientError, ValueError) as error:
+            log.warning("engine.bad_response", server=self._address.shown, error=str(error) or type(error).__name__)
+            raise EngineError("The engine's server does not answer as an HTTP server should.") from error
+
+    def _lost(self, message: str, error: Exception, *, reached: bool = True) -> UpstreamLost:
+        detail = f"Lost {self._address.shown}: {str(error) or type(error).__name__}"
+        return UpstreamLost(message, detail=detail, reached=reached)
 
 
-def refusal(error: Mapping[str, Any]) -> EngineRefused:
-    """The upstream's error object as ours."""
-    message = str(error.get("message") or error)
-    code = _code(error, message)
-    param = error.get("param") or ("messages" if code == TOO_LONG else None)
-    return EngineRefused(message, code=code, param=param)
-
-
-def in_band_error(error: Any) -> IgniteError:
-    """An error inside a stream; `code` is then often the HTTP status."""
-    found: dict[str, Any] = cast(dict[str, Any], error) if isinstance(error, dict) else {"message": str(error)}
-    if found.get("code") in REFUSALS or found.get("type") == "invalid_request_error":
-        return refusal(found)
-    return EngineError(f"The engine failed: {found.get('message') or found}")
-
-
-def _code(error: Mapping[str, Any], message: str) -> str | None:
-    if error.get("type") == "exceed_context_size_error" or "maximum context length" in message:
-        return TOO_LONG
-    code = error.get("code")
-    return code if isinstance(code, str) and not code.isdigit() else None
-
-
-def _error_object(body: bytes) -> dict[str, Any]:
-    """OpenAI's `{"error": {…}}`, the bare object of older servers, FastAPI's `detail`, or plain text."""
+async def _read(response: aiohttp.ClientResponse, patience: float | None) -> bytes:
+    """The next bytes; empty at the end, and where nothing comes for as long as `patience`."""
+    if patience is None:
+        return await response.content.readany()
     try:
-        found = orjson.loads(body)
+        async with asyncio.timeout(patience):
+            return await response.content.readany()
+    except TimeoutError:
+        response.close()
+        return b""
+
+
+def _unread(content: aiohttp.StreamReader) -> bytes:
+    """What had arrived before the connection broke. aiohttp keeps it back, and has no public way to ask for it."""
+    return b"".join(getattr(content, "_buffer", ()))
+
+
+def _listed(body: bytes) -> list[dict[str, Any]]:
+    """The models that a server lists, wherever it puts them; none where it lists none."""
+    try:
+        found: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return {"message": body[:500].decode(errors="replace").strip()}
-    if not isinstance(found, dict):
-        return {"message": str(found)}
-    error: Any = cast(dict[str, Any], found).get("error", cast(Any, found))
-    if not isinstance(error, dict):
-        return {"message": str(error)}
-    named = cast(dict[str, Any], error)
-    return named if "message" in named else {"message": str(named.get("detail", named))}
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    return float(retry_after) if retry_after and retry_after.isdigit() else None
+        return []
+    if isinstance(found, dict):
+        named = cast(dict[str, Any], found)
+        found = named.get("data") or named.get("models")
+    if not isinstance(found, list):
+        return []
+    return [cast(dict[str, Any], model) for model in cast(list[Any], found) if isinstance(model, dict)]
 
 
 def _connector(socket: str | None) -> aiohttp.BaseConnector:
@@ -230,10 +234,3 @@ def _connector(socket: str | None) -> aiohttp.BaseConnector:
 
 def _json(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": orjson.dumps(body), "headers": {"Content-Type": "application/json"}}
-
-
-async def _reach_end(response: aiohttp.ClientResponse) -> None:
-    """A connection serves again once its answer's end was read; that follows `[DONE]` at once or never."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(END_TIMEOUT):
-            await response.content.read()

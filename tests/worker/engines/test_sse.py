@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engines.sse import SseDecoder
+from worker.engines.openai.sse import SseDecoder
 
 line = st.text(alphabet=st.characters(exclude_characters="\r\n", exclude_categories=("Cs",)), max_size=40)
 noise = st.sampled_from(["", ": keep-alive\n", "event: message\n", "id: 7\nretry: 10\n"])

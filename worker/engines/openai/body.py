@@ -1,0 +1,57 @@
+"""A response's body as events, whatever its content type says: server-sent events, one JSON value, or a web page."""
+
+from __future__ import annotations
+
+from worker.engines.openai.failures import malformed
+from worker.engines.openai.json_text import is_strict
+from worker.engines.openai.sse import BOM, DONE, MOST, EventTooLarge, SseDecoder
+
+
+class AnswerBody:
+    """`feed` returns the data of the events that a block completes, and `end` what is left. Raises EngineError."""
+
+    def __init__(self) -> None:
+        self._begin = bytearray()
+        self._decoder: SseDecoder | None = None
+        self._is_json = False
+
+    def feed(self, block: bytes) -> list[bytes]:
+        if self._decoder is not None:
+            return self._decoded(self._decoder, block)
+        self._begin += block
+        if len(self._begin) > MOST:
+            raise malformed(f"its answer has more than {MOST:,} bytes", bytes(self._begin[:200]))
+        if self._is_json or not (begin := self._begun()):
+            return []
+        if begin in b"{[":
+            self._is_json = True
+            return []
+        if begin == b"<":
+            raise malformed("its answer is a page and no JSON", bytes(self._begin))
+        self._decoder = SseDecoder()
+        block = bytes(self._begin)
+        self._begin.clear()
+        return self._decoded(self._decoder, block)
+
+    def end(self) -> list[bytes]:
+        if self._decoder is not None:
+            return self._decoder.rest()
+        return [bytes(self._begin)] if self._begin.strip() else []
+
+    def salvaged(self, block: bytes) -> list[bytes]:
+        """The events that were whole when the connection broke; `block` came last."""
+        events = self.feed(block) if block else []
+        if self._decoder is not None:
+            return events + [data for data in self._decoder.rest() if data.strip() == DONE or is_strict(data)]
+        return [bytes(self._begin)] if self._is_json and is_strict(bytes(self._begin)) else []
+
+    def _begun(self) -> bytes:
+        """The first byte that counts; empty while none has come. Servers send blanks to keep a connection alive."""
+        rest = bytes(self._begin[:64]).removeprefix(BOM).lstrip() or bytes(self._begin).removeprefix(BOM).lstrip()
+        return rest[:1] if rest != BOM[: len(rest)] else b""
+
+    def _decoded(self, decoder: SseDecoder, block: bytes) -> list[bytes]:
+        try:
+            return decoder.feed(block)
+        except EventTooLarge as error:
+            raise malformed(f"it sends {error}", b"") from error

@@ -1,0 +1,131 @@
+"""One choice's message, as it comes in pieces: every field as OpenAI types it, unknown fields as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import orjson
+
+from worker.engines.openai.failures import malformed
+from worker.engines.openai.json_text import REPLACEMENT, scrubbed
+from worker.engines.openai.tool_calls import Delta, ToolCalls
+
+TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
+"""The fields that are pieces of one text."""
+
+
+class MessagePieces:
+    """Takes raw deltas, and raw messages: a message is a delta that is whole."""
+
+    def __init__(self) -> None:
+        self.calls = ToolCalls()
+        self.has_function_call = False
+        self._halves: dict[str, str] = {}
+
+    @property
+    def is_inside_character(self) -> bool:
+        """Whether the first half of a character waits for its second."""
+        return bool(self._halves)
+
+    def add(self, raw: Mapping[str, Any], *, strict: bool) -> Delta:
+        """The delta to pass on. `strict`: it holds no lone surrogates."""
+        found: Delta = {}
+        if raw.get("role") is not None:
+            found["role"] = "assistant"
+        for name in TEXTS:
+            self._add_text(name, raw.get(name), found)
+        if raw.get("function_call"):
+            self._add_function_call(raw["function_call"], found)
+        if raw.get("tool_calls") and (calls := self.calls.add(raw["tool_calls"])):
+            found["tool_calls"] = calls
+        for name, value in raw.items():
+            if name not in KNOWN and value not in (None, "", [], {}):
+                found[name] = value
+        if not strict or self._halves:
+            found = self._with_whole_characters(found)
+        return found
+
+    def rest(self) -> Delta:
+        """What waited for more that never came."""
+        found: Delta = {name: REPLACEMENT for name, half in self._halves.items() if half}
+        self._halves.clear()
+        if calls := self.calls.rest():
+            found["tool_calls"] = calls
+        return found
+
+    def _add_text(self, name: str, value: Any, found: Delta) -> None:
+        if value is None:
+            return
+        if isinstance(value, str):
+            found[name] = found.get(name, "") + value
+        elif isinstance(value, (list, dict)):
+            self._add_parts(name, cast(Any, value), found)
+        else:
+            raise malformed(f"`{name}` is not text", value)
+
+    def _add_parts(self, name: str, value: Any, found: Delta) -> None:
+        """Content as a list of typed parts, as Mistral sends it: each kind of text goes to its own field."""
+        parts = cast(list[Any], value if isinstance(value, list) else [value])
+        for part in parts:
+            target, text = (name, part) if isinstance(part, str) else _part(name, part)
+            if text is None:
+                found.setdefault("content_parts", []).append(part)
+            else:
+                found[target] = found.get(target, "") + text
+
+    def _add_function_call(self, raw: Any, found: Delta) -> None:
+        if not isinstance(raw, dict):
+            raise malformed("`function_call` is not an object", raw)
+        call = cast(dict[str, Any], raw)
+        name, arguments = call.get("name"), call.get("arguments")
+        piece: Delta = {"name": name} if isinstance(name, str) and name and not self.has_function_call else {}
+        if arguments is not None:
+            piece["arguments"] = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+        if piece:
+            self.has_function_call = True
+            found["function_call"] = piece
+
+    def _with_whole_characters(self, delta: Delta) -> Delta:
+        """A character may come in two halves, each in a chunk of its own: the first waits for the second."""
+        for name in TEXTS:
+            text = delta.get(name)
+            if isinstance(text, str) and text:
+                whole = _joined(self._halves.pop(name, "") + text)
+                if "\ud800" <= whole[-1] <= "\udbff":
+                    self._halves[name], whole = whole[-1], whole[:-1]
+                delta[name] = scrubbed(whole)
+        return {name: value if name in TEXTS else scrubbed(value) for name, value in delta.items()}
+
+
+KNOWN = frozenset({"role", "function_call", "tool_calls", *TEXTS})
+
+
+def _part(name: str, part: Any) -> tuple[str, str | None]:
+    """Where a part's text belongs, and the text; None for a part that is not text."""
+    if not isinstance(part, dict):
+        raise malformed(f"a part of `{name}` is not an object", part)
+    found = cast(dict[str, Any], part)
+    kind = str(found.get("type", "text"))
+    if kind in ("thinking", "reasoning"):
+        return "reasoning_content", _text_of(found.get("thinking", found.get("text", found.get("reasoning"))))
+    if kind == "refusal":
+        return "refusal", _text_of(found.get("refusal"))
+    if kind in ("text", "output_text", "summary_text") or (name != "content" and "text" in found):
+        return name, _text_of(found.get("text"))
+    return name, None
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(_text_of(item) for item in cast(list[Any], value))
+    if isinstance(value, dict):
+        return _text_of(cast(dict[str, Any], value).get("text"))
+    return ""
+
+
+def _joined(text: str) -> str:
+    """Halves that have met are one character."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

@@ -1,0 +1,198 @@
+"""What a server says went wrong, as one of our errors: whose fault it is, and whether another try can help. Pure.
+
+A refusal is the request's fault: the server's own words are passed on, once. After an overload the request waits. All
+else is a failed try.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+import orjson
+
+from shared.errors import EngineError, EngineOverloaded, EngineRefused, IgniteError
+
+REFUSALS = frozenset({400, 402, 404, 405, 406, 409, 410, 411, 413, 414, 415, 416, 417, 422, 431, 451})
+"""HTTP statuses that say that this request will never be answered."""
+
+OVERLOADS = frozenset({429, 503, 529})
+"""HTTP statuses that say: later."""
+
+REFUSAL_TYPES = frozenset(
+    {
+        *("invalid_request_error", "invalid_request", "BadRequestError", "NotFoundError", "UnprocessableEntityError"),
+        *("exceed_context_size_error", "insufficient_quota", "content_filter", "moderation_error", "billing_error"),
+        *("permission_error", "not_found_error", "request_too_large", "unsupported_value"),
+    }
+)
+SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded"})
+"""Codes and types that come with 429 although waiting does not help."""
+
+TOO_LONG = "context_length_exceeded"
+KEY_REFUSED = "upstream_key_refused"
+WORDS = 500
+"""Characters of a server's own words that are passed on."""
+
+
+class UpstreamFailed(EngineError):
+    """The server answers that it failed; `said` is its error object."""
+
+    def __init__(self, message: str, said: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.said = said
+
+
+def of_status(status: int, headers: Mapping[str, str], body: bytes) -> IgniteError:
+    """The error of an answer whose HTTP status is not 2xx."""
+    said = error_object(body)
+    if status == 401 or (status == 403 and not _is_error_object(body)):
+        return key_refused(status)
+    if status in REFUSALS or status == 403 or (status == 429 and _is_spent(said)):
+        return refusal(said)
+    words = words_of(said) or f"HTTP status {status}"
+    if status in OVERLOADS:
+        return EngineOverloaded(f"The engine's server is overloaded: {words}", retry_after=retry_after(headers))
+    return UpstreamFailed(f"The engine's server answered {status}: {words}", said)
+
+
+def in_band(error: Any) -> IgniteError:
+    """An error that came as an answer, or inside of one; its `code` is then often an HTTP status."""
+    said: dict[str, Any] = cast(dict[str, Any], error) if isinstance(error, dict) else {"message": error}
+    inner = said.get("error")
+    if inner and isinstance(inner, (dict, str)):
+        return in_band(cast(Any, inner))
+    status = _status(said)
+    if status == 401:
+        return key_refused(status)
+    if status in REFUSALS or status == 403 or said.get("type") in REFUSAL_TYPES or _is_spent(said):
+        return refusal(said)
+    return UpstreamFailed(f"The engine failed: {words_of(said) or 'it did not say why.'}", said)
+
+
+def refusal(said: Mapping[str, Any]) -> EngineRefused:
+    """The server's error object as ours."""
+    message = words_of(said) or "The engine refused the request and did not say why."
+    code = _code(said, message)
+    param = said.get("param")
+    if not (isinstance(param, str) and param):
+        param = "messages" if code == TOO_LONG else None
+    return EngineRefused(message, code=code, param=param)
+
+
+def key_refused(status: int) -> EngineError:
+    return EngineError(f"The engine's server refuses the worker's API key (HTTP {status}).", code=KEY_REFUSED)
+
+
+def malformed(what: str, arrived: Any) -> EngineError:
+    """An answer that is not OpenAI's, with the beginning of what arrived."""
+    text = arrived.decode(errors="replace") if isinstance(arrived, bytes) else _json(arrived)
+    shown = text if len(text) <= 200 else f"{text[:200]}…"
+    return EngineError(f"The engine's server does not answer as an OpenAI server: {what}. It sent: {shown}")
+
+
+def error_object(body: bytes) -> dict[str, Any]:
+    """OpenAI's `{"error": {…}}`, the bare object of older servers, FastAPI's `detail`, or plain text."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {"message": body[: 4 * WORDS].decode(errors="replace").strip()}
+    if isinstance(found, list) and found:  # Google's
+        found = cast(Any, found[0])
+    if not isinstance(found, dict):
+        return {"message": found}
+    named = cast(dict[str, Any], found)
+    error: Any = named.get("error") or named
+    return cast(dict[str, Any], error) if isinstance(error, dict) else {**named, "message": error}
+
+
+def words_of(said: Mapping[str, Any]) -> str:
+    """The server's sentence, wherever it put it."""
+    for key in ("message", "detail", "details", "error", "msg", "error_message", "title", "reason"):
+        if words := _text(said.get(key)):
+            return words[:WORDS]
+    rest = {key: value for key, value in said.items() if value not in (None, "", [], {})}
+    return _json(rest)[:WORDS] if rest else ""
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, as the server's headers tell them: `retry-after-ms`, or `Retry-After` as a number or as a date."""
+    milliseconds = _seconds(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    told = headers.get("Retry-After")
+    if told is None:
+        return None
+    if (seconds := _seconds(told)) is not None:
+        return seconds
+    try:
+        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _seconds(told: str | None) -> float | None:
+    try:
+        seconds = float(told or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < 1e9 else None
+
+
+def _text(value: Any) -> str:
+    """Words, an error object inside of another, or pydantic's list of errors."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, dict):
+        return words_of(cast(dict[str, Any], value))
+    if isinstance(value, list):
+        return "; ".join(filter(None, (_validation_error(item) for item in cast(list[Any], value)[:5])))
+    return "" if value is None or value is False else str(value)
+
+
+def _validation_error(item: Any) -> str:
+    if not isinstance(item, dict):
+        return _text(item)
+    found = cast(dict[str, Any], item)
+    place = found.get("loc")
+    named = ".".join(str(part) for part in cast(list[Any], place)) if isinstance(place, list) else ""
+    return ": ".join(filter(None, (named, words_of(found))))
+
+
+def _is_error_object(body: bytes) -> bool:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(found, dict) and bool(words_of(error_object(body)))
+
+
+def _is_spent(said: Mapping[str, Any]) -> bool:
+    return bool({said.get("code"), said.get("type")} & SPENT) if _hashable(said) else False
+
+
+def _hashable(said: Mapping[str, Any]) -> bool:
+    return all(not isinstance(said.get(key), (dict, list)) for key in ("code", "type"))
+
+
+def _status(said: Mapping[str, Any]) -> int | None:
+    for key in ("code", "status", "status_code", "http_status"):
+        value = said.get(key)
+        if isinstance(value, str) and value.isdigit():
+            value = int(value)
+        if isinstance(value, int) and 400 <= value < 600:
+            return value
+    return None
+
+
+def _code(said: Mapping[str, Any], message: str) -> str | None:
+    if said.get("type") == "exceed_context_size_error" or "maximum context length" in message:
+        return TOO_LONG
+    code = said.get("code")
+    return code if isinstance(code, str) and code and not code.isdigit() else None
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, default=repr).decode(errors="replace")

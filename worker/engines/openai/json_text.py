@@ -1,0 +1,88 @@
+"""JSON as servers write it: strict JSON is decoded fast, and what nearly is JSON is decoded all the same."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import orjson
+
+INT64 = range(-(2**63), 2**64)
+"""The integers that can be written as JSON again."""
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+REPLACEMENT = "\ufffd"
+
+
+class NotJson(ValueError):
+    """The text is no JSON, however generously it is read."""
+
+
+def decode(data: bytes) -> tuple[list[Any], bool]:
+    """The values in `data`, and whether they are strict JSON.
+
+    One value, as a rule; several where a server has left out a separator. Values that are not strict JSON may hold lone
+    surrogates, which a later chunk may complete: `scrubbed` replaces those that stay alone. NaN and the infinities
+    become None. Raises NotJson.
+    """
+    try:
+        return [orjson.loads(data)], True
+    except orjson.JSONDecodeError:
+        return _decode_generously(data.decode("utf-8-sig", "replace").strip()), False
+
+
+def is_strict(data: bytes) -> bool:
+    """Whether `data` is one whole JSON value."""
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def scrubbed(value: Any) -> Any:
+    """`value` with every lone surrogate replaced, so that it can be encoded."""
+    match value:
+        case str():
+            return LONE_SURROGATE.sub(REPLACEMENT, value)
+        case dict():
+            return {scrubbed(key): scrubbed(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        case list():
+            return [scrubbed(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        case _:
+            return value
+
+
+def _decode_generously(text: str) -> list[Any]:
+    values: list[Any] = []
+    at = 0
+    try:
+        while at < len(text):
+            value, at = _DECODER.raw_decode(text, at)
+            values.append(value)
+            while at < len(text) and text[at].isspace():
+                at += 1
+    except (ValueError, RecursionError) as error:
+        raise NotJson(str(error)) from error
+    return values
+
+
+def _integer(digits: str) -> int | float | None:
+    if len(digits) > 20:
+        return _number(digits)
+    value = int(digits)
+    return value if value in INT64 else float(value)
+
+
+def _number(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
+
+
+def _no_number(name: str) -> None:
+    """NaN and the infinities, which JSON has no way to write."""
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_no_number, strict=False)

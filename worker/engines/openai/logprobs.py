@@ -1,0 +1,69 @@
+"""Log probabilities, as OpenAI has them. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+LOWEST = -9999.0
+"""What OpenAI says of a token that was all but impossible, and we of one whose probability is no number."""
+
+
+def normalized(logprobs: Any) -> dict[str, Any] | None:
+    """`{"content": [...] or None, "refusal": [...] or None}`, or None where a chunk has none."""
+    if not logprobs or not isinstance(logprobs, (dict, list)):
+        return None
+    told: dict[str, Any] = {"content": logprobs} if isinstance(logprobs, list) else cast(dict[str, Any], logprobs)
+    if isinstance(told.get("tokens"), list):
+        told = {"content": _from_completions(told)}
+    found = {name: _tokens(told.get(name)) for name in ("content", "refusal")}
+    return found if found["content"] or found["refusal"] else None
+
+
+def _from_completions(told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The form of the older completions: parallel lists."""
+    alternatives = _list(told.get("top_logprobs"))
+    values = _list(told.get("token_logprobs"))
+    return [
+        {
+            "token": token,
+            "logprob": values[at] if at < len(values) else None,
+            "top_logprobs": alternatives[at] if at < len(alternatives) else None,
+        }
+        for at, token in enumerate(told["tokens"])
+    ]
+
+
+def _tokens(tokens: Any) -> list[dict[str, Any]] | None:
+    found = [_token(cast(dict[str, Any], token)) for token in _list(tokens) if isinstance(token, dict)]
+    return found or None
+
+
+def _token(token: Mapping[str, Any]) -> dict[str, Any]:
+    top = token.get("top_logprobs")
+    if isinstance(top, dict):
+        top = [{"token": text, "logprob": value} for text, value in cast(dict[str, Any], top).items()]
+    return {
+        **_entry(token),
+        "top_logprobs": [_entry(cast(dict[str, Any], other)) for other in _list(top) if isinstance(other, dict)],
+    }
+
+
+def _entry(token: Mapping[str, Any]) -> dict[str, Any]:
+    text, value, data = token.get("token"), token.get("logprob"), token.get("bytes")
+    return {
+        **token,
+        "token": text if isinstance(text, str) else "" if text is None else str(text),
+        "logprob": _number(value),
+        "bytes": data if isinstance(data, list) else None,
+    }
+
+
+def _number(value: Any) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else LOWEST
+
+
+def _list(value: Any) -> list[Any]:
+    return cast(list[Any], value) if isinstance(value, list) else []

@@ -1,0 +1,292 @@
+"""An answer's events as clean chunks: OpenAI's types, one finish for each choice, and the usage at the end.
+
+Everything between a server's bytes and the rest of the worker happens here, so that nothing behind it has to doubt a
+chunk. A chunk that is plain text, as most are, passes untouched.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from shared.errors import EngineError
+from worker.engines.base import Chunk
+from worker.engines.openai import logprobs, usage
+from worker.engines.openai.delta import MessagePieces
+from worker.engines.openai.failures import in_band, malformed
+from worker.engines.openai.finish_reasons import FAILED, meaning_of
+from worker.engines.openai.json_text import NotJson, decode, scrubbed
+from worker.engines.openai.sse import FailureEvent
+
+HEAD = ("id", "object", "created", "model")
+NOT_CARRIED = frozenset({*HEAD, "choices", "usage", "error", "service_tier"})
+PLAIN_CHUNK = frozenset({*HEAD, "choices", "system_fingerprint", "usage"})
+PLAIN_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
+OF_CHOICE = frozenset({"index", "delta", "message", "text", "logprobs", "finish_reason", "error"})
+DONE = (b"[DONE]", b'"[DONE]"', b"[done]")
+
+
+@dataclass(slots=True)
+class _Choice:
+    index: int
+    message: MessagePieces = field(default_factory=MessagePieces)
+    finish_reason: str | None = None
+    is_whole: bool = False
+    extras: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Normalizer:
+    """One answer of `choices` choices. `add` takes each event's data, or a whole body; `end` closes the answer.
+
+    `names_tool`: the request names the tool to call, where OpenAI ends with `stop`.
+    Raises EngineRefused and EngineError, with what arrived.
+    """
+
+    def __init__(self, choices: int = 1, *, names_tool: bool = False) -> None:
+        self._wanted = choices
+        self._names_tool = names_tool
+        self._choices: dict[int, _Choice] = {}
+        self._indices: dict[int, int] = {}
+        self._head: Chunk = {}
+        self._extras: dict[str, Any] = {}
+        self._usage: dict[str, Any] | None = None
+        self._counted = 0
+        self._done = False
+        self._last: bytes = b""
+
+    @property
+    def done(self) -> bool:
+        """Whether the server has said that nothing follows."""
+        return self._done
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice that was asked for has ended."""
+        return len(self._choices) >= self._wanted and all(
+            choice.finish_reason or choice.is_whole for choice in self._choices.values()
+        )
+
+    @property
+    def missing(self) -> int:
+        """How many of the choices that were asked for never began: the server does not know `n`."""
+        return max(0, self._wanted - len(self._choices))
+
+    def add(self, data: bytes) -> list[Chunk]:
+        """The chunks of one event, in order; most have one."""
+        word = data.strip()
+        if word in DONE:
+            self._done = True
+            return []
+        if not word or self._done:
+            return []
+        self._last = data
+        try:
+            values, strict = decode(data)
+        except NotJson:
+            raise malformed("an event is not JSON", data) from None
+        if isinstance(data, FailureEvent):
+            raise in_band(values[0])
+        if strict and self._is_plain(values[0]):
+            self._counted += 1
+            return values
+        return [chunk for value in values for chunk in self._value(value, strict)]
+
+    def end(self) -> Iterator[Chunk]:
+        """The ends of all choices, and the usage. Raises EngineError where the answer is not whole."""
+        if not self._choices:
+            raise malformed("its answer holds no choices", self._last)
+        for choice in self._choices.values():
+            choice.finish_reason = choice.finish_reason or self._end_of(choice)
+        for index in sorted(self._choices):
+            yield from self._finish(self._choices[index])
+        counted = usage.completed(self._usage, self._counted)
+        yield {**self._head, **self._extras, "choices": [], "usage": counted}
+
+    def _is_plain(self, value: Any) -> bool:
+        """Whether the chunk is one piece of text of a choice that has begun, and nothing else."""
+        if type(value) is not dict or not self._choices or not value.keys() <= PLAIN_CHUNK:  # pyright: ignore[reportUnknownMemberType]
+            return False
+        chunk = cast(dict[str, Any], value)
+        choices = chunk.get("choices")
+        if type(choices) is not list or len(cast(list[Any], choices)) != 1 or chunk.get("usage"):
+            return False
+        choice = cast(Any, choices[0])
+        if type(choice) is not dict or not choice.keys() <= PLAIN_CHOICE or choice.get("finish_reason"):  # pyright: ignore[reportUnknownMemberType]
+            return False
+        part = cast(dict[str, Any], choice)
+        delta, index = part.get("delta"), part.get("index")
+        return (
+            type(index) is int
+            and self._indices.get(index) == index
+            and not part.get("logprobs")
+            and type(delta) is dict
+            and len(cast(dict[str, Any], delta)) == 1
+            and type(text := cast(dict[str, Any], delta).get("content")) is str
+            and text != ""
+            and not self._choices[index].message.is_inside_character
+        )
+
+    def _value(self, value: Any, strict: bool) -> Iterator[Chunk]:
+        """Keep-alives such as `null` and `{}` are nothing."""
+        if not value:
+            return
+        if isinstance(value, list):
+            for item in cast(list[Any], value):
+                yield from self._value(item, strict)
+        elif isinstance(value, dict):
+            yield from self._chunk(cast(dict[str, Any], value), strict)
+        else:
+            raise malformed("an event is not an object", value)
+
+    def _chunk(self, chunk: dict[str, Any], strict: bool) -> Iterator[Chunk]:
+        _raise_failure(chunk)
+        if not self._head and chunk.get("choices"):
+            self._head = _head(chunk)
+        self._usage = usage.told(chunk) or self._usage
+        extras = self._new_extras(chunk, strict)
+        parts = [self._part(raw, at, strict) for at, raw in enumerate(_choices(chunk)) if raw is not None]
+        found = [part for part in parts if part]
+        if found:
+            yield {**self._head, **extras, "choices": found}
+
+    def _new_extras(self, chunk: Mapping[str, Any], strict: bool) -> dict[str, Any]:
+        """What OpenAI does not know of a chunk, where it is new: some servers repeat it in every chunk."""
+        if chunk.keys() <= NOT_CARRIED:
+            return {}
+        extras = {
+            name: value if strict else scrubbed(value)
+            for name, value in chunk.items()
+            if name not in NOT_CARRIED and value not in (None, "", [], {}) and self._extras.get(name) != value
+        }
+        self._extras |= extras
+        return extras
+
+    def _part(self, raw: Any, at: int, strict: bool) -> dict[str, Any] | None:
+        """A choice's part of a chunk; None where it holds nothing yet, or is of a choice that nobody asked for."""
+        if not isinstance(raw, dict):
+            raise malformed("a choice is not an object", raw)
+        part = cast(dict[str, Any], raw)
+        if part.get("error"):
+            raise in_band(part["error"])
+        choice = self._choice(part.get("index"), at)
+        if choice is None:
+            return None
+        delta = choice.message.add(_message(part, choice), strict=strict)
+        probabilities = logprobs.normalized(part.get("logprobs"))
+        extras = {
+            name: value if strict else scrubbed(value)
+            for name, value in part.items()
+            if name not in OF_CHOICE and value not in (None, [], {})
+        }
+        if (reason := meaning_of(part.get("finish_reason"))) is not None:
+            choice.finish_reason = _reason(reason, part)
+            choice.extras |= extras
+            extras = {}
+        if not (delta or probabilities or extras):
+            return None
+        self._counted += any(value for name, value in delta.items() if name != "role")
+        return {
+            "index": choice.index,
+            "delta": delta,
+            "logprobs": probabilities if strict else scrubbed(probabilities),
+            "finish_reason": None,
+            **extras,
+        }
+
+    def _choice(self, raw: Any, at: int) -> _Choice | None:
+        if isinstance(raw, str) and raw.isdecimal():
+            raw = int(raw[:9])
+        number = raw if isinstance(raw, int) and not isinstance(raw, bool) and raw >= 0 else at
+        if number not in self._indices:
+            if len(self._indices) >= self._wanted:
+                return None
+            index = number if number < self._wanted else len(self._indices)
+            self._indices[number] = index
+            self._choices[index] = _Choice(index)
+        return self._choices[self._indices[number]]
+
+    def _end_of(self, choice: _Choice) -> str:
+        """How a choice ended of which the server does not say so: it has said that all is told, or told the usage."""
+        if not (choice.is_whole or (self._done and self._usage is not None)):
+            raise EngineError("The engine's stream ended before its answer did.")
+        return "stop"
+
+    def _finish(self, choice: _Choice) -> Iterator[Chunk]:
+        if rest := choice.message.rest():
+            part = {"index": choice.index, "delta": rest, "logprobs": None, "finish_reason": None}
+            yield {**self._head, "choices": [part]}
+        end = {"index": choice.index, "delta": dict[str, Any](), "logprobs": None, "finish_reason": self._said(choice)}
+        yield {**self._head, "choices": [{**end, **choice.extras}]}
+
+    def _said(self, choice: _Choice) -> str | None:
+        """Calls end with `tool_calls`, and only calls do."""
+        reason = choice.finish_reason
+        if choice.message.calls and reason in ("stop", "function_call"):
+            return "stop" if self._names_tool else "tool_calls"
+        if choice.message.has_function_call and reason in ("stop", "tool_calls"):
+            return "function_call"
+        if reason in ("tool_calls", "function_call") and not (choice.message.calls or choice.message.has_function_call):
+            return "stop"
+        return reason
+
+
+def _choices(chunk: Mapping[str, Any]) -> list[Any]:
+    choices = chunk.get("choices")
+    if choices is None:
+        return []
+    if isinstance(choices, dict):
+        return [cast(Any, choices)]
+    if not isinstance(choices, list):
+        raise malformed("`choices` is not a list", chunk)
+    return cast(list[Any], choices)
+
+
+def _message(part: Mapping[str, Any], choice: _Choice) -> Mapping[str, Any]:
+    """A choice's delta; where a server sends a whole message, or the text of older completions, that."""
+    delta = part.get("delta")
+    if isinstance(delta, dict):
+        return cast(dict[str, Any], delta)
+    if isinstance(delta, str):
+        return {"content": delta}
+    if delta is not None:
+        raise malformed("a choice's `delta` is not an object", part)
+    message = part.get("message")
+    if isinstance(message, dict):
+        choice.is_whole = True
+        return cast(dict[str, Any], message)
+    if isinstance(message, str):
+        choice.is_whole = True
+        return {"content": message}
+    if isinstance(part.get("text"), str):
+        return {"content": part["text"]}
+    return {}
+
+
+def _reason(meaning: str, part: Mapping[str, Any]) -> str:
+    if meaning == FAILED:
+        raise EngineError(f"The engine gave the answer up: its finish_reason is {part['finish_reason']!r}.")
+    return meaning
+
+
+def _head(chunk: Mapping[str, Any]) -> Chunk:
+    """What all chunks share. What a server leaves out is made up."""
+    created = chunk.get("created")
+    return {
+        "id": str(chunk.get("id") or f"chatcmpl-{uuid.uuid4().hex}"),
+        "object": "chat.completion.chunk",
+        "created": int(created) if isinstance(created, (int, float)) and created else int(time.time()),
+        "model": str(chunk.get("model") or ""),
+    }
+
+
+def _raise_failure(chunk: dict[str, Any]) -> None:
+    error = chunk.get("error")
+    if error:
+        raise in_band(error)
+    if chunk.get("object") == "error" or chunk.get("type") == "error":
+        raise in_band(chunk)
+    if "choices" not in chunk and "usage" not in chunk and any(chunk.get(key) for key in ("detail", "message", "msg")):
+        raise in_band(chunk)

@@ -1,0 +1,162 @@
+"""The deltas of one choice's tool calls: from 0 on, under one stable id each, type and name once, arguments as text.
+
+Index and id together decide which call a delta belongs to, since servers leave out, repeat or change either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+
+from worker.engines.openai.failures import malformed
+from worker.engines.openai.json_text import is_strict
+
+Delta = dict[str, Any]
+PAYLOADS = {"function": "arguments", "custom": "input"}
+"""For each type of call, the field of its text."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """`index` and `raw_id` are the server's. The call is announced once its name is known; its text waits for that."""
+
+    number: int
+    index: int | None
+    raw_id: Any
+    id: str
+    type: str
+    name: str = ""
+    announced: bool = False
+    text: list[str] = field(default_factory=list[str])
+    waiting: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the text so far is complete: then the next one is another call's."""
+        return is_strict("".join(self.text).encode(errors="replace"))
+
+
+class ToolCalls:
+    """One choice's calls. `add` returns what to send; `rest` what waited for a name that never came."""
+
+    def __init__(self) -> None:
+        self._calls: list[_Call] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def add(self, deltas: Any) -> list[Delta]:
+        if isinstance(deltas, dict):
+            deltas = [deltas]
+        if not isinstance(deltas, list):
+            raise malformed("`tool_calls` is not a list", deltas)
+        sent = [self._add(delta) for delta in cast(list[Any], deltas) if delta is not None]
+        return [delta for delta in sent if delta]
+
+    def rest(self) -> list[Delta]:
+        return [self._announced(call, {}) for call in self._calls if not call.announced]
+
+    def _add(self, raw: Any) -> Delta | None:
+        if not isinstance(raw, dict):
+            raise malformed("a tool call is not an object", raw)
+        delta = cast(dict[str, Any], raw)
+        kind = _kind(delta)
+        body = _body(delta, kind)
+        name, text = body.get("name"), _text(body.get(PAYLOADS[kind], body.get("arguments")))
+        name = name if isinstance(name, str) else ""
+        call = self._call_of(delta, name) or self._new(delta, kind)
+        call.name = call.name or name
+        call.text.append(text)
+        extra = _extra(delta, body, kind)
+        if call.announced:
+            return self._continued(call, text, extra)
+        call.waiting += text
+        return self._announced(call, extra) if call.name else None
+
+    def _call_of(self, delta: Mapping[str, Any], name: str) -> _Call | None:
+        """The call that the delta goes on with; None for a new one."""
+        index, raw_id = _index(delta.get("index")), _identity(delta.get("id"))
+        by_id = self._last(lambda call: raw_id is not None and call.raw_id == raw_id)
+        if by_id is not None and index in (None, by_id.index):
+            return by_id
+        if index is None:
+            return self._unnumbered(raw_id, name)
+        found = self._last(lambda call: call.index == index)
+        if found is None:
+            return None if raw_id is not None or name or not self._calls else self._calls[-1]
+        begins = raw_id is not None and found.raw_id is not None and bool(name) and _may_be_over(found)
+        return None if begins else found
+
+    def _unnumbered(self, raw_id: Any, name: str) -> _Call | None:
+        """A delta without an index and under no known id belongs to the last call, unless it begins one."""
+        last = self._calls[-1] if self._calls else None
+        if last is None or (name and last.name and (raw_id is not None or _may_be_over(last))):
+            return None
+        return last
+
+    def _last(self, wanted: Callable[[_Call], bool]) -> _Call | None:
+        return next((call for call in reversed(self._calls) if wanted(call)), None)
+
+    def _new(self, delta: Mapping[str, Any], kind: str) -> _Call:
+        raw_id = _identity(delta.get("id"))
+        taken = {call.id for call in self._calls}
+        own = raw_id if isinstance(raw_id, str) and raw_id not in taken else f"call_{os.urandom(12).hex()}"
+        call = _Call(len(self._calls), _index(delta.get("index")), raw_id, own, kind)
+        self._calls.append(call)
+        return call
+
+    def _announced(self, call: _Call, extra: Delta) -> Delta:
+        call.announced = True
+        body = {"name": call.name, PAYLOADS[call.type]: call.waiting}
+        return {"index": call.number, "id": call.id, "type": call.type, call.type: body, **extra}
+
+    def _continued(self, call: _Call, text: str, extra: Delta) -> Delta | None:
+        if not (text or extra):
+            return None
+        body = {call.type: {PAYLOADS[call.type]: text}} if text else {}
+        return {"index": call.number, **body, **extra}
+
+
+def _kind(delta: Mapping[str, Any]) -> str:
+    return "custom" if delta.get("type") == "custom" or isinstance(delta.get("custom"), dict) else "function"
+
+
+def _body(delta: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The call's definition: under its type, or beside it where a server leaves that level out."""
+    body = delta.get(kind)
+    if body is None:
+        return {key: delta[key] for key in ("name", "arguments", "input") if key in delta}
+    if not isinstance(body, dict):
+        raise malformed(f"a tool call's `{kind}` is not an object", delta)
+    return cast(dict[str, Any], body)
+
+
+def _extra(delta: Mapping[str, Any], body: Mapping[str, Any], kind: str) -> Delta:
+    """What OpenAI does not know, such as a thought's signature: it goes back to the server with the next request."""
+    known = {"index", "id", "type", kind, *(("name", "arguments", "input") if delta.get(kind) is None else ())}
+    return {key: value for key, value in delta.items() if key not in known and value is not None}
+
+
+def _may_be_over(call: _Call) -> bool:
+    return call.is_whole or not "".join(call.text)
+
+
+def _index(index: Any) -> int | None:
+    if isinstance(index, str) and index.isdecimal():
+        return int(index[:9])
+    return index if isinstance(index, int) and not isinstance(index, bool) and index >= 0 else None
+
+
+def _identity(raw: Any) -> str | int | float | None:
+    return raw if isinstance(raw, (str, int, float)) and not isinstance(raw, bool) and raw != "" else None
+
+
+def _text(value: Any) -> str:
+    """Arguments as text: some servers send them as the object that the text stands for."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -1,0 +1,152 @@
+"""How many requests the engine is sent at once, while it says that it is overloaded.
+
+Theory. The limit moves as TCP's congestion window does. An engine that answers "later" gets nothing for as long as it
+asks, and the limit is halved, once for each pause. Each answer that comes while the limit is reached raises it: by one
+below the threshold, by its share of one above. The threshold is half of what was under way when an engine that had been
+answering began to refuse; an engine that refuses everything (it starts, say) leaves the threshold alone, and is back at
+its old limit soon after its first answer.
+
+A refused request keeps its slot, its claim and its place, and is sent again after the pause; no try is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import structlog
+
+from shared.errors import EngineOverloaded
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+LONGEST_PAUSE = 60.0
+"""Seconds after which an engine is asked again, whatever it has asked for."""
+
+FIRST_PAUSE = 0.5
+"""Seconds, of an engine that does not say for how long; doubled with each refusal in a row."""
+
+UNASKED_PAUSE = 15.0
+"""The longest of those, in seconds."""
+
+JITTER = 0.25
+"""A pause is longer by up to this share, so that workers do not come back together."""
+
+
+class Throttle:
+    """`limit_changed` is called when jobs may be started that could not be, or the other way round."""
+
+    def __init__(
+        self,
+        concurrency: int,
+        limit_changed: Callable[[], None] = lambda: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = self._limit = self._threshold = concurrency
+        self._credit = 0.0
+        self._answers = 0
+        self._limit_changed = limit_changed
+        self._clock = clock
+        self._sent = 0
+        self._refusals = 0
+        self._resumes_at = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def limit(self) -> int:
+        """How many requests the engine takes at present, as far as is known."""
+        return self._limit
+
+    async def run(self, send: Callable[[], Awaitable[T]]) -> T:
+        """The result of `send`, which is called again after each EngineOverloaded."""
+        while True:
+            await self._admitted()
+            try:
+                result = await send()
+            except EngineOverloaded as overloaded:
+                self._overloaded(overloaded)
+            else:
+                self._answered()
+                return result
+            finally:
+                self._sent -= 1
+                self._admit()
+
+    async def _admitted(self) -> None:
+        if not self._waiting and self._has_room():
+            self._sent += 1
+            return
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        self._admit()
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self._sent -= 1
+                self._admit()
+            else:
+                with suppress(ValueError):
+                    self._waiting.remove(place)
+            raise
+
+    def _has_room(self) -> bool:
+        return self._sent < self._limit and self._clock() >= self._resumes_at
+
+    def _admit(self) -> None:
+        """Let those in that have waited longest; while the engine pauses, come back at its end."""
+        while self._waiting and self._has_room():
+            place = self._waiting.popleft()
+            if not place.done():
+                self._sent += 1
+                place.set_result(None)
+        rest = self._resumes_at - self._clock()
+        if self._waiting and rest > 0 and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(rest, self._resumed)
+
+    def _resumed(self) -> None:
+        self._timer = None
+        self._admit()
+
+    def _answered(self) -> None:
+        self._refusals = 0
+        self._answers += 1
+        if self._limit >= self._most or self._sent < self._limit:
+            return
+        self._credit += 1 if self._limit < self._threshold else 1 / self._limit
+        if self._credit >= 1:
+            self._credit = 0.0
+            self._limit += 1
+            self._limit_changed()
+
+    def _overloaded(self, overloaded: EngineOverloaded) -> None:
+        now = self._clock()
+        if now < self._resumes_at:  # One of those that were under way when the pause began.
+            self._resumes_at = max(self._resumes_at, now + self._pause(overloaded))
+            return
+        pause = self._pause(overloaded)
+        self._refusals += 1
+        self._limit = max(1, min(self._sent, self._limit) // 2)
+        if self._answers:
+            self._threshold = self._limit
+        self._answers, self._credit = 0, 0.0
+        self._resumes_at = now + pause
+        log.warning(
+            "engine.overloaded", reason=overloaded.message, limit=self._limit, next=f"pausing for {pause:.1f} s"
+        )
+        self._limit_changed()
+
+    def _pause(self, overloaded: EngineOverloaded) -> float:
+        asked = overloaded.retry_after
+        if asked is None:
+            asked = min(FIRST_PAUSE * 2 ** min(self._refusals, 10), UNASKED_PAUSE)
+        return min(asked, LONGEST_PAUSE) * (1 + random.uniform(0, JITTER))
