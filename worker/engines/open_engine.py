@@ -40,6 +40,8 @@ class EngineSettings:
     command: str | None = None
     extra_args: tuple[str, ...] = ()
     continuation: Continuation | None = None
+    omitted_fields: tuple[str, ...] = ()
+    knows_max_tokens_only: bool = False
     start_timeout: float = 600
     stall_timeout: float = 300
     simulated_tokens: int = 64
@@ -108,8 +110,10 @@ def _vllm(settings: EngineSettings) -> Engine:
 
 
 def _upstream(settings: EngineSettings, address: Address, continuation: Continuation) -> UpstreamOptions:
+    from worker.engines.openai.request_fields import OLDER_NAMES, ServerDialect
     from worker.engines.openai_http import UpstreamOptions
 
+    renamed = frozenset(OLDER_NAMES) if settings.knows_max_tokens_only else frozenset[str]()
     return UpstreamOptions(
         address,
         model=settings.model,
@@ -118,6 +122,7 @@ def _upstream(settings: EngineSettings, address: Address, continuation: Continua
         continuation=settings.continuation or continuation,
         start_timeout=settings.start_timeout,
         stall_timeout=settings.stall_timeout,
+        dialect=ServerDialect(frozenset(settings.omitted_fields), renamed),
     )
 
 

@@ -6,6 +6,7 @@ else is a failed try.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -33,6 +34,7 @@ SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_
 
 TOO_LONG = "context_length_exceeded"
 KEY_REFUSED = "upstream_key_refused"
+TAG = re.compile(r"(?is)<(script|style|title)\b.*?</\1>|<[^>]*>")
 WORDS = 500
 """Characters of a server's own words that are passed on."""
 
@@ -98,7 +100,7 @@ def error_object(body: bytes) -> dict[str, Any]:
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return {"message": body[: 4 * WORDS].decode(errors="replace").strip()}
+        return {"message": _plain(body[: 4 * WORDS].decode(errors="replace"))}
     if isinstance(found, list) and found:  # Google's
         found = cast(Any, found[0])
     if not isinstance(found, dict):
@@ -159,6 +161,12 @@ def _validation_error(item: Any) -> str:
     place = found.get("loc")
     named = ".".join(str(part) for part in cast(list[Any], place)) if isinstance(place, list) else ""
     return ": ".join(filter(None, (named, words_of(found))))
+
+
+def _plain(text: str) -> str:
+    """The words of a page, or of a text that is none."""
+    text = text.strip()
+    return " ".join(TAG.sub(" ", text).split()) if text.startswith("<") else text
 
 
 def _is_error_object(body: bytes) -> bool:

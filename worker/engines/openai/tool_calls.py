@@ -41,7 +41,7 @@ class _Call:
 
 
 class ToolCalls:
-    """One choice's calls. `add` returns what to send; `rest` what waited for a name that never came."""
+    """One choice's calls. `add` returns what to send, `rest` what is left to send at the end."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
@@ -58,7 +58,10 @@ class ToolCalls:
         return [delta for delta in sent if delta]
 
     def rest(self) -> list[Delta]:
-        return [self._announced(call, {}) for call in self._calls if not call.announced]
+        """Calls that waited for a name that never came, and the arguments of those that have none: an empty object."""
+        waiting = [self._announced(call, {}) for call in self._calls if not call.announced]
+        bare = [call for call in self._calls if call.type == "function" and not "".join(call.text)]
+        return waiting + [{"index": call.number, "function": {"arguments": "{}"}} for call in bare]
 
     def _add(self, raw: Any) -> Delta | None:
         if not isinstance(raw, dict):
