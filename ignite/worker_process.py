@@ -64,6 +64,8 @@ def engine_settings(settings: Settings) -> EngineSettings:
         command=settings.engine_command,
         extra_args=tuple(settings.engine_args.split()),
         continuation=settings.engine_continuation,
+        omitted_fields=tuple(name.strip() for name in settings.engine_omit.split(",") if name.strip()),
+        knows_max_tokens_only=settings.engine_max_tokens,
         start_timeout=settings.engine_start_timeout,
         stall_timeout=settings.stall_timeout,
         simulated_tokens=settings.simulated_tokens,

@@ -168,6 +168,12 @@ class Settings(BaseSettings):
     engine_continuation: Literal["vllm", "prefill", "none"] | None = Field(
         None, description="how the engine's server goes on after a partial answer; None: as the engine is known to"
     )
+    engine_omit: str = Field(
+        "", description="comma-separated request fields that the engine's server is never sent, such as seed"
+    )
+    engine_max_tokens: bool = Field(
+        False, description="whether the engine's server knows max_tokens and not max_completion_tokens"
+    )
     engine_start_timeout: float = Field(600, gt=0, description="for the engine to load and answer")
     concurrency: int | None = Field(None, ge=1, description="requests the engine works on at once")
     context_length: int | None = Field(None, ge=16, description="tokens per request")

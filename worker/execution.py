@@ -189,20 +189,14 @@ class Execution:
         if body is None:
             raise RequestLost("No copy of the job's request is left.")
         asked = shape.decoded(body)
-<<<<<<< HEAD
         request = shape.engine_request(asked, self._job)
-        self._request = shape.bounded(request, self._place.engine.card.context_length)
-        if self._logged(claim):
-            return await self._stream(claim, request, asked)
-=======
-        request = self._request = shape.engine_request(asked, self._job)
+        self._request = request = shape.bounded(request, self._place.engine.card.context_length)
         if not self._logged(claim):
             return await self._place.throttle.run(partial(self._unary, request, asked))
         sent = await self._sent_before(claim)
         return await self._place.throttle.run(partial(self._stream, claim, request, asked, sent))
 
     async def _unary(self, request: dict[str, Any], asked: dict[str, Any]) -> Completed:
->>>>>>> d8e2502 (One stage makes clean chunks of whatever an upstream sends; overload is waited for and is no failed try)
         answer = functions.completed(await self._place.engine.complete(request), asked)
         return Completed(self._fitting(shape.completion(self._job, answer)))
 

@@ -22,8 +22,5 @@ class Workplace:
     retry_backoff: float
     quarantine_after: int
     failed_here: FailedHere
-<<<<<<< HEAD
-    log_limit: int = 64 * 1024 * 1024
-=======
     throttle: Throttle
->>>>>>> d8e2502 (One stage makes clean chunks of whatever an upstream sends; overload is waited for and is no failed try)
+    log_limit: int = 64 * 1024 * 1024
