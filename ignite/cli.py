@@ -44,7 +44,7 @@ API = (
 WORKER = (
     *("engine", "model", "model_id", "model_aliases", "model_modalities"),
     *("engine_url", "engine_api_key", "engine_command", "engine_args"),
-    *("engine_continuation", "engine_start_timeout", "concurrency"),
+    *("engine_continuation", "engine_omit", "engine_max_tokens", "engine_start_timeout", "concurrency"),
     *(
         "context_length",
         "threads",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -67,6 +67,7 @@ class Execution:
         self._request: dict[str, Any] = {}
         self._fold = Fold()
         self._writer: FrameWriter | None = None
+        self._late = "The job's deadline passed."
 
     async def run(self) -> None:
         """Claim the job, attempt it, settle it."""
@@ -192,9 +193,21 @@ class Execution:
         request = shape.engine_request(asked, self._job)
         self._request = request = shape.bounded(request, self._place.engine.card.context_length)
         if not self._logged(claim):
-            return await self._place.throttle.run(partial(self._unary, request, asked))
+            return await self._throttled(partial(self._unary, request, asked))
         sent = await self._sent_before(claim)
-        return await self._place.throttle.run(partial(self._stream, claim, request, asked, sent))
+        return await self._throttled(partial(self._stream, claim, request, asked, sent))
+
+    async def _throttled(self, answer: Callable[[], Awaitable[Completed]]) -> Completed:
+        """Waits while the engine is overloaded, until the deadline, which then says so."""
+
+        async def noted() -> Completed:
+            try:
+                return await answer()
+            except EngineOverloaded as overloaded:
+                self._late = f"The job's deadline passed while it waited for the engine. {overloaded.message}"
+                raise
+
+        return await self._place.throttle.run(noted)
 
     async def _unary(self, request: dict[str, Any], asked: dict[str, Any]) -> Completed:
         answer = functions.completed(await self._place.engine.complete(request), asked)
@@ -273,9 +286,7 @@ class Execution:
             case Cancelled():
                 await self._finish(claim, self._early(JobStatus.CANCELLED, JobCancelled("The job was cancelled.")))
             case Expired():
-                await self._finish(
-                    claim, self._early(JobStatus.EXPIRED, DeadlineExceeded("The job's deadline passed."))
-                )
+                await self._finish(claim, self._early(JobStatus.EXPIRED, DeadlineExceeded(self._late)))
             case TryAgain(error):
                 await self._try_again(claim, error)
             case Interrupted():

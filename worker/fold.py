@@ -101,7 +101,10 @@ class FoldedChoice:
             message["tool_calls"] = [self.calls[index].to_dict() for index in sorted(self.calls)]
         if self.function_call:
             message["function_call"] = self.function_call.body
-        return message | self.others
+        message |= self.others
+        if "audio" in message:
+            message["audio"] = {"id": "", "data": "", "expires_at": 0, "transcript": "", **message["audio"]}
+        return message
 
     def _logprobs(self) -> dict[str, Any] | None:
         if not self.logprobs:

@@ -31,10 +31,12 @@ LONGEST_PAUSE = 60.0
 """Seconds after which an engine is asked again, whatever it has asked for."""
 
 FIRST_PAUSE = 0.5
-"""Seconds, of an engine that does not say for how long; doubled with each refusal in a row."""
+LAST_PAUSE = 15.0
+"""Seconds, of an engine that does not say for how long; doubled with each refusal in a row up to the last."""
 
-UNASKED_PAUSE = 15.0
-"""The longest of those, in seconds."""
+SHORTEST_PAUSE = 0.05
+SHORTEST_LAST = 1.0
+"""The same for the least pause of an engine that does say: "0" in a row is no reason to ask without end."""
 
 JITTER = 0.25
 """A pause is longer by up to this share, so that workers do not come back together."""
@@ -53,6 +55,7 @@ class Throttle:
         self._most = self._limit = self._threshold = concurrency
         self._credit = 0.0
         self._answers = 0
+        self._overloaded_since = 0.0
         self._limit_changed = limit_changed
         self._clock = clock
         self._sent = 0
@@ -118,6 +121,8 @@ class Throttle:
         self._admit()
 
     def _answered(self) -> None:
+        if self._refusals:
+            log.info("engine.answers_again", after=round(self._clock() - self._overloaded_since, 1), limit=self._limit)
         self._refusals = 0
         self._answers += 1
         if self._limit >= self._most or self._sent < self._limit:
@@ -140,13 +145,15 @@ class Throttle:
             self._threshold = self._limit
         self._answers, self._credit = 0, 0.0
         self._resumes_at = now + pause
-        log.warning(
-            "engine.overloaded", reason=overloaded.message, limit=self._limit, next=f"pausing for {pause:.1f} s"
-        )
+        if self._refusals == 1:
+            self._overloaded_since = now
+            next_step = f"pausing for {pause:.1f} s, then asking for less"
+            log.warning("engine.overloaded", reason=overloaded.message, limit=self._limit, next=next_step)
         self._limit_changed()
 
     def _pause(self, overloaded: EngineOverloaded) -> float:
-        asked = overloaded.retry_after
+        asked, growth = overloaded.retry_after, 2 ** min(self._refusals, 10)
         if asked is None:
-            asked = min(FIRST_PAUSE * 2 ** min(self._refusals, 10), UNASKED_PAUSE)
-        return min(asked, LONGEST_PAUSE) * (1 + random.uniform(0, JITTER))
+            asked = min(FIRST_PAUSE * growth, LAST_PAUSE)
+        pause = max(min(asked, LONGEST_PAUSE), min(SHORTEST_PAUSE * growth, SHORTEST_LAST))
+        return pause * (1 + random.uniform(0, JITTER))

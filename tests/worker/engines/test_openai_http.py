@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 
-from shared.errors import EngineError, EngineRefused
+from shared.errors import EngineError, EngineOverloaded, EngineRefused
 from shared.frames import DONE, frame
 from tests.support.wait_until import wait_until
 from tests.worker.engines.requests import ask, read, text_of
@@ -21,10 +22,11 @@ from tests.worker.engines.upstream_server import (
     Behaviour,
     UpstreamServer,
     answers,
+    bare,
     streams,
 )
 from worker.engines import openai_http
-from worker.engines.base import Chunk, Engine
+from worker.engines.base import Chunk, Engine, EngineRequest
 from worker.engines.open_engine import EngineSettings, open_engine
 
 
@@ -116,12 +118,70 @@ async def test_errors_of_every_shape(
     assert refused.value.code == code
 
 
-async def test_overload_may_pass_and_says_when(upstream: UpstreamServer, engine: Engine) -> None:
-    upstream.behaviour = answers(429, {"error": {"message": "slow down"}}, **{"Retry-After": "7"})
-    with pytest.raises(EngineError, match="slow down") as overloaded:
+@pytest.mark.parametrize("status", [429, 503, 529])
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "0.5"}, 0.5),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "-3"}, None),
+        ({}, None),
+    ],
+)
+async def test_overload_says_when_to_come_back(
+    upstream: UpstreamServer, engine: Engine, status: int, headers: dict[str, str], seconds: float | None
+) -> None:
+    upstream.behaviour = answers(status, {"error": {"message": "slow down"}}, **headers)
+    for asked in (read(engine, ask()), engine.complete(ask())):
+        with pytest.raises(EngineOverloaded, match="slow down") as overloaded:
+            await asked
+        assert overloaded.value.retry_after == seconds
+
+
+@pytest.mark.parametrize("status", [402, 403, 409, 451])
+async def test_the_servers_own_refusals_are_passed_on(upstream: UpstreamServer, engine: Engine, status: int) -> None:
+    upstream.behaviour = answers(status, {"error": {"message": "flagged", "code": status}})
+    for asked in (read(engine, ask()), engine.complete(ask())):
+        with pytest.raises(EngineRefused, match="flagged"):
+            await asked
+
+
+@pytest.mark.parametrize(("status", "body"), [(401, {"error": {"message": "Incorrect key sk-7"}}), (403, b"Forbidden")])
+async def test_a_refused_key_is_the_workers_and_not_the_requests(
+    upstream: UpstreamServer, engine: Engine, status: int, body: Any
+) -> None:
+    upstream.behaviour = answers(status, body)
+    with pytest.raises(EngineError, match="refuses the worker's API key") as refused:
         await read(engine, ask())
-    assert overloaded.value.retryable
-    assert overloaded.value.retry_after == 7
+    assert "sk-7" not in refused.value.message
+
+
+async def test_a_spent_quota_is_not_waited_for(upstream: UpstreamServer, engine: Engine) -> None:
+    upstream.behaviour = answers(429, {"error": {"message": "no credit", "code": "insufficient_quota"}})
+    with pytest.raises(EngineRefused, match="no credit"):
+        await read(engine, ask())
+
+
+async def test_errors_do_not_tell_where_the_server_is(upstream: UpstreamServer) -> None:
+    engine = open_engine(settings(upstream, url=upstream.url.replace("//", "//user:secret@")))
+    await engine.start()
+    failures: list[Behaviour] = [answers(500, b"oops"), answers(429, b"later"), streams(BEGIN, then="cut"), streams()]
+    for behaviour in failures:
+        upstream.behaviour = behaviour
+        with pytest.raises(EngineError) as failed:
+            await read(engine, ask())
+        assert "127.0.0.1" not in failed.value.message
+    await upstream.close()
+    with pytest.raises(EngineError) as failed:
+        await read(engine, ask())
+    assert "127.0.0.1" not in failed.value.message
+    reason = await engine.wait_unhealthy()
+    assert "127.0.0.1" in reason
+    assert "secret" not in reason
+    await engine.close()
 
 
 async def test_a_broken_upstream_may_pass(upstream: UpstreamServer, engine: Engine) -> None:
@@ -223,6 +283,202 @@ async def test_closing_the_engine_ends_those_who_wait(upstream: UpstreamServer, 
         await engine.close()
         for end in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(end, EngineError)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+WHOLE = {
+    "done": ANSWER,
+    "done, with a space": ANSWER.replace(b"[DONE]", b"[DONE] "),
+    "done, without its blank line": ANSWER.rstrip(b"\n"),
+    "usage": BEGIN + FINISH + USAGE_CHUNK,
+    "the end": BEGIN + FINISH,
+}
+
+
+def chunked(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize("body", WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("then", ["abort", "close", "hang"])
+async def test_an_answer_that_is_whole_is_kept_however_its_connection_ends(
+    upstream: UpstreamServer, engine: Engine, monkeypatch: pytest.MonkeyPatch, body: bytes, then: str
+) -> None:
+    monkeypatch.setattr(openai_http, "USAGE_TIMEOUT", 0.2)
+    monkeypatch.setattr(openai_http, "END_TIMEOUT", 0.2)
+    upstream.behaviour = bare(HEAD, chunked(body), then=then)
+    chunks = await read(engine, ask())
+    assert text_of(chunks) == "Hello"
+    assert len(upstream.bodies) == 1
+
+
+async def test_a_whole_unary_answer_is_kept_however_its_connection_ends(
+    upstream: UpstreamServer, engine: Engine
+) -> None:
+    answer = orjson.dumps({"choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}]})
+    upstream.behaviour = bare(HEAD.replace(b"text/event-stream", b"application/json"), chunked(answer))
+    assert (await engine.complete(ask()))["choices"][0]["message"]["content"] == "Hello"
+    upstream.behaviour = bare(HEAD, chunked(answer[:-9]))
+    with pytest.raises(EngineError):
+        await engine.complete(ask())
+
+
+async def test_a_stream_and_a_completion_are_read_where_the_other_was_asked_for(
+    upstream: UpstreamServer, engine: Engine
+) -> None:
+    upstream.behaviour = streams(ANSWER)
+    assert (await engine.complete(ask()))["choices"][0]["message"]["content"] == "Hello"
+    upstream.behaviour = answers(200, {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]})
+    assert text_of(await read(engine, ask())) == "Hello"
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        streams(BEGIN, FINISH.replace(b"stop", b"abort"), DONE),
+        streams(frame({"error": {"message": "out of memory"}}), DONE),
+        streams(BEGIN, DONE),
+        answers(500, b"oops"),
+        answers(200, b"<html>"),
+        streams(BEGIN, then="cut"),
+    ],
+    ids=["given up", "an error", "no reason", "500", "a page", "cut"],
+)
+async def test_nothing_in_an_answer_says_that_the_server_is_ill(
+    upstream: UpstreamServer, engine: Engine, behaviour: Behaviour
+) -> None:
+    upstream.behaviour = behaviour
+    unhealthy = asyncio.create_task(engine.wait_unhealthy())
+    with pytest.raises(EngineError):
+        await read(engine, ask())
+    await engine.wait_healthy()
+    assert not unhealthy.done()
+    unhealthy.cancel()
+
+
+# ── servers without a list of models ──
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 429, 500, 501, 503])
+async def test_any_answer_to_a_probe_is_a_sign_of_life(upstream: UpstreamServer, engine: Engine, status: int) -> None:
+    upstream.models = web.Response(status=status, text="no list here")
+    await upstream.stop_listening()
+    upstream.behaviour = streams(then="cut")
+    with pytest.raises(EngineError):
+        await read(engine, ask())
+    async with asyncio.timeout(60):
+        await engine.wait_unhealthy()
+        await upstream.listen()
+        await engine.wait_healthy()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 500, 501])
+async def test_a_named_model_is_served_by_a_server_without_a_list(upstream: UpstreamServer, status: int) -> None:
+    upstream.models = web.Response(status=status, text="no list here")
+    engine = open_engine(settings(upstream, model="m"))
+    async with asyncio.timeout(60):
+        await engine.start()
+    assert engine.card.id == "m"
+    await engine.close()
+
+
+async def test_a_list_that_is_none_needs_a_name(upstream: UpstreamServer) -> None:
+    for listed in ([], {"data": None}, {"data": [7]}, "x"):
+        upstream.models = listed
+        engine = open_engine(settings(upstream))
+        with pytest.raises(EngineError, match="say which one"):
+            await engine.start()
+        await engine.close()
+
+
+# ── what a server does not take ──
+
+
+def refuses(*names: str) -> Behaviour:
+    """422 for the first of these fields that a request has, as pydantic's `extra="forbid"` does."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        body = orjson.loads(await request.read())
+        for name in names:
+            if name in body:
+                detail = [{"loc": ["body", name], "msg": "Extra inputs are not permitted"}]
+                return web.json_response({"detail": detail}, status=422)
+        return await (streams(ANSWER) if body.get("stream") else answers(200, UNARY))(request)
+
+    return behave
+
+
+UNARY = {"choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}], "usage": USAGE}
+
+
+def request_of_a_worker(**fields: Any) -> EngineRequest:
+    request = EngineRequest(ask(**fields))
+    request.added = frozenset({"seed", "parallel_tool_calls"})
+    return request
+
+
+async def test_a_field_of_ours_that_is_refused_is_left_out_from_then_on(
+    upstream: UpstreamServer, engine: Engine
+) -> None:
+    upstream.behaviour = refuses("stream_options", "seed", "parallel_tool_calls")
+    asked = request_of_a_worker(seed=7, parallel_tool_calls=False)
+    for _ in range(2):
+        assert text_of(await read(engine, asked)) == "Hello"
+        assert (await engine.complete(asked))["choices"][0]["message"]["content"] == "Hello"
+    assert len(upstream.bodies) == 3 + 4
+    assert not {"seed", "stream_options", "parallel_tool_calls"} & upstream.bodies[-1].keys()
+
+
+async def test_a_field_of_the_clients_that_is_refused_is_refused(upstream: UpstreamServer, engine: Engine) -> None:
+    upstream.behaviour = refuses("seed", "top_k")
+    for asked in (ask(seed=7), request_of_a_worker(top_k=3)):
+        with pytest.raises(EngineRefused, match="Extra inputs"):
+            await read(engine, asked)
+    assert len(upstream.bodies) == 3  # the worker's seed was left out of the second request
+
+
+async def test_a_limit_goes_by_its_older_name_where_the_newer_is_refused(
+    upstream: UpstreamServer, engine: Engine
+) -> None:
+    upstream.behaviour = refuses("max_completion_tokens")
+    asked = {**{key: value for key, value in ask().items() if key != "max_tokens"}, "max_completion_tokens": 5}
+    for _ in range(2):
+        await read(engine, asked)
+    assert ["max_tokens" in body for body in upstream.bodies] == [False, True, True]
+    assert upstream.bodies[-1]["max_tokens"] == 5
+
+
+async def test_a_refusal_of_the_value_is_passed_on_and_teaches_nothing(
+    upstream: UpstreamServer, engine: Engine
+) -> None:
+    upstream.behaviour = answers(400, {"error": {"message": "max_completion_tokens is too large: 5"}})
+    asked = {"messages": [{"role": "user", "content": "Hi"}], "max_completion_tokens": 5}
+    with pytest.raises(EngineRefused, match="too large"):
+        await read(engine, asked)
+    upstream.behaviour = streams(ANSWER)
+    await read(engine, asked)
+    assert "max_completion_tokens" in upstream.bodies[-1]
+
+
+async def test_what_is_known_of_a_server_can_be_set(upstream: UpstreamServer) -> None:
+    known = settings(upstream, omitted_fields=("seed",), knows_max_tokens_only=True)
+    engine = open_engine(known)
+    await engine.start()
+    await read(engine, {"messages": [], "seed": 7, "max_completion_tokens": 5})
+    (body,) = upstream.bodies
+    assert "seed" not in body
+    assert body["max_tokens"] == 5
+    await engine.close()
+
+
+async def test_choices_that_a_server_leaves_out_are_asked_for_alone(upstream: UpstreamServer, engine: Engine) -> None:
+    for asked in (ask(n=3, seed=7), ask(n=2, seed=7)):
+        chunks = await read(engine, asked)
+        assert [text_of(chunks, index) for index in range(asked["n"])] == ["Hello"] * asked["n"]
+        assert chunks[-1]["usage"]["completion_tokens"] == asked["n"] * USAGE["completion_tokens"]
+        assert chunks[-1]["usage"]["prompt_tokens"] == USAGE["prompt_tokens"]
+    assert [body.get("n") for body in upstream.bodies] == [3, None, None, None, None]
+    assert sorted(body["seed"] for body in upstream.bodies[:3]) == [7, 8, 9]
 
 
 async def test_an_upstream_that_goes_and_comes_back(upstream: UpstreamServer, engine: Engine) -> None:

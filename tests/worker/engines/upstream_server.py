@@ -116,6 +116,25 @@ def streams(*parts: bytes, then: str = "end") -> Behaviour:
     return behave
 
 
+def bare(*parts: bytes, then: str = "abort") -> Behaviour:
+    """Writes the parts to the socket as they are, head included, and then aborts, closes, or hangs."""
+
+    async def behave(request: web.Request) -> web.StreamResponse:
+        transport = request.transport
+        assert transport is not None
+        for part in parts:
+            transport.write(part)
+        if then == "hang":
+            await asyncio.Event().wait()
+        if then == "abort":  # with a reset, as a server that dies: the client's kernel may drop what it has not read
+            await asyncio.sleep(0)
+            transport.abort()
+        transport.close()
+        return web.Response()
+
+    return behave
+
+
 def answers(status: int, body: Any, **headers: str) -> Behaviour:
     async def behave(request: web.Request) -> web.StreamResponse:
         data = body if isinstance(body, bytes) else orjson.dumps(body)

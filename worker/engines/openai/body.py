@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worker.engines.openai.failures import malformed
-from worker.engines.openai.json_text import is_strict
+from worker.engines.openai.json_text import is_readable, is_strict
 from worker.engines.openai.sse import BOM, DONE, MOST, EventTooLarge, SseDecoder
 
 
@@ -36,7 +36,11 @@ class AnswerBody:
     def end(self) -> list[bytes]:
         if self._decoder is not None:
             return self._decoder.rest()
-        return [bytes(self._begin)] if self._begin.strip() else []
+        received = bytes(self._begin)
+        if not received.strip() or is_readable(received):
+            return [received] if received.strip() else []
+        lines = SseDecoder()  # Events without the name of their field, or one JSON value a line.
+        return [*lines.feed(received), *lines.rest()]
 
     def salvaged(self, block: bytes) -> list[bytes]:
         """The events that were whole when the connection broke; `block` came last."""

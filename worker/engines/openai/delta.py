@@ -41,7 +41,7 @@ class MessagePieces:
             found["tool_calls"] = calls
         for name, value in raw.items():
             if name not in KNOWN and value not in (None, "", [], {}):
-                found[name] = value
+                found[name] = _of_type(name, value)
         if not strict or self._halves:
             found = self._with_whole_characters(found)
         return found
@@ -99,6 +99,16 @@ class MessagePieces:
 
 
 KNOWN = frozenset({"role", "function_call", "tool_calls", *TEXTS})
+
+
+TYPES = {"audio": dict, "annotations": list}
+"""What OpenAI's types say of the fields that are passed on as they are."""
+
+
+def _of_type(name: str, value: Any) -> Any:
+    if not isinstance(value, TYPES.get(name, object)):
+        raise malformed(f"`{name}` is not of its type", value)
+    return value
 
 
 def _part(name: str, part: Any) -> tuple[str, str | None]:

@@ -42,6 +42,15 @@ def is_strict(data: bytes) -> bool:
     return True
 
 
+def is_readable(data: bytes) -> bool:
+    """Whether `decode` takes it."""
+    try:
+        decode(data)
+    except NotJson:
+        return False
+    return True
+
+
 def scrubbed(value: Any) -> Any:
     """`value` with every lone surrogate replaced, so that it can be encoded."""
     match value:

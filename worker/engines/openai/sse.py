@@ -102,7 +102,7 @@ def _data_lines(event: bytes) -> list[bytes]:
     return [
         line[5:].removeprefix(b" ") if line.startswith(b"data:") else line
         for line in lines
-        if line.startswith((b"data:", b"{"))
+        if line.startswith((b"data:", b"{")) or line == DONE
     ]
 
 

@@ -22,15 +22,16 @@ PAYLOADS = {"function": "arguments", "custom": "input"}
 
 @dataclass(slots=True)
 class _Call:
-    """`index` and `raw_id` are the server's. The call is announced once its name is known; its text waits for that."""
+    """`index` and `raw_id` are the server's. The call gets its `number`, and is sent, once its name is known; its text
+    waits for that.
+    """
 
-    number: int
     index: int | None
     raw_id: Any
     id: str
     type: str
     name: str = ""
-    announced: bool = False
+    number: int | None = None
     text: list[str] = field(default_factory=list[str])
     waiting: str = ""
 
@@ -47,7 +48,7 @@ class ToolCalls:
         self._calls: list[_Call] = []
 
     def __bool__(self) -> bool:
-        return bool(self._calls)
+        return any(call.number is not None for call in self._calls)
 
     def add(self, deltas: Any) -> list[Delta]:
         if isinstance(deltas, dict):
@@ -59,9 +60,11 @@ class ToolCalls:
 
     def rest(self) -> list[Delta]:
         """Calls that waited for a name that never came, and the arguments of those that have none: an empty object."""
-        waiting = [self._announced(call, {}) for call in self._calls if not call.announced]
-        bare = [call for call in self._calls if call.type == "function" and not "".join(call.text)]
-        return waiting + [{"index": call.number, "function": {"arguments": "{}"}} for call in bare]
+        waiting = [self._begun(call, {}) for call in self._calls if call.number is None and call.waiting]
+        bare = [call for call in self._calls if call.number is not None and not call.waiting and not "".join(call.text)]
+        return waiting + [
+            {"index": call.number, "function": {"arguments": "{}"}} for call in bare if call.type == "function"
+        ]
 
     def _add(self, raw: Any) -> Delta | None:
         if not isinstance(raw, dict):
@@ -75,10 +78,10 @@ class ToolCalls:
         call.name = call.name or name
         call.text.append(text)
         extra = _extra(delta, body, kind)
-        if call.announced:
+        if call.number is not None:
             return self._continued(call, text, extra)
         call.waiting += text
-        return self._announced(call, extra) if call.name else None
+        return self._begun(call, extra) if call.name else None
 
     def _call_of(self, delta: Mapping[str, Any], name: str) -> _Call | None:
         """The call that the delta goes on with; None for a new one."""
@@ -108,12 +111,12 @@ class ToolCalls:
         raw_id = _identity(delta.get("id"))
         taken = {call.id for call in self._calls}
         own = raw_id if isinstance(raw_id, str) and raw_id not in taken else f"call_{os.urandom(12).hex()}"
-        call = _Call(len(self._calls), _index(delta.get("index")), raw_id, own, kind)
+        call = _Call(_index(delta.get("index")), raw_id, own, kind)
         self._calls.append(call)
         return call
 
-    def _announced(self, call: _Call, extra: Delta) -> Delta:
-        call.announced = True
+    def _begun(self, call: _Call, extra: Delta) -> Delta:
+        call.number = sum(other.number is not None for other in self._calls)
         body = {"name": call.name, PAYLOADS[call.type]: call.waiting}
         return {"index": call.number, "id": call.id, "type": call.type, call.type: body, **extra}
 
