@@ -161,8 +161,9 @@ class Replay:
         due, value = self._others[choice, name], delta[name]
         if not due:
             return
-        skipped = min(due, len(cast(list[Any], value))) if isinstance(value, list) else 1
-        rest: list[Any] = value[skipped:] if isinstance(value, list) else []
+        items: list[Any] = cast(list[Any], value) if isinstance(value, list) else [value]
+        skipped = min(due, len(items))
+        rest = items[skipped:]
         if rest:
             delta[name] = rest
         else:

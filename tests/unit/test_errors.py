@@ -30,6 +30,7 @@ STATUSES = {
     "StorageQuotaExceeded": 429,
     "IgniteError": 500,
     "EngineError": 500,
+    "EngineOverloaded": 500,
     "WorkerLost": 500,
     "AttemptsExhausted": 500,
     "RequestLost": 500,

@@ -26,6 +26,7 @@ TABLE = {
     500: Code.INTERNAL,
     503: Code.UNAVAILABLE,
     504: Code.DEADLINE_EXCEEDED,
+    507: Code.UNAVAILABLE,
 }
 
 

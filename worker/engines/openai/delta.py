@@ -101,12 +101,12 @@ class MessagePieces:
 KNOWN = frozenset({"role", "function_call", "tool_calls", *TEXTS})
 
 
-TYPES = {"audio": dict, "annotations": list}
+TYPES: Mapping[str, type] = {"audio": dict, "annotations": list}
 """What OpenAI's types say of the fields that are passed on as they are."""
 
 
 def _of_type(name: str, value: Any) -> Any:
-    if not isinstance(value, TYPES.get(name, object)):
+    if name in TYPES and type(value) is not TYPES[name]:
         raise malformed(f"`{name}` is not of its type", value)
     return value
 
