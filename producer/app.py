@@ -63,7 +63,10 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
     storage = open_storage(settings)
     service, kept = JobService(backend, catalog, settings), Files(backend.documents, storage)
     limits = KeyLimits(backend.limiter, backend.store)
-    desk = Desk(settings, backend, service, catalog, Batches(backend.documents, settings.file_retention), kept, storage)
+    bodies = BodyBudget(settings.body_budget, settings.tenant_body_budget)
+    desk = Desk(
+        settings, backend, service, catalog, Batches(backend.documents, settings.file_retention), kept, storage, bodies
+    )
     runners = BatchRunners(
         backend.documents, desk.batches, lambda ledger: BatchRun(desk, ledger).run(), settings.batch_lease
     )
@@ -81,7 +84,7 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
         NamedBatches(backend.documents, desk.batches),
         runners,
         fleet,
-        BodyBudget(settings.body_budget, settings.tenant_body_budget),
+        bodies,
     )
 
     @asynccontextmanager

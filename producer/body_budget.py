@@ -39,7 +39,7 @@ class BodyBudget:
         return HeldBody(self, tenant)
 
     def refusal(self, tenant: str, more: int) -> IgniteError | None:
-        held = self._tenants[tenant]
+        held = self._tenants.get(tenant, 0)
         if held and held + more > self._tenant_limit:
             message = (
                 f"Your requests hold {held:,} bytes of this server, and may hold {self._tenant_limit:,} at a time."
@@ -49,6 +49,10 @@ class BodyBudget:
             message = f"This server holds {self._limit:,} bytes of requests at a time, and this one would be too much."
             return Unavailable(message, code="server_busy", retry_after=COME_BACK)
         return None
+
+    def has_room(self, tenant: str) -> bool:
+        """For what may wait: half of the budget is left to what may not."""
+        return self.held < self._limit / 2 and self._tenants.get(tenant, 0) < self._tenant_limit / 2
 
     def add(self, tenant: str, size: int) -> None:
         self.held += size

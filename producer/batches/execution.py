@@ -43,6 +43,7 @@ from producer.batches.line_jobs import Answer, LineJobs, place
 from producer.batches.lines import RawLine, parse_line
 from producer.batches.outputs import Outputs, entry_of
 from producer.batches.window import MOST_OF_ALL, Window
+from producer.body_budget import BodyBudget
 from producer.files.catalog import Files
 from shared.errors import BackendUnavailable
 
@@ -70,6 +71,7 @@ class Tools:
     files: Files
     window: Window
     file_retention: float
+    bodies: BodyBudget
     only: Container[int] | None = None
 
 
@@ -82,7 +84,7 @@ class Execution:
         self._jobs = tools.jobs
         self._feed = Feed(tools.ledger.batch, tools.open_source, self._model_of)
         self._open: dict[int, OpenLine] = {}
-        self._running: dict[asyncio.Task[Answer], str] = {}
+        self._running: dict[asyncio.Task[Answer], tuple[str, int]] = {}
         self._of_model: Counter[str] = Counter()
         self._answers: list[Answer] = []
         self._size = 0
@@ -123,9 +125,11 @@ class Execution:
                 self._start(raw, model, fed_before=self._ledger.batch.generation > 1)
 
     def _room(self, model: str) -> int:
-        """How many more lines of the model may be started now."""
+        """How many more lines of the model may be started now: none while the process holds many bytes of requests."""
         if self._jobs.stop is not None:
             return CHECKPOINT_LINES - len(self._answers)
+        if self._running and not self._tools.bodies.has_room(self._ledger.batch.tenant):
+            return 0
         return min(self._tools.window.size(model) - self._of_model[model], MOST_OF_ALL - len(self._running))
 
     def _model_of(self, raw: RawLine) -> str | None:
@@ -142,14 +146,18 @@ class Execution:
         self._open[raw.number] = place(raw)
         answering = self._jobs.answer(raw, fed_before=fed_before)
         task = asyncio.create_task(answering, name=f"{self._ledger.batch.id} {raw.number}")
-        self._running[task] = model
+        size = raw.end - raw.start
+        self._running[task] = model, size
         self._of_model[model] += 1
+        self._tools.bodies.add(self._ledger.batch.tenant, size)
         task.add_done_callback(self._answered)
 
     # ── answers in ──
 
     def _answered(self, task: asyncio.Task[Answer]) -> None:
-        self._of_model[self._running.pop(task)] -= 1
+        model, size = self._running.pop(task)
+        self._of_model[model] -= 1
+        self._tools.bodies.add(self._ledger.batch.tenant, -size)
         if not task.cancelled():
             self._take(task.result())
 

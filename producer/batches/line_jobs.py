@@ -6,9 +6,9 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import structlog
@@ -44,6 +44,8 @@ from shared.schema import ChatCompletionRequest, check_request
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 LOOK_AGAIN = 30.0
 """Seconds of silence after which a job's record is looked at: no message that gets lost costs more than that."""
@@ -84,7 +86,7 @@ class LineJobs:
     async def answer(self, raw: RawLine, *, fed_before: bool) -> Answer:
         """Run a line to its end. `fed_before`: its job may be there already. Never raises for what is wrong with it."""
         try:
-            line = parse_line(raw.data, self._batch.endpoint)
+            line = await self._checked(raw, lambda: parse_line(raw.data, self._batch.endpoint))
             try:
                 job, body = await self._admitted(raw, line), orjson.dumps(line.body)
             except IgniteError as error:
@@ -112,6 +114,9 @@ class LineJobs:
             await self._service.expire(job_id)
         await self._service.cancel(job_id)
 
+    async def _checked(self, raw: RawLine, check: Callable[[], T]) -> T:
+        return await self._service.checks.run(raw.data or b"", check)
+
     # ── the job ──
 
     def _job_id(self, number: int) -> str:
@@ -122,7 +127,7 @@ class LineJobs:
 
     async def _admitted(self, raw: RawLine, line: BatchLine) -> Job:
         """Raises what is wrong with the request."""
-        request = check_request(line.body, stream=False)
+        request = await self._checked(raw, lambda: check_request(line.body, stream=False))
         self._service.policy.check(request)
         model = await self._model(line.model)
         if self._batch.models and model.id not in self._batch.models:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ import orjson
 
 from producer.batches.document import Problem
 from shared.errors import InvalidRequest
-from shared.schema import parse_json
+from shared.schema import ChatCompletionRequest, parse_json
 
 BOM = b"\xef\xbb\xbf"
 CUSTOM_ID_LIMIT = 512
+BLANK_LINES = re.compile(rb"[ \t\r\v\f\n]*\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,10 @@ class LineReader:
 
     def feed(self, data: bytes) -> Iterator[RawLine]:
         """The lines that end in what was fed so far. Each must be taken before more is fed."""
-        position = 0
+        position = self._pass_over_blank(data, 0)
         while (end := data.find(b"\n", position) + 1) > 0:
             yield from self._cut(data[position:end])
-            position = end
+            position = self._pass_over_blank(data, end)
         self._hold(data[position:])
 
     def end(self) -> Iterator[RawLine]:
@@ -58,6 +60,14 @@ class LineReader:
         twin = copy(self)
         twin._held = [*self._held]
         return twin
+
+    def _pass_over_blank(self, data: bytes, position: int) -> int:
+        """Where the blank lines end that begin at `position`: millions of them cost what a few do."""
+        if self._size or (blank := BLANK_LINES.match(data, position)) is None:
+            return position
+        self._number += data.count(b"\n", position, blank.end())
+        self._start += blank.end() - position
+        return blank.end()
 
     def _hold(self, rest: bytes) -> None:
         self._size += len(rest)
@@ -112,16 +122,44 @@ def parse_line(data: bytes | None, endpoint: str) -> BatchLine:
         raise BadLine("invalid_url", f"{message[:-1]}, '{endpoint}'.", "url")
     body = required(line, "body", dict)
     model = required(body, "model", str, "body.")
+    refuse_unheeded(line, body)
+    return BatchLine(custom_id, model, body)
+
+
+LINE_FIELDS = frozenset({"custom_id", "method", "url", "body"})
+FIELDS_OF_REQUESTS = frozenset(ChatCompletionRequest.model_fields) | {
+    *("completion_window", "endpoint", "input_file_id", "output_expires_after"),
+    *("headers", "idempotency_key", "priority", "timeout"),
+}
+"""What a line would be ignored with, though it means something elsewhere: in a request, in a batch, as a header."""
+
+FLEX_ENOUGH = (None, "auto", "default", "flex")
+"""Tiers that a line may ask for: it runs as flex."""
+
+
+def refuse_unheeded(line: Mapping[str, Any], body: Mapping[str, Any]) -> None:
+    """Raises BadLine for a field that means something and would be ignored."""
+    for name, value in line.items():
+        if name in FIELDS_OF_REQUESTS - LINE_FIELDS and value is not None:
+            reason = "it belongs into the body" if name in ChatCompletionRequest.model_fields else "it is not for lines"
+            raise BadLine("invalid_value", f"Invalid value for '{name}': {reason}.", name)
     if body.get("stream"):
         raise BadLine("invalid_value", "A request in a batch cannot be streamed.", "body.stream")
-    return BatchLine(custom_id, model, body)
+    if body.get("stream_options") is not None:
+        raise BadLine("invalid_value", "A request in a batch cannot be streamed.", "body.stream_options")
+    if body.get("webhook_url") is not None:
+        message = "No webhook tells the end of a line: set 'webhook_url' of the batch."
+        raise BadLine("invalid_value", message, "body.webhook_url")
+    if body.get("service_tier") not in FLEX_ENOUGH:
+        raise BadLine("invalid_value", "The requests of a batch run in the tier 'flex'.", "body.service_tier")
 
 
 def as_object(data: bytes) -> dict[str, Any]:
     try:
         value = parse_json(data)
-    except InvalidRequest:
-        raise BadLine("invalid_json_line", "This line is not parseable as valid JSON.") from None
+    except InvalidRequest as error:
+        reason = error.message.replace("The request body", "This line")
+        raise BadLine("invalid_json_line", f"This line is not parseable as valid JSON: {reason}") from None
     if not isinstance(value, dict):
         raise BadLine("invalid_json_line", "This line is not a JSON object.")
     return cast(dict[str, Any], value)

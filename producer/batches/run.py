@@ -8,9 +8,10 @@ already, and says once more how the batch ended.
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import orjson
 import structlog
@@ -20,11 +21,13 @@ from producer.batches.document import Batch, Problem
 from producer.batches.execution import Execution, Tools
 from producer.batches.ledger import Ledger
 from producer.batches.line_jobs import LineJobs
+from producer.batches.lines import RawLine
 from producer.batches.outputs import Outputs
 from producer.batches.source import LineSource, slowly
 from producer.batches.telling import tell_webhook
 from producer.batches.validation import Duplicates, Validation, in_order
 from producer.batches.window import Window
+from producer.body_budget import BodyBudget
 from producer.catalog import Catalog
 from producer.files.catalog import Files
 from producer.files.entry import Part
@@ -35,6 +38,8 @@ from shared.ports import Backend, DocumentChanged
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 MOST_ASKED = 100
 """Models that are noted of a batch's lines: a few kilobytes."""
@@ -51,6 +56,7 @@ class Desk:
     batches: Batches
     files: Files
     storage: Storage
+    bodies: BodyBudget
 
 
 class BatchRun:
@@ -88,7 +94,7 @@ class BatchRun:
         duplicates = Duplicates(self._batch.endpoint, validation.doubtful)
         if validation.doubtful:
             async for raw in slowly(self._source()):
-                duplicates.look(raw)
+                await self._checked(raw, duplicates.look)
                 if duplicates.full:
                     break
         if problems := in_order(validation.problems + duplicates.problems):
@@ -107,7 +113,7 @@ class BatchRun:
 
     async def _look_at_all(self, validation: Validation) -> None:
         async for raw in slowly(self._source()):
-            if (model := validation.look(raw)) is not None:
+            if (model := await self._checked(raw, validation.look)) is not None:
                 try:
                     await self._desk.catalog.get(model)
                 except NotFound as error:
@@ -115,6 +121,9 @@ class BatchRun:
             if validation.full:
                 break
         validation.end()
+
+    async def _checked(self, raw: RawLine, look: Callable[[RawLine], T]) -> T:
+        return await self._desk.service.checks.run(raw.data or b"", lambda: look(raw))
 
     async def _fail(self, problems: tuple[Problem, ...]) -> None:
         await self._ledger.commit(lambda batch: batch.with_(status="failed", failed_at=time.time(), problems=problems))
@@ -151,6 +160,7 @@ class BatchRun:
             files=desk.files,
             window=Window(desk.backend.registry, desk.catalog, desk.settings.batch_window),
             file_retention=desk.settings.file_retention,
+            bodies=desk.bodies,
             only=await self._only(),
         )
         await Execution(tools).run()

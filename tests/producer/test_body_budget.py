@@ -5,14 +5,17 @@ import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import AsyncOpenAI
 
 from producer.body_budget import SMALL, BodyBudget
 from shared.errors import RateLimited, Unavailable
 from shared.schema import ChatCompletionRequest
 from tests.producer.api import Api, ask, embedded_api
+from tests.support.batches import assert_each_once, begun, jsonl, line, outcome_of, over
 from tests.support.wait_until import wait_until
 
 NAMES = ("alice", "bob", "carol")
@@ -106,6 +109,25 @@ async def test_what_was_parsed_of_a_body_goes_while_its_client_waits(api: Api) -
     )
     api.engine.gate.set()
     assert (await waiting).status == 200
+
+
+async def test_a_batchs_lines_wait_for_room(tmp_path: Path) -> None:
+    """And leave half of it to those who do not wait."""
+    async with (
+        embedded_api(files_dir=tmp_path, body_budget=4 * SIZE, tenant_body_budget=4 * SIZE) as api,
+        AsyncOpenAI(base_url=api.url, api_key="none", max_retries=0) as client,
+    ):
+        api.engine.gate.clear()
+        batch = await begun(client, jsonl(line(number, user="x" * SIZE) for number in range(6)))
+        await wait_until(lambda: api.engine.working >= 2, "two lines")
+        assert 2 * SIZE < api.doors.bodies.held < 3 * SIZE
+        small = asyncio.create_task(post(api, large(), {}))
+        await wait_until(lambda: api.engine.working >= 3, "a call beside the batch")
+        api.engine.gate.set()
+        assert (await small).status == 200
+        done, _ = await outcome_of(client, await over(client, batch))
+        assert_each_once(done, range(6))
+        assert api.doors.bodies.held == 0
 
 
 def test_one_body_is_taken_whatever_its_size() -> None:

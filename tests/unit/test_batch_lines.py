@@ -1,6 +1,8 @@
 """A batch's input: how it is cut into lines, and which lines are good."""
 
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import orjson
 import pytest
@@ -11,7 +13,7 @@ from producer.batches.lines import BOM, BadLine, LineReader, RawLine, job_id_of,
 from producer.batches.validation import MOST_PROBLEMS, Duplicates, Validation
 
 ENDPOINT = "/v1/chat/completions"
-GOOD = {"custom_id": "a", "method": "POST", "url": ENDPOINT, "body": {"model": "m", "messages": []}}
+GOOD: dict[str, Any] = {"custom_id": "a", "method": "POST", "url": ENDPOINT, "body": {"model": "m", "messages": []}}
 
 
 def cut(*pieces: bytes, limit: int = 1000, number: int = 1, start: int = 0) -> list[RawLine]:
@@ -29,6 +31,23 @@ def texts(*pieces: bytes, **options: int) -> list[tuple[int, bytes | None]]:
 def test_lines_are_numbered_and_blank_ones_count() -> None:
     assert texts(b"a\n\n  \nb\r\n\tc \n") == [(1, b"a"), (4, b"b"), (5, b"c")]
     assert texts(b"") == texts(b"\n \r\n") == []
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \n", b"\t\v\f\r\n"])
+def test_blank_lines_are_passed_over_at_once(blank: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_one, seen = LineReader._cut, 0
+
+    def counted(self: LineReader, rest: bytes) -> Iterator[RawLine]:
+        nonlocal seen
+        seen += 1
+        return cut_one(self, rest)
+
+    monkeypatch.setattr(LineReader, "_cut", counted)
+    pieces = [blank * 16_384] * 16
+    (line,) = cut(*pieces, b"a\n", *pieces)
+    count = 16 * 16_384
+    assert (line.number, line.start, line.data) == (count + 1, count * len(blank), b"a")
+    assert seen < 100
 
 
 def test_the_last_line_needs_no_end() -> None:
@@ -88,6 +107,16 @@ BAD: dict[str, tuple[bytes | None, str, str | None]] = {
     "a body that is a text": (changed(body="x"), "invalid_value", "body"),
     "no model": (changed(body={"messages": []}), "missing_required_parameter", "body.model"),
     "a stream": (changed(body={"model": "m", "stream": True}), "invalid_value", "body.stream"),
+    "a stream's options": (changed(body={"model": "m", "stream_options": {}}), "invalid_value", "body.stream_options"),
+    "a webhook": (changed(body={"model": "m", "webhook_url": "https://a.b"}), "invalid_value", "body.webhook_url"),
+    "a tier": (changed(body={"model": "m", "service_tier": "priority"}), "invalid_value", "body.service_tier"),
+    "no tier": (changed(body={"model": "m", "service_tier": {}}), "invalid_value", "body.service_tier"),
+    "a webhook beside the body": (changed(webhook_url="https://example.com"), "invalid_value", "webhook_url"),
+    "metadata beside the body": (changed(metadata={}), "invalid_value", "metadata"),
+    "a model beside the body": (changed(model="m"), "invalid_value", "model"),
+    "headers": (changed(headers={"Idempotency-Key": "x"}), "invalid_value", "headers"),
+    "a window": (changed(completion_window="24h"), "invalid_value", "completion_window"),
+    "a million lists": (b"[" + b"[]," * 1_000_000 + b"1]", "invalid_json_line", None),
 }
 
 
@@ -100,6 +129,8 @@ def test_a_bad_line_is_told_with_its_field(case: str) -> None:
 
 
 def test_a_good_line_is_good() -> None:
+    body = {**GOOD["body"], "service_tier": "flex", "background": True, "webhook_url": None, "stream": False}
+    assert parse_line(orjson.dumps({**GOOD, "body": body, "webhook_url": None}), ENDPOINT).body == body
     line = parse_line(orjson.dumps({**GOOD, "more": 1}), ENDPOINT)
     assert (line.custom_id, line.model, line.body) == ("a", "m", GOOD["body"])
 
