@@ -11,7 +11,7 @@ from enum import Enum
 
 from producer.failed_attempts import FailedAttempts
 from producer.keys import FORM, KeyBook, StoredKey, digest
-from shared.errors import AuthenticationFailed, PermissionDenied
+from shared.errors import AuthenticationFailed, PermissionDenied, unknown_model
 from shared.limits import UNLIMITED, Limits
 
 ANYONE = "local"
@@ -48,10 +48,10 @@ class Principal:
     def may_use(self, model: str) -> bool:
         return not self.limits.models or model in self.limits.models
 
-    def require_model(self, model: str) -> None:
-        """Raises PermissionDenied."""
+    def require_model(self, model: str, asked: str) -> None:
+        """`asked`: the name that the request has for it. Raises NotFound, as where there is no such model."""
         if not self.may_use(model):
-            raise PermissionDenied(f"This key may not use the model '{model}'.", param="model")
+            raise unknown_model(asked)
 
 
 class Keyring:

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from shared.errors import NotFound, NoWorkerForModel
+from shared.errors import NoWorkerForModel, unknown_model
 from shared.ports import ModelInfo, Registry, WorkerInfo
 
 FRESH = 5.0
@@ -65,7 +65,7 @@ class Catalog:
         if name not in self._names:
             await self._refresh(RECHECK)
         if name not in self._names:
-            raise NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
+            raise unknown_model(name)
         return self._known[self._names[name]]
 
     async def expect_workers(self, model: ModelInfo) -> None:

@@ -21,7 +21,8 @@ NOBODY = ""
 @dataclass(frozen=True, slots=True)
 class QueueView:
     """`tokens`: estimates of the jobs that wait; `tenants`: that have some. `oldest_wait` and `backlog_seconds` in
-    seconds; `rate`: jobs started per second. None: not known yet.
+    seconds; `rate`: jobs started per second, 0 where no worker is ready. None: not known yet, and of a backlog that no
+    worker takes from its end.
     """
 
     queue: QueueName
@@ -45,14 +46,17 @@ class Fleet:
 
     async def queues(self) -> Sequence[QueueView]:
         """Those of all models in the catalog, by model and tier."""
-        names = [QueueName(model.id, tier) for model in await self._catalog.models() for tier in Tier]
-        return await asyncio.gather(*(self._look(name) for name in names))
+        models, workers = await asyncio.gather(self._catalog.models(), self._backend.registry.workers())
+        staffed = {worker.model.id for worker in workers if worker.ready}
+        names = [QueueName(model.id, tier) for model in models for tier in Tier]
+        return await asyncio.gather(*(self._look(name, staffed=name.model in staffed) for name in names))
 
-    async def _look(self, queue: QueueName) -> QueueView:
+    async def _look(self, queue: QueueName, *, staffed: bool) -> QueueView:
         store = self._backend.store
         backlog, state = await asyncio.gather(store.backlog(queue, NOBODY), store.queue_state(queue))
         self._rates.observe(str(queue), backlog.started, backlog.jobs)
         first = self._rates.estimate(str(queue), 0)
+        left = self._rates.estimate(str(queue), backlog.jobs - 1) if staffed else None
         return QueueView(
             queue=queue,
             waiting=backlog.jobs,
@@ -60,6 +64,6 @@ class Fleet:
             tokens=backlog.tokens,
             tenants=backlog.tenants,
             oldest_wait=max(0.0, time.time() - state.oldest_at) if state.oldest_at and backlog.jobs else 0.0,
-            rate=1 / first if first else None,
-            backlog_seconds=self._rates.estimate(str(queue), backlog.jobs - 1) if backlog.jobs else 0.0,
+            rate=0.0 if not staffed else 1 / first if first else None,
+            backlog_seconds=left if backlog.jobs else 0.0,
         )

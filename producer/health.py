@@ -69,7 +69,8 @@ class Health:
 
 
 def health_router() -> APIRouter:
-    from producer.dependencies import doors_of, json_response
+    from producer.auth import require_operator
+    from producer.dependencies import doors_of, json_response, principal_of
 
     router = APIRouter(tags=["operations"])
 
@@ -86,6 +87,8 @@ def health_router() -> APIRouter:
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
+        """For operators' keys: they tell of every tenant's load."""
+        require_operator(principal_of(request))
         TASKS.set(len(asyncio.all_tasks()))
         with suppress(BackendUnavailable):  # What this process counts itself is wanted most when the rest is away.
             await measure(doors_of(request).fleet)
@@ -106,4 +109,5 @@ async def measure(fleet: Fleet) -> None:
         QUEUE_RUNNING.labels(model, tier).set(view.running)
         QUEUE_TOKENS.labels(model, tier).set(view.tokens)
         QUEUE_OLDEST.labels(model, tier).set(view.oldest_wait)
-        QUEUE_BACKLOG.labels(model, tier).set(math.nan if view.backlog_seconds is None else view.backlog_seconds)
+        unknown = math.inf if view.rate == 0.0 else math.nan
+        QUEUE_BACKLOG.labels(model, tier).set(unknown if view.backlog_seconds is None else view.backlog_seconds)

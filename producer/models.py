@@ -22,10 +22,10 @@ async def list_models(request: Request) -> Response:
     return json_response({"object": "list", "data": data})
 
 
-@router.get("/{model_id:path}", summary="A model", responses=answers(is_json(Model, "The model."), 403, 404))
+@router.get("/{model_id:path}", summary="A model", responses=answers(is_json(Model, "The model."), 404))
 async def get_model(request: Request, model_id: str) -> Response:
     """By its id, or by another name that it has."""
     catalog = doors_of(request).catalog
     model = await catalog.get(model_id)
-    principal_of(request).require_model(model.id)
+    principal_of(request).require_model(model.id, model_id)
     return json_response(model_object(model, await catalog.workers(model.id)))

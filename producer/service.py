@@ -153,7 +153,7 @@ class JobService:
     async def _model_for(self, submission: Submission) -> ModelInfo:
         """The model that the request names, which can take it and has workers, or will have."""
         model = await self._catalog.get(submission.request.model)
-        submission.principal.require_model(model.id)
+        submission.principal.require_model(model.id, submission.request.model)
         await self._catalog.expect_workers(model)
         check_against_model(submission.request, model, self._settings)
         return model
@@ -302,7 +302,8 @@ class JobService:
         if now.status is JobStatus.QUEUED:
             position = await self._backend.store.position(now)
             workers = await self._catalog.workers(now.model)
-            return Place(now.status, position, self._door.eta(now, position), alive=False, workers=workers)
+            eta = self._door.eta(now, position)
+            return Place(now.status, position, eta if workers else None, alive=False, workers=workers)
         alive = now.owner is not None and await self._backend.registry.alive(now.owner)
         return Place(now.status, None, None, alive=alive)
 

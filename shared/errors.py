@@ -114,6 +114,11 @@ def key_reused() -> IdempotencyKeyReused:
     return IdempotencyKeyReused("This idempotency key was used with another request.", param="Idempotency-Key")
 
 
+def unknown_model(name: str) -> NotFound:
+    """Also for a model that the key may not use: what others are served is no tenant's to know."""
+    return NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
+
+
 class RateLimited(IgniteError):
     """Too much for now: the client should come back after `retry_after`."""
 

@@ -32,11 +32,11 @@ from shared.errors import (
     Gone,
     IgniteError,
     NotFound,
-    PermissionDenied,
     QueueFull,
     RecordedError,
     StorageQuotaExceeded,
     Unavailable,
+    unknown_model,
 )
 from shared.job import Job, JobStatus, Tier
 from shared.ports import Backend, Ending, ModelInfo
@@ -131,7 +131,7 @@ class LineJobs:
         self._service.policy.check(request)
         model = await self._model(line.model)
         if self._batch.models and model.id not in self._batch.models:
-            raise PermissionDenied(f"This key may not use the model '{model.id}'.", param="model")
+            raise unknown_model(line.model)
         check_against_model(request, model, self._settings)
         return self._job(raw, line, request, model)
 

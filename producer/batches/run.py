@@ -33,7 +33,7 @@ from producer.files.catalog import Files
 from producer.files.entry import Part
 from producer.service import JobService
 from producer.storage import Storage
-from shared.errors import NotFound
+from shared.errors import NotFound, unknown_model
 from shared.ports import Backend, DocumentChanged
 from shared.settings import Settings
 
@@ -115,7 +115,7 @@ class BatchRun:
         async for raw in slowly(self._source()):
             if (model := await self._checked(raw, validation.look)) is not None:
                 try:
-                    await self._desk.catalog.get(model)
+                    await self._require_model(model)
                 except NotFound as error:
                     validation.unknown_model(model, error.message, error.code)
             if validation.full:
@@ -124,6 +124,12 @@ class BatchRun:
 
     async def _checked(self, raw: RawLine, look: Callable[[RawLine], T]) -> T:
         return await self._desk.service.checks.run(raw.data or b"", lambda: look(raw))
+
+    async def _require_model(self, name: str) -> None:
+        """Raises NotFound, also for a model that the batch's key may not use."""
+        model = await self._desk.catalog.get(name)
+        if self._batch.models and model.id not in self._batch.models:
+            raise unknown_model(name)
 
     async def _fail(self, problems: tuple[Problem, ...]) -> None:
         await self._ledger.commit(lambda batch: batch.with_(status="failed", failed_at=time.time(), problems=problems))

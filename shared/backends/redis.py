@@ -292,6 +292,10 @@ class Pipeline(ABC):
         """How many subscriptions to these channels there are, or may be."""
 
     @abstractmethod
+    async def heard(self, channels: Sequence[str]) -> Sequence[bool]:
+        """Whether each of these channels has a subscription, or may have one."""
+
+    @abstractmethod
     async def tell(self, channel: str, message: str) -> int:
         """How many heard it, or may have."""
 
@@ -320,6 +324,9 @@ class ServerPipeline(Gathering, Pipeline):
     async def hearers(self, *channels: str) -> int:
         return subscribers(await self.command("PUBSUB", "NUMSUB", *channels))
 
+    async def heard(self, channels: Sequence[str]) -> Sequence[bool]:
+        return subscribed(await self.command("PUBSUB", "NUMSUB", *channels))
+
     async def tell(self, channel: str, message: str) -> int:
         return await self.command("PUBLISH", channel, message)
 
@@ -334,6 +341,10 @@ PROBE_KEPT = 60_000
 
 def probe_of(key: str) -> Command:
     return ("SET", key, 1, "PX", PROBE_KEPT)
+
+
+def subscribed(numsub: Sequence[Any]) -> Sequence[bool]:
+    return [count > 0 for count in numsub[1::2]]
 
 
 def subscribers(numsub: Sequence[Any]) -> int:

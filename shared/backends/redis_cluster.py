@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -31,11 +31,14 @@ from shared.backends.redis import (
     probe_of,
     redirect_of,
     slot_of,
+    subscribed,
     subscribers,
     uptime,
 )
 from shared.backends.redis_pipeline import Argument, Command, Gathering
 from shared.errors import BackendUnavailable, StoreUnavailable
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -297,6 +300,14 @@ class ClusterPipeline(Pipeline):
         counts = await self._everyone("PUBSUB", "NUMSUB", *channels, read=subscribers)
         return sum(1 if isinstance(count, BaseException) else count for count in counts)
 
+    async def heard(self, channels: Sequence[str]) -> Sequence[bool]:
+        """Somebody may be listening at a node that does not answer."""
+        nodes = await self._everyone("PUBSUB", "NUMSUB", *channels, read=subscribed)
+        told = [node for node in nodes if not isinstance(node, BaseException)]
+        if len(told) < len(nodes):
+            return [True] * len(channels)
+        return [any(each) for each in zip(*told, strict=True)]
+
     async def tell(self, channel: str, message: str) -> int:
         await self.command("PUBLISH", channel, message)
         return await self.hearers(channel)
@@ -307,6 +318,6 @@ class ClusterPipeline(Pipeline):
         known = [each for each in uptimes if not isinstance(each, BaseException)]
         return min([*known, self._nodes.complete_for - NOTICED_WITHIN])
 
-    async def _everyone(self, *command: Argument, read: Callable[[Any], int]) -> Sequence[int | BaseException]:
+    async def _everyone(self, *command: Argument, read: Callable[[Any], T]) -> Sequence[T | BaseException]:
         asked = (node.gathering.command(*command, read=read) for node in self._nodes.everyone())
         return await asyncio.gather(*asked, return_exceptions=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shared.backends.redis import Pipeline
 
 RETURNS_WITHIN = 3
@@ -11,3 +13,11 @@ RETURNS_WITHIN = 3
 async def anybody_hears(redis: Pipeline, *channels: str) -> bool:
     """Whether one of the channels has a subscriber, or the store is so young that the living may not be back yet."""
     return await redis.hearers(*channels) > 0 or await redis.settled_for() < RETURNS_WITHIN
+
+
+async def who_hears(redis: Pipeline, channels: Sequence[str]) -> Sequence[bool]:
+    """The same of each channel."""
+    heard = await redis.heard(channels)
+    if all(heard) or await redis.settled_for() >= RETURNS_WITHIN:
+        return heard
+    return [True] * len(channels)

@@ -15,7 +15,7 @@ import structlog
 
 from shared.backends import redis_keys as keys
 from shared.backends.announced import decode_model, decode_worker
-from shared.backends.redis_presence import anybody_hears
+from shared.backends.redis_presence import anybody_hears, who_hears
 from shared.backends.redis_server import Server
 from shared.backends.redis_subscription import listening
 from shared.errors import BackendUnavailable
@@ -104,11 +104,17 @@ class RedisRegistry:
 
     async def workers(self) -> Sequence[WorkerInfo]:
         since = time.time() - WORKER_TTL
-        ids: list[bytes] = await self._redis.command("ZRANGE", keys.WORKERS, since, "+inf", "BYSCORE")
-        if not ids:
+        found: list[bytes] = await self._redis.command("ZRANGE", keys.WORKERS, since, "+inf", "BYSCORE")
+        if not found:
             return []
-        records = await self._redis.values([keys.worker(raw.decode()) for raw in ids])
-        return [decode_worker(orjson.loads(raw)) for raw in records if raw]
+        ids = [raw.decode() for raw in found]
+        # A record outlives a worker that was killed; its subscription does not.
+        records, heard = await asyncio.gather(
+            self._redis.values([keys.worker(each) for each in ids]),
+            who_hears(self._redis, [keys.worker_channel(each) for each in ids]),
+        )
+        there = [raw for raw, hears in zip(records, heard, strict=True) if raw and hears]
+        return [decode_worker(orjson.loads(raw)) for raw in there]
 
     async def models(self) -> Sequence[ModelInfo]:
         raw = await self._redis.command("HVALS", keys.MODELS)

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from shared.backends.distributed import open_distributed
 from shared.ports import Backend
 from tests.contract.performers import CANCELLED, PATIENCE, a_worker, started
+from tests.support.redis_cluster import RedisCluster
 from tests.support.wait_until import wait_until
 
 
@@ -90,3 +92,23 @@ async def test_a_worker_says_how_much_it_runs(replicas: tuple[Backend, Backend])
             return (seen.running, seen.ready) == (3, False)
 
         await wait_until(is_told, "the worker's word")
+
+
+@pytest.mark.usefixtures("settled_redis")
+async def test_a_worker_that_was_killed_is_not_shown_though_its_record_lives_on(amqp_url: str, redis_url: str) -> None:
+    async with open_distributed(amqp_url, redis_url) as backend:
+        await backend.registry._announce(a_worker("killed"))
+        async with backend.registry.join(a_worker("alive")):
+            assert [worker.id for worker in await backend.registry.workers()] == ["alive"]
+        assert await backend.registry.workers() == []
+
+
+async def test_on_a_cluster_too(amqp_url: str, redis_cluster: RedisCluster) -> None:
+    async with open_distributed(amqp_url, redis_cluster.url) as backend:
+        await backend.registry._announce(a_worker("killed"))
+        async with backend.registry.join(a_worker("alive")):
+            await wait_until(lambda: only_alive(backend), "the killed one to be gone")
+
+
+async def only_alive(backend: Backend) -> bool:
+    return [worker.id for worker in await backend.registry.workers()] == ["alive"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from producer.keys import KeyBook
 from tests.producer.api import embedded_api
 from tests.support.manifests import container_of, of_kind
 
@@ -36,6 +37,7 @@ async def test_what_workers_are_scaled_by_is_told_before_there_is_one(metric: st
     async with embedded_api(
         worker=False, models=config["data"]["IGNITE_MODELS"], api_keys="me=a-long-key-of-mine"
     ) as api:
-        lines = (await api.get("/metrics", authorization="Bearer a-long-key-of-mine")).body.decode().splitlines()
+        secret, _ = await KeyBook(api.backend.documents).create("prometheus", operator=True)
+        lines = (await api.get("/metrics", authorization=f"Bearer {secret}")).body.decode().splitlines()
     told = [line for line in lines if line.startswith(f"{metric}{{")]
     assert [line for line in told if all(f'{name}="{value}"' in line for name, value in labels.items())], told

@@ -1,11 +1,14 @@
 """What operators see of the fleet, and that nobody else does."""
 
+import time
 from typing import Any
 
 import pytest
 
 from producer import shapes
+from producer.drain_rate import Measured
 from producer.keys import KeyBook
+from shared.job import QueueName, Tier
 from tests.producer.api import MODEL, Api, ask, embedded_api
 from tests.producer.test_openapi import fits
 from tests.support.wait_until import wait_until
@@ -52,7 +55,7 @@ async def test_workers_show_what_they_do(api: Api) -> None:
     api.engine.gate.set()
 
 
-@pytest.mark.parametrize("path", ["/v1/queues", "/v1/workers"])
+@pytest.mark.parametrize("path", ["/v1/queues", "/v1/workers", "/metrics"])
 async def test_they_are_for_operators(path: str) -> None:
     async with embedded_api(api_keys="alice=secret-of-alice-4711") as api:
         secret, _ = await KeyBook(api.backend.documents).create("ops", operator=True)
@@ -75,3 +78,19 @@ async def test_autoscalers_find_work_in_the_metrics(idle_api: Api) -> None:
         assert f"ignite_queue_{name}{labels} {value}" in lines
     assert f'ignite_worker_slots{{model="simulated"}} {idle_api.engine.concurrency:.1f}' in lines
     assert f"ignite_queue_backlog_seconds{labels} 0.0" in lines
+
+
+async def test_nothing_is_estimated_where_no_worker_is(idle_api: Api) -> None:
+    """However fast the queue drained while there was one."""
+    job_id = await idle_api.submit(ask())
+    name, doors = str(QueueName(MODEL, Tier.DEFAULT)), idle_api.doors
+    for rates in (doors.service._door._rates, doors.fleet._rates):
+        rates._queues[name] = Measured(started=1000, waiting=1000, at=time.monotonic(), rate=1000.0, seen=1000)
+
+    answer = await idle_api.get(f"/v1/jobs/{job_id}")
+    assert answer.json["queue"]["eta_seconds"] is None and answer.json["queue"]["workers"] == 0
+    assert "x-queue-eta-seconds" not in answer.headers
+    row = await queue(idle_api)
+    assert (row["backlog_seconds"], row["started_per_second"]) == (None, 0.0)
+    lines = (await idle_api.get("/metrics")).body.decode().splitlines()
+    assert 'ignite_queue_backlog_seconds{model="simulated",tier="default"} +Inf' in lines

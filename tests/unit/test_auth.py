@@ -12,7 +12,7 @@ from producer import auth
 from producer.auth import ANYONE, FRESH, Keyless, Keyring, Principal, RecentKeys, require_operator
 from producer.keys import FORM, KeyBook, digest
 from shared.backends.embedded import open_embedded
-from shared.errors import AuthenticationFailed, PermissionDenied
+from shared.errors import AuthenticationFailed, NotFound, PermissionDenied, unknown_model
 from shared.limits import Limits
 from shared.ports import Document, Documents
 
@@ -175,11 +175,12 @@ async def test_a_flood_of_wrong_keys_pushes_the_right_ones_not_out(monkeypatch: 
 
 
 def test_models_and_operators() -> None:
-    Principal("alice").require_model("any")
-    Principal("alice", limits=Limits(models=("a",))).require_model("a")
-    with pytest.raises(PermissionDenied) as denied:
-        Principal("alice", limits=Limits(models=("a",))).require_model("b")
-    assert (denied.value.param, denied.value.code) == ("model", "permission_denied")
+    Principal("alice").require_model("any", "any")
+    Principal("alice", limits=Limits(models=("a",))).require_model("a", "alias")
+    with pytest.raises(NotFound) as denied:
+        Principal("alice", limits=Limits(models=("a",))).require_model("b", "alias of b")
+    assert (denied.value.param, denied.value.code) == ("model", "model_not_found")
+    assert denied.value.message == unknown_model("alias of b").message
     require_operator(Principal("alice", operator=True))
     with pytest.raises(PermissionDenied):
         require_operator(Principal("alice"))
