@@ -17,11 +17,12 @@ import click
 
 from producer.keys import KeyBook
 from shared.backends import diagnose, open_backend, open_documents
-from shared.errors import DataDirectoryInUse, IgniteError
+from shared.errors import DataDirectoryInUse, EngineError, IgniteError
 from shared.logs import set_up_logs
 from shared.ports import Backend
 from shared.setting_urls import without_password
 from shared.settings import CONFIG_FILE, Settings, SettingsError, load_settings
+from worker.engines.gguf import check_gguf
 
 ANSWER_TIMEOUT = 5.0
 LEAST_PYTHON = (3, 11)
@@ -169,8 +170,11 @@ def check_llamacpp(settings: Settings) -> Finding:
     path = Path(settings.model) if settings.model else None
     if path is None:
         return Finding("engine", True, "llamacpp with the demo model")
-    with_magic = path.is_file() and path.open("rb").read(4) == b"GGUF"
-    return Finding("engine", with_magic, f"llamacpp with {path}", f"{path} is no GGUF file: see --model.")
+    try:
+        check_gguf(path)
+    except EngineError as error:
+        return Finding("engine", False, str(error), "Name a whole GGUF file with --model.")
+    return Finding("engine", True, f"llamacpp with {path}")
 
 
 def check_command(settings: Settings) -> Finding:

@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +14,7 @@ from tests.support.cluster import Cluster
 from tests.support.engine_server import MANAGED, engine_server
 from tests.support.load import answered
 from tests.support.run_process import RunningProcess
+from tests.support.serving_processes import serving_processes
 
 pytestmark = pytest.mark.long
 
@@ -110,11 +110,5 @@ async def over_http(cluster: Cluster, url: str) -> RunningProcess:
 
 def serving_process(worker: RunningProcess) -> int:
     """The worker's child is the guardian, whose child it is."""
-    [guardian] = children(worker.pid)
-    [serving] = children(guardian)
+    [(_, serving)] = serving_processes(worker.pid)
     return serving
-
-
-def children(pid: int) -> list[int]:
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for each in lists for child in each.read_text().split()]

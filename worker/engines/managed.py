@@ -37,7 +37,8 @@ RAN_WELL = 60.0
 class ManagedOptions:
     """`command` is a template with `{model}`, and `{port}` or `{uds}` for where to listen.
 
-    Of the `address` in `upstream` only the key is used. `grace` is in seconds.
+    Of the `address` in `upstream` only the key is used. `grace` is in seconds. `title` is what messages call the
+    process, by default its command.
     """
 
     model: str
@@ -45,6 +46,7 @@ class ManagedOptions:
     command: str = VLLM_COMMAND
     extra_args: tuple[str, ...] = ()
     grace: float = 20
+    title: str | None = None
 
 
 class ManagedEngine:
@@ -127,7 +129,7 @@ class ManagedEngine:
     async def _launch(self) -> ServingProcess:
         """Start the process and wait until it answers. Raises EngineError if it ends first, or never does."""
         command, address = self._command()
-        process = self._process = await ServingProcess.start(self._kind, command)
+        process = self._process = await ServingProcess.start(self._kind, command, self._options.title)
         try:
             return await first(self._connected(process, address), _raised(process.wait()))
         except BaseException:

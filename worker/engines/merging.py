@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -11,6 +12,11 @@ T = TypeVar("T")
 
 async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
     """Each item with its stream's index. The first error ends all of them, and so does leaving early."""
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as stream:
+            async for item in stream:  # Without a task for each item.
+                yield 0, item
+        return
     waiting = {_next(stream): index for index, stream in enumerate(streams)}
     try:
         while waiting:
@@ -26,6 +32,13 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[t
         await asyncio.gather(*waiting, return_exceptions=True)
         for stream in streams:
             await stream.aclose()
+
+
+async def limited(stream: AsyncGenerator[T, None], permits: asyncio.Semaphore) -> AsyncGenerator[T, None]:
+    """The stream's items. It begins when a permit is free, and gives it back at its end."""
+    async with permits, aclosing(stream) as items:
+        async for item in items:
+            yield item
 
 
 def _next(stream: AsyncGenerator[T, None]) -> asyncio.Task[list[T]]:

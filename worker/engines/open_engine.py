@@ -18,6 +18,8 @@ EngineKind = Literal["llamacpp", "openai", "vllm", "simulated"]
 Continuation = Literal["vllm", "prefill", "none"]
 
 DEMO_DESCRIPTION = "Demo: a few megabytes that show the pipe works. It knows a handful of sentences."
+DEMO_CONTEXT = 2048
+"""Tokens of each slot: 5 MB of memory for 2,048 of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +71,21 @@ def _simulated(settings: EngineSettings) -> Engine:
 
 
 def _llamacpp(settings: EngineSettings) -> Engine:
-    from worker.engines.llamacpp import LlamaCppEngine
-    from worker.engines.llamacpp_server import LlamaOptions
+    from worker.engines.llamacpp import LlamaCppEngine, LlamaOptions
 
     options = LlamaOptions(
         path=Path(settings.model) if settings.model else _demo_model(),
         model_id=settings.model_id or (Path(settings.model).stem if settings.model else "demo"),
         slots=settings.concurrency or (4 if settings.model else 16),
-        context_length=settings.context_length or 4096,
+        context_length=settings.context_length or (4096 if settings.model else DEMO_CONTEXT),
         # The demo is so small that a second thread costs more than it brings.
         threads=settings.threads or (None if settings.model else 1),
         gpu_layers=settings.gpu_layers,
+        description=None if settings.model else DEMO_DESCRIPTION,
+        start_timeout=settings.start_timeout,
+        stall_timeout=settings.stall_timeout,
     )
-    description = None if settings.model else DEMO_DESCRIPTION
-    return LlamaCppEngine(options, description=description, stall_timeout=settings.stall_timeout)
+    return LlamaCppEngine(options)
 
 
 def _openai(settings: EngineSettings) -> Engine:

@@ -14,7 +14,7 @@ from shared.errors import EngineError, EngineOverloaded, EngineRefused
 from worker.engines.base import Chunk, Completion, EngineRequest, ModelCard, Request
 from worker.engines.continuation import continue_after, is_spent, spent_chunks, whole_usage
 from worker.engines.health import Health
-from worker.engines.merging import merged
+from worker.engines.merging import limited, merged
 from worker.engines.openai.failures import UpstreamFailed, key_refused
 from worker.engines.openai.normalizer import Normalizer
 from worker.engines.openai.request_fields import ServerDialect, per_choice
@@ -75,6 +75,8 @@ class OpenAIEngine:
         self._dialect = options.dialect
         self._under_way = 0
         self._is_llama_server = False
+        # More choices than slots wait here: inside llama-server they would look like a stall.
+        self._choices = asyncio.Semaphore(options.concurrency)
 
     async def start(self) -> None:
         await self.connect(self._options.address)
@@ -104,7 +106,7 @@ class OpenAIEngine:
 
     async def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
         upstream = self._connected()
-        prefix_tokens = await upstream.count_tokens(self._model, prefix) if prefix else 0
+        prefix_tokens = await self._count_tokens(upstream, prefix) if prefix else 0
         if is_spent(request, prefix_tokens):
             for chunk in spent_chunks(self._model, prefix_tokens):
                 yield chunk
@@ -203,7 +205,10 @@ class OpenAIEngine:
     async def _from_llama_server(self, upstream: Upstream, ask: _Ask) -> AsyncGenerator[Chunk, None]:
         asked = ask.request
         correction = AnswerCorrection(asked)
-        streams = [self._normalized(upstream, replace(ask, request=one)) for one in request_per_choice(asked)]
+        streams = [
+            limited(self._normalized(upstream, replace(ask, request=one)), self._choices)
+            for one in request_per_choice(asked)
+        ]
         try:
             async with aclosing(merged(streams)) as chunks:
                 async for index, raw in chunks:
@@ -274,6 +279,13 @@ class OpenAIEngine:
             renamed=sorted(dialect.renamed),
             next="the server is asked so from now on",
         )
+
+    async def _count_tokens(self, upstream: Upstream, text: str) -> int:
+        counts = upstream.count_tokens
+        if not self._is_llama_server:
+            return await counts(self._model, text)
+        # Alone, a text may get a space put before it; after a line break it does not.
+        return await counts(self._model, "\n" + text) - await counts(self._model, "\n")
 
     def _connected(self) -> Upstream:
         if self._upstream is None:

@@ -1,7 +1,4 @@
-"""Where llama.cpp departs from OpenAI's API, corrected on the way in and on the way out. No I/O.
-
-It serves the `llamacpp` engine, and the `openai` engine where a llama-server answers.
-"""
+"""Where llama.cpp's server departs from OpenAI's API, corrected on the way in and on the way out. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Any, cast
 
 from shared.errors import EngineError, EngineRefused, IgniteError
 from worker.engines.base import Chunk, Request
-from worker.engines.continuation import LIMITS, whole_usage
+from worker.engines.continuation import LIMITS
 from worker.tools import only, tool_name
 
 MAX_TOKENS = 2**31 - 1
@@ -94,11 +91,10 @@ def _choose_tools(request: Request) -> None:
 class AnswerCorrection:
     """Makes llama.cpp's chunks, one stream per choice, into one OpenAI stream."""
 
-    def __init__(self, request: Request, prefix_tokens: int = 0) -> None:
+    def __init__(self, request: Request) -> None:
         self._request = request
         self._bare_logprobs = bool(request.get("logprobs")) and not request.get("top_logprobs")
         self._wants_progress = bool(request.get("return_progress"))
-        self._prefix_tokens = prefix_tokens
         self._head: Chunk = {}
         self._tail: Chunk = {}
 
@@ -121,8 +117,8 @@ class AnswerCorrection:
         return bool(self._tail)
 
     def usage_chunk(self) -> Chunk:
-        """The last chunk: what all choices and the prefix cost together."""
-        return self._tail | self._head | {"usage": whole_usage(self._tail["usage"], self._prefix_tokens)}
+        """The last chunk: what all choices cost together."""
+        return self._tail | self._head
 
     def _correct_choice(self, index: int, choice: dict[str, Any]) -> None:
         choice["index"] = index
@@ -149,16 +145,6 @@ def error_from(error: Mapping[str, Any], request: Request) -> IgniteError:
     if (isinstance(status, int) and 400 <= status < 500) or READING.match(message):
         return refusal(message, request)
     return EngineError(message)
-
-
-def error_from_exception(error: Exception, request: Request) -> IgniteError:
-    """What llama.cpp throws is thrown while it reads the request, so it is the request's fault.
-
-    Its own HTTP server answers 500 to some of these: tools that are no list, an image for a text model.
-    """
-    if isinstance(error, MemoryError):
-        return EngineError("llama.cpp is out of memory.")
-    return refusal(str(error), request)
 
 
 READING = re.compile(r"Failed to parse |\w+ input is not supported")

@@ -17,19 +17,20 @@ from worker.engines import guardian
 class ServingProcess:
     """A command under its guardian. Every end takes the whole group: engines leave children that hold the GPU."""
 
-    def __init__(self, process: asyncio.subprocess.Process, command: Sequence[str]) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, title: str) -> None:
         self._process = process
-        self._command = shlex.join(command)
+        self._title = title
 
     @classmethod
-    async def start(cls, name: str, command: Sequence[str]) -> ServingProcess:
+    async def start(cls, name: str, command: Sequence[str], title: str | None = None) -> ServingProcess:
+        """`name` stands before each line that it prints; `title` is what messages call it."""
         # The pipe to its standard input is never written to: its end tells the guardian of ours.
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", guardian.__file__, name, *command),
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
-        return cls(process, command)
+        return cls(process, title or f"`{shlex.join(command)}`")
 
     @property
     def pid(self) -> int:
@@ -40,8 +41,8 @@ class ServingProcess:
         status = await self._process.wait()
         self._signal(signal.SIGKILL)
         if status == guardian.NOT_STARTED:
-            return EngineError(f"`{self._command}` could not be started: see that its first word is on the PATH.")
-        return EngineError(f"`{self._command}` has ended with status {status}.")
+            return EngineError(f"{self._title} could not be started: see that its first word is on the PATH.")
+        return EngineError(f"{self._title} has ended with status {status}.")
 
     async def stop(self, grace: float) -> None:
         """SIGTERM, and SIGKILL for whatever is left after `grace` seconds."""

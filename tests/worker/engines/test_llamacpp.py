@@ -3,17 +3,30 @@
 import asyncio
 import os
 import signal
+import socket
+import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shared.errors import EngineError
+from tests.support.leak_check import no_leaks
+from tests.support.run_process import run_process
+from tests.support.serving_processes import gone, serving_processes
+from tests.support.wait_until import wait_until
 from tests.worker.engines.conftest import SETTINGS
-from tests.worker.engines.requests import ask, ask_long
+from tests.worker.engines.requests import ask, ask_long, read, text_of
+from worker.engines import llamacpp_process
 from worker.engines.base import Engine
 from worker.engines.demo_model import MODEL_PATH
 from worker.engines.open_engine import EngineSettings, open_engine
+
+
+def whole_file_of_an_unknown_kind() -> bytes:
+    """The demo model under the name of an architecture that is not there."""
+    return MODEL_PATH.read_bytes().replace(b"llama", b"lmaxx")
 
 
 @pytest.fixture
@@ -40,15 +53,118 @@ async def test_a_model_is_called_as_its_file_unless_named() -> None:
         await engine.close()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"GGUF", b"no model" * 1000, MODEL_PATH.read_bytes()[:200_000]])
-async def test_a_bad_file_is_one_clear_sentence(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "There is no model file"),
+        (b"", "no GGUF file"),
+        (b"no model" * 1000, "no GGUF file"),
+        (MODEL_PATH.read_bytes()[:200_000], "200,000 of 3,624,448 bytes"),
+        (whole_file_of_an_unknown_kind(), "llama.cpp cannot load"),
+    ],
+    ids=["missing", "empty", "other", "cut-off", "unknown"],
+)
+async def test_a_bad_file_is_one_clear_sentence(tmp_path: Path, content: bytes | None, says: str) -> None:
     path = tmp_path / "model.gguf"
     if content is not None:
         path.write_bytes(content)
     engine = open_engine(EngineSettings("llamacpp", model=str(path)))
-    with pytest.raises(EngineError, match=str(path)):
-        await engine.start()
-    await engine.close()
+    async with no_leaks():
+        with pytest.raises(EngineError, match=says) as refused:
+            await engine.start()
+        await engine.close()
+    assert str(path) in refused.value.message
+
+
+# ── the process ──
+
+
+@pytest.mark.parametrize("times", [10, pytest.param(100, marks=pytest.mark.long)])
+async def test_it_starts_and_closes_at_any_moment(times: int) -> None:
+    """Idle, under load, and while it is still starting: no close waits for native code, and nothing stays behind."""
+    async with asyncio.timeout(30 * times), no_leaks():
+        for number in range(times):
+            engine = open_engine(SETTINGS["llamacpp"])
+            starting = asyncio.create_task(engine.start())
+            if number % 3 == 2:
+                await wait_until(lambda: serving_processes(os.getpid()), "the process")
+                starting.cancel()
+            await asyncio.wait({starting})
+            streams = [asyncio.create_task(read(engine, ask_long())) for _ in range(number % 3 * 8)]
+            await asyncio.sleep(0)
+            await engine.close()
+            ends = await asyncio.gather(*streams, return_exceptions=True)
+            assert [end for end in ends if not isinstance(end, EngineError)] == []
+
+
+async def test_kill_9_fails_what_runs_and_the_next_process_serves(engine: Engine) -> None:
+    whole = text_of(await read(engine, ask_long()))
+    [processes] = serving_processes(os.getpid())
+    unhealthy = asyncio.create_task(engine.wait_unhealthy())
+    stream = engine.generate(ask_long())
+    begun = [await anext(stream) for _ in range(20)]
+    os.kill(processes[1], signal.SIGKILL)
+    async with asyncio.timeout(60):
+        with pytest.raises(EngineError):
+            async for chunk in stream:
+                begun.append(chunk)
+        assert await unhealthy
+        await engine.wait_healthy()
+        rest = await read(engine, ask_long(), text_of(begun))
+    assert text_of(begun) + text_of(rest) == whole
+    await gone(*processes)
+
+
+async def test_a_process_that_hangs_is_replaced() -> None:
+    engine = open_engine(replace(SETTINGS["llamacpp"], stall_timeout=1))
+    await engine.start()
+    [processes] = serving_processes(os.getpid())
+    os.kill(processes[1], signal.SIGSTOP)
+    async with asyncio.timeout(60):
+        with pytest.raises(EngineError):
+            await read(engine, ask())
+        await gone(*processes)
+        await engine.wait_healthy()
+        assert (await engine.complete(ask()))["usage"]
+        await engine.close()
+
+
+def test_the_process_ends_itself_when_the_loop_of_llama_cpp_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Native threads cannot be stopped one by one, so a server that never answers stands for the loop."""
+    path = tmp_path / "llama.sock"
+    values = {"model": "m", "model-id": "m", "slots": 1, "context-length": 1, "socket": path, "stall-timeout": 0.1}
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "loading-llama.sock"))
+        silent.listen()
+        monkeypatch.setattr(llamacpp_process, "load", lambda _: silent)
+        status = llamacpp_process.main([f"--{name}={value}" for name, value in values.items()])
+    assert status == llamacpp_process.HANGS
+    assert "has not answered for 0.1 seconds" in capfd.readouterr().err
+
+
+async def test_the_library_is_not_loaded_here_and_prints_nothing(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from shared.errors import EngineRefused\n"
+        "from worker.engines.open_engine import *\n"
+        "async def main():\n"
+        "    engine = open_engine(EngineSettings('llamacpp'))\n"
+        "    await engine.start()\n"
+        "    try: await engine.complete({'messages': [{'role': 'user', 'content': 'Hi'}], 'tools': 'x'})\n"
+        "    except EngineRefused: print('xllamacpp' in sys.modules, flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())"
+    )
+    async with run_process(sys.executable, "-c", code, env={"TMPDIR": str(tmp_path)}, ready="True|False") as worker:
+        [processes] = serving_processes(worker.pid)
+        assert worker.output == "False\n"
+        worker.kill()
+        await gone(*processes)
+
+
+# ── slots and prompts ──
 
 
 async def test_choices_of_a_closed_stream_that_wait_for_a_slot_never_run(engine: Engine) -> None:

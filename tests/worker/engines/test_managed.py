@@ -12,6 +12,7 @@ import pytest
 
 from shared.errors import EngineError
 from tests.support.run_process import run_process
+from tests.support.serving_processes import children, gone, grandchildren, is_running, serving_processes
 from tests.support.wait_until import wait_until
 from tests.worker.engines.conftest import BY_PORT, BY_SOCKET
 from tests.worker.engines.requests import ask, ask_long, read
@@ -28,32 +29,6 @@ WITHIN = 60
 
 def managed(command: str, **fields: Any) -> Engine:
     return open_engine(EngineSettings("vllm", model=str(MODEL_PATH), model_id="managed", command=command, **fields))
-
-
-def serving_processes(parent: int) -> list[tuple[int, int]]:
-    """Each guardian with its command. Other children, such as the test run's own servers, do not count."""
-    guardians = [pid for pid in children(parent) if b"guardian.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return [(guardian, pid) for guardian in guardians for pid in children(guardian)]
-
-
-def grandchildren(parent: int) -> list[int]:
-    return [pid for child in children(parent) for pid in children(child)]
-
-
-def children(pid: int) -> list[int]:
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for each in lists for child in each.read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-async def gone(*pids: int) -> None:
-    await wait_until(lambda: not any(map(is_running, pids)), f"processes {pids} to end", WITHIN)
 
 
 @pytest.fixture

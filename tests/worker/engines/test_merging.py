@@ -8,7 +8,7 @@ import pytest
 
 from shared.errors import EngineError
 from tests.support.leak_check import no_leaks
-from worker.engines.merging import merged
+from worker.engines.merging import limited, merged
 
 
 class Streams:
@@ -56,3 +56,16 @@ async def test_leaving_early_ends_them_all() -> None:
     async with no_leaks(), aclosing(merged([streams.count(5), streams.silent()])) as items:
         await anext(items)
     assert streams.closed == 2
+
+
+async def test_no_more_streams_run_than_there_are_permits() -> None:
+    permits, streams = asyncio.Semaphore(2), Streams()
+    running = merged([limited(streams.count(3), permits) for _ in range(5)])
+    begun: list[int] = []
+    async with aclosing(running) as items:
+        async for index, _ in items:
+            if index not in begun:
+                begun.append(index)
+            assert len(begun) - streams.closed <= 2
+    assert len(begun) == streams.closed == 5
+    assert not permits.locked()
