@@ -61,7 +61,10 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
     keyless = keyless_by(settings, keyless)
     keyring = Keyring(settings.keys, KeyBook(backend.documents), keyless)
     storage = open_storage(settings)
-    service, kept = JobService(backend, catalog, settings), Files(backend.documents, storage)
+    service, kept = (
+        JobService(backend, catalog, settings),
+        Files(backend.documents, storage, settings.tenant_file_limit),
+    )
     limits = KeyLimits(backend.limiter, backend.store)
     bodies = BodyBudget(settings.body_budget, settings.tenant_body_budget)
     desk = Desk(

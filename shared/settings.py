@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     keepalive: float = Field(10, gt=0, description="between keep-alives of a quiet stream")
     sweep: float = Field(60, gt=0, description="between searches for jobs that the broker has lost")
     file_limit: int = Field(512 * 1024 * 1024, ge=1, description="largest file that may be uploaded")
+    tenant_file_limit: int = Field(
+        10 * 1024**3, ge=0, description="bytes that a tenant's files may have, with 64 KiB more for each; 0: any number"
+    )
     file_retention: float = Field(
         30 * 86_400, gt=0, description="how long a file is kept where its client does not say, and a batch"
     )

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from producer.batches.document import Batch, OpenLine, Output, Segment
+from producer.batches.document import Batch, OpenLine, Output, Problem, Segment
 from producer.batches.feed import Feed, OpenSource
 from producer.batches.ledger import Ledger
 from producer.batches.line_jobs import Answer, LineJobs, place
@@ -45,7 +45,7 @@ from producer.batches.outputs import Outputs, entry_of
 from producer.batches.window import MOST_OF_ALL, Window
 from producer.body_budget import BodyBudget
 from producer.files.catalog import Files
-from shared.errors import BackendUnavailable
+from shared.errors import BackendUnavailable, StorageQuotaExceeded
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +90,7 @@ class Execution:
         self._size = 0
         self._wake = asyncio.Event()
         self._called_off = False
+        self._refusal: Problem | None = None
         self._written_at = self._looked_at = time.monotonic()
 
     async def run(self) -> None:
@@ -204,11 +205,16 @@ class Execution:
         if not lines:
             return None
         segment = await self._tools.outputs.write(output, lines)
+        tenant = self._ledger.batch.tenant
         if not output.segments:
             entry = entry_of(
                 self._ledger.batch, output, kind=kind, now=time.time(), retention=self._tools.file_retention
             )
-            await self._tools.files.add(self._ledger.batch.tenant, entry)
+            await self._tools.files.add(tenant, entry)
+        try:
+            await self._tools.files.count_more(tenant, output.file_id, segment.size, new=not output.segments)
+        except StorageQuotaExceeded as full:
+            self._refusal = self._refusal or Problem(code=full.code, message=full.message)
         return segment
 
     async def _merge(self) -> None:
@@ -225,6 +231,8 @@ class Execution:
     async def _note_stop(self) -> None:
         """See whether the batch is to end early, and call off what is open then."""
         await self._look()
+        if (refusal := self._refusal) is not None and self._jobs.stop is None:
+            await self._ledger.commit(lambda batch: refused(batch, refusal))
         self._jobs.stop = self._jobs.stop or stop_reason(self._ledger.batch)
         if self._jobs.stop is not None and not self._called_off:
             log.info("batch.stops", batch=self._ledger.batch.id, reason=self._jobs.stop)
@@ -243,8 +251,15 @@ class Execution:
 
 def stop_reason(batch: Batch) -> str | None:
     if batch.cancelling_at is not None:
-        return "batch_cancelled"
+        return batch.problems[0].code if batch.problems else "batch_cancelled"
     return "batch_expired" if time.time() >= batch.expires_at else None
+
+
+def refused(batch: Batch, problem: Problem) -> Batch:
+    """The batch once it is not to be run on, which its client has not asked for: it says why."""
+    if batch.status != "in_progress":
+        return batch
+    return batch.with_(status="cancelling", cancelling_at=time.time(), problems=(problem,))
 
 
 def advanced(

@@ -198,6 +198,8 @@ def answer_line(request_id: str, custom_id: str, job_id: str, status: int, body:
 NOT_RUN: Mapping[str, str] = {
     "batch_expired": "This request could not be executed before the completion window expired.",
     "batch_cancelled": "This request was not executed because the batch was cancelled.",
+    "storage_quota_exceeded": "This request was not executed because its tenant's files have all the bytes they may.",
+    "key_revoked": "This request was not executed because the API key that asked for the batch was revoked.",
 }
 
 

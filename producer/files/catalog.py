@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from producer.batches import document as batches
 from producer.files.entry import KIND, UPLOADED, FileEntry, Part, object_key
+from producer.files.usage import EACH, FileUsage, bucket_of
 from producer.storage import ObjectMissing, Storage
 from shared.errors import Conflict, NotFound
 from shared.ports import Document, DocumentChanged, Documents
@@ -30,9 +31,11 @@ class Content:
 
 
 class Files:
-    def __init__(self, documents: Documents, storage: Storage) -> None:
+    def __init__(self, documents: Documents, storage: Storage, limit: int = 0) -> None:
+        """`limit`: bytes that a tenant's files may have; 0: any number."""
         self._documents = documents
         self._storage = storage
+        self.usage = FileUsage(documents, limit)
 
     # ── entries ──
 
@@ -55,6 +58,14 @@ class Files:
         entry = entry.model_copy(update={"parts": tuple(parts), "growing": None})
         document = replace(found, value=entry.model_dump_json().encode())
         await self._documents.put(document, expires_in=max(1.0, entry.expires_at - time.time()))
+
+    async def count_more(self, tenant: str, file_id: str, size: int, *, new: bool) -> None:
+        """A file that grows has so many bytes more. Raises StorageQuotaExceeded where that is too much; it has them all
+        the same.
+        """
+        if (entry := await self.find(tenant, file_id)) is not None:
+            await self.usage.change(tenant, {bucket_of(entry.expires_at): size + (EACH if new else 0)})
+            await self.usage.require_room(tenant)
 
     async def find(self, tenant: str, file_id: str) -> FileEntry | None:
         found = await self._documents.get(KIND, tenant, file_id)
@@ -88,7 +99,8 @@ class Files:
         entry = decode(document)
         if entry.growing is not None:
             raise Conflict(f"The file is being written by {entry.growing}: cancel that first.", code="file_in_use")
-        await self._documents.delete(document)
+        if await self._documents.delete(document):
+            await self.usage.change(tenant, {bucket_of(entry.expires_at): -(entry.size + EACH)})
         await self._storage.delete([part.key for part in entry.parts])
 
     # ── bytes ──

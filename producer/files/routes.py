@@ -14,6 +14,7 @@ from producer.errors import error_response
 from producer.files.content import ContentAnswer, asked_range, range_counts
 from producer.files.entry import FileEntry, file_object, new_file_id
 from producer.files.upload import Upload, expiry_of, purpose_of
+from producer.files.usage import STEP
 from producer.openapi import FILE_CONTENT, FILE_UPLOAD, answers, is_json
 from shared.errors import RangeNotSatisfiable
 
@@ -34,21 +35,29 @@ async def create_file(request: Request) -> Response:
     doors, tenant, now = doors_of(request), tenant_of(request), time.time()
     upload = Upload(request.headers.get("content-type", ""), request.stream(), doors.settings.file_limit)
     file_id = new_file_id()
-    part = await doors.files.upload(tenant, file_id, upload.chunks())
-    try:
-        entry = FileEntry(
-            id=file_id,
-            filename=(upload.filename or "")[-NAME_LIMIT:],
-            purpose=purpose_of(upload),
-            created_at=now,
-            expires_at=now + (expiry_of(upload) or doors.settings.file_retention),
-            parts=(part,),
-        )
-        await doors.files.add(tenant, entry)
-    except BaseException:
-        await doors.files.forget(part)
-        raise
+    async with doors.files.usage.room(tenant, expected_size(request, doors.settings.file_limit)) as room:
+        part = await doors.files.upload(tenant, file_id, room.counted(upload.chunks()))
+        try:
+            entry = FileEntry(
+                id=file_id,
+                filename=(upload.filename or "")[-NAME_LIMIT:],
+                purpose=purpose_of(upload),
+                created_at=now,
+                expires_at=now + (expiry_of(upload) or doors.settings.file_retention),
+                parts=(part,),
+            )
+            await doors.files.add(tenant, entry)
+        except BaseException:
+            await doors.files.forget(part)
+            raise
+        room.keep(entry)
     return json_response(file_object(entry))
+
+
+def expected_size(request: Request, most: int) -> int:
+    """About how many bytes the file has."""
+    told = request.headers.get("content-length", "")
+    return min(int(told), most) if told.isdecimal() else min(STEP, most)
 
 
 @router.get("", summary="List files", responses=answers(is_json(shapes.FileList, "A page of files."), 400))

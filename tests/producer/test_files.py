@@ -1,5 +1,7 @@
 """Files, with OpenAI's own SDK and by hand."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
@@ -7,12 +9,15 @@ from typing import Any
 
 import aiohttp
 import openai
+import orjson
 import pytest
 from openai import AsyncOpenAI
 
 from producer.files.reaper import reap_once
+from producer.files.usage import bucket_of
 from producer.storage import LocalStorage
-from tests.producer.api import Api, embedded_api
+from tests.producer.api import MODEL, Answer, Api, embedded_api
+from tests.support.wait_until import wait_until
 
 DATA = b'{"custom_id": "a"}\n' * 1000
 
@@ -231,3 +236,94 @@ async def test_only_what_belongs_to_no_file_is_reaped(api: Api, client: AsyncOpe
     assert foreign.exists()
     assert not orphan.exists() and not partial.exists()
     assert (await client.files.content(file.id)).content == DATA
+
+
+# ── what a tenant's files may have ──
+
+MEBIBYTE = 2**20
+
+
+@pytest.fixture
+async def small(tmp_path: Path) -> AsyncIterator[Api]:
+    async with embedded_api(files_dir=tmp_path, tenant_file_limit=MEBIBYTE, batch_window=8) as api:
+        yield api
+
+
+def assert_full(answer: Answer) -> None:
+    assert (answer.status, answer.error["code"]) == (429, "storage_quota_exceeded")
+    assert "tenant_file_limit" in answer.error["message"]
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+async def upload(api: Api, data: object, **more: Any) -> Answer:
+    return await api.call(
+        "POST", "/v1/files", data=form(("purpose", "user_data"), ("file", data), filename="a"), **more
+    )
+
+
+async def test_files_are_refused_beyond_what_a_tenants_may_have(small: Api, tmp_path: Path) -> None:
+    files = [await upload(small, b"x" * 300_000) for _ in range(4)]
+    assert [file.status for file in files] == [200, 200, 429, 429]
+    assert_full(files[-1])
+    assert len(objects_in(tmp_path)) == 2
+    assert (await small.call("DELETE", f"/v1/files/{files[0].json['id']}")).status == 200
+    assert (await upload(small, b"x" * 300_000)).status == 200
+
+
+async def test_of_many_uploads_at_once_as_many_get_in_as_there_is_room_for(small: Api) -> None:
+    answers = await asyncio.gather(*(upload(small, b"x" * 300_000) for _ in range(8)))
+    assert sum(answer.status == 200 for answer in answers) == 2
+
+
+async def test_an_upload_that_does_not_say_its_size_is_counted_as_it_comes(small: Api, tmp_path: Path) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'--cut\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        for _ in range(40):
+            yield b"x" * 100_000
+        yield b"\r\n--cut--\r\n"
+
+    headers = {"content-type": "multipart/form-data; boundary=cut"}
+    assert_full(await small.call("POST", "/v1/files", data=pieces(), headers=headers))
+    assert objects_in(tmp_path) == []
+    assert (await upload(small, b"x" * 600_000)).status == 200, "what it had taken was given back"
+
+
+async def test_a_refused_form_gives_back_what_it_had_taken(small: Api) -> None:
+    for _ in range(4):
+        data = form(("purpose", "nonsense"), ("file", b"x" * 600_000))
+        assert (await small.call("POST", "/v1/files", data=data)).status == 400
+    assert (await upload(small, b"x" * 600_000)).status == 200
+
+
+async def test_what_has_expired_is_not_counted(small: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = small.doors.files.usage
+    await usage.change("local", {bucket_of(time.time() + 1): MEBIBYTE})
+    assert_full(await upload(small, b"x"))
+    await usage.change("local", {bucket_of(time.time() + 1): -MEBIBYTE})
+    await usage.change("local", {int(time.time()) - 1: MEBIBYTE})
+    assert (await upload(small, b"x")).status == 200
+
+
+async def test_a_batch_whose_answers_have_no_room_ends_and_keeps_what_it_has(small: Api) -> None:
+    assert (await upload(small, b"x" * 700_000)).status == 200
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "seed=7 ttft=100"}], "max_tokens": 500}
+    one = {"method": "POST", "url": "/v1/chat/completions", "body": body}
+    lines = b"".join(orjson.dumps({"custom_id": str(number), **one}) + b"\n" for number in range(200))
+    file = (await small.call("POST", "/v1/files", data=form(("purpose", "batch"), ("file", lines)))).json["id"]
+    asked = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch = (await small.post(asked, "/v1/batches")).json["id"]
+
+    async def over() -> Any:
+        found = (await small.get(f"/v1/batches/{batch}")).json
+        assert found["status"] not in ("validating", "in_progress", "cancelling")
+        return found
+
+    ended = await wait_until(over, "the batch to end")
+    assert ended["status"] == "cancelled"
+    assert ended["errors"]["data"][0]["code"] == "storage_quota_exceeded"
+    counts = ended["request_counts"]
+    assert 0 < counts["completed"] < 200
+    assert counts["completed"] + counts["failed"] == 200
+    errors = (await small.get(f"/v1/files/{ended['error_file_id']}/content")).body
+    assert b'"storage_quota_exceeded"' in errors
+    assert_full(await small.post(asked, "/v1/batches"))

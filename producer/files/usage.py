@@ -1,0 +1,140 @@
+"""How many bytes a tenant's files have, and when that is too much.
+
+A document of the tenant's counts them by the hour in which they expire, so that what has expired counts no more,
+whether or not anybody has removed it. An upload takes its bytes before it writes them, in a bucket of its own that ends
+soon: what a process that died had taken comes back by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import orjson
+
+from producer.files.entry import FileEntry
+from shared.ports import Document, DocumentChanged, Documents
+from shared.quota import files_full
+
+KIND = "file-usage"
+CHANGE = "change"
+HOUR = 3600
+UNDER_WAY = 6 * HOUR
+"""Seconds after which what an upload has taken comes back, should nobody say how it ended."""
+
+STEP = 16 * 1024 * 1024
+"""Bytes that an upload takes at a time which does not say how many it has."""
+
+EACH = 64 * 1024
+"""Bytes that a file counts beside its own: its entry, and its place in a directory."""
+
+
+def bucket_of(expires_at: float) -> int:
+    """The end, in Unix seconds, of the hour in which a file expires."""
+    return (int(expires_at) // HOUR + 1) * HOUR
+
+
+class FileUsage:
+    """`limit`: bytes of a tenant's files; 0: any number."""
+
+    def __init__(self, documents: Documents, limit: int) -> None:
+        self._documents = documents
+        self._limit = limit
+
+    async def require_room(self, tenant: str) -> None:
+        """Raises StorageQuotaExceeded where there is none at all."""
+        if self._limit:
+            document = await self._read(tenant)
+            if (kept := sum(counted(document).values())) >= self._limit:
+                raise files_full(kept, self._limit)
+
+    async def change(self, tenant: str, changes: Mapping[int, int], *, limited: bool = False) -> None:
+        """So many bytes more, or less, in each of these buckets. Raises StorageQuotaExceeded, where `limited`."""
+        if not self._limit:
+            return
+        while True:
+            document = await self._read(tenant)
+            before = counted(document)
+            after = changed(before, changes)
+            if limited and sum(after.values()) > self._limit:
+                raise files_full(sum(before.values()), self._limit)
+            # Two changes that are alike are two: a put finds its own write there by its value.
+            named = {str(bucket): size for bucket, size in after.items()} | {CHANGE: secrets.token_hex(8)}
+            value = orjson.dumps(named)
+            lasts = max([*after, time.time() + HOUR]) - time.time()
+            try:
+                await self._documents.put(replace(document, value=value), expires_in=lasts)
+                return
+            except DocumentChanged:
+                continue
+
+    async def _read(self, tenant: str) -> Document:
+        return await self._documents.get(KIND, tenant, KIND) or Document(KIND, tenant, KIND, b"{}")
+
+    @asynccontextmanager
+    async def room(self, tenant: str, expected: int) -> AsyncGenerator[Room]:
+        """Room for an upload of about so many bytes. It is given back on leaving, but for that of a file which is there
+        by then. Raises StorageQuotaExceeded.
+        """
+        room = Room(self, tenant)
+        await room.take(expected + EACH)
+        try:
+            yield room
+        finally:
+            await asyncio.shield(room.settle())
+
+
+class Room:
+    """What one upload has taken."""
+
+    def __init__(self, usage: FileUsage, tenant: str) -> None:
+        self._usage = usage
+        self._tenant = tenant
+        self._bucket = bucket_of(time.time() + UNDER_WAY)
+        self._taken = 0
+        self._file: FileEntry | None = None
+
+    async def take(self, size: int) -> None:
+        await self._usage.change(self._tenant, {self._bucket: size}, limited=True)
+        self._taken += size
+
+    async def counted(self, chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+        """The chunks; each has room before it is given. Raises StorageQuotaExceeded."""
+        size = EACH
+        async for chunk in chunks:
+            size += len(chunk)
+            while size > self._taken:
+                await self.take(STEP)
+            yield chunk
+
+    def keep(self, file: FileEntry) -> None:
+        """It is there."""
+        self._file = file
+
+    async def settle(self) -> None:
+        changes = {self._bucket: -self._taken}
+        if self._file is not None:
+            bucket = bucket_of(self._file.expires_at)
+            changes[bucket] = changes.get(bucket, 0) + self._file.size + EACH
+        await self._usage.change(self._tenant, changes)
+
+
+def counted(document: Document) -> dict[int, int]:
+    """Bytes by bucket, of those whose time has not come."""
+    now = time.time()
+    found: dict[str, int] = orjson.loads(document.value)
+    found.pop(CHANGE, None)
+    return {int(bucket): size for bucket, size in found.items() if int(bucket) > now}
+
+
+def changed(before: Mapping[int, int], changes: Mapping[int, int]) -> dict[int, int]:
+    """A bucket that was lost has nothing to give back."""
+    now = time.time()
+    after = dict(before)
+    for bucket, more in changes.items():
+        after[bucket] = max(0, after.get(bucket, 0) + more)
+    return {bucket: size for bucket, size in after.items() if size and bucket > now}
