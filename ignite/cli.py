@@ -25,6 +25,7 @@ API = (
         "grpc",
         "grpc_port",
         "api_keys",
+        "metrics_key",
         "body_limit",
         "body_budget",
         "tenant_body_budget",

@@ -59,7 +59,7 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
     """
     catalog = Catalog(backend.registry, configured_models(settings))
     keyless = keyless_by(settings, keyless)
-    keyring = Keyring(settings.keys, KeyBook(backend.documents), keyless)
+    keyring = Keyring(settings.keys, KeyBook(backend.documents), keyless, settings.metrics_key)
     storage = open_storage(settings)
     service, kept = (
         JobService(backend, catalog, settings),

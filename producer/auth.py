@@ -24,6 +24,8 @@ REMEMBERED = 10_000
 """Answers that are kept, of keys that are known and of such that are not each."""
 
 
+METRICS = "/metrics"
+
 LONG_AGO = float("-inf")
 
 
@@ -57,15 +59,23 @@ class Principal:
 class Keyring:
     """Tells principals by their keys: those of the settings, and those in the store."""
 
-    def __init__(self, configured: Mapping[str, str], stored: KeyBook, keyless: Keyless) -> None:
+    def __init__(
+        self, configured: Mapping[str, str], stored: KeyBook, keyless: Keyless, metrics_key: str | None = None
+    ) -> None:
         self._configured = [(digest(key), Principal(tenant)) for key, tenant in configured.items()]
         self._stored = RecentKeys(stored)
+        self._metrics_key = None if metrics_key is None else digest(metrics_key)
         self._failed = FailedAttempts()
         self._entry = KeylessEntry(stored, Keyless.NEVER if configured else keyless)
 
     async def is_keyless(self) -> bool:
         """Whether a call without a key is served now. Raises BackendUnavailable."""
         return await self._entry.is_free()
+
+    def reads_metrics(self, authorization: str | None) -> bool:
+        """Whether the key is the one that is for metrics alone."""
+        known = self._metrics_key
+        return known is not None and hmac.compare_digest(known, digest(key_in(authorization)))
 
     async def authenticate(self, authorization: str | None, peer: str | None) -> Principal:
         """As `principal_of`, for a caller at the address `peer`, whose failures are noted. Raises RateLimited, too."""
@@ -163,6 +173,10 @@ class KeylessEntry:
         if await self._stored.ever():
             self._keyless = Keyless.NEVER
         self._looked_at = time.monotonic()
+
+
+METRICS_READER = Principal("metrics", operator=True)
+"""Who has the key for metrics, on their path alone."""
 
 
 def require_operator(principal: Principal) -> None:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse, Response
 
+from producer.auth import METRICS, require_operator
 from producer.fleet import Fleet
 from producer.metrics import (
     QUEUE_BACKLOG,
@@ -69,7 +70,6 @@ class Health:
 
 
 def health_router() -> APIRouter:
-    from producer.auth import require_operator
     from producer.dependencies import doors_of, json_response, principal_of
 
     router = APIRouter(tags=["operations"])
@@ -85,9 +85,9 @@ def health_router() -> APIRouter:
         shown = {name: problem or "ok" for name, problem in parts.items()}
         return json_response({"status": "ok" if ready else "unavailable", "checks": shown}, 200 if ready else 503)
 
-    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    @router.get(METRICS, summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
-        """For operators' keys: they tell of every tenant's load."""
+        """For operators' keys, and the setting `metrics_key`: they tell of every tenant's load."""
         require_operator(principal_of(request))
         TASKS.set(len(asyncio.all_tasks()))
         with suppress(BackendUnavailable):  # What this process counts itself is wanted most when the rest is away.

@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
-from producer.auth import Keyring
+from producer.auth import METRICS, METRICS_READER, Keyring, Principal
 from producer.errors import TOLD, error_response, surprise_response
 from producer.limits import KeyLimits, Meter
 from shared.errors import IgniteError, RequestTooLarge
@@ -113,9 +113,7 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_open(scope["path"]):
             try:
-                principal = await self._keyring.authenticate(
-                    Headers(scope=scope).get("authorization"), (scope.get("client") or (None,))[0]
-                )
+                principal = await self._principal_of(scope)
             except IgniteError as error:
                 await error_response(error)(scope, receive, send)
                 return
@@ -123,6 +121,12 @@ class Authentication:
             scope.setdefault("state", {}).update(principal=principal, meter=meter)
             send = send if meter is None else with_rate_limits(send, meter)
         await self._app(scope, receive, send)
+
+    async def _principal_of(self, scope: Scope) -> Principal:
+        authorization = Headers(scope=scope).get("authorization")
+        if scope["path"] == METRICS and self._keyring.reads_metrics(authorization):
+            return METRICS_READER
+        return await self._keyring.authenticate(authorization, (scope.get("client") or (None,))[0])
 
     def _is_open(self, path: str) -> bool:
         return path in self.OPEN_PATHS or path.startswith(f"{DOCS_ASSETS}/")

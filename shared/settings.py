@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     )
     grpc_receive_timeout: float = Field(30, gt=0, description="for a message to come in whole over gRPC")
     api_keys: str = Field("", description="comma-separated name=key pairs, beside the keys that 'ignite keys' makes")
+    metrics_key: str | None = Field(
+        None, description="a key that reads /metrics and nothing else, beside operators' keys"
+    )
     no_auth: bool | None = Field(
         None,
         description="serve calls without a key, as an operator; None: in `ignite up` on its own files and loopback, "
@@ -232,6 +235,13 @@ class Settings(BaseSettings):
                 )
         return value
 
+    @field_validator("metrics_key")
+    @classmethod
+    def metrics_have_a_key(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) < LEAST_KEY or len(set(value)) < LEAST_VARIETY):
+            raise ValueError(f"expected at least {LEAST_KEY} characters, {LEAST_VARIETY} of them different")
+        return value
+
     @field_validator("webhook_secret")
     @classmethod
     def webhooks_are_signed(cls, value: str | None) -> str | None:
@@ -325,7 +335,7 @@ def split_list(value: str) -> list[str]:
 
 SECRET = frozenset(
     {
-        *("api_keys", "engine_api_key", "webhook_secret", "engine_command", "engine_args"),
+        *("api_keys", "metrics_key", "engine_api_key", "webhook_secret", "engine_command", "engine_args"),
         *("amqp_url", "redis_url", "engine_url", "files_url", "files_endpoint"),
     }
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.chaos.ledger import KEYS, TAG, Ledger, signed_with
+from tests.chaos.ledger import KEYS, METRICS_KEY, TAG, Ledger, signed_with
 from tests.chaos.load import OVER
 from tests.chaos.supervise import Slot, Supervisor
 from tests.support.pace import pause
@@ -67,7 +67,7 @@ def files_of(pid: int) -> int:
 
 async def gauges_of(slot: Slot) -> dict[str, int]:
     """What an API counts itself."""
-    key = signed_with(next(iter(KEYS)))
+    key = {"authorization": f"Bearer {METRICS_KEY}"}
     async with aiohttp.ClientSession(headers=key) as session, session.get(f"{slot.url}/metrics") as response:
         told = GAUGE.findall(await response.text())
     return {

@@ -12,6 +12,7 @@ from tests.support.chat import Prompt
 
 DONE = "[DONE]"
 TAG = "chaos"
+METRICS_KEY = "sk-chaos-0123456789-metrics"
 KEYS = {f"sk-chaos-0123456789-{tenant}": tenant for tenant in ("alice", "bob", "carol")}
 """The clients' keys, each a tenant of its own: they take turns."""
 

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.ledger import KEYS, Ledger, Struck
+from tests.chaos.ledger import KEYS, METRICS_KEY, Ledger, Struck
 from tests.chaos.plan import Fault, Kind
 from tests.chaos.wires import Pair, Servers, Wires
 from tests.support.cluster import API_READY, WORKER_READY
@@ -149,7 +149,8 @@ class Supervisor:
     def _api_options(self) -> list[str]:
         urls = self._urls(self.wires.apis)
         keys = ",".join(f"{tenant}={key}" for key, tenant in KEYS.items())
-        return [*urls, "--port", "0", "--api-keys", keys, "--sweep", str(NEVER if self._build else SWEEP)]
+        own = ("--api-keys", keys, "--metrics-key", METRICS_KEY)
+        return [*urls, "--port", "0", *own, "--sweep", str(NEVER if self._build else SWEEP)]
 
     def _worker_options(self, number: int) -> list[str]:
         urls = self._urls(self.wires.workers[number])

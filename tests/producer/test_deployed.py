@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from producer.keys import KeyBook
 from tests.producer.api import embedded_api
 from tests.support.manifests import container_of, of_kind
 
+KEY = "a-key-for-metrics-alone"
 PROBES = ("readinessProbe", "livenessProbe")
 
 
@@ -35,9 +35,8 @@ def selectors() -> list[tuple[str, dict[str, str]]]:
 async def test_what_workers_are_scaled_by_is_told_before_there_is_one(metric: str, labels: dict[str, Any]) -> None:
     (config,) = of_kind("ConfigMap")
     async with embedded_api(
-        worker=False, models=config["data"]["IGNITE_MODELS"], api_keys="me=a-long-key-of-mine"
+        worker=False, models=config["data"]["IGNITE_MODELS"], metrics_key=KEY, api_keys="me=a-long-key-of-mine"
     ) as api:
-        secret, _ = await KeyBook(api.backend.documents).create("prometheus", operator=True)
-        lines = (await api.get("/metrics", authorization=f"Bearer {secret}")).body.decode().splitlines()
+        lines = (await api.get("/metrics", authorization=f"Bearer {KEY}")).body.decode().splitlines()
     told = [line for line in lines if line.startswith(f"{metric}{{")]
     assert [line for line in told if all(f'{name}="{value}"' in line for name, value in labels.items())], told

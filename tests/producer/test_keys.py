@@ -132,6 +132,20 @@ async def test_a_key_may_be_for_some_models_only(keyed_api: Api) -> None:
         }
 
 
+async def test_metrics_are_for_operators_and_for_the_key_that_is_for_them_alone() -> None:
+    metrics = {"authorization": "Bearer a-key-for-metrics-alone"}
+    async with embedded_api(metrics_key="a-key-for-metrics-alone", api_keys="alice=secret-of-alice-4711") as api:
+        operator = await stored_key(api, "ops", operator=True)
+        for key in (ALICE, await stored_key(api, "carol")):
+            answer = await api.get("/metrics", **key)
+            assert (answer.status, answer.error["code"]) == (403, "permission_denied")
+        for key in (operator, metrics):
+            assert "ignite_asyncio_tasks" in (await api.get("/metrics", **key)).body.decode()
+        for path in ("/v1/models", "/v1/jobs", "/v1/queues", "/metrics/"):
+            assert (await api.get(path, **metrics)).status == 401
+        assert (await api.call("POST", "/metrics", headers=metrics)).status == 405
+
+
 async def test_a_revoked_key_opens_nothing_on_any_replica(amqp_url: str, redis_url: str) -> None:
     settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url, api_keys="root=secret-of-root-4711")
     async with (
