@@ -61,7 +61,7 @@ def join(fields: dict[str, Any], extra: Mapping[str, Any], path: str) -> None:
 def field_of(field: FieldDescriptor, value: Any, path: str) -> Any:
     path = below(path, field.name)
     if is_map(field):
-        return {key: plain(item, below(path, key)) for key, item in value.items()}
+        return {key: plain(item, below(path, key)) for key, item in sorted(value.items())}
     if field.is_repeated:
         return [plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
     return plain(value, path)
@@ -74,7 +74,7 @@ def plain(value: Any, path: str) -> Any:
         case Value():
             return plain_value(value, path)
         case Struct():
-            return {key: plain_value(item, below(path, key)) for key, item in value.fields.items()}
+            return in_order({key: plain_value(item, below(path, key)) for key, item in value.fields.items()})
         case ListValue():
             return [plain_value(item, f"{path}[{index}]") for index, item in enumerate(value.values)]
         case Message():
@@ -86,6 +86,19 @@ def plain(value: Any, path: str) -> Any:
 def plain_value(value: Value, path: str) -> Any:
     kind = value.WhichOneof("kind")
     return None if kind is None or kind == "null_value" else plain(getattr(value, kind), path)
+
+
+def in_order(fields: dict[str, Any]) -> dict[str, Any]:
+    """A map of protobuf has no order, and what comes out of one differs between processes. So that the same request is
+    the same to an engine (the order of a schema's properties is the order in which it makes them), names are sorted,
+    and a schema's properties begin with those that `required` lists, in its order.
+    """
+    properties, required = fields.get("properties"), fields.get("required")
+    if isinstance(properties, dict) and isinstance(required, list):
+        of_schema = cast(dict[str, Any], properties)
+        listed = [name for name in cast(list[Any], required) if isinstance(name, str) and name in of_schema]
+        fields["properties"] = {name: of_schema[name] for name in dict.fromkeys((*listed, *of_schema))}
+    return {name: fields[name] for name in sorted(fields)}
 
 
 def number(value: float, path: str) -> int | float:

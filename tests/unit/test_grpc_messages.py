@@ -204,3 +204,64 @@ def test_the_schema_names_every_field_that_is_checked() -> None:
 def test_created_is_a_number_in_json() -> None:
     """64 bits would be a text there."""
     assert as_json(completion_of(b'{"created":4102444800}')) == {"created": 4102444800}
+
+
+# ── order ──
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["thought", "answer", "gone"],
+    "properties": {
+        "zeal": {"type": "string"},
+        "answer": {"type": "object", "properties": {"b": {}, "a": {}, "c": {}}, "required": ["c", "a", "b"]},
+        "thought": {"type": "string"},
+        "mood": {"anyOf": [{"properties": {"y": {}, "x": {}}}, {"type": "null"}]},
+    },
+}
+
+
+def in_places(schema: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Requests with the schema in each place that may have one, and how to find it there again."""
+    yield (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}},
+        lambda body: body["response_format"]["json_schema"]["schema"],
+    )
+    yield (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]},
+        lambda body: body["tools"][0]["function"]["parameters"],
+    )
+    yield {"functions": [{"name": "f", "parameters": schema}]}, lambda body: body["functions"][0]["parameters"]
+    yield {"structured_outputs": {"json": schema}}, lambda body: body["structured_outputs"]["json"]
+    yield {"extra_body": {"guided_json": schema}}, lambda body: body["guided_json"]
+
+
+@pytest.mark.parametrize(("fields", "found"), list(in_places(SCHEMA)))
+def test_a_schemas_properties_come_as_required_lists_them_and_the_rest_sorted(fields: Any, found: Any) -> None:
+    schema = found(body_of(json_format.ParseDict(fields, ChatCompletionRequest())))
+    assert schema == SCHEMA
+    assert list(schema) == ["properties", "required", "type"]
+    assert list(schema["properties"]) == ["thought", "answer", "mood", "zeal"]
+    assert list(schema["properties"]["answer"]["properties"]) == ["c", "a", "b"]
+    assert list(schema["properties"]["mood"]["anyOf"][0]["properties"]) == ["x", "y"]
+
+
+@given(st.lists(TEXTS, unique=True, max_size=20), st.randoms(use_true_random=False))
+def test_the_same_request_is_the_same_bytes(names: list[str], dice: Any) -> None:
+    """Whatever order its maps were filled in."""
+
+    def sent(order: list[str]) -> bytes:
+        schema = {"properties": {name: {} for name in order}, "required": names[::2]}
+        fields = {"metadata": dict.fromkeys(order, "x"), "extra_body": {"schema": schema}}
+        return orjson.dumps(body_of(json_format.ParseDict(fields, ChatCompletionRequest())))
+
+    shuffled = list(names)
+    dice.shuffle(shuffled)
+    assert sent(shuffled) == sent(names)
+
+
+@pytest.mark.parametrize("required", [None, True, "a", [1, None, ["a"]], {"a": 1}, ["a", "a", "b"]])
+def test_what_is_no_schema_is_left_as_it_is(required: Any) -> None:
+    value = {"properties": {"b": 1, "a": 2}, "required": required}
+    body = body_of(json_format.ParseDict({"extra_body": {"x": value}}, ChatCompletionRequest()))
+    assert body["x"] == value
+    assert list(body["x"]["properties"]) == ["a", "b"]
