@@ -7,14 +7,20 @@ the kernel closes it even after a kill -9. What the command prints goes to stand
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import BinaryIO
 
 DRAIN_TIMEOUT = 1
+HIDDEN = "***"
+SECRET = re.compile(r"(api|hf|auth|access)[-_]?(key|token)|secret|password|passwd|token$", re.IGNORECASE)
+"""In the name of an option or a variable whose value nobody may read in a log."""
+
 NOT_STARTED = 127
 """The shell's word for a command that is not there."""
 
@@ -29,7 +35,7 @@ def main(name: str, command: list[str]) -> int:
         return NOT_STARTED  # Whoever started us has the command's name, and says it.
     assert process.stdout is not None
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    printing = threading.Thread(target=_print_with_name, args=(name, process.stdout), daemon=True)
+    printing = threading.Thread(target=_print_with_name, args=(name, process.stdout, secrets_in(command)), daemon=True)
     printing.start()
     status = process.wait()
     printing.join(DRAIN_TIMEOUT)
@@ -43,9 +49,34 @@ def _end_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _print_with_name(name: str, output: BinaryIO) -> None:
+def secrets_in(command: Sequence[str]) -> list[str]:
+    """The values of arguments that are secrets: `--api-key X`, `--api-key=X`, `env VLLM_API_KEY=X`. Longest first."""
+    found: list[str] = []
+    named = False
+    for word in command:
+        if named and not word.startswith("-"):
+            found.append(word)
+            continue  # Such an option may take several.
+        name, is_set, value = word.partition("=")
+        secret = SECRET.search(name) is not None and re.fullmatch(r"[-\w]+", name) is not None
+        named = secret and not is_set and name.startswith("-")
+        if secret and value:
+            found.append(value)
+    return sorted(found, key=len, reverse=True)
+
+
+def without_secrets(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def _print_with_name(name: str, output: BinaryIO, secrets: Sequence[str]) -> None:
+    """Servers print their arguments when they start, keys included."""
     prefix = f"[{name}] ".encode()
     for line in output:
+        for secret in secrets:
+            line = line.replace(secret.encode(), HIDDEN.encode())
         os.write(2, prefix + line)
 
 

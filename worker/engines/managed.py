@@ -112,7 +112,7 @@ class ManagedEngine:
             await self._stop_process()
             if time.monotonic() - began > RAN_WELL:
                 pause = FIRST_PAUSE
-            log.warning("engine.process_ended", reason=end.message, next=f"starting it again in {pause:g} s")
+            log.warning("engine.process_ended", reason=str(end), next=f"starting it again in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
             began = time.monotonic()

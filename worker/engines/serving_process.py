@@ -29,8 +29,9 @@ class ServingProcess:
             *(sys.executable, "-I", "-S", guardian.__file__, name, *command),
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
+            env=environment(),
         )
-        return cls(process, title or f"`{shlex.join(command)}`")
+        return cls(process, title or f"`{shown(command)}`")
 
     @property
     def pid(self) -> int:
@@ -41,8 +42,10 @@ class ServingProcess:
         status = await self._process.wait()
         self._signal(signal.SIGKILL)
         if status == guardian.NOT_STARTED:
-            return EngineError(f"{self._title} could not be started: see that its first word is on the PATH.")
-        return EngineError(f"{self._title} has ended with status {status}.")
+            detail = f"{self._title} could not be started: see that its first word is on the PATH"
+        else:
+            detail = f"{self._title} has ended with status {status}"
+        return EngineError("The engine's process has ended.", detail=detail)
 
     async def stop(self, grace: float) -> None:
         """SIGTERM, and SIGKILL for whatever is left after `grace` seconds."""
@@ -58,3 +61,17 @@ class ServingProcess:
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
+
+
+OURS = "IGNITE_"
+
+
+def environment() -> dict[str, str]:
+    """For an engine: without Ignite's settings, which hold passwords and keys that no engine needs."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+
+
+def shown(command: Sequence[str]) -> str:
+    """For messages: without the values of secrets."""
+    secrets = guardian.secrets_in(command)
+    return shlex.join(guardian.without_secrets(word, secrets) for word in command)

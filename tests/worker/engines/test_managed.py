@@ -18,6 +18,7 @@ from tests.worker.engines.conftest import BY_PORT, BY_SOCKET
 from tests.worker.engines.requests import ask, ask_long, read
 from worker.engines.base import Engine
 from worker.engines.demo_model import MODEL_PATH
+from worker.engines.guardian import secrets_in
 from worker.engines.managed import ManagedEngine, ManagedOptions
 from worker.engines.open_engine import EngineSettings, open_engine
 from worker.engines.openai_http import UpstreamOptions
@@ -152,3 +153,36 @@ def test_the_command_must_say_where_to_listen() -> None:
 def test_a_model_is_needed() -> None:
     with pytest.raises(EngineError, match="model"):
         open_engine(EngineSettings("vllm"))
+
+
+SECRET = "sk-of-the-'engine"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--api-key", SECRET], [f"--api-key={SECRET}"], ["--port", "1", "--api-key", "other", SECRET, "--uds", "x"]],
+    ids=["apart", "joined", "several"],
+)
+async def test_a_command_is_named_without_its_keys(arguments: list[str]) -> None:
+    process = await ServingProcess.start("test", ["no-such-command", *arguments])
+    error = await process.wait()
+    assert "no-such-command" in str(error) and "***" in str(error) and SECRET not in str(error)
+    assert error.message == "The engine's process has ended."
+
+
+def test_what_counts_as_a_secret() -> None:
+    words = ["env", "VLLM_API_KEY=a-key", "HF_TOKEN=hf", "vllm", "serve", "m", "--tokenizer", "t", "--ssl-keyfile", "f"]
+    assert secrets_in([*words, "--hf-token", "tk", "--max-model-len", "9"]) == ["a-key", "hf", "tk"]
+
+
+async def test_a_child_has_none_of_our_settings_and_prints_no_key(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IGNITE_REDIS_URL", "redis://:pa55@redis/0")
+    monkeypatch.setenv("HF_TOKEN", "needed")
+    code = "import os, sys; print(sorted(os.environ), sys.argv[1:])"
+    process = await ServingProcess.start("test", [sys.executable, "-c", code, "--api-key", SECRET])
+    await process.wait()
+    printed = capfd.readouterr().err
+    assert "IGNITE_" not in printed and "HF_TOKEN" in printed
+    assert "'--api-key'" in printed and "***" in printed and SECRET not in printed
