@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from producer.storage.local import LocalStorage
+from producer.storage.local import LocalStorage, require_usable
 from producer.storage.port import ObjectMissing, Storage, StoredObject
-from shared.settings import Settings
+from shared.settings import Settings, SettingsError
 
 __all__ = ["ObjectMissing", "Storage", "StoredObject", "open_storage"]
 
@@ -12,7 +12,14 @@ __all__ = ["ObjectMissing", "Storage", "StoredObject", "open_storage"]
 def open_storage(settings: Settings) -> Storage:
     """What the settings ask for; the library behind S3 is imported when asked for. Raises SettingsError."""
     if settings.files_url is None:
-        return LocalStorage(settings.files_dir or settings.data_dir / "files")
+        directory = settings.files_dir or settings.data_dir / "files"
+        try:
+            require_usable(directory)
+        except OSError as error:
+            raise SettingsError(
+                f"The directory of files {directory} (files_dir) cannot be used: {error.strerror}."
+            ) from None
+        return LocalStorage(directory)
     from producer.storage.s3 import S3Storage
 
     return S3Storage(settings.files_url, settings.files_endpoint)

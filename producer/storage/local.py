@@ -9,6 +9,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -16,10 +17,14 @@ import structlog
 
 from producer.storage.port import CHUNK, ObjectMissing, StoredObject
 from shared.errors import StorageFull, StorageUnavailable
+from shared.private_files import DIRECTORY_MODE, FILE_MODE, private_directory
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+TENANT = "t="
+"""How the directories of tenants' files begin."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_RETRY = 60.0
@@ -36,7 +41,7 @@ class LocalStorage:
         path = self._directory / key
         begun = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
         try:
-            file = await off_loop(partial(create, begun))
+            file = await off_loop(partial(create, self._directory, begun))
         except StorageUnavailable:
             await off_loop(partial(remove, begun))
             raise
@@ -71,6 +76,15 @@ class LocalStorage:
                 yield each
 
 
+def require_usable(directory: Path) -> None:
+    """A directory that is there already is made private. Raises OSError where nothing could be kept in it."""
+    if not directory.exists():
+        return
+    private_directory(directory, lambda name: name.startswith(TENANT))
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 async def off_loop(step: Callable[[], T]) -> T:
     """Raises StorageFull, and StorageUnavailable for whatever else the disk refuses but a file that is not there."""
     try:
@@ -96,12 +110,14 @@ async def write_all(file: BinaryIO, chunks: AsyncIterable[bytes]) -> int:
     return size + await off_loop(partial(write, file, b"".join(waiting)))
 
 
-def create(path: Path) -> BinaryIO:
+def create(root: Path, path: Path) -> BinaryIO:
     """In its directory, though somebody may just be removing that because it is empty."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            return path.open("xb", buffering=0)
+            for folder in reversed(path.relative_to(root).parents[:-1]):
+                (root / folder).mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+            return FileIO(path, "xb", opener=partial(os.open, mode=FILE_MODE))
 
 
 def write(file: BinaryIO, data: bytes) -> int:

@@ -25,8 +25,10 @@ from shared.backends.follower import FollowerHub
 from shared.backends.sqlite import UNUSABLE, Connection, Database
 from shared.errors import BackendUnavailable, DataDirectoryInUse, IgniteError, StoreUnavailable
 from shared.job import Job, QueueName
+from shared.private_files import close_to_others, private_directory, private_file
 from shared.quota import usual_limit
 
+DATABASE = "ignite.db"
 CHECK_TIMEOUT = 5.0
 LOW_SPACE = 16 * 1024 * 1024
 
@@ -141,7 +143,10 @@ def sole_use(data_dir: Path) -> Generator[None]:
 
 def make_private(data_dir: Path) -> None:
     """What clients ask and are told, and the keys that open for them, are nobody else's to read or write."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_directory(data_dir, lambda name: name.startswith("ignite.") or name == "files")
+    private_file(data_dir / DATABASE)
+    for name in ("ignite.lock", f"{DATABASE}-wal", f"{DATABASE}-shm"):
+        close_to_others(data_dir / name)
 
 
 def unusable(data_dir: Path, error: OSError) -> BackendUnavailable:
@@ -178,7 +183,7 @@ async def open_embedded(
     """
     with sole_use(data_dir) if data_dir else nullcontext():
         backend = EmbeddedBackend(
-            data_dir / "ignite.db" if data_dir else None,
+            data_dir / DATABASE if data_dir else None,
             queue_limit=queue_limit,
             fair=fair,
             tombstone_retention=tombstone_retention,
@@ -201,7 +206,7 @@ async def open_embedded_documents(data_dir: Path) -> AsyncGenerator[EmbeddedDocu
         make_private(data_dir)
     except OSError as error:
         raise unusable(data_dir, error) from error
-    database = Database(data_dir / "ignite.db", on_lost=nothing)
+    database = Database(data_dir / DATABASE, on_lost=nothing)
     await database.open(migrate)
     try:
         yield EmbeddedDocuments(database)

@@ -203,7 +203,7 @@ async def test_uploads_have_a_limit_of_their_own(tmp_path: Path) -> None:
 
 async def test_another_tenants_files_are_not_there(tmp_path: Path) -> None:
     async with embedded_api(
-        worker=False, files_dir=tmp_path, api_keys="../a=sk-alice-1-0123456789,bob=sk-bob-12-0123456789"
+        worker=False, files_dir=tmp_path, api_keys="a=sk-alice-1-0123456789,bob=sk-bob-12-0123456789"
     ) as api:
         alice, bob = (
             AsyncOpenAI(base_url=api.url, api_key=key, max_retries=0)
