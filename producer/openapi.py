@@ -10,7 +10,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from producer.batches.requests import BatchRequest
-from producer.files.upload import EXPIRY, PURPOSES
+from producer.files.expiry import EXPIRY
+from producer.files.upload import PURPOSES
 from producer.shapes import ChatCompletion, ChatCompletionChunk, Error, HealthReport, Job
 from shared.schema import MAX_DEADLINE, ChatCompletionRequest, MetadataUpdate
 

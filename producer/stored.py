@@ -59,7 +59,8 @@ async def get_stored(request: Request, completion_id: JobId) -> Response:
 async def update_stored(request: Request, completion_id: JobId) -> Response:
     """The new metadata takes the place of the old."""
     service = doors_of(request).service
-    metadata = parse_metadata(await request.body())
+    body = await request.body()
+    metadata = await service.checks.run(body, lambda: parse_metadata(body))
     job = await service.get_stored(tenant_of(request), completion_id)
     return json_response(wire.stored_completion(await service.describe(job, metadata)))
 

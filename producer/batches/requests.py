@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from producer.batches.book import window_of
 from producer.batches.document import Batch, Output
 from producer.files.entry import new_file_id, new_id
-from producer.files.upload import checked_expiry
+from producer.files.expiry import checked_expiry
 from producer.wire import whole
 from shared.errors import InvalidRequest
 from shared.schema import parse_json
+from shared.schema.request import Metadata
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-
-Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
-]
 
 
 class BatchRequest(BaseModel):
@@ -42,6 +39,10 @@ def parse_batch_request(body: bytes) -> BatchRequest:
     if not isinstance(value, dict):
         raise InvalidRequest("The request body is not a JSON object.", code="invalid_json")
     given = cast(dict[str, Any], value)
+    for name in given.keys() - BatchRequest.model_fields.keys():
+        if given[name] is not None:
+            param = name[:100]
+            raise InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
     try:
         return BatchRequest.model_validate(given)
     except ValidationError as error:
@@ -75,7 +76,7 @@ def new_batch(tenant: str, request: BatchRequest, *, models: tuple[str, ...] = (
 
 
 def expiry_of(given: Mapping[str, Any]) -> float:
-    return checked_expiry("output_expires_after", given.get("anchor"), given.get("seconds"))
+    return checked_expiry("output_expires_after", given)
 
 
 def retrying(batch: Batch) -> Batch:

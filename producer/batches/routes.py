@@ -39,7 +39,7 @@ async def begin(request: Request, batch: Batch, name: RequestName | None) -> Res
 async def create_batch(request: Request) -> Response:
     """Runs the requests in a file. The file is looked at as a whole first: `errors` says what is wrong with it."""
     body, principal, doors = await request.body(), principal_of(request), doors_of(request)
-    asked, settings = parse_batch_request(body), doors.settings
+    asked, settings = await doors.service.checks.run(body, lambda: parse_batch_request(body)), doors.settings
     name = request_name(request.headers, body, "batch")
     if (standing := await doors.named_batches.find(principal.tenant, name)) is not None:
         return json_response(batch_object(standing))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from producer.files.disposition import parse_disposition
+from producer.files.expiry import FIELD, WHOLE, form_expiry
 from shared.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
 
 FIELD_LIMIT = 64 * 1024
@@ -17,8 +19,10 @@ FIELD_LIMIT = 64 * 1024
 FIELDS_LIMIT = 32
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
-EXPIRY = (3600, 30 * 86400)
-"""Seconds, as OpenAI's."""
+MEANT = re.compile(r"expir|ttl|retention|metadata|webhook|idempotency|purpose|file|anchor|seconds|store", re.IGNORECASE)
+"""Fields by whose names clients mean something that an upload knows, or that it would have to know."""
+
+PLAIN_TRANSFERS = frozenset({b"7bit", b"8bit", b"binary"})
 
 
 @dataclass(slots=True)
@@ -87,19 +91,25 @@ class Upload:
         self._disposition = b""
 
     def _end_header(self) -> None:
-        if bytes(self._header_name).lower() == b"content-disposition":
-            self._disposition = bytes(self._header_value)
+        name, value = bytes(self._header_name).lower(), bytes(self._header_value)
+        if name == b"content-disposition":
+            self._disposition = value
+        elif name == b"content-transfer-encoding" and value.strip().lower() not in PLAIN_TRANSFERS:
+            raise InvalidRequest("Parts of a form are sent as they are, in no transfer encoding.", code="invalid_form")
         self._header_name.clear()
         self._header_value.clear()
 
     def _begin_data(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name, filename = options.get(b"name", b""), options.get(b"filename")
-        self._part = FormPart(text(name), None if filename is None else text(filename))
+        disposition = parse_disposition(self._disposition)
+        self._part = FormPart(disposition.name, disposition.filename)
+        if not self._part.name:
+            raise InvalidRequest("A part of the form has no name.", code="invalid_form")
         if self._part.is_file:
             if self.filename is not None:
                 raise InvalidRequest("There must be one 'file'.", param="file")
             self.filename = self._part.filename or "upload"
+        elif self._part.name in self.fields:
+            raise InvalidRequest(f"The field '{self._part.name[:100]}' is there twice.", param=self._part.name[:100])
         elif len(self.fields) >= FIELDS_LIMIT:
             raise InvalidRequest("The form has too many fields.", code="invalid_form")
 
@@ -113,7 +123,7 @@ class Upload:
         elif part is not None:
             part.data += data[start:end]
             if len(part.data) > FIELD_LIMIT:
-                raise InvalidRequest(f"The field '{part.name}' is too long.", param=part.name)
+                raise InvalidRequest(f"The field '{part.name[:100]}' is too long.", param=part.name[:100])
 
     def _end_part(self) -> None:
         part, self._part = self._part, None
@@ -153,19 +163,10 @@ def purpose_of(upload: Upload) -> str:
 
 
 def expiry_of(upload: Upload) -> int | None:
-    """Seconds from its creation after which the file expires, where the client says so. Raises InvalidRequest."""
-    anchor, seconds = (upload.fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
-    if anchor is None and seconds is None:
-        return None
-    return checked_expiry("expires_after", anchor, seconds)
-
-
-def checked_expiry(param: str, anchor: object, seconds: object) -> int:
-    if anchor != "created_at":
-        raise InvalidRequest(f"Invalid value for '{param}.anchor': expected 'created_at'.", param=f"{param}.anchor")
-    least, most = EXPIRY
-    given = str(seconds)
-    if not re.fullmatch("[0-9]{1,9}", given) or not least <= int(given) <= most:
-        expected = f"expected seconds, from {least} to {most}"
-        raise InvalidRequest(f"Invalid value for '{param}.seconds': {expected}.", param=f"{param}.seconds")
-    return int(given)
+    """Seconds from its creation after which the file expires, where the client says so. Raises InvalidRequest, also for
+    a field that would have to mean something and does not.
+    """
+    for name in upload.fields:
+        if name != "purpose" and name != WHOLE and not FIELD.fullmatch(name) and MEANT.search(name):
+            raise InvalidRequest(f"Unknown parameter: '{name[:100]}'.", param=name[:100], code="unknown_parameter")
+    return form_expiry(upload.fields)

@@ -118,6 +118,8 @@ def first_error(error: ValidationError, value: Any) -> InvalidRequest:
     match problem["type"]:
         case "missing" | "union_tag_not_found":
             return InvalidRequest(missing(param), param=param)
+        case "extra_forbidden":
+            return InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
         case kind if kind in EXPECTED:
             found = FOUND.get(type(cast(object, problem["input"])), "another type")
             wrong = f"Invalid type for '{param}': expected {EXPECTED[kind]}, but got {found} instead."

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from shared.errors import InvalidRequest
 from shared.schema.base import (
@@ -130,6 +130,8 @@ Modalities = Annotated[list[Literal["text", "audio"]], Field(max_length=2, fail_
 class MetadataUpdate(Strict):
     """The body that gives a stored completion other metadata; null takes all of it away."""
 
+    model_config = ConfigDict(extra="forbid")
+
     metadata: Metadata | None
 
 
@@ -207,7 +209,10 @@ class ChatCompletionRequest(Strict):
         if self.tool_choice is not None:
             yield from choice_faults(self.tool_choice, self.tools)
         if self.functions and self.tools:
-            yield "functions", "'functions' is the older form of 'tools': set one of them."
+            yield (
+                "functions",
+                "'functions' and 'tools' cannot both be provided: 'functions' is the older form of 'tools'.",
+            )
         names = {function.name for function in self.functions or ()}
         if self.function_call not in (None, "none", "auto") and self.function_call.name not in names:
             yield "function_call.name", "function_call names a function that is not among 'functions'."

@@ -143,6 +143,16 @@ async def test_line_ends_and_byte_order_marks_do_not_matter(client: AsyncOpenAI)
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "output_expires_after.seconds"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 2**63 - 1}}, "output_expires_after.seconds"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": True}}, "output_expires_after.seconds"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 7200.0}}, "output_expires_after.seconds"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 7200, "days": 1}}, "output_expires_after.days"),
+        ({"output_expires_after": 7200}, "output_expires_after"),
+        ({"completion_window": "9" * 30 + "d"}, "completion_window"),
+        ({"completion_window": 24}, "completion_window"),
+        ({"service_tier": "priority"}, "service_tier"),
+        ({"expires_after": {"anchor": "created_at", "seconds": 7200}}, "expires_after"),
+        ({"metadata": {"a": "x" * 513}}, "metadata.a"),
     ],
 )
 async def test_a_bad_request_names_its_field(api: Api, changes: dict[str, Any], param: str) -> None:

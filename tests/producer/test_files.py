@@ -180,6 +180,125 @@ async def test_a_bad_upload_is_refused_and_leaves_nothing(api: Api, tmp_path: Pa
     assert (await api.get("/v1/files")).json["data"] == []
 
 
+def raw_form(disposition: str | bytes, *fields: tuple[str, str], headers: bytes = b"") -> bytes:
+    """A form whose file part says so of itself."""
+    said = disposition.encode() if isinstance(disposition, str) else disposition
+    parts = [b"Content-Disposition: form-data; " + said + b"\r\n" + headers + b"\r\nx"]
+    parts += [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode() for name, value in fields]
+    return b"".join(b"--x\r\n" + part + b"\r\n" for part in parts) + b"--x--\r\n"
+
+
+async def uploaded(api: Api, body: bytes) -> Answer:
+    return await api.call("POST", "/v1/files", data=body, headers={"content-type": "multipart/form-data; boundary=x"})
+
+
+NAMES: list[tuple[str | bytes, str]] = [
+    ("name=\"file\"; filename*=UTF-8''na%C3%AFve%20b.jsonl", "naïve b.jsonl"),
+    ("name=\"file\"; filename*=utf-8'de'%E2%82%AC.jsonl", "€.jsonl"),
+    ('name="file"; filename*="UTF-8\'\'a.jsonl"', "a.jsonl"),
+    ("name=\"file\"; filename*=iso-8859-1''%FC.jsonl", "ü.jsonl"),
+    ("name=file; filename=\"=?utf-8?B?5pel5pys?=\"; filename*=utf-8''%E6%97%A5%E6%9C%AC.jsonl", "日本.jsonl"),
+    ("name=file; filename=\"x.jsonl\"; filename*=utf-8''y.jsonl", "y.jsonl"),
+    ("name=file; filename*=utf-8''y.jsonl; filename=x.jsonl", "y.jsonl"),
+    ('name=file; filename="=?utf-8?B?5pel5pys?= =?utf-8?Q?.jsonl?="', "日本.jsonl"),
+    ("name=file; filename*0*=utf-8''%E6%97%A5; filename*1=x; filename*2=\".jsonl\"", "日x.jsonl"),
+    ("NAME=file; FileName=in.jsonl", "in.jsonl"),
+    ('name = "file" ;  filename = "in.jsonl" ', "in.jsonl"),
+    ('name="file"; filename="a;b\\"c\\\\d.jsonl"', 'a;b"c\\d.jsonl'),
+    ('name="file"; filename="日本.jsonl"', "日本.jsonl"),
+    ('name="file"; filename="C:\\data\\in.jsonl"', "in.jsonl"),
+    ("name=\"fil\"; name*=utf-8''file; filename=in.jsonl", "in.jsonl"),
+]
+
+
+@pytest.mark.parametrize(("disposition", "filename"), NAMES)
+async def test_a_file_has_the_name_that_its_client_gave_it(api: Api, disposition: str, filename: str) -> None:
+    answer = await uploaded(api, raw_form(disposition, PURPOSE))
+    assert (answer.status, answer.json.get("filename")) == (200, filename)
+
+
+@pytest.mark.parametrize(
+    ("disposition", "param"),
+    [
+        ("name=file; filename*=koi8-r''%C1.jsonl", "file"),
+        ("name=file; filename*=utf-8''%FF.jsonl", "file"),
+        ("name=file; filename*=a.jsonl", "file"),
+        ("name=file; filename*=utf-8''a%00.jsonl", None),
+        ("filename=a.jsonl", None),
+    ],
+)
+async def test_a_name_that_cannot_be_read_is_refused(api: Api, disposition: str, param: str | None) -> None:
+    answer = await uploaded(api, raw_form(disposition, PURPOSE))
+    assert (answer.status, answer.error["param"]) == (400, param)
+
+
+async def test_parts_are_sent_as_they_are(api: Api) -> None:
+    for encoding, status in ((b"binary", 200), (b"8BIT", 200), (b"base64", 400), (b"quoted-printable", 400)):
+        headers = b"Content-Transfer-Encoding: " + encoding + b"\r\n"
+        assert (await uploaded(api, raw_form("name=file; filename=a.jsonl", PURPOSE, headers=headers))).status == status
+
+
+DAY = "86400"
+ANCHOR = ("expires_after[anchor]", "created_at")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [ANCHOR, ("expires_after[seconds]", DAY)],
+        [("expires_after.anchor", "created_at"), ("expires_after.seconds", DAY)],
+        [ANCHOR, ("expires_after.seconds", DAY)],
+        [("expires_after", '{"anchor": "created_at", "seconds": 86400}')],
+        [("expires_after", DAY)],
+    ],
+    ids=str,
+)
+async def test_an_expiry_is_heeded_in_every_form(api: Api, fields: list[tuple[str, str]]) -> None:
+    file = (await api.call("POST", "/v1/files", data=form(PURPOSE, *fields, FILE))).json
+    assert file["expires_at"] == file["created_at"] + int(DAY)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ([("expires_after", "60")], "expires_after.seconds"),
+        ([("expires_after", "1e5")], "expires_after"),
+        ([("expires_after", "86400.0")], "expires_after"),
+        ([("expires_after", "true")], "expires_after"),
+        ([("expires_after", "")], "expires_after"),
+        ([("expires_after", "{}")], "expires_after"),
+        ([("expires_after", "[86400]")], "expires_after"),
+        ([("expires_after", "tomorrow")], "expires_after"),
+        ([("expires_after", '{"seconds": 86400}')], "expires_after.anchor"),
+        ([("expires_after", '{"anchor": "created_at"}')], "expires_after.seconds"),
+        ([("expires_after", '{"anchor": "created_at", "seconds": true}')], "expires_after.seconds"),
+        ([("expires_after", '{"anchor": "created_at", "seconds": 9223372036854775807}')], "expires_after.seconds"),
+        ([("expires_after", '{"anchor": "created_at", "seconds": 86400, "days": 1}')], "expires_after.days"),
+        ([ANCHOR, ("expires_after[seconds]", "9" * 30)], "expires_after.seconds"),
+        ([ANCHOR, ("expires_after[seconds]", "-1")], "expires_after.seconds"),
+        ([ANCHOR, ("expires_after[seconds]", "7200.5")], "expires_after.seconds"),
+        ([ANCHOR, ("expires_after[seconds]", DAY), ("expires_after", DAY)], "expires_after.anchor"),
+        ([ANCHOR, ("expires_after[seconds]", DAY), ("expires_after[seconds]", DAY)], "expires_after[seconds]"),
+        ([("expires_after[days]", "1")], "expires_after[days]"),
+        ([("expires_after[]", DAY)], "expires_after[]"),
+        ([("expires_at", "1999999999")], "expires_at"),
+        ([("Expires-After", DAY)], "Expires-After"),
+        ([("ttl", DAY)], "ttl"),
+        ([("metadata", "{}")], "metadata"),
+        ([("webhook_url", "https://example.com")], "webhook_url"),
+        ([("purpose", "batch")], "purpose"),
+        ([("files[]", "x")], "files[]"),
+    ],
+)
+async def test_no_field_that_means_something_is_passed_over(
+    api: Api, tmp_path: Path, fields: list[tuple[str, str]], param: str
+) -> None:
+    answer = await api.call("POST", "/v1/files", data=form(PURPOSE, *fields, FILE))
+    assert (answer.status, answer.error["param"]) == (400, param)
+    assert param in answer.error["message"]
+    assert objects_in(tmp_path) == []
+
+
 async def test_a_file_for_a_batch_is_a_jsonl(api: Api) -> None:
     answer = await api.call("POST", "/v1/files", data=form(PURPOSE, FILE, filename="in.json"))
     assert (answer.status, answer.error["param"]) == (400, "file")

@@ -1,6 +1,7 @@
 """What a request may point at, and which of the engines' fields it may set."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,8 +186,8 @@ def test_fields_that_are_values_are_taken(name: str) -> None:
 
 
 @pytest.fixture
-async def api() -> AsyncIterator[Api]:
-    async with embedded_api(grpc=True) as api:
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    async with embedded_api(grpc=True, files_dir=tmp_path) as api:
         yield api
 
 

@@ -85,7 +85,12 @@ async def test_metadata_is_replaced(api: Api) -> None:
 
 @pytest.mark.parametrize(
     ("body", "param"),
-    [({}, "metadata"), ({"metadata": {"a": 1}}, "metadata.a"), ({"metadata": {"a": "x" * 513}}, "metadata.a")],
+    [
+        ({}, "metadata"),
+        ({"metadata": {}, "model": "x"}, "model"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"metadata": {"a": "x" * 513}}, "metadata.a"),
+    ],
 )
 async def test_bad_metadata_is_refused(api: Api, body: dict[str, Any], param: str) -> None:
     answer = await api.post(body, f"{COMPLETIONS}/{await store(api)}")
