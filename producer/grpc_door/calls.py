@@ -19,6 +19,7 @@ from producer.grpc_door.errors import code_of, rich_status
 from producer.grpc_door.messages import body_of
 from producer.grpc_door.peers import address_of, browser_refusal
 from producer.grpc_door.receiving import Receiving
+from producer.grpc_door.wire_bounds import MessageBounds
 from producer.idempotency import HEADER, idempotency_key
 from producer.middleware import fit_request_id
 from producer.service import Submission
@@ -31,17 +32,10 @@ from shared.schema import ChatCompletionRequest as Request
 
 log = structlog.get_logger(__name__)
 
-Received = ChatCompletionRequest | DecodeError
-Messages = AsyncIterator[Received]
-"""Of one, which is not read before its caller is known."""
+Messages = AsyncIterator[bytes]
+"""Of one, which is not read before its caller is known, nor decoded before it is counted."""
 
-
-def received(data: bytes) -> Received:
-    """An error is returned: raised here, gRPC would make it INTERNAL, as if the fault were ours."""
-    try:
-        return ChatCompletionRequest.FromString(data)
-    except DecodeError as error:
-        return error
+BOUNDS = MessageBounds(ChatCompletionRequest.DESCRIPTOR)
 
 
 class ModelService:
@@ -91,10 +85,11 @@ class ModelService:
         marks: dict[str, str],
     ) -> ChatCompletionResponse | None:
         principal = await self._principal_of(metadata, context)
-        message = await self._receiving.first(messages, principal.tenant)
+        data = await self._receiving.first(messages, principal.tenant)
         with self._doors.bodies.open(principal.tenant) as held:
-            held.grow(0 if isinstance(message, DecodeError) else message.ByteSize())
-            submission = self._submission(principal, message, metadata, kind.mode, context.time_remaining())
+            held.grow(len(data))
+            submission = await self._submission(principal, data, metadata, kind.mode, context.time_remaining())
+            del data
             answer = kind(self._doors.service, submission, context, marks, self._doors.settings.keepalive)
             self._open.add(answer)
             try:
@@ -110,23 +105,18 @@ class ModelService:
             raise refused
         return principal
 
-    def _submission(
+    async def _submission(
         self,
         principal: Principal,
-        message: Received,
+        data: bytes,
         metadata: Mapping[str, str],
         mode: Mode,
         remaining: float | None,
     ) -> Submission:
-        if isinstance(message, DecodeError):
-            raise InvalidRequest(f"The message is not a ChatCompletionRequest: {message}.")
-        value = body_of(message)
-        body = orjson.dumps(value)
-        if len(body) > self._doors.settings.body_limit:
-            raise RequestTooLarge(f"The request body is larger than {self._doors.settings.body_limit:,} bytes.")
-        request = check_request(value, stream=mode == "stream")
-        if request.background:
-            raise InvalidRequest("Jobs are for HTTP: POST /v1/chat/completions answers with one.", param="background")
+        limit, streams = self._doors.settings.body_limit, mode == "stream"
+        body, request = await self._doors.service.checks.run(
+            data, lambda: read(data, limit, streams=streams), heavy=BOUNDS.is_heavy(data)
+        )
         return Submission(
             principal=principal,
             body=body,
@@ -137,6 +127,22 @@ class ModelService:
             meter=self._doors.limits.meter(principal),
             traceparent=metadata.get("traceparent"),
         )
+
+
+def read(data: bytes, limit: int, *, streams: bool) -> tuple[bytes, Request]:
+    """The body that the message stands for, and the checked request. Raises InvalidRequest, RequestTooLarge."""
+    BOUNDS.refuse_excess(data)
+    try:
+        value = body_of(ChatCompletionRequest.FromString(data))
+    except DecodeError as error:
+        raise InvalidRequest(f"The message is not a ChatCompletionRequest: {error}.") from None
+    body = orjson.dumps(value)
+    if len(body) > limit:
+        raise RequestTooLarge(f"The request body is larger than {limit:,} bytes.")
+    request = check_request(value, stream=streams)
+    if request.background:
+        raise InvalidRequest("Jobs are for HTTP: POST /v1/chat/completions answers with one.", param="background")
+    return body, request
 
 
 def with_deadline(request: Request, remaining: float | None) -> Request:

@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from producer.dependencies import Doors
-from producer.grpc_door.calls import ModelService, received
+from producer.grpc_door.calls import ModelService
 from producer.grpc_door.health import HealthService
 from producer.grpc_door.receiving import WINDOW, StrangersReceiving
 from producer.grpc_door.reflection import reflection_handlers
@@ -109,10 +109,10 @@ def handlers(calls: ModelService) -> grpc.GenericRpcHandler:
         {
             # One message each way, all the same: these kinds of handlers are called before the message is read.
             "ChatCompletion": grpc.stream_unary_rpc_method_handler(
-                calls.chat_completion, received, ChatCompletionResponse.SerializeToString
+                calls.chat_completion, None, ChatCompletionResponse.SerializeToString
             ),
             "StreamChatCompletion": grpc.stream_stream_rpc_method_handler(
-                calls.stream_chat_completion, received, ChatCompletionChunk.SerializeToString
+                calls.stream_chat_completion, None, ChatCompletionChunk.SerializeToString
             ),
         },
     )

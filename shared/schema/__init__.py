@@ -5,7 +5,7 @@ kept: they belong to the engine.
 """
 
 from shared.schema.base import QUOTED
-from shared.schema.bounds import is_heavy
+from shared.schema.bounds import HEAVY_BYTES, MAX_CONTAINERS, MAX_VALUES, UNCOUNTED, is_heavy
 from shared.schema.parsing import (
     MAX_NESTING,
     check_request,
@@ -18,10 +18,14 @@ from shared.schema.parsing import (
 from shared.schema.request import MAX_DEADLINE, NOT_FOR_ENGINES, ChatCompletionRequest, MetadataUpdate
 
 __all__ = [
+    "HEAVY_BYTES",
+    "MAX_CONTAINERS",
     "MAX_DEADLINE",
     "MAX_NESTING",
+    "MAX_VALUES",
     "NOT_FOR_ENGINES",
     "QUOTED",
+    "UNCOUNTED",
     "ChatCompletionRequest",
     "MetadataUpdate",
     "check_request",
