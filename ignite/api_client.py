@@ -9,9 +9,12 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import click
+
+from shared.setting_urls import without_password
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT = 5.0
@@ -36,6 +39,10 @@ class Api:
 
     def __init__(self, url: str, key: str | None) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
+        if urlsplit(self._url).scheme not in ("http", "https") or not urlsplit(self._url).hostname:
+            raise click.ClickException("--url (IGNITE_URL) is no address like http://127.0.0.1:8000.")
+        if key and not (key.isascii() and key.isprintable()):
+            raise click.ClickException("--key (IGNITE_API_KEY) has characters that no key has.")
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     async def json(self, method: str, path: str, **options: Any) -> Any:
@@ -55,7 +62,8 @@ class Api:
                     raise Unreachable(said) if response.status in AWAY else Refused(said, response.status)
                 yield response
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-            raise Unreachable(f"{self._url} does not answer ({error}). Is 'ignite up' running?") from None
+            shown = without_password(self._url)
+            raise Unreachable(f"{shown} does not answer ({error}). Is 'ignite up' running?") from None
 
 
 async def sentence_of(response: aiohttp.ClientResponse) -> str:

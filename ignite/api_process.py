@@ -18,6 +18,7 @@ from producer.auth import Keyless
 from producer.dependencies import Doors
 from producer.http_protocol import HeadWithBody
 from producer.keys import KeyBook
+from producer.storage import open_storage
 from shared.backends import open_backend
 from shared.ports import Backend
 from shared.settings import Settings, SettingsError
@@ -52,6 +53,7 @@ def listening_at(host: str, port: int) -> socket.socket:
 
 async def run_api(settings: Settings, listening: socket.socket | None = None) -> None:
     require_distributed(settings, "ignite api")
+    open_storage(settings)  # What is wrong with it is said before anything is opened.
     with stop_signals() as stop:
         async with open_backend(settings) as backend, serving(backend, settings, listening) as server:
             say(f"ignite api is ready: {server.addresses}")

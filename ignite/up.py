@@ -6,12 +6,14 @@ from ignite.api_process import serving
 from ignite.running import say, stop_signals, until
 from ignite.worker_process import running_engine, working
 from producer.auth import Keyless
+from producer.storage import open_storage
 from shared.backends import open_backend
 from shared.settings import Settings
 
 
 async def run_up(settings: Settings) -> None:
     """One process with everything. Calls that are open finish first, so the worker stops after the API."""
+    open_storage(settings)  # What is wrong with it is said before anything is announced.
     with stop_signals() as stop:
         async with (
             open_backend(settings) as backend,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -21,6 +22,8 @@ def private_directory(path: Path, is_ours: Callable[[str], bool]) -> None:
     directory, /tmp) is somebody's for other purposes and keeps its mode: then its files alone are private. Raises
     OSError.
     """
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
     if not is_open_to_others(path):
         return

@@ -14,7 +14,7 @@ def open_storage(settings: Settings) -> Storage:
     if settings.files_url is None:
         directory = settings.files_dir or settings.data_dir / "files"
         try:
-            require_usable(directory)
+            require_usable(directory, make=settings.files_dir is not None)
         except OSError as error:
             raise SettingsError(
                 f"The directory of files {directory} (files_dir) cannot be used: {error.strerror}."

@@ -76,9 +76,11 @@ class LocalStorage:
                 yield each
 
 
-def require_usable(directory: Path) -> None:
-    """A directory that is there already is made private. Raises OSError where nothing could be kept in it."""
-    if not directory.exists():
+def require_usable(directory: Path, *, make: bool) -> None:
+    """A directory that is there already is made private. `make`: one that is not there is made now, and not with the
+    first file. Raises OSError where nothing could be kept in it.
+    """
+    if not (make or directory.exists()):
         return
     private_directory(directory, lambda name: name.startswith(TENANT))
     if not os.access(directory, os.W_OK | os.X_OK):

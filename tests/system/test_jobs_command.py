@@ -60,3 +60,11 @@ async def test_no_server_is_one_sentence() -> None:
 
     assert "http://127.0.0.1:9 does not answer" in output
     assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [("--url", "nowhere"), ("--url", "ftp://x"), ("--url", "http://"), ("--key", "a\nb")]
+)
+async def test_an_address_or_a_key_that_is_none(options: tuple[str, str]) -> None:
+    said = await ignite("jobs", *options, "ls", status=1)
+    assert options[0] in said.output and len(said.output.splitlines()) == 1

@@ -9,6 +9,7 @@ import pytest
 
 from producer.storage import open_storage
 from shared.backends.embedded import open_embedded, open_embedded_documents
+from shared.errors import BackendUnavailable
 from shared.settings import SettingsError, load_settings
 from tests.producer.test_storage import KEY, pieces
 
@@ -84,7 +85,15 @@ async def test_uploaded_files(tmp_path: Path) -> None:
         assert mode(path) == (0o700 if path.is_dir() else 0o600), path
 
 
-def test_a_place_for_files_that_is_none_stops_the_start(tmp_path: Path) -> None:
-    (tmp_path / "files").write_text("not a directory")
+@pytest.mark.parametrize("directory", ["afile", "afile/below", "/proc/nowhere"])
+def test_a_place_for_files_that_is_none_stops_the_start(tmp_path: Path, directory: str) -> None:
+    (tmp_path / "afile").touch()
     with pytest.raises(SettingsError, match="files_dir"):
-        open_storage(load_settings({"files_dir": str(tmp_path / "files")}))
+        open_storage(load_settings({"files_dir": str(tmp_path / directory)}))
+
+
+async def test_a_file_is_no_data_directory(tmp_path: Path) -> None:
+    (tmp_path / "afile").touch()
+    with pytest.raises(BackendUnavailable, match="Not a directory"):
+        async with open_embedded(tmp_path / "afile"):
+            pass
