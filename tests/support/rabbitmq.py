@@ -20,7 +20,7 @@ from urllib.parse import quote
 from tests.support.server import ContainerServer, HostServer, Server, accepts_connections, free_ports
 from tests.support.wait_until import wait_until
 
-IMAGE = "rabbitmq:4-management"
+IMAGE = "rabbitmq:4.1.4-management"
 
 # What the broker counts is at most a second old instead of ten, so that a test can wait for it.
 CONFIGURATION = """\

@@ -17,7 +17,7 @@ from shared.backends.redis_presence import RETURNS_WITHIN
 from tests.support.server import ContainerServer, HostServer, Server, free_ports
 from tests.support.wait_until import wait_until
 
-IMAGE = "redis:7-alpine"
+IMAGE = "redis:7.4.6-alpine"
 DATABASES = 512
 # Fsync always: a killed server has what it answered for, which every second cannot promise.
 SETTINGS = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--databases", str(DATABASES)]

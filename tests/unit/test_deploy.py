@@ -4,12 +4,14 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from kubernetes_validate import ValidationError, latest_version, validate
 from prometheus_client import REGISTRY
 
 import producer.metrics  # noqa: F401  (what it registers is looked for here)
+from ignite import __version__ as VERSION
 from ignite.cli import cli
 from ignite.running import CLOSING
 from shared.settings import PREFIX, Settings, load_settings
@@ -158,13 +160,61 @@ def test_selectors_and_ports_lead_to_pods() -> None:
         assert deployment["spec"]["selector"]["matchLabels"] == labels
 
 
+def test_a_worker_has_what_it_needs_and_no_other_secret() -> None:
+    workers = [each for each in of_kind("Deployment") if container_of(each)["args"][0] == "worker"]
+    assert workers
+    for deployment in workers:
+        found = environment_of(container_of(deployment))
+        assert {"IGNITE_AMQP_URL", "IGNITE_REDIS_URL"} <= found.keys()
+        assert not [name for name in found if re.search("KEY|SECRET|TOKEN", name)], found
+
+
+def test_every_server_has_a_password() -> None:
+    (servers,) = [each for each in of_kind("Secret") if each["metadata"]["name"] == "ignite-servers"]
+    for url in servers["stringData"].values():
+        assert urlsplit(url).password
+
+
+def test_nobody_reaches_what_is_not_meant_for_them() -> None:
+    policies = {each["metadata"]["name"]: each["spec"] for each in of_kind("NetworkPolicy")}
+    assert policies["ignite-nobody"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for deployment in of_kind("Deployment"):
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        (policy,) = [each for each in policies.values() if each["podSelector"].get("matchLabels") == labels]
+        ports = {port["port"] for rule in policy.get("ingress", ()) for port in rule["ports"]}
+        assert ports == {port["name"] for port in container_of(deployment).get("ports", ())}
+
+
+@pytest.mark.parametrize("deployment", of_kind("Deployment"), ids=lambda each: each["metadata"]["name"])
+def test_images_are_pinned(deployment: Document) -> None:
+    assert re.search(r":\d+\.\d+", container_of(deployment)["image"])
+
+
+def test_what_images_are_built_from_is_pinned() -> None:
+    arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", DOCKERFILE, re.MULTILINE))
+    for base in re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE):
+        name = base.replace("${", "{").format(**arguments) if "${" in base else base
+        assert re.search(r":v?\d+\.\d+\.\d+", name), name
+    for tool in re.findall(r"pip install .*", DOCKERFILE):
+        assert "==${UV_VERSION}" in tool
+    assert f"UV_VERSION={arguments['UV_VERSION']}" in Path("scripts/uv.sh").read_text()
+
+
 # ── what the manifests and the Dockerfile say ──
 
 
 def environment_of(container: Document) -> Mapping[str, str]:
-    (config,), (secret,) = of_kind("ConfigMap"), of_kind("Secret")
+    (config,) = of_kind("ConfigMap")
+    secrets = [each["stringData"] for each in of_kind("Secret") if each["metadata"]["name"] in secrets_of(container)]
     own = {variable["name"]: variable["value"] for variable in container.get("env", ())}
-    return config["data"] | secret["stringData"] | own
+    found = dict(config["data"])
+    for each in (*secrets, own):
+        found |= each
+    return found
+
+
+def secrets_of(container: Document) -> set[str]:
+    return {source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source}
 
 
 def seconds_of_pre_stop(container: Document) -> float:
@@ -182,5 +232,5 @@ def users_of_stages() -> Mapping[str, str]:
     _, *parts = re.split(r"^FROM .* AS (\S+)$", DOCKERFILE, flags=re.MULTILINE)
     stages = dict(zip(parts[::2], parts[1::2], strict=True))
     users = {name: re.findall(r"^USER (\S+)$", text, re.MULTILINE) for name, text in stages.items()}
-    images = {"ignite:latest": "ignite", "ignite-worker-gpu:latest": "worker-gpu"}
+    images = {f"dodil-ignite:{VERSION}": "ignite", f"dodil-ignite-worker-gpu:{VERSION}": "worker-gpu"}
     return {image: users[target][-1] for image, target in images.items()}
