@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from shared.errors import EngineError, EngineRefused, IgniteError
 from worker.engines.base import Chunk, Request
 from worker.engines.continuation import LIMITS
+from worker.engines.json_schema import for_grammar
 from worker.tools import only, tool_name
 
 MAX_TOKENS = 2**31 - 1
@@ -17,7 +18,7 @@ MAX_TOKENS = 2**31 - 1
 RANDOM_SEED = 2**32 - 1
 """What llama.cpp takes for "none was given"."""
 
-CHOICES = ("n", "n_cmpl")
+CHOICES = {"n", "n_cmpl"}
 """Both say how many there are; each is asked for alone."""
 
 
@@ -35,7 +36,9 @@ def request_per_choice(request: Request) -> list[Request]:
 
 
 def _correct(request: Request) -> Request:
-    corrected = {key: value for key, value in request.items() if value is not None and key not in CHOICES}
+    others = request.keys() - CHOICES - SCHEMAS.keys()
+    corrected = {key: _shallow(_without_nulls, request[key], key) for key in others} | _schemas(request)
+    corrected = {key: value for key, value in corrected.items() if value is not None}
     if "audio" in corrected.get("modalities", ()):
         raise EngineRefused("This model answers with text only.", param="modalities")
     for limit in LIMITS:
@@ -51,8 +54,20 @@ def _correct(request: Request) -> Request:
     return corrected | {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
 
 
+def _without_nulls(value: Any) -> Any:
+    """Null is taken for absent, however deep it lies."""
+    if isinstance(value, dict):
+        fields = cast(dict[str, Any], value)
+        return {key: _without_nulls(each) for key, each in fields.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in cast(list[Any], value) if each is not None]
+    return value
+
+
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """llama.cpp knows no refusals, and reads a call without arguments as broken JSON."""
+    """llama.cpp knows no refusals, wants words or calls of every message, and reads a call without arguments as
+    broken JSON.
+    """
     corrected = dict(message)
     parts = message.get("content")
     if isinstance(parts, list):
@@ -61,6 +76,8 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
         corrected["content"] = message["refusal"]
     if message.get("tool_calls"):
         corrected["tool_calls"] = [_call(call) for call in message["tool_calls"]]
+    elif "content" not in corrected:
+        corrected["content"] = ""
     return corrected
 
 
@@ -70,9 +87,80 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
     function: dict[str, Any] = call.get("function") or {}
-    if function.get("arguments") != "":
+    if function.get("arguments"):
         return call
     return {**call, "function": {**function, "arguments": "{}"}}
+
+
+def _schemas(request: Request) -> Request:
+    """The fields that hold schemas, in which null may be a value."""
+    return {
+        field: _shallow(translate, request[field], field) for field, translate in SCHEMAS.items() if field in request
+    }
+
+
+def _shallow(translate: Callable[[Any], Any], value: Any, field: str) -> Any:
+    try:
+        return translate(value)
+    except RecursionError:
+        raise EngineRefused(f"'{field}' is nested too deeply.", param=field) from None
+
+
+def _tools(tools: Any) -> Any:
+    if not isinstance(tools, list):
+        return tools
+    return [_tool(tool) for tool in cast(list[Any], tools) if tool is not None]
+
+
+def _tool(tool: Any) -> Any:
+    if not isinstance(tool, dict):
+        return tool
+    fields = cast(dict[str, Any], tool)
+    function: Any = fields.get("function")
+    if not isinstance(function, dict):
+        return _without_nulls(fields)
+    schema = cast(dict[str, Any], function).get("parameters")
+    rest = _without_nulls({**fields, "function": {**function, "parameters": None}})
+    if schema is not None:
+        allowed = for_grammar(schema)
+        if allowed is None:
+            name = rest["function"].get("name")
+            raise EngineRefused(f"The parameters of the tool {name!r} allow no value.", param="tools")
+        rest["function"]["parameters"] = allowed
+    return rest
+
+
+def _response_format(form: Any) -> Any:
+    """The schema is in `json_schema`, or beside a type of `json_object`."""
+    if not isinstance(form, dict):
+        return form
+    fields = cast(dict[str, Any], form)
+    named: Any = fields.get("json_schema")
+    rest = _without_nulls({**fields, "schema": None, "json_schema": None})
+    if isinstance(named, dict):
+        rest["json_schema"] = _with_schema(cast(dict[str, Any], named))
+    elif named is not None:
+        rest["json_schema"] = named
+    if fields.get("schema") is not None:
+        rest["schema"] = _response_schema(fields["schema"])
+    return rest
+
+
+def _with_schema(named: dict[str, Any]) -> dict[str, Any]:
+    rest = _without_nulls({**named, "schema": None})
+    return rest if named.get("schema") is None else {**rest, "schema": _response_schema(named["schema"])}
+
+
+def _response_schema(schema: Any) -> Any:
+    if not isinstance(schema, dict | bool):
+        raise EngineRefused("The schema of response_format must be an object or a boolean.", param="response_format")
+    allowed = for_grammar(schema)
+    if allowed is None:
+        raise EngineRefused("The schema of response_format allows no value.", param="response_format")
+    return allowed
+
+
+SCHEMAS: dict[str, Callable[[Any], Any]] = {"tools": _tools, "response_format": _response_format}
 
 
 def _choose_tools(request: Request) -> None:
@@ -160,7 +248,10 @@ ECHO = re.compile(r"(?s); tools = .*")
 
 
 def refusal(message: str, request: Request) -> EngineRefused:
-    return EngineRefused(ECHO.sub("", GENERATION.sub("", message)), param=_field_in(message, request))
+    field = _field_in(message, request)
+    if "failed to parse grammar" in message and field in SCHEMAS:
+        message = f"The schema in '{field}' makes no grammar: it repeats too much, or refers to itself without end."
+    return EngineRefused(ECHO.sub("", GENERATION.sub("", message)), param=field)
 
 
 _FIELDS = ("tools", "tool_choice", "response_format", "top_logprobs", "grammar", "n")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from shared.errors import EngineRefused
 from tests.worker.engines.conftest import SETTINGS
@@ -29,8 +30,12 @@ ADD = {
 }
 
 
-@pytest.fixture(params=["llamacpp", "openai"])
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(params=["llamacpp", "openai"], scope="module", loop_scope="module")
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    """One for all tests; each leaves it idle."""
     settings = SETTINGS[request.param]
     if request.param == "openai":
         settings = replace(settings, url=request.getfixturevalue("llama_server_url"))
@@ -80,6 +85,13 @@ def part(**fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": [fields]}]}
 
 
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": "x"}, "tools"),
     ({"tools": [{"type": "custom", "custom": {"name": "input"}}]}, "tools"),
@@ -96,6 +108,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (schema({"$ref": "#/$defs/nowhere"}), "response_format"),
     (schema({"$ref": "https://127.0.0.1:1/x.json"}), "response_format"),
     (schema({"type": "string", "minLength": 100_000}), "response_format"),
+    (schema(False), "response_format"),
+    (schema(nested(900)), "response_format"),
+    ({"chat_template_kwargs": nested(900)}, "chat_template_kwargs"),
+    (schema([{"type": "string"}]), "response_format"),
+    (schema({"type": "object", "properties": {"a": False}, "required": ["a"]}), "response_format"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": False}}]}, "tools"),
     ({"grammar": "root ::= nothing"}, "grammar"),
     ({"top_k": "x"}, "top_k"),
 ]
@@ -130,6 +148,85 @@ async def test_what_it_cannot_do_is_the_requests_fault(engine: Engine, fields: d
 async def test_what_openai_takes_is_answered(engine: Engine, fields: dict[str, Any]) -> None:
     answer = await engine.complete(ask(max_tokens=8, **fields))
     assert answer["choices"][0]["finish_reason"]
+
+
+NULL_CALL = {"id": "1", "type": "function", "index": None, "function": {"name": "add", "arguments": None, "x": None}}
+NULL_MESSAGES: list[Any] = [
+    {"role": "system", "content": "Be brief.", "name": None},
+    {"role": "user", "content": [{"type": "text", "text": "Hi", "image_url": None, "cache_control": None}, None]},
+    {"role": "assistant", "content": None, "refusal": None, "audio": None, "function_call": None, "tool_calls": None},
+    {"role": "user", "content": "Hi", "tool_calls": None, "tool_call_id": None, "reasoning_content": None},
+    {"role": "assistant", "content": None, "tool_calls": [NULL_CALL], "annotations": None, "reasoning_content": None},
+    {"role": "tool", "tool_call_id": "1", "content": None, "name": None},
+    {"role": "user", "content": "Hi"},
+]
+NULL_FUNCTION = {"name": "f", "description": None, "strict": None, "parameters": None}
+NULL_OPTIONS = {
+    "stream_options": {"include_usage": None},
+    "logit_bias": {"5": None},
+    "stop": ["zzz", None],
+    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "description": None, "schema": None}},
+    "chat_template_kwargs": {"enable_thinking": None},
+    "metadata": {"a": None},
+    "prediction": {"type": None, "content": None},
+    "reasoning": {"effort": None},
+    "stream": None,
+    "n": None,
+    "seed": None,
+    "logprobs": None,
+    "top_logprobs": None,
+    "user": None,
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": NULL_MESSAGES},
+        *({"messages": [message, {"role": "user", "content": "Hi"}]} for message in NULL_MESSAGES[:4]),
+        {"tools": [{"type": "function", "function": NULL_FUNCTION, "custom": None}]},
+        {"tools": [{**WEATHER, "cache_control": None}, None], "tool_choice": "auto", "parallel_tool_calls": None},
+        {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "get_weather", "x": None}}},
+        {"response_format": {"type": None}},
+        {"response_format": {"type": "json_object", "schema": None}},
+        NULL_OPTIONS,
+    ],
+)
+async def test_null_is_taken_for_absent(engine: Engine, fields: dict[str, Any]) -> None:
+    answer = await engine.complete(ask(**{"max_tokens": 4, **fields}))
+    assert answer["choices"][0]["finish_reason"]
+
+
+TREE = {"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#"}}, "any": True}}
+SCHEMAS: list[Any] = [
+    {"type": "object", "properties": {"payload": True, "items": {"type": "array", "items": True}}},
+    {"type": "object", "properties": {"a": {"type": "string"}, "b": False}, "additionalProperties": True},
+    {"type": "array", "items": False},
+    {"type": "array", "prefixItems": [True, {"type": "integer"}], "items": False},
+    {"anyOf": [False, True]},
+    {"allOf": [True, {"type": "string"}]},
+    {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": True}},
+    {"type": "object", "properties": {"a": {"$ref": "#/$defs/A~1B"}}, "$defs": {"A/B": {"type": "string"}}},
+    {"type": "object", "additionalProperties": {"type": "array", "items": True}},
+    {"type": "object", "properties": {"a": {"type": "string", "enum": None, "format": None}}, "required": None},
+    {"type": "string", "minLength": 1.0},
+    {"type": "integer", "maximum": 1e300},
+    TREE,
+    {},
+    True,
+]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=str)
+async def test_valid_schemas_are_translated(engine: Engine, schema: Any) -> None:
+    tool = {"type": "function", "function": {"name": "t", "parameters": schema}}
+    named = {"name": "x", "schema": schema}
+    for fields in (
+        {"tools": [tool], "tool_choice": "required"},
+        {"response_format": {"type": "json_schema", "json_schema": named}},
+    ):
+        answer = await engine.complete(ask(max_tokens=4, **fields))
+        assert answer["choices"][0]["finish_reason"]
 
 
 async def test_no_limit_is_too_high(engine: Engine) -> None:
