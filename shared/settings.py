@@ -381,6 +381,10 @@ def check_agreement(settings: Settings) -> None:
             f"{PREFIX}{given.upper()}_URL is set and {PREFIX}{missing.upper()}_URL is not: "
             "set both (RabbitMQ and Redis), or neither (embedded)."
         )
+    if settings.engine_api_key and "@" in (settings.engine_url or ""):
+        raise SettingsError(
+            "engine_url has a user or a password in it and engine_api_key is set: a server takes one of the two."
+        )
     for name, urls, schemes in (
         ("amqp_url", split_list(settings.amqp_url or ""), ("amqp", "amqps")),
         ("redis_url", split_list(settings.redis_url or ""), ("redis", "rediss", "unix")),

@@ -175,6 +175,10 @@ def test_urls_that_are_well_are_taken(urls: dict[str, str]) -> None:
     assert load_settings(urls)
 
 
+def test_an_engine_has_a_password_or_a_key() -> None:
+    assert "engine_api_key" in refusal(engine_url="http://me:S3cr@h/v1", engine_api_key="S3cr-of-the-engine")
+
+
 def test_a_url_is_shown_without_its_password() -> None:
     assert without_password("amqp://me:p@ss@host:1/v") == "amqp://me@host:1/v"
     assert without_password("redis://:p@host") == "redis://@host"
