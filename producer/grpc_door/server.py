@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 
 import grpc
 import grpc.aio
@@ -31,6 +32,9 @@ IDLE_TIMEOUT_MS = 120_000
 
 STRANGERS_SLOTS, STRANGERS_TIMEOUT = 4, 2.0
 """Messages of callers without a key that are read at a time, and the seconds that each may take."""
+
+DESCRIPTORS_SHARE = 0.25
+"""Of the files that the process may open, what connections of gRPC may take."""
 
 LAST_WORDS = 1.0
 """Seconds for calls that were cut off to hear so."""
@@ -92,7 +96,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         # What a client may hold: connections, calls on each, calls that Python has not seen yet, and of each call that
         # nobody reads one window, which would grow to megabytes where it followed the link's speed.
-        ("grpc.max_allowed_incoming_connections", settings.grpc_connections),
+        ("grpc.max_allowed_incoming_connections", connections_of(settings.grpc_connections)),
         ("grpc.max_concurrent_streams", settings.grpc_streams),
         ("grpc.server.max_pending_requests", PENDING_CALLS // 2),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS),
@@ -101,6 +105,12 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         ("grpc.max_connection_idle_ms", IDLE_TIMEOUT_MS),
     ]
+
+
+def connections_of(wanted: int) -> int:
+    """As many as are wanted, but never so many that gRPC's clients leave HTTP's without descriptors."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, int(soft * DESCRIPTORS_SHARE)))
 
 
 def handlers(calls: ModelService) -> grpc.GenericRpcHandler:

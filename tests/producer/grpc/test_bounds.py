@@ -1,6 +1,7 @@
 """What strangers and tenants may hold over gRPC: messages that are never finished, connections, streams."""
 
 import asyncio
+import resource
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from producer.grpc_door.receiving import WINDOW
+from producer.grpc_door.server import connections_of
 from tests.producer.api import Api, ask, embedded_api
 from tests.support.grpc_client import SERVICE, GrpcClient, grpc_client, refused
 from tests.support.raw_http2 import RawHttp2, raw_http2
@@ -154,6 +156,16 @@ async def test_connections_are_bounded() -> None:
             attackers = [await stack.enter_async_context(raw_http2(api.grpc_address)) for _ in range(20)]
             await wait_until(lambda: sum(not each.closed for each in attackers) <= 5, "the others to be closed")
         await wait_until(lambda: answers(api), "room for another client")
+
+
+@pytest.mark.parametrize(
+    ("soft", "connections"), [(resource.RLIM_INFINITY, 1000), (65_536, 1000), (1024, 256), (256, 64), (3, 1)]
+)
+async def test_connections_leave_descriptors_to_others(
+    soft: int, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.grpc_door.server.resource.getrlimit", lambda _: (soft, soft))
+    assert connections_of(1000) == connections
 
 
 async def answers(api: Api) -> bool:
