@@ -6,6 +6,7 @@ connection is made, and the address of each connection before it is opened.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 from typing import Any
@@ -59,6 +60,12 @@ def host_of(url: str) -> str | None:
     return target.host if isinstance(target, Target) else None
 
 
+LOOKUPS = 3
+"""Names that are looked up at a time. Each takes one of the few threads that the whole process has for such things, and
+keeps it for as long as the name's server is silent.
+"""
+
+
 class PublicAddresses(AbstractResolver):
     """Finds a name's public addresses and no others. It is asked when a connection is made, so a name that leads
     elsewhere by then leads nowhere.
@@ -66,15 +73,25 @@ class PublicAddresses(AbstractResolver):
 
     def __init__(self, resolver: AbstractResolver | None = None) -> None:
         self._resolver = resolver or ThreadedResolver()
+        self._slots = asyncio.Semaphore(LOOKUPS)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
+        await self._slots.acquire()
+        lookup = asyncio.ensure_future(self._resolver.resolve(host, port, family))
+        lookup.add_done_callback(self._looked_up)
+        # Whoever waits may give up; the thread does not.
+        found = await asyncio.shield(lookup)
         public = [each for each in found if is_public_peer(each["host"])]
         if not public:
             raise OSError(f"{host} has no public address")
         return public
+
+    def _looked_up(self, lookup: asyncio.Future[list[ResolveResult]]) -> None:
+        self._slots.release()
+        if not lookup.cancelled():
+            lookup.exception()  # It is told to who waits; where nobody does, it is no crash.
 
     async def close(self) -> None:
         await self._resolver.close()

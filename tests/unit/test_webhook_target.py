@@ -1,13 +1,23 @@
 """Where webhooks may go."""
 
+import asyncio
 import socket
 
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from producer.addresses import is_public, target_of
-from producer.webhook_target import NotPublic, PublicAddresses, fault_of, host_of, public_socket, webhook_refusal
+from producer.webhook_target import (
+    LOOKUPS,
+    NotPublic,
+    PublicAddresses,
+    fault_of,
+    host_of,
+    public_socket,
+    webhook_refusal,
+)
 from shared.settings import Settings
+from tests.support.wait_until import wait_until
 
 SECRET = "whsec_" + "A" * 32
 PRIVATE = (
@@ -158,6 +168,40 @@ async def test_names_lead_to_public_addresses_only() -> None:
     assert [each["host"] for each in await mixed.resolve("example.com", 443)] == ["93.184.216.34"]
     with pytest.raises(OSError, match="no public address"):
         await PublicAddresses(Found("10.0.0.1", "127.0.0.1")).resolve("example.com", 443)
+
+
+class Silent(Found):
+    """Answers when it is told to."""
+
+    def __init__(self, *addresses: str) -> None:
+        super().__init__(*addresses)
+        self.asked = 0
+        self.gate = asyncio.Event()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        self.asked += 1
+        await self.gate.wait()
+        return await super().resolve(host, port, family)
+
+
+async def test_only_so_many_names_are_looked_up_at_a_time() -> None:
+    """Also where nobody waits for them any more: each has its thread."""
+    silent = Silent("93.184.216.34")
+    addresses = PublicAddresses(silent)
+    given_up = [asyncio.ensure_future(addresses.resolve("example.com", 443)) for _ in range(LOOKUPS)]
+    await wait_until(lambda: silent.asked == LOOKUPS, "the first")
+    for task in given_up:
+        task.cancel()
+    await asyncio.gather(*given_up, return_exceptions=True)
+    late = asyncio.ensure_future(addresses.resolve("example.com", 443))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert silent.asked == LOOKUPS
+    silent.gate.set()
+    assert len(await late) == 1
+    assert silent.asked == LOOKUPS + 1
 
 
 def test_no_socket_is_made_for_a_private_address() -> None:
