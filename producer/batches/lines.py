@@ -94,11 +94,12 @@ class LineReader:
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """What a line asks for."""
+    """What a line asks for. `beside`: what stands beside the fields that a line has."""
 
     custom_id: str
     model: str
     body: dict[str, Any]
+    beside: dict[str, Any]
 
 
 class BadLine(Exception):
@@ -122,8 +123,16 @@ def parse_line(data: bytes | None, endpoint: str) -> BatchLine:
         raise BadLine("invalid_url", f"{message[:-1]}, '{endpoint}'.", "url")
     body = required(line, "body", dict)
     model = required(body, "model", str, "body.")
-    refuse_unheeded(line, body)
-    return BatchLine(custom_id, model, body)
+    if body.get("stream"):
+        raise BadLine("invalid_value", "A request in a batch cannot be streamed.", "body.stream")
+    return BatchLine(custom_id, model, body, {name: line[name] for name in line.keys() - LINE_FIELDS})
+
+
+def checked_line(data: bytes | None, endpoint: str) -> BatchLine:
+    """As `parse_line`, before a batch begins: also with no field that would be ignored. Raises BadLine."""
+    line = parse_line(data, endpoint)
+    refuse_unheeded(line.beside, line.body)
+    return line
 
 
 LINE_FIELDS = frozenset({"custom_id", "method", "url", "body"})
@@ -137,14 +146,12 @@ FLEX_ENOUGH = (None, "auto", "default", "flex")
 """Tiers that a line may ask for: it runs as flex."""
 
 
-def refuse_unheeded(line: Mapping[str, Any], body: Mapping[str, Any]) -> None:
+def refuse_unheeded(beside: Mapping[str, Any], body: Mapping[str, Any]) -> None:
     """Raises BadLine for a field that means something and would be ignored."""
-    for name, value in line.items():
-        if name in FIELDS_OF_REQUESTS - LINE_FIELDS and value is not None:
+    for name, value in beside.items():
+        if name in FIELDS_OF_REQUESTS and value is not None:
             reason = "it belongs into the body" if name in ChatCompletionRequest.model_fields else "it is not for lines"
             raise BadLine("invalid_value", f"Invalid value for '{name}': {reason}.", name)
-    if body.get("stream"):
-        raise BadLine("invalid_value", "A request in a batch cannot be streamed.", "body.stream")
     if body.get("stream_options") is not None:
         raise BadLine("invalid_value", "A request in a batch cannot be streamed.", "body.stream_options")
     if body.get("webhook_url") is not None:

@@ -10,7 +10,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from producer.batches.document import Problem
-from producer.batches.lines import BadLine, BatchLine, RawLine, parse_line
+from producer.batches.lines import BadLine, BatchLine, RawLine, checked_line, parse_line
 
 MOST_PROBLEMS = 100
 """Told of; the rest is not looked at then."""
@@ -41,7 +41,7 @@ class Validation:
     def look(self, raw: RawLine) -> str | None:
         """Take one more line into account; its model, where this is the first line that names it."""
         try:
-            line = parse_line(raw.data, self.endpoint)
+            line = checked_line(raw.data, self.endpoint)
         except BadLine as bad:
             self._note(bad.problem, raw.number)
             return None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.batches.lines import BOM, BadLine, LineReader, RawLine, job_id_of, parse_line, request_id_of
+from producer.batches.lines import BOM, BadLine, LineReader, RawLine, checked_line, job_id_of, request_id_of
 from producer.batches.validation import MOST_PROBLEMS, Duplicates, Validation
 
 ENDPOINT = "/v1/chat/completions"
@@ -124,14 +124,14 @@ BAD: dict[str, tuple[bytes | None, str, str | None]] = {
 def test_a_bad_line_is_told_with_its_field(case: str) -> None:
     data, code, param = BAD[case]
     with pytest.raises(BadLine) as bad:
-        parse_line(data, ENDPOINT)
+        checked_line(data, ENDPOINT)
     assert (bad.value.problem.code, bad.value.problem.param) == (code, param)
 
 
 def test_a_good_line_is_good() -> None:
     body = {**GOOD["body"], "service_tier": "flex", "background": True, "webhook_url": None, "stream": False}
-    assert parse_line(orjson.dumps({**GOOD, "body": body, "webhook_url": None}), ENDPOINT).body == body
-    line = parse_line(orjson.dumps({**GOOD, "more": 1}), ENDPOINT)
+    assert checked_line(orjson.dumps({**GOOD, "body": body, "webhook_url": None}), ENDPOINT).body == body
+    line = checked_line(orjson.dumps({**GOOD, "more": 1}), ENDPOINT)
     assert (line.custom_id, line.model, line.body) == ("a", "m", GOOD["body"])
 
 
