@@ -70,7 +70,9 @@ async def test_a_full_worker_keeps_nothing_that_another_could_run(cluster: Clust
 
 
 def counted(commands: Iterable[Command]) -> Counter[str]:
-    """Round trips by name, without workers' heartbeats, the looks for batches and revoked keys and the pings of quiet subscriptions."""
+    """Round trips by name, without workers' heartbeats, the looks for batches and revoked keys, and the pings of quiet
+    subscriptions.
+    """
     return Counter(step_of(each) for each in commands if not each.by_script and not is_heartbeat(each))
 
 
