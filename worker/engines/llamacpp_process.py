@@ -24,6 +24,9 @@ PROMPT_STEP = 512
 WATCH_INTERVAL = 10.0
 """Seconds between two questions to llama.cpp's loop."""
 
+RETRY_INTERVAL = 0.1
+"""Seconds until a question that failed is asked again."""
+
 
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
@@ -70,10 +73,17 @@ def load(options: argparse.Namespace) -> Any:
 
 
 def answers(path: Path, patience: float) -> bool:
-    """Whether llama.cpp's loop answers within `patience` seconds.
+    """Whether llama.cpp's loop answers within `patience` seconds. One failure says little: the machine may be busy."""
+    deadline = time.monotonic() + patience
+    while (left := deadline - time.monotonic()) > 0:
+        if _answers_once(path, left):
+            return True
+        time.sleep(min(RETRY_INTERVAL, left))
+    return False
 
-    Adapters are listed by the loop, between two steps; models, slots and health by the HTTP threads alone.
-    """
+
+def _answers_once(path: Path, patience: float) -> bool:
+    """Adapters are listed by the loop, between two steps; models, slots and health by the HTTP threads alone."""
     connection = http.client.HTTPConnection("localhost")
     try:
         connection.sock = socket.socket(socket.AF_UNIX)

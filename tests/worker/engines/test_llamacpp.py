@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.support.wait_until import wait_until
 from tests.worker.engines.conftest import SETTINGS
 from tests.worker.engines.requests import ask, ask_long, read, text_of
 from worker.engines import llamacpp_process
-from worker.engines.base import Engine
+from worker.engines.base import Chunk, Engine
 from worker.engines.demo_model import MODEL_PATH
 from worker.engines.open_engine import EngineSettings, open_engine
 
@@ -27,6 +27,10 @@ from worker.engines.open_engine import EngineSettings, open_engine
 def whole_file_of_an_unknown_kind() -> bytes:
     """The demo model under the name of an architecture that is not there."""
     return MODEL_PATH.read_bytes().replace(b"llama", b"lmaxx")
+
+
+async def read_rest(stream: AsyncGenerator[Chunk, None]) -> list[Chunk]:
+    return [chunk async for chunk in stream]
 
 
 @pytest.fixture
@@ -95,6 +99,20 @@ async def test_it_starts_and_closes_at_any_moment(times: int) -> None:
             await engine.close()
             ends = await asyncio.gather(*streams, return_exceptions=True)
             assert [end for end in ends if not isinstance(end, EngineError)] == []
+
+
+async def test_kill_9_fails_choices_that_wait_for_a_slot_too(engine: Engine) -> None:
+    many = ask_long(n=2 * engine.concurrency)
+    calls = [asyncio.create_task(engine.complete(many)) for _ in range(3)]
+    stream = engine.generate(many)
+    await anext(stream)
+    [processes] = serving_processes(os.getpid())
+    os.kill(processes[1], signal.SIGKILL)
+    async with asyncio.timeout(60):
+        ends = await asyncio.gather(*calls, read_rest(stream), return_exceptions=True)
+        assert [end for end in ends if not isinstance(end, EngineError)] == []
+        await engine.wait_healthy()
+        assert (await engine.complete(ask(n=2 * engine.concurrency)))["usage"]
 
 
 async def test_kill_9_fails_what_runs_and_the_next_process_serves(engine: Engine) -> None:
