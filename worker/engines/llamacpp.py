@@ -62,10 +62,9 @@ class LlamaCppEngine:
         try:
             await self._managed.start()
         except EngineError as error:
-            raise EngineError(
-                f"llama.cpp cannot load {self._options.path}: a model that it does not know, or not enough memory "
-                f"for it. {error.message}"
-            ) from error
+            path = self._options.path
+            cannot = f"llama.cpp cannot load {path}: it does not know such a model, or has no memory for it."
+            raise EngineError(cannot, detail=error.detail or error.message) from error
 
     def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
         return self._managed.generate(request, prefix)

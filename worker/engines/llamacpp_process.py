@@ -12,11 +12,16 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 CANNOT_LOAD = 3
 HANGS = 4
+
+SILENCE = 0
+"""llama.cpp calls every refused request an error, and the worker reports those itself."""
+ERRORS = 1
 
 PROMPT_STEP = 512
 """A step reads at most this many prompt tokens; between two steps a request can be stopped."""
@@ -32,8 +37,11 @@ def main(arguments: list[str]) -> int:
     options = _options(arguments)
     try:
         server = load(options)
-    except Exception as error:
-        print(f"llama.cpp cannot load {options.model}: {error}", file=sys.stderr, flush=True)
+    except Exception:
+        # It does not say why unless it may print, and then it would print for every refused request.
+        with suppress(Exception):
+            _loading(options.socket).unlink(missing_ok=True)
+            load(options, verbosity=ERRORS)
         return CANNOT_LOAD
     # llama.cpp's server has handled signals in other versions; ours end this process at once.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -46,7 +54,7 @@ def main(arguments: list[str]) -> int:
     return HANGS
 
 
-def load(options: argparse.Namespace) -> Any:
+def load(options: argparse.Namespace, verbosity: int = SILENCE) -> Any:
     """The running server. Everything that it does happens in threads of its own."""
     import xllamacpp  # pyright: ignore[reportMissingTypeStubs]
 
@@ -67,8 +75,7 @@ def load(options: argparse.Namespace) -> Any:
     params.n_threads_http = 1
     # Up to 8 GiB of saved prompts by default, which an operator would take for a leak.
     params.cache_ram_mib = 0
-    # Silence: llama.cpp calls every refused request an error, and the worker reports those itself.
-    params.verbosity = 0
+    params.verbosity = verbosity
     return native.Server(params)
 
 

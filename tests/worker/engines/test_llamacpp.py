@@ -80,6 +80,16 @@ async def test_a_bad_file_is_one_clear_sentence(tmp_path: Path, content: bytes |
     assert str(path) in refused.value.message
 
 
+async def test_what_llama_cpp_says_of_a_model_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(whole_file_of_an_unknown_kind())
+    engine = open_engine(EngineSettings("llamacpp", model=str(path)))
+    with pytest.raises(EngineError, match="ended with status"):
+        await engine.start()
+    await engine.close()
+    assert "unknown model architecture: 'lmaxx'" in capfd.readouterr().err
+
+
 # ── the process ──
 
 
