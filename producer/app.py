@@ -68,7 +68,14 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
     limits = KeyLimits(backend.limiter, backend.store)
     bodies = BodyBudget(settings.body_budget, settings.tenant_body_budget)
     desk = Desk(
-        settings, backend, service, catalog, Batches(backend.documents, settings.file_retention), kept, storage, bodies
+        settings,
+        backend,
+        service,
+        catalog,
+        Batches(backend.documents, settings.file_retention, settings.tenant_batch_limit),
+        kept,
+        storage,
+        bodies,
     )
     runners = BatchRunners(
         backend.documents, desk.batches, lambda ledger: BatchRun(desk, ledger).run(), settings.batch_lease

@@ -132,6 +132,12 @@ class KeyBook:
         document = await self._documents.get(KIND, FLEET, digest)
         return document and StoredKey.decode(document.value)
 
+    async def with_id(self, key_id: str) -> StoredKey | None:
+        """The key of that id, which is the beginning of its hash."""
+        begin = key_id.removeprefix("key_")
+        found = await self._documents.list(KIND, FLEET, after=begin, limit=1, oldest_first=True)
+        return StoredKey.decode(found[0].value) if found and found[0].id.startswith(begin) else None
+
     async def any(self) -> bool:
         return bool(await self._documents.list(KIND, FLEET, limit=1))
 

@@ -3,6 +3,10 @@
 A rate is a bucket that drains: what is used fills it, and the limit flows out every WINDOW, evenly. So the whole limit
 may be used at once, and then as much as has flowed out. An answer's tokens are counted before it is made, by an
 estimate, and corrected at its end. A job is open from its admission to its end, and at most until its deadline.
+
+Lines of a batch share their key's tokens, and nothing else of its limits: they are no requests of their own, and a
+batch bounds how many are open. They wait for tokens, and leave a part of them to calls, which do not wait. A line that
+needs more than lines may ever have waits until nothing counts as used.
 """
 
 from __future__ import annotations
@@ -18,6 +22,12 @@ WINDOW = 60.0
 
 ROUNDING = 1e-6
 """By how much a bucket may seem to overflow through floating point alone."""
+
+FOR_LINES = 0.8
+"""Of a key's tokens a minute: what counts as used when a batch may still start a line."""
+
+LINES = ":lines"
+"""Behind a key's id: its lines of batches."""
 
 Limited = Literal["requests", "tokens", "concurrency"]
 
@@ -75,6 +85,20 @@ def fits(used: float, limit: int | None, more: float) -> bool:
     return not limit or used + more <= limit + ROUNDING
 
 
+def lines_of(key: str) -> str:
+    """The name under which the key's lines of batches are counted."""
+    return key + LINES
+
+
+def of_lines(key: str) -> tuple[str, bool]:
+    """The key itself, and whether its lines were meant."""
+    return key.removesuffix(LINES), key.endswith(LINES)
+
+
+def fits_line(used: float, limit: int | None, more: float) -> bool:
+    return not limit or used + more <= max(limit * FOR_LINES, more) + ROUNDING
+
+
 def allowance(used: float, limit: int) -> Allowance:
     return Allowance(limit, max(0, int(limit - used + ROUNDING)), used * WINDOW / limit)
 
@@ -104,6 +128,18 @@ class Count:
     tokens: float = 0.0
     at: float = 0.0
     jobs: dict[str, OpenJob] = field(default_factory=dict[str, OpenJob])
+    lines: dict[str, OpenJob] = field(default_factory=dict[str, OpenJob])
+
+    def take_line(self, limits: Limits, job_id: str, tokens: int, until: float, now: float) -> Verdict:
+        """The same for a line of a batch."""
+        self._advance(limits, now)
+        if job_id in self.lines:
+            return Verdict(self._usage())
+        if not fits_line(self.tokens, limits.tokens_per_minute, tokens):
+            return Verdict(self._usage(), "tokens")
+        self.tokens += tokens
+        self.lines[job_id] = OpenJob(tokens, until)
+        return Verdict(self._usage())
 
     def take(self, limits: Limits, job_id: str, tokens: int, until: float, now: float) -> Verdict:
         """All or nothing; for a job that is open already, nothing more."""
@@ -120,7 +156,7 @@ class Count:
     def settle(self, limits: Limits, job_id: str, used: int | None, now: float) -> None:
         """`used`: the job's tokens, where they are known; otherwise the estimate stands."""
         self._advance(limits, now)
-        job = self.jobs.pop(job_id, None)
+        job = self.jobs.pop(job_id, None) or self.lines.pop(job_id, None)
         if job is not None and used is not None:
             self.tokens = max(0.0, self.tokens + used - job.tokens)
 
@@ -133,14 +169,15 @@ class Count:
     def idle(self, limits: Limits, now: float) -> bool:
         """Whether a new count would say the same."""
         self._advance(limits, now)
-        return not self.jobs and not self.requests and not self.tokens
+        return not self.jobs and not self.lines and not self.requests and not self.tokens
 
     def _advance(self, limits: Limits, now: float) -> None:
         passed, self.at = now - self.at, max(now, self.at)
         self.requests = drained(self.requests, limits.requests_per_minute, passed)
         self.tokens = drained(self.tokens, limits.tokens_per_minute, passed)
-        for job_id in [job_id for job_id, job in self.jobs.items() if job.until <= now]:
-            del self.jobs[job_id]
+        for open_jobs in (self.jobs, self.lines):
+            for job_id in [job_id for job_id, job in open_jobs.items() if job.until <= now]:
+                del open_jobs[job_id]
 
     def _refusal(self, limits: Limits, tokens: int) -> Limited | None:
         if not fits(len(self.jobs), limits.concurrency, 1):

@@ -151,6 +151,9 @@ class Settings(BaseSettings):
         None, description="whether webhooks may go to private addresses; None: while bound to loopback"
     )
     batch_lines: int = Field(50_000, ge=1, description="most lines of one batch")
+    tenant_batch_limit: int = Field(
+        100, ge=0, description="batches of a tenant that may be open at a time; 0: any number"
+    )
     batch_window: int | None = Field(
         None,
         ge=1,

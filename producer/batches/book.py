@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 
 from producer.batches.document import KIND, Batch
-from shared.errors import Conflict, InvalidRequest, NotFound
+from shared.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from shared.ports import FLEET, Document, DocumentChanged, Documents
 
 OPEN = "batch-open"
@@ -17,13 +19,54 @@ OPEN = "batch-open"
 WINDOW = re.compile(r"([0-9]{1,6})([smhd])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_WINDOW = 30 * 86400
+PAGE = 500
+FULL_RETRY = 60.0
+"""Seconds after which a client with too many batches should try again."""
 
 
 class Batches:
-    def __init__(self, documents: Documents, retention: float) -> None:
-        """`retention`: seconds for which a batch is kept after it was to be over."""
+    def __init__(self, documents: Documents, retention: float, most_open: int = 0) -> None:
+        """`retention`: seconds for which a batch is kept after it was to be over; `most_open`: batches of a tenant that
+        may be open at a time, 0: any number.
+        """
         self._documents = documents
         self._retention = retention
+        self._most_open = most_open
+        self._counting = asyncio.Lock()
+        self._coming: defaultdict[str, set[str]] = defaultdict(set)
+
+    @asynccontextmanager
+    async def room_for(self, batch: Batch) -> AsyncGenerator[None]:
+        """Inside, the batch may be created. Raises RateLimited where its tenant has too many open ones, those that this
+        process is creating among them.
+        """
+        if not self._most_open:
+            yield
+            return
+        async with self._counting:
+            coming = self._coming[batch.tenant]
+            if len(coming | await self._open_of(batch.tenant)) >= self._most_open:
+                raise RateLimited(
+                    f"{self._most_open} of your batches are not over, and no more may be open at a time "
+                    "(tenant_batch_limit).",
+                    retry_after=FULL_RETRY,
+                )
+            coming.add(batch.id)
+        try:
+            yield
+        finally:
+            coming.discard(batch.id)
+
+    async def _open_of(self, tenant: str) -> set[str]:
+        """Ids of its open batches, as many as matter."""
+        found, after = set[str](), None
+        while len(found) < self._most_open:
+            page = await self._documents.list(OPEN, FLEET, after=after, limit=PAGE)
+            found.update(each.id for each in page if each.value.decode() == tenant)
+            if len(page) < PAGE:
+                break
+            after = page[-1].id
+        return found
 
     async def create(self, batch: Batch) -> None:
         """It is named as open first: one that is, and that is not there, is looked for in vain, and forgotten."""

@@ -38,6 +38,7 @@ import structlog
 
 from producer.batches.document import Batch, OpenLine, Output, Problem, Segment
 from producer.batches.feed import Feed, OpenSource
+from producer.batches.key import BatchKey
 from producer.batches.ledger import Ledger
 from producer.batches.line_jobs import Answer, LineJobs, place
 from producer.batches.lines import RawLine, parse_line
@@ -70,6 +71,7 @@ class Tools:
     outputs: Outputs
     files: Files
     window: Window
+    key: BatchKey
     file_retention: float
     bodies: BodyBudget
     only: Container[int] | None = None
@@ -95,6 +97,7 @@ class Execution:
 
     async def run(self) -> None:
         """Return when every line is written down. Raises Overtaken, Unavailable, NotFound when the input goes."""
+        await self._look_at_key()
         try:
             for line in self._ledger.batch.open:
                 raw = await self._tools.open_source(line.number, line.start).at(line)
@@ -245,8 +248,15 @@ class Execution:
         self._looked_at = time.monotonic()
         try:
             await self._ledger.look()
+            await self._look_at_key()
         except BackendUnavailable as error:
             log.warning("batch.not_looked_at", batch=self._ledger.batch.id, error=str(error))
+
+    async def _look_at_key(self) -> None:
+        await self._tools.key.look()
+        if self._tools.key.revoked:
+            told = "The API key that asked for this batch was revoked."
+            self._refusal = self._refusal or Problem(code="key_revoked", message=told)
 
 
 def stop_reason(batch: Batch) -> str | None:

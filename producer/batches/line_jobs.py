@@ -15,6 +15,7 @@ import structlog
 
 from producer.admission import check_against_model
 from producer.batches.document import Batch, OpenLine
+from producer.batches.key import BatchKey
 from producer.batches.lines import (
     BatchLine,
     RawLine,
@@ -74,13 +75,21 @@ class LineJobs:
     """`stop`: why no more lines of the batch are run, as the code of the error that they get; None while they are."""
 
     def __init__(
-        self, backend: Backend, service: JobService, catalog: Catalog, settings: Settings, batch: Batch
+        self,
+        backend: Backend,
+        service: JobService,
+        catalog: Catalog,
+        settings: Settings,
+        batch: Batch,
+        key: BatchKey,
     ) -> None:
         self._backend = backend
         self._catalog = catalog
         self._service = service
         self._settings = settings
         self._batch = batch
+        self._key = key
+        self._turn = asyncio.Lock()
         self.stop: str | None = None
 
     async def answer(self, raw: RawLine, *, fed_before: bool) -> Answer:
@@ -161,6 +170,7 @@ class LineJobs:
             seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
             tokens=estimated_tokens(request, raw.end - raw.start, model.context_length),
             made_with=self._batch.made_with,
+            limit_key=self._key.counted_as,
             weight=self._batch.weight,
             metadata={**(request.metadata or {}), "batch_id": self._batch.id, "custom_id": line.custom_id},
         )
@@ -175,6 +185,8 @@ class LineJobs:
                 there = await self._backend.store.get(job.id) if fed_before else None
                 if there is None and self.stop is not None:
                     return None
+                if there is None:
+                    await self._take_tokens(job)
                 ending = ending_of(there) or await self._follow(job, body, there)
                 if ending.status is not JobStatus.COMPLETED or ending.result is not None:
                     return ending
@@ -182,6 +194,15 @@ class LineJobs:
                 log.warning("batch.line_waits", job=job.id, error=str(error), next="looking again")
                 await asyncio.sleep(TRY_AGAIN * random.uniform(0.5, 1.5))
             fed_before = True
+
+    async def _take_tokens(self, job: Job) -> None:
+        """Wait until the key's tokens a minute leave room for the line; one after the other. Raises Stopped."""
+        async with self._turn:
+            while self.stop is None:
+                if (wait := await self._key.take(job)) <= 0:
+                    return
+                await asyncio.sleep(wait)
+        raise Stopped
 
     async def _follow(self, job: Job, body: bytes, there: Job | None) -> Ending:
         """Submit the job where it is not there, or has perhaps not reached its queue, and wait for its end. The ending

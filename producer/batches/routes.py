@@ -30,7 +30,8 @@ async def begin(request: Request, batch: Batch, name: RequestName | None) -> Res
             f"The file {file.id} has the purpose '{file.purpose}', not 'batch'.", param="input_file_id"
         )
     await doors.files.usage.require_room(batch.tenant)
-    standing = await doors.named_batches.create(batch, name)
+    async with doors.batches.room_for(batch):
+        standing = await doors.named_batches.create(batch, name)
     doors.runners.nudge()
     return json_response(batch_object(standing))
 

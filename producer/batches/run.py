@@ -19,6 +19,7 @@ import structlog
 from producer.batches.book import Batches
 from producer.batches.document import Batch, Problem
 from producer.batches.execution import Execution, Tools
+from producer.batches.key import BatchKey
 from producer.batches.ledger import Ledger
 from producer.batches.line_jobs import LineJobs
 from producer.batches.lines import RawLine
@@ -31,6 +32,7 @@ from producer.body_budget import BodyBudget
 from producer.catalog import Catalog
 from producer.files.catalog import Files
 from producer.files.entry import Part
+from producer.keys import KeyBook
 from producer.service import JobService
 from producer.storage import Storage
 from shared.errors import NotFound, unknown_model
@@ -158,13 +160,15 @@ class BatchRun:
 
     async def _execute(self) -> None:
         desk, batch = self._desk, self._batch
+        key = BatchKey(KeyBook(desk.backend.documents), desk.backend.limiter, batch.made_with)
         tools = Tools(
             ledger=self._ledger,
-            jobs=LineJobs(desk.backend, desk.service, desk.catalog, desk.settings, batch),
+            jobs=LineJobs(desk.backend, desk.service, desk.catalog, desk.settings, batch, key),
             open_source=lambda number, start: self._source(number=number, start=start),
             outputs=Outputs(desk.storage, batch),
             files=desk.files,
             window=Window(desk.backend.registry, desk.catalog, desk.settings.batch_window),
+            key=key,
             file_retention=desk.settings.file_retention,
             bodies=desk.bodies,
             only=await self._only(),

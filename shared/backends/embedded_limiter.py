@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from shared.limits import Count, Limits, Verdict
+from shared.limits import Count, Limits, Verdict, of_lines
 
 SWEEP_AT = 1000
 """Counts that are kept before those that say nothing are looked for."""
@@ -19,10 +19,13 @@ class EmbeddedLimiter:
     async def take(self, key: str, limits: Limits, job_id: str, *, tokens: int, until: float) -> Verdict:
         if len(self._counts) >= SWEEP_AT:
             self._sweep()
+        key, lines = of_lines(key)
         _, count = self._counts.setdefault(key, (limits, Count()))
-        return count.take(limits, job_id, tokens, until, time.time())
+        take = count.take_line if lines else count.take
+        return take(limits, job_id, tokens, until, time.time())
 
     def settle(self, key: str, job_id: str, *, used: int | None) -> asyncio.Future[None]:
+        key, _ = of_lines(key)
         if key in self._counts:
             limits, count = self._counts[key]
             count.settle(limits, job_id, used, time.time())
@@ -35,8 +38,10 @@ class EmbeddedLimiter:
         return done()
 
     async def open_jobs(self, key: str, limit: int, *, skip: int = 0) -> Sequence[str]:
+        key, lines = of_lines(key)
         _, count = self._counts.get(key, (None, Count()))
-        oldest = sorted(count.jobs, key=lambda job_id: count.jobs[job_id].until)
+        open_jobs = count.lines if lines else count.jobs
+        oldest = sorted(open_jobs, key=lambda job_id: open_jobs[job_id].until)
         return oldest[skip : skip + limit]
 
     def _sweep(self) -> None:

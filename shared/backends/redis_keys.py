@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shared.limits import LINES, of_lines
+
 
 def job(job_id: str) -> str:
     return f"ignite:{{{job_id}}}:job"
@@ -103,9 +105,10 @@ def documents(kind: str, tenant: str) -> str:
 
 
 def of_limits(key_id: str) -> tuple[str, str, str]:
-    """What a key has used, its open jobs by deadline, and their estimates."""
-    prefix = f"ignite:{{limits:{key_id}}}"
-    return f"{prefix}:used", f"{prefix}:open", f"{prefix}:estimates"
+    """What a key has used, its open jobs by deadline, and their estimates. Its lines of batches use the same tokens."""
+    key_id, lines = of_lines(key_id)
+    prefix, end = f"ignite:{{limits:{key_id}}}", LINES if lines else ""
+    return f"{prefix}:used", f"{prefix}:open{end}", f"{prefix}:estimates{end}"
 
 
 OUTBOX = "ignite:outbox"

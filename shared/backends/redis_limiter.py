@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.backends import redis_keys as keys
 from shared.backends.redis import Pipeline
-from shared.limits import Limits, Usage, Verdict
+from shared.limits import FOR_LINES, Limits, Usage, Verdict, of_lines
 
 
 class RedisLimiter:
@@ -16,10 +16,12 @@ class RedisLimiter:
         self._redis = pipeline
 
     async def take(self, key: str, limits: Limits, job_id: str, *, tokens: int, until: float) -> Verdict:
+        _, lines = of_lines(key)
         refused, requests, used, open_jobs = await self._redis.step(
             *("limit_take", keys.of_limits(key)),
             *(job_id, tokens, until),
             *(limits.requests_per_minute or 0, limits.tokens_per_minute or 0, limits.concurrency or 0),
+            FOR_LINES if lines else "",
         )
         return Verdict(Usage(float(requests), float(used), open_jobs), refused.decode() or None)
 

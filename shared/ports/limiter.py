@@ -16,7 +16,7 @@ class Limiter(Protocol):
     async def take(self, key: str, limits: Limits, job_id: str, *, tokens: int, until: float) -> Verdict:
         """Count one request of about `tokens` against the key if all its limits leave room; otherwise nothing. Its job
         counts as open until it is settled, or until `until` (Unix seconds). For a job that is open already this changes
-        nothing.
+        nothing. A key that `lines_of` has named counts a line of a batch: its tokens alone.
         """
         ...
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from shared.limits import Limits, Verdict
+from shared.limits import Limits, Verdict, lines_of
 from shared.ports import Backend
 from tests.support.wait_until import wait_until
 
@@ -113,3 +113,43 @@ async def test_a_key_that_is_not_known_has_nothing_open(backend: Backend) -> Non
     await backend.limiter.settle("key_9", "job-1", used=1)
     await backend.limiter.give_back("key_9", "job-1")
     assert await backend.limiter.open_jobs("key_9", 10) == []
+
+
+# ── lines of batches ──
+
+
+async def test_lines_use_their_keys_tokens_and_nothing_else_of_its_limits(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    limits = Limits(requests_per_minute=1, tokens_per_minute=1000, concurrency=1)
+    for number in range(3):
+        verdict = await take(replicas[number % 2], limits, f"line-{number}", 200, key=lines_of(KEY))
+        assert (verdict.refused, verdict.usage.requests) == (None, 0)
+    assert (await take(one, limits, "job-1", 350)).refused is None
+    assert (await take(other, limits, "line-9", 1, key=lines_of(KEY))).refused == "tokens"
+    assert await one.limiter.open_jobs(KEY, 10) == ["job-1"]
+    assert sorted(await one.limiter.open_jobs(lines_of(KEY), 10)) == ["line-0", "line-1", "line-2"]
+
+
+async def test_lines_leave_a_part_of_the_tokens_to_calls(backend: Backend) -> None:
+    limits = Limits(tokens_per_minute=1000)
+    assert (await take(backend, limits, "line-1", 800, key=lines_of(KEY))).refused is None
+    assert (await take(backend, limits, "line-2", 100, key=lines_of(KEY))).refused == "tokens"
+    assert (await take(backend, limits, "job-1", 150)).refused is None
+
+
+async def test_a_line_that_needs_more_than_lines_may_have_waits_until_nothing_is_used(backend: Backend) -> None:
+    limits = Limits(tokens_per_minute=1000)
+    assert (await take(backend, limits, "line-1", 10, key=lines_of(KEY))).refused is None
+    assert (await take(backend, limits, "line-2", 1000, key=lines_of(KEY))).refused == "tokens"
+    await backend.limiter.settle(lines_of(KEY), "line-1", used=0)
+    assert (await take(backend, limits, "line-2", 1000, key=lines_of(KEY))).refused is None
+
+
+async def test_a_lines_end_corrects_its_estimate_once(backend: Backend) -> None:
+    limits = Limits(tokens_per_minute=1000)
+    for _ in range(2):
+        assert (await take(backend, limits, "line-1", 700, key=lines_of(KEY))).refused is None
+    for _ in range(2):
+        await backend.limiter.settle(lines_of(KEY), "line-1", used=100)
+    usage = (await take(backend, limits, "job-1", 0)).usage
+    assert 90 < usage.tokens <= 100

@@ -1,8 +1,14 @@
 -- Count a request against its key, if it fits. Answers what there was too much of ('' where it fitted), and what counts
 -- as used after that. A step that is repeated finds its job open already.
--- KEYS used open estimates · ARGV job id, tokens, until, requests per minute, tokens per minute, concurrency (0: no limit)
+-- KEYS used open estimates · ARGV job id, tokens, until, requests per minute, tokens per minute, concurrency (0: no limit), and of a
+-- line of a batch the part of the tokens that lines may use, '' of others
 local job, more, until_at = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local rpm, tpm, concurrency = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local part = tonumber(ARGV[7])
+local room, counts = tpm, 1
+if part then
+  room, counts, concurrency = math.max(tpm * part, more), 0, 0
+end
 local at = now()
 for _, over in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', at, 'LIMIT', 0, 100)) do
   redis.call('ZREM', KEYS[2], over)
@@ -12,10 +18,10 @@ local requests, tokens = used(KEYS[1], at, rpm, tpm)
 local refused = ''
 if redis.call('HEXISTS', KEYS[3], job) == 0 then
   if concurrency > 0 and redis.call('ZCARD', KEYS[2]) >= concurrency then refused = 'concurrency'
-  elseif rpm > 0 and requests + 1 > rpm + 1e-6 then refused = 'requests'
-  elseif tpm > 0 and tokens + more > tpm + 1e-6 then refused = 'tokens'
+  elseif rpm > 0 and counts == 1 and requests + 1 > rpm + 1e-6 then refused = 'requests'
+  elseif tpm > 0 and tokens + more > room + 1e-6 then refused = 'tokens'
   else
-    requests, tokens = requests + 1, tokens + more
+    requests, tokens = requests + counts, tokens + more
     redis.call('ZADD', KEYS[2], until_at, job)
     redis.call('HSET', KEYS[3], job, more)
     local ttl = math.max(1, math.ceil((until_at - at) * 1000))
