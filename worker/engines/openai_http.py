@@ -232,7 +232,7 @@ class OpenAIEngine:
                 async with aclosing(self._answer(upstream, body, ask)) as chunks:
                     async for chunk in chunks:
                         yield chunk
-            except EngineRefused as refused:
+            except (EngineRefused, UpstreamFailed) as refused:
                 changed = dialect.without(refused, body, ask.added)
                 if changed is None:
                     raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -23,6 +23,10 @@ CONNECT_TIMEOUT = 5
 PROBE_TIMEOUT = 5
 # Servers close idle connections after 5 s (uvicorn, and so vLLM): let go before they do.
 KEEP_ALIVE = 4
+LONGEST_HEADER = 64 * 1024
+"""Bytes of one header: gateways send policies and cookies that are longer than aiohttp's 8 KB."""
+MOST_OF_ERROR = 256 * 1024
+"""Bytes that are read of an answer that is an error, or a list of models."""
 # An unstreamed answer shows no progress before its end.
 UNARY_PATIENCE = 10
 Patience = Callable[[], float | None]
@@ -82,6 +86,8 @@ class Upstream:
             connector=_connector(address.socket),
             headers={"Authorization": f"Bearer {address.api_key}"} if address.api_key else None,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=stall_timeout),
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
         )
 
     async def answer(self, body: Mapping[str, Any], patience: Patience) -> AsyncGenerator[list[bytes], None]:
@@ -117,7 +123,7 @@ class Upstream:
             async with self._abortable():
                 response = await self._request("GET", self._url("/models"), timeout=limits)
                 async with response:
-                    return ModelList(response.status, _listed(await response.read()))
+                    return ModelList(response.status, _listed(await _beginning(response)))
 
     async def count_tokens(self, model: str, text: str) -> int:
         """As vLLM and llama-server do it, outside OpenAI's API; one reads `prompt`, the other `content`."""
@@ -153,7 +159,7 @@ class Upstream:
         response = await self._request(method, url, **options)
         if not 200 <= response.status < 300:
             async with response:
-                raise failures.of_status(response.status, response.headers, await response.read())
+                raise failures.of_status(response.status, response.headers, await _beginning(response))
         return response
 
     async def _request(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
@@ -204,6 +210,15 @@ async def _read(response: aiohttp.ClientResponse, patience: float | None) -> byt
     except TimeoutError:
         response.close()
         return b""
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """The body, or as much of it as anyone reads. One that breaks off is read as far as it came."""
+    received = bytearray()
+    with suppress(aiohttp.ClientPayloadError):
+        while len(received) < MOST_OF_ERROR and (block := await response.content.readany()):
+            received += block
+    return bytes(received)
 
 
 def _unread(content: aiohttp.StreamReader) -> bytes:

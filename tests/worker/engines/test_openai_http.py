@@ -394,15 +394,15 @@ async def test_a_list_that_is_none_needs_a_name(upstream: UpstreamServer) -> Non
 # ── what a server does not take ──
 
 
-def refuses(*names: str) -> Behaviour:
+def refuses(*names: str, words: str = "Extra inputs are not permitted", status: int = 422) -> Behaviour:
     """422 for the first of these fields that a request has, as pydantic's `extra="forbid"` does."""
 
     async def behave(request: web.Request) -> web.StreamResponse:
         body = orjson.loads(await request.read())
         for name in names:
             if name in body:
-                detail = [{"loc": ["body", name], "msg": "Extra inputs are not permitted"}]
-                return web.json_response({"detail": detail}, status=422)
+                detail = [{"loc": ["body", name], "msg": words}]
+                return web.json_response({"detail": detail}, status=status)
         return await (streams(ANSWER) if body.get("stream") else answers(200, UNARY))(request)
 
     return behave
@@ -446,6 +446,39 @@ async def test_a_limit_goes_by_its_older_name_where_the_newer_is_refused(
         await read(engine, asked)
     assert ["max_tokens" in body for body in upstream.bodies] == [False, True, True]
     assert upstream.bodies[-1]["max_tokens"] == 5
+
+
+async def test_a_limit_goes_by_its_newer_name_where_the_refusal_says_so(
+    upstream: UpstreamServer, engine: Engine
+) -> None:
+    words = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    upstream.behaviour = refuses("max_tokens", words=words)
+    for _ in range(2):
+        await read(engine, ask(max_tokens=5))
+    assert ["max_completion_tokens" in body for body in upstream.bodies] == [False, True, True]
+
+
+async def test_a_limit_that_is_refused_by_both_names_is_refused(upstream: UpstreamServer, engine: Engine) -> None:
+    upstream.behaviour = answers(400, {"error": {"message": "Neither max_tokens nor max_completion_tokens, please."}})
+    for name in ("max_tokens", "max_completion_tokens"):
+        with pytest.raises(EngineRefused, match="Neither"):
+            await read(engine, {"messages": [], name: 5})
+    assert len(upstream.bodies) == 4
+
+
+async def test_a_field_of_ours_that_breaks_a_server_is_left_out(upstream: UpstreamServer, engine: Engine) -> None:
+    upstream.behaviour = refuses("stream_options", status=500)
+    assert text_of(await read(engine, ask())) == "Hello"
+
+
+async def test_long_headers_and_endless_errors(upstream: UpstreamServer, engine: Engine) -> None:
+    long = HEAD.replace(b"\r\n\r\n", b"\r\nContent-Security-Policy: %b\r\n\r\n" % (b"a" * 30_000))
+    upstream.behaviour = bare(long, chunked(ANSWER), b"0\r\n\r\n", then="close")
+    assert text_of(await read(engine, ask())) == "Hello"
+    upstream.behaviour = bare(HEAD.replace(b"200 OK", b"500 Oh no"), *[chunked(b"no " * 10_000)] * 20, then="hang")
+    async with asyncio.timeout(60):
+        with pytest.raises(EngineError, match="answered 500: no no"):
+            await read(engine, ask())
 
 
 async def test_a_refusal_of_the_value_is_passed_on_and_teaches_nothing(

@@ -21,7 +21,11 @@ class AnswerBody:
         self._begin += block
         if len(self._begin) > MOST:
             raise malformed(f"its answer has more than {MOST:,} bytes", bytes(self._begin[:200]))
-        if self._is_json or not (begin := self._begun()):
+        if self._is_json:
+            return []
+        if not (begin := self._begun()):
+            if self._begin.isspace():
+                self._begin.clear()
             return []
         if begin in b"{[":
             self._is_json = True

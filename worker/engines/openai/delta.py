@@ -9,6 +9,7 @@ import orjson
 
 from worker.engines.openai.failures import malformed
 from worker.engines.openai.json_text import REPLACEMENT, scrubbed
+from worker.engines.openai.snapshots import TextPieces
 from worker.engines.openai.tool_calls import Delta, ToolCalls
 
 TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
@@ -21,12 +22,20 @@ class MessagePieces:
     def __init__(self) -> None:
         self.calls = ToolCalls()
         self.has_function_call = False
+        self.takes_plain_text = False
+        """Whether a piece of content can be passed on unseen: nothing is held back, and pieces are what comes."""
         self._halves: dict[str, str] = {}
+        self._texts = {name: TextPieces() for name in TEXTS}
+        self._others: set[str] = set()
 
-    @property
-    def is_inside_character(self) -> bool:
-        """Whether the first half of a character waits for its second."""
-        return bool(self._halves)
+    def add_message(self, raw: Mapping[str, Any], *, strict: bool) -> Delta:
+        """The whole message after its pieces, as MiniMax ends a stream: only what no piece has brought is new."""
+        seen = {name for name, text in self._texts.items() if text.begun} | self._others
+        if self.calls:
+            seen.add("tool_calls")
+        if self.has_function_call:
+            seen.add("function_call")
+        return self.add({name: value for name, value in raw.items() if name not in seen}, strict=strict)
 
     def add(self, raw: Mapping[str, Any], *, strict: bool) -> Delta:
         """The delta to pass on. `strict`: it holds no lone surrogates."""
@@ -35,6 +44,7 @@ class MessagePieces:
             found["role"] = "assistant"
         for name in TEXTS:
             self._add_text(name, raw.get(name), found)
+        self._take_new(found)
         if raw.get("function_call"):
             self._add_function_call(raw["function_call"], found)
         if raw.get("tool_calls") and (calls := self.calls.add(raw["tool_calls"])):
@@ -42,17 +52,33 @@ class MessagePieces:
         for name, value in raw.items():
             if name not in KNOWN and value not in (None, "", [], {}):
                 found[name] = _of_type(name, value)
+                self._others.add(name)
         if not strict or self._halves:
             found = self._with_whole_characters(found)
+        self.takes_plain_text = self._texts["content"].settled and not self._halves and not self._waiting()
         return found
 
     def rest(self) -> Delta:
         """What waited for more that never came."""
-        found: Delta = {name: REPLACEMENT for name, half in self._halves.items() if half}
+        found: Delta = {name: scrubbed(rest) for name, text in self._texts.items() if (rest := text.rest())}
+        for name, half in self._halves.items():
+            found[name] = found.get(name, "") + (REPLACEMENT if half else "")
         self._halves.clear()
         if calls := self.calls.rest():
             found["tool_calls"] = calls
         return found
+
+    def _waiting(self) -> list[str]:
+        return [name for name, text in self._texts.items() if text.waits]
+
+    def _take_new(self, found: Delta) -> None:
+        """What is new in each text. What one text holds back waits no longer once another goes on."""
+        for name in TEXTS:
+            if found.get(name):
+                found[name] = self._texts[name].add(found[name])
+                for other in self._waiting():
+                    if other != name:
+                        found[other] = self._texts[other].rest()
 
     def _add_text(self, name: str, value: Any, found: Delta) -> None:
         if value is None:

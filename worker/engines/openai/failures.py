@@ -7,14 +7,13 @@ else is a failed try.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 import orjson
 
 from shared.errors import EngineError, EngineOverloaded, EngineRefused, IgniteError
+from worker.engines.openai.retry_after import retry_after
 
 REFUSALS = frozenset({400, 402, 404, 405, 406, 409, 410, 411, 413, 414, 415, 416, 417, 422, 431, 451})
 """HTTP statuses that say that this request will never be answered."""
@@ -24,13 +23,31 @@ OVERLOADS = frozenset({429, 503, 529})
 
 REFUSAL_TYPES = frozenset(
     {
-        *("invalid_request_error", "invalid_request", "BadRequestError", "NotFoundError", "UnprocessableEntityError"),
-        *("exceed_context_size_error", "insufficient_quota", "content_filter", "moderation_error", "billing_error"),
-        *("permission_error", "not_found_error", "request_too_large", "unsupported_value"),
+        *("invalid_request_error", "invalid_request", "badrequesterror", "notfounderror", "unprocessableentityerror"),
+        *("exceed_context_size_error", "content_filter", "moderation_error", "permission_error", "not_found_error"),
+        *("request_too_large", "unsupported_value", "context_length_exceeded", "string_above_max_length"),
     }
 )
-SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded"})
-"""Codes and types that come with 429 although waiting does not help."""
+SPENT = frozenset(
+    {
+        *("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error", "quota_exceeded"),
+        *("exceeded_current_quota_error", "insufficient_user_quota", "insufficient_balance", "arrearage"),
+    }
+)
+"""Codes and types that come with 429 although waiting does not help. These three are in lower case."""
+
+OVERLOADED = re.compile(
+    r"rate_?limit|overload|too_?many_?requests|resource_?exhausted|throttl|server_?busy|slow_?down|limit_requests"
+)
+"""Codes and types that say: later, whatever the status is."""
+
+SOUNDS_OVERLOADED = re.compile(r"(?i)\boverloaded\b|\brate.?limit|\btoo many requests|\bat capacity\b")
+"""Words of a refusal that is none. The worker does not pause for them, since a message may repeat the request's."""
+
+SOUNDS_TOO_LONG = re.compile(
+    r"(?i)maximum context|context (length|window|size).{0,40}(exceed|too)|exceeds?.{0,40}context (length|window|size)"
+    r"|maximum model length|prompt is too long"
+)
 
 TOO_LONG = "context_length_exceeded"
 KEY_REFUSED = "upstream_key_refused"
@@ -52,12 +69,8 @@ def of_status(status: int, headers: Mapping[str, str], body: bytes) -> IgniteErr
     said = error_object(body)
     if status == 401 or (status == 403 and not _is_error_object(body)):
         return key_refused(status)
-    if status in REFUSALS or status == 403 or (status == 429 and _is_spent(said)):
-        return refusal(said)
     words = words_of(said) or f"HTTP status {status}"
-    if status in OVERLOADS:
-        return EngineOverloaded(f"The engine's server is overloaded: {words}", retry_after=retry_after(headers))
-    return UpstreamFailed(f"The engine's server answered {status}: {words}", said)
+    return _error(status, headers, said, f"The engine's server answered {status}: {words}")
 
 
 def in_band(error: Any) -> IgniteError:
@@ -69,9 +82,20 @@ def in_band(error: Any) -> IgniteError:
     status = _status(said)
     if status == 401:
         return key_refused(status)
-    if status in REFUSALS or status == 403 or said.get("type") in REFUSAL_TYPES or _is_spent(said):
+    return _error(status, {}, said, f"The engine failed: {words_of(said) or 'it did not say why.'}")
+
+
+def _error(status: int | None, headers: Mapping[str, str], said: Mapping[str, Any], failed: str) -> IgniteError:
+    names = _names(said)
+    words = words_of(said)
+    if names & SPENT or names & REFUSAL_TYPES or SOUNDS_TOO_LONG.search(words):
         return refusal(said)
-    return UpstreamFailed(f"The engine failed: {words_of(said) or 'it did not say why.'}", said)
+    if status in OVERLOADS or any(map(OVERLOADED.search, names)):
+        message = f"The engine's server is overloaded: {words or f'HTTP status {status}'}"
+        return EngineOverloaded(message, retry_after=retry_after(headers, said))
+    if (status in REFUSALS or status == 403) and not SOUNDS_OVERLOADED.search(words):
+        return refusal(said)
+    return UpstreamFailed(failed, said)
 
 
 def refusal(said: Mapping[str, Any]) -> EngineRefused:
@@ -112,35 +136,22 @@ def error_object(body: bytes) -> dict[str, Any]:
 
 def words_of(said: Mapping[str, Any]) -> str:
     """The server's sentence, wherever it put it."""
-    for key in ("message", "detail", "details", "error", "msg", "error_message", "title", "reason"):
+    for key in (
+        "message",
+        "detail",
+        "details",
+        "error",
+        "errors",
+        "msg",
+        "error_message",
+        "status_msg",
+        "title",
+        "reason",
+    ):
         if words := _text(said.get(key)):
             return words[:WORDS]
     rest = {key: value for key, value in said.items() if value not in (None, "", [], {})}
     return _json(rest)[:WORDS] if rest else ""
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, as the server's headers tell them: `retry-after-ms`, or `Retry-After` as a number or as a date."""
-    milliseconds = _seconds(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    told = headers.get("Retry-After")
-    if told is None:
-        return None
-    if (seconds := _seconds(told)) is not None:
-        return seconds
-    try:
-        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _seconds(told: str | None) -> float | None:
-    try:
-        seconds = float(told or "")
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < 1e9 else None
 
 
 def _text(value: Any) -> str:
@@ -177,12 +188,10 @@ def _is_error_object(body: bytes) -> bool:
     return isinstance(found, dict) and bool(words_of(error_object(body)))
 
 
-def _is_spent(said: Mapping[str, Any]) -> bool:
-    return bool({said.get("code"), said.get("type")} & SPENT) if _hashable(said) else False
-
-
-def _hashable(said: Mapping[str, Any]) -> bool:
-    return all(not isinstance(said.get(key), (dict, list)) for key in ("code", "type"))
+def _names(said: Mapping[str, Any]) -> set[str]:
+    """What the server calls the error, in lower case."""
+    found = (said.get(key) for key in ("code", "type", "status"))
+    return {name.lower() for name in found if isinstance(name, str)}
 
 
 def _status(said: Mapping[str, Any]) -> int | None:
@@ -196,7 +205,7 @@ def _status(said: Mapping[str, Any]) -> int | None:
 
 
 def _code(said: Mapping[str, Any], message: str) -> str | None:
-    if said.get("type") == "exceed_context_size_error" or "maximum context length" in message:
+    if said.get("type") == "exceed_context_size_error" or SOUNDS_TOO_LONG.search(message):
         return TOO_LONG
     code = said.get("code")
     return code if isinstance(code, str) and code and not code.isdigit() else None

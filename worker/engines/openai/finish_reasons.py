@@ -17,17 +17,20 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "length": (
         *("length", "max_tokens", "max_token", "max_length", "max_output_tokens", "max_new_tokens", "model_length"),
         *("context_length", "context_length_exceeded", "model_context_window_exceeded", "token_limit", "limit"),
+        *("error_limit", "incomplete"),
     ),
     "content_filter": (
         *("content_filter", "content_filtered", "filter", "safety", "recitation", "blocklist", "prohibited_content"),
         *("spii", "image_safety", "language", "sensitive", "guardrail_intervened", "refusal", "moderation", "blocked"),
+        *("error_toxic", "model_armor", "escalation"),
     ),
     "tool_calls": ("tool_calls", "tool_call", "tool_use", "tool", "tools", "function_calls"),
     "function_call": ("function_call",),
     FAILED: (
         *("abort", "aborted", "error", "failed", "failure", "cancel", "cancelled", "canceled", "timeout"),
         *("insufficient_system_resource", "network_error", "server_error", "internal_error", "preempted", "killed"),
-        *("malformed_function_call", "unexpected_tool_call", "error_toxic", "error_limit", "error_finish"),
+        *("malformed_function_call", "unexpected_tool_call", "error_finish", "load_shed"),
+        *("malformed_response", "missing_thought_signature"),
     ),
 }
 """Lower case, with underscores."""
@@ -40,6 +43,8 @@ PARTS = (
 )
 """What a word that is not listed is taken for, by a part of it."""
 
+UNSAID = frozenset({"", "null", "none", "undefined", "nan", "{}", "finish_reason_unspecified", "unspecified"})
+
 _MEANINGS = {word: meaning for meaning, words in WORDS.items() for word in words}
 
 
@@ -51,9 +56,13 @@ def meaning_of(reason: Any) -> str | None:
     if isinstance(reason, dict):
         named = cast(dict[str, Any], reason)
         reason = next((named[key] for key in ("type", "reason", "finish_reason") if named.get(key)), "stop")
-    if reason is None or reason is False or reason == "" or reason == "null":
+    if isinstance(reason, list):
+        reason = next(iter(cast(list[Any], reason)), None)
+    if reason is None or reason is False:
         return None
     word = str(reason).rpartition(".")[2].strip().lower().replace("-", "_").replace(" ", "_")
+    if word in UNSAID:
+        return None
     if word in _MEANINGS:
         return _MEANINGS[word]
     return next((meaning for part, meaning in PARTS if part in word), "stop")

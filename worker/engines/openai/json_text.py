@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 INT64 = range(-(2**63), 2**64)
 """The integers that can be written as JSON again."""
+
+DEEPEST = 200
+"""Levels of objects and lists inside each other: what is deeper cannot be written as JSON again."""
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
@@ -51,6 +54,11 @@ def is_readable(data: bytes) -> bool:
     return True
 
 
+def is_shallow(data: bytes, values: list[Any]) -> bool:
+    """Whether `values`, decoded from `data`, can be written as JSON again."""
+    return data.count(b"[") + data.count(b"{") <= DEEPEST or _has_levels(values, DEEPEST)
+
+
 def scrubbed(value: Any) -> Any:
     """`value` with every lone surrogate replaced, so that it can be encoded."""
     match value:
@@ -76,6 +84,14 @@ def _decode_generously(text: str) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise NotJson(str(error)) from error
     return values
+
+
+def _has_levels(value: Any, levels: int) -> bool:
+    """Whether `value` has no more levels than this."""
+    if not isinstance(value, (dict, list)):
+        return True
+    inner = cast(dict[str, Any], value).values() if isinstance(value, dict) else cast(list[Any], value)
+    return levels > 0 and all(_has_levels(item, levels - 1) for item in inner)
 
 
 def _integer(digits: str) -> int | float | None:

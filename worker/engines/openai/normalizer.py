@@ -18,7 +18,7 @@ from worker.engines.openai import logprobs, usage
 from worker.engines.openai.delta import MessagePieces
 from worker.engines.openai.failures import in_band, malformed
 from worker.engines.openai.finish_reasons import FAILED, meaning_of
-from worker.engines.openai.json_text import NotJson, decode, scrubbed
+from worker.engines.openai.json_text import NotJson, decode, is_shallow, scrubbed
 from worker.engines.openai.sse import FailureEvent
 
 HEAD = ("id", "object", "created", "model")
@@ -26,7 +26,9 @@ NOT_CARRIED = frozenset({*HEAD, "choices", "usage", "error", "service_tier"})
 PLAIN_CHUNK = frozenset({*HEAD, "choices", "system_fingerprint", "usage"})
 PLAIN_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
 OF_CHOICE = frozenset({"index", "delta", "message", "text", "logprobs", "finish_reason", "error"})
-DONE = (b"[DONE]", b'"[DONE]"', b"[done]")
+DONE = (b"[done]", b'"[done]"', b"done")
+"""In lower case."""
+KEEP_ALIVES = frozenset({"ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive", "processing"})
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class _Choice:
     message: MessagePieces = field(default_factory=MessagePieces)
     finish_reason: str | None = None
     is_whole: bool = False
+    has_deltas: bool = False
     extras: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -77,7 +80,7 @@ class Normalizer:
     def add(self, data: bytes) -> list[Chunk]:
         """The chunks of one event, in order; most have one."""
         word = data.strip()
-        if word in DONE:
+        if len(word) < 9 and word.lower() in DONE:
             self._done = True
             return []
         if not word or self._done:
@@ -86,13 +89,23 @@ class Normalizer:
         try:
             values, strict = decode(data)
         except NotJson:
-            raise malformed("an event is not JSON", data) from None
+            return self._not_json(word)
         if isinstance(data, FailureEvent):
             raise in_band(values[0])
         if strict and self._is_plain(values[0]):
             self._counted += 1
             return values
+        if not is_shallow(data, values):
+            raise malformed("an event is nested too deeply", data)
         return [chunk for value in values for chunk in self._value(value, strict)]
+
+    def _not_json(self, word: bytes) -> list[Chunk]:
+        """Comments and keep-alives that were put into `data`, and events that were put into events."""
+        if word.startswith(b":") or word.decode(errors="replace").lower() in KEEP_ALIVES:
+            return []
+        if word.startswith(b"data:"):
+            return self.add(word[5:])
+        raise malformed("an event is not JSON", word)
 
     def end(self) -> Iterator[Chunk]:
         """The ends of all choices, and the usage. Raises EngineError where the answer is not whole."""
@@ -126,7 +139,7 @@ class Normalizer:
             and len(cast(dict[str, Any], delta)) == 1
             and type(text := cast(dict[str, Any], delta).get("content")) is str
             and text != ""
-            and not self._choices[index].message.is_inside_character
+            and self._choices[index].message.takes_plain_text
         )
 
     def _value(self, value: Any, strict: bool) -> Iterator[Chunk]:
@@ -138,7 +151,7 @@ class Normalizer:
                 yield from self._value(item, strict)
         elif isinstance(value, dict):
             yield from self._chunk(cast(dict[str, Any], value), strict)
-        else:
+        elif not (isinstance(value, str) and value.lower() in KEEP_ALIVES):
             raise malformed("an event is not an object", value)
 
     def _chunk(self, chunk: dict[str, Any], strict: bool) -> Iterator[Chunk]:
@@ -174,7 +187,9 @@ class Normalizer:
         choice = self._choice(part.get("index"), at)
         if choice is None:
             return None
-        delta = choice.message.add(_message(part, choice), strict=strict)
+        message, is_repetition = _message(part, choice)
+        add = choice.message.add_message if is_repetition else choice.message.add
+        delta = add(message, strict=strict)
         probabilities = logprobs.normalized(part.get("logprobs"))
         extras = {
             name: value if strict else scrubbed(value)
@@ -244,25 +259,28 @@ def _choices(chunk: Mapping[str, Any]) -> list[Any]:
     return cast(list[Any], choices)
 
 
-def _message(part: Mapping[str, Any], choice: _Choice) -> Mapping[str, Any]:
-    """A choice's delta; where a server sends a whole message, or the text of older completions, that."""
+def _message(part: Mapping[str, Any], choice: _Choice) -> tuple[Mapping[str, Any], bool]:
+    """A choice's delta; where a server sends a whole message, or the text of older completions, that.
+
+    And whether it is a whole message after deltas, which repeats them.
+    """
     delta = part.get("delta")
     if isinstance(delta, dict):
-        return cast(dict[str, Any], delta)
+        choice.has_deltas = True
+        return cast(dict[str, Any], delta), False
     if isinstance(delta, str):
-        return {"content": delta}
+        choice.has_deltas = True
+        return {"content": delta}, False
     if delta is not None:
         raise malformed("a choice's `delta` is not an object", part)
     message = part.get("message")
-    if isinstance(message, dict):
+    if isinstance(message, (dict, str)):
         choice.is_whole = True
-        return cast(dict[str, Any], message)
-    if isinstance(message, str):
-        choice.is_whole = True
-        return {"content": message}
+        found: dict[str, Any] = {"content": message} if isinstance(message, str) else cast(dict[str, Any], message)
+        return found, choice.has_deltas
     if isinstance(part.get("text"), str):
-        return {"content": part["text"]}
-    return {}
+        return {"content": part["text"]}, False
+    return {}, False
 
 
 def _reason(meaning: str, part: Mapping[str, Any]) -> str:
@@ -284,9 +302,14 @@ def _head(chunk: Mapping[str, Any]) -> Chunk:
 
 def _raise_failure(chunk: dict[str, Any]) -> None:
     error = chunk.get("error")
-    if error:
-        raise in_band(error)
+    if error and (not isinstance(error, dict) or any(cast(dict[str, Any], error).values())):
+        raise in_band(cast(Any, error))
     if chunk.get("object") == "error" or chunk.get("type") == "error":
         raise in_band(chunk)
-    if "choices" not in chunk and "usage" not in chunk and any(chunk.get(key) for key in ("detail", "message", "msg")):
+    if chunk.get("choices") or "usage" in chunk:
+        return
+    if any(chunk.get(key) for key in ("detail", "message", "msg", "errors")):
         raise in_band(chunk)
+    status = chunk.get("base_resp")  # MiniMax's
+    if isinstance(status, dict) and cast(dict[str, Any], status).get("status_code"):
+        raise in_band(cast(Any, status))

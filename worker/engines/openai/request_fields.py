@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shared.errors import EngineRefused
+from shared.errors import IgniteError
 
 OURS = frozenset({"stream_options"})
 """Fields that a worker adds for itself whatever the client sent: a server may do without."""
 
 OLDER_NAMES = {"max_completion_tokens": "max_tokens"}
 """Fields that some servers know under their older name only."""
+
+NEWER_NAMES = {"max_tokens": "max_completion_tokens"}
+"""Fields that OpenAI's newer models know under their newer name only; they say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class ServerDialect:
     omitted: frozenset[str] = frozenset()
     renamed: frozenset[str] = frozenset()
     ignores_n: bool = False
-    names: Mapping[str, str] = field(default_factory=lambda: OLDER_NAMES)
+    names: Mapping[str, str] = field(default_factory=lambda: OLDER_NAMES | NEWER_NAMES)
 
     def applied(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The request as the server takes it."""
@@ -32,7 +35,7 @@ class ServerDialect:
         kept = {key: value for key, value in request.items() if key not in self.omitted}
         return {self.names[key] if key in self.renamed else key: value for key, value in kept.items()}
 
-    def without(self, refused: EngineRefused, body: Mapping[str, Any], added: frozenset[str]) -> ServerDialect | None:
+    def without(self, refused: IgniteError, body: Mapping[str, Any], added: frozenset[str]) -> ServerDialect | None:
         """The dialect in which to ask again, where the refusal names a field of `body` that the client did not need.
 
         `added`: the fields that the client did not send. None: the refusal is the client's.
@@ -40,8 +43,10 @@ class ServerDialect:
         for name in sorted((added | OURS) & body.keys() - self.omitted):
             if _names(refused, name):
                 return replace(self, omitted=self.omitted | {name})
-        for name, older in self.names.items():
-            if name in body and older not in body and _names(refused, name):
+        for name, other in self.names.items():
+            if name not in body or other in body or other in self.renamed or not _names(refused, name):
+                continue
+            if name in OLDER_NAMES or _names(refused, other):
                 return replace(self, renamed=self.renamed | {name})
         return None
 
@@ -54,7 +59,7 @@ def per_choice(request: Mapping[str, Any], indices: list[int]) -> Iterator[dict[
         yield alone if seed is None else {**alone, "seed": seed + index}
 
 
-def _names(refused: EngineRefused, field_name: str) -> bool:
+def _names(refused: IgniteError, field_name: str) -> bool:
     if refused.param is not None and re.split(r"[.\[]", refused.param)[0] == field_name:
         return True
     return re.search(rf"(?<!\w){field_name}(?!\w)", refused.message) is not None

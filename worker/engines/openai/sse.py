@@ -4,6 +4,7 @@ from __future__ import annotations
 
 END = b"\n\n"
 DONE = b"[DONE]"
+NEXT = b"}\ndata:"
 BOM = b"\xef\xbb\xbf"
 MOST = 64 * 1024 * 1024
 """Bytes that one event may have: an answer with a picture in it is one event of some servers."""
@@ -38,7 +39,7 @@ class SseDecoder:
         self._pending += received
         end = self._pending.rfind(END, searched)
         if end < 0:
-            return self._unseparated()
+            return self._unseparated(searched)
         events = bytes(self._pending[:end])
         del self._pending[: end + len(END)]
         return _datas(events)
@@ -49,9 +50,9 @@ class SseDecoder:
         self._pending.clear()
         return _datas(rest)
 
-    def _unseparated(self) -> list[bytes]:
+    def _unseparated(self, searched: int) -> list[bytes]:
         """Events of a server that ends them with one line feed: each is one line, and whole."""
-        end = self._pending.rfind(b"}\ndata:") + 1
+        end = self._pending.rfind(NEXT, max(0, searched - len(NEXT))) + 1
         if end and all(_is_whole(line) for line in _data_lines(bytes(self._pending[:end]))):
             events = bytes(self._pending[:end])
             del self._pending[: end + 1]
@@ -98,12 +99,17 @@ def _data(event: bytes) -> list[bytes]:
 
 
 def _data_lines(event: bytes) -> list[bytes]:
-    lines = event.split(b"\n")
+    lines = [line if line.startswith(b"data:") else line.lstrip() for line in event.split(b"\n")]
     return [
-        line[5:].removeprefix(b" ") if line.startswith(b"data:") else line
+        line[5:].removeprefix(b" ") if _is_data(line) else line
         for line in lines
-        if line.startswith((b"data:", b"{")) or line == DONE
+        if _is_data(line) or line.startswith(b"{") or line == DONE
     ]
+
+
+def _is_data(line: bytes) -> bool:
+    """Some servers write the field's name with a capital, or behind blanks."""
+    return line[:5].lower() == b"data:"
 
 
 def _is_whole(line: bytes) -> bool:

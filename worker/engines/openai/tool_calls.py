@@ -14,10 +14,14 @@ import orjson
 
 from worker.engines.openai.failures import malformed
 from worker.engines.openai.json_text import is_strict
+from worker.engines.openai.snapshots import TextPieces
 
 Delta = dict[str, Any]
 PAYLOADS = {"function": "arguments", "custom": "input"}
 """For each type of call, the field of its text."""
+ENDS = ("}", "]", '"', " ", "\n")
+MOST = 1024
+"""Calls of one message: a server that sends more never ends."""
 
 
 @dataclass(slots=True)
@@ -32,13 +36,30 @@ class _Call:
     type: str
     name: str = ""
     number: int | None = None
-    text: list[str] = field(default_factory=list[str])
+    text: str = ""
     waiting: str = ""
+    pieces: TextPieces = field(default_factory=lambda: TextPieces(is_json=True))
 
     @property
     def is_whole(self) -> bool:
         """Whether the text so far is complete: then the next one is another call's."""
-        return is_strict("".join(self.text).encode(errors="replace"))
+        return self.text.endswith(ENDS) and is_strict(self.text.encode(errors="replace"))
+
+    def add(self, text: str) -> str:
+        """What is new in `text`. An empty object in the first place of the arguments is none, if others follow."""
+        if not self.text and text == "{}":
+            return ""
+        if len(text) > 1 and text.startswith("{") and text.strip() == self.text.strip() and self.is_whole:
+            return ""
+        new = self.pieces.add(text)
+        self.text += new
+        return new
+
+    def rest(self) -> str:
+        """What was held back."""
+        new = self.pieces.rest()
+        self.text += new
+        return new
 
 
 class ToolCalls:
@@ -60,11 +81,16 @@ class ToolCalls:
 
     def rest(self) -> list[Delta]:
         """Calls that waited for a name that never came, and the arguments of those that have none: an empty object."""
-        waiting = [self._begun(call, {}) for call in self._calls if call.number is None and call.waiting]
-        bare = [call for call in self._calls if call.number is not None and not call.waiting and not "".join(call.text)]
-        return waiting + [
-            {"index": call.number, "function": {"arguments": "{}"}} for call in bare if call.type == "function"
-        ]
+        sent: list[Delta] = []
+        for call in self._calls:
+            text = call.rest()
+            if call.number is None:
+                call.waiting += text
+                if call.waiting:
+                    sent.append(self._begun(call, {}))
+            elif rest := text or ("" if call.text or call.type == "custom" else "{}"):
+                sent.append({"index": call.number, call.type: {PAYLOADS[call.type]: rest}})
+        return sent
 
     def _add(self, raw: Any) -> Delta | None:
         if not isinstance(raw, dict):
@@ -76,7 +102,7 @@ class ToolCalls:
         name = name if isinstance(name, str) else ""
         call = self._call_of(delta, name) or self._new(delta, kind)
         call.name = call.name or name
-        call.text.append(text)
+        text = call.add(text)
         extra = _extra(delta, body, kind)
         if call.number is not None:
             return self._continued(call, text, extra)
@@ -109,6 +135,8 @@ class ToolCalls:
 
     def _new(self, delta: Mapping[str, Any], kind: str) -> _Call:
         raw_id = _identity(delta.get("id"))
+        if len(self._calls) >= MOST:
+            raise malformed(f"it makes more than {MOST:,} tool calls", delta)
         taken = {call.id for call in self._calls}
         own = raw_id if isinstance(raw_id, str) and raw_id not in taken else f"call_{os.urandom(12).hex()}"
         call = _Call(_index(delta.get("index")), raw_id, own, kind)
@@ -148,7 +176,7 @@ def _extra(delta: Mapping[str, Any], body: Mapping[str, Any], kind: str) -> Delt
 
 
 def _may_be_over(call: _Call) -> bool:
-    return call.is_whole or not "".join(call.text)
+    return call.is_whole or not call.text
 
 
 def _index(index: Any) -> int | None:

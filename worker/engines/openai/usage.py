@@ -10,6 +10,8 @@ NAMES = {
     "completion_tokens": ("completion_tokens", "output_tokens", "candidates_token_count", "completionTokens"),
     "total_tokens": ("total_tokens", "total_token_count", "totalTokens"),
 }
+MOST = 2**53
+"""Tokens that a count may say: what is more is none."""
 COUNTS = tuple(NAMES)
 DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 RENAMED = frozenset(name for names in NAMES.values() for name in names)
@@ -50,6 +52,8 @@ def completed(usage: Mapping[str, Any] | None, counted: int) -> dict[str, Any]:
 def _count(usage: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     for name in names:
         value = usage.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value[:16])
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < MOST:
             return int(value)
     return None

@@ -109,6 +109,15 @@ ACCENTS: dict[str, Accent] = {
     "done without a blank line": Accent(HI, done=b"data: [DONE]"),
     "no done": Accent(HI, done=b""),
     "words after done": Accent(HI, done=DONE + b"data: whatever\n\n"),
+    "keep-alives put into data": Accent(
+        [raw(": OPENROUTER PROCESSING"), raw("ping"), raw('"heartbeat"'), b"event: ping\ndata: {}\n\n", *HI]
+    ),
+    "events put into events": Accent([b"data: " + frame(event) for event in HI], done=b"data: data: [DONE]\n\n"),
+    "a capital, and blanks before": Accent(
+        [(b"  data:" if at % 2 else b"Data: ") + orjson.dumps(event) + b"\n\n" for at, event in enumerate(HI)]
+    ),
+    "done as a word": Accent(HI, done=b"event: done\ndata: done\n\n"),
+    "a second answer after done": Accent([*HI, DONE, *HI]),
     "two values in one event": Accent([b"data: " + orjson.dumps(BEGIN) + orjson.dumps(HEL) + b"\n\n", *HI[2:]]),
     # a whole answer instead of a stream
     "one completion": Accent(
@@ -120,6 +129,43 @@ ACCENTS: dict[str, Accent] = {
     ),
     "a message in an event": Accent([{**COST, "choices": [{"message": {"content": "Hello"}}]}]),
     "a message beside the delta": Accent(changed(choice={"message": {"content": "no"}})),
+    "the whole message at the end": Accent(
+        [
+            HEL,
+            LO,
+            {**COST, "choices": [{"message": {"content": "Hello", "role": "assistant"}, "finish_reason": "stop"}]},
+        ]
+    ),
+    "the whole message at the end, with more in it": Accent(
+        [
+            piece({"reasoning_content": "Hm"}),
+            {
+                **COST,
+                "choices": [{"message": {"content": "Hello", "reasoning_content": "Hm"}, "finish_reason": "stop"}],
+            },
+        ],
+        {"content": "Hello", "reasoning_content": "Hm"},
+    ),
+    "a message in pieces": Accent(
+        [{**BEGIN, "choices": [{"message": {"content": text}}]} for text in ("Hel", "lo")] + [END, COST]
+    ),
+    "the text so far each time": Accent(
+        [BEGIN, *(piece({"content": "Hello"[:end]}) for end in (2, 4, 5)), piece({"content": "Hello"}, "stop"), COST]
+    ),
+    "two long texts so far": Accent(
+        [piece({"content": "Hello, my dear"}), piece({"content": "Hello, my dear friend."}), END, COST],
+        {"content": "Hello, my dear friend."},
+    ),
+    "the thoughts so far each time": Accent(
+        [*(piece({"reasoning_content": "Let me."[:end]}) for end in (3, 5, 7)), *HI],
+        {"content": "Hello", "reasoning_content": "Let me."},
+    ),
+    "a piece that begins as the text does": Accent(
+        [piece({"content": text}) for text in ("ha", "haha", "!")] + [END, COST], {"content": "hahaha!"}
+    ),
+    "a last piece that begins as the text does": Accent(
+        [piece({"content": text}) for text in ("1", "10")] + [END, COST], {"content": "110"}
+    ),
     "the older completions": Accent([piece(delta=None, text="Hello"), END, COST], message={"content": ""}, more={}),
     # chunks and choices
     "choices missing or null": Accent([*HI[:4], {"usage": USAGE}, {"choices": None}]),
@@ -133,6 +179,8 @@ ACCENTS: dict[str, Accent] = {
         [*HI[:3], piece(None, "stop") | {"choices": [{"index": 0, "delta": None, "finish_reason": "stop"}]}, COST]
     ),
     "a null error": Accent(changed(error=None)),
+    "an error that says nothing": Accent(changed(error={"code": 0, "message": ""})),
+    "a role that is not the assistant's": Accent([piece({"role": "model", "content": "Hello"}), END, COST]),
     "no role": Accent(HI[1:]),
     "null beside the content": Accent(
         [
@@ -161,9 +209,15 @@ ACCENTS: dict[str, Accent] = {
             **dict.fromkeys(("eos", "eos_token", "end_turn", "stop_sequence", "STOP", "FinishReason.STOP"), "stop"),
             **dict.fromkeys(("max_tokens", "MAX_TOKENS", "model_length", "length"), "length"),
             **dict.fromkeys(("SAFETY", "content_filter", "PROHIBITED_CONTENT", "RECITATION"), "content_filter"),
+            **dict.fromkeys(("ERROR_TOXIC", "model_armor"), "content_filter"),
+            **dict.fromkeys(("ERROR_LIMIT", "incomplete"), "length"),
             "never heard of": "stop",
         }.items()
     },
+    "reasons that are none until the end": Accent(
+        [*changed(choice={"finish_reason": "None"})[:2], *changed(choice={"finish_reason": "null"})[2:3], *HI[3:]]
+    ),
+    "a reason in a list": Accent([HEL, LO, piece({}, ["length"]), COST], finish="length"),
     "a reason that is an object": Accent([HEL, LO, piece({}, {"type": "length", "length": 7}), COST], finish="length"),
     # tool calls
     "a call in pieces": Accent(
@@ -199,6 +253,27 @@ ACCENTS: dict[str, Accent] = {
     ),
     "arguments as an object": Accent([tool(call(arguments={"q": "a"})), CALLED, COST], ONE, "tool_calls"),
     "no arguments": Accent([tool(call(arguments=None)), CALLED, COST], calls(("call_1", "{}")), "tool_calls"),
+    "arguments so far each time": Accent(
+        [tool(call()), *(tool(rest(QUERY[:end])) for end in (1, 5, len(QUERY))), CALLED, COST], ONE, "tool_calls"
+    ),
+    "arguments so far, twice": Accent(
+        [tool(call(arguments='{"q":')), tool(rest(QUERY)), CALLED, COST], ONE, "tool_calls"
+    ),
+    "arguments that hold themselves": Accent(
+        [tool(call(arguments='{"q":')), tool(rest('{"q":1}')), tool(rest("}")), CALLED, COST],
+        calls(("call_1", '{"q":{"q":1}}')),
+        "tool_calls",
+    ),
+    "arguments again at the end": Accent(
+        [tool(call()), tool(rest('{"q":')), tool(rest('"a"}')), tool(rest(QUERY)), CALLED, COST], ONE, "tool_calls"
+    ),
+    "the whole call again": Accent(
+        [tool(call(arguments=QUERY)), tool(call(arguments=QUERY)), CALLED, COST], ONE, "tool_calls"
+    ),
+    "no arguments before the arguments": Accent(
+        [tool(call(arguments="{}")), tool(rest('{"q":')), tool(rest('"a"}')), CALLED, COST], ONE, "tool_calls"
+    ),
+    "an empty object": Accent([tool(call(arguments="{}")), CALLED, COST], calls(("call_1", "{}")), "tool_calls"),
     "a function that is null": Accent(
         [tool(call(arguments=QUERY)), tool({"index": 0, "function": None}), CALLED, COST], ONE, "tool_calls"
     ),
@@ -331,6 +406,9 @@ ACCENTS: dict[str, Accent] = {
     ),
     "no completion tokens": Accent([*HI[:4], {**COST, "usage": {"prompt_tokens": 5, "total_tokens": 8}}]),
     "usage by other names": Accent([*HI[:4], {**COST, "usage": {"input_tokens": 5, "output_tokens": 3}}]),
+    "usage as text": Accent(
+        [*HI[:4], {**COST, "usage": {"prompt_tokens": "5", "completion_tokens": "3", "total_tokens": "8"}}]
+    ),
     "usage in Groq's place": Accent([*HI[:3], {**END, "x_groq": {"usage": USAGE}}], more={"x_groq": {"usage": USAGE}}),
 }
 ACCENTS["the older completions"] = Accent(
@@ -342,7 +420,16 @@ REFUSED = {
     "its code as text": ({"error": {"message": "too long", "code": "400"}}, "too long"),
     "an older error": ({"object": "error", "message": "too long", "code": 422}, "too long"),
     "a spent quota": ({"error": {"message": "no credit", "code": "insufficient_quota"}}, "no credit"),
+    "too long a prompt": ({"error": {"message": "prompt is too long: 9 tokens", "code": 500}}, "too long"),
     "payment": ({"error": {"message": "no credit", "code": 402}}, "no credit"),
+}
+OVERLOADED: dict[str, dict[str, Any]] = {
+    "a status": {"error": {"message": "slow down", "code": 429}},
+    "a status as text": {"error": {"message": "slow down", "code": "503"}},
+    "a type": {"type": "error", "error": {"type": "overloaded_error", "message": "slow down"}},
+    "a code": {"error": {"message": "slow down", "code": "rate_limit_exceeded"}},
+    "Google's": {"error": {"message": "slow down", "code": 0, "status": "RESOURCE_EXHAUSTED"}},
+    "beside an answer": {**COST, "error": {"message": "slow down", "code": 429}, "choices": [{"message": {}}]},
 }
 FAILED: dict[str, tuple[list[Event], str]] = {
     "an error": ([HEL, {"error": {"message": "out of memory", "code": 500}}], "out of memory"),
@@ -363,5 +450,9 @@ FAILED: dict[str, tuple[list[Event], str]] = {
     "content that is none": ([piece({"content": 7})], "not text"),
     "calls that are none": ([piece({"tool_calls": 7})], "not a list"),
     "a page": ([b"<html><body>Welcome</body></html>"], "Welcome"),
+    "MiniMax's status": ([{"base_resp": {"status_code": 1013, "status_msg": "internal error"}}], "internal error"),
+    "Cloudflare's errors": ([{"result": None, "success": False, "errors": [{"message": "no model"}]}], "no model"),
+    "calls without end": ([tool(*(call(at, f"c{at}") for at in range(1025)))], "tool calls"),
+    "what is nested too deeply": ([raw('{"choices":[{}],"x":' + "[" * 400 + "]" * 400 + "}")], "too deeply"),
     "no end": ([HEL, LO], "ended before"),
 }

@@ -9,10 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from shared.errors import EngineError, EngineRefused, IgniteError
+from shared.errors import EngineError, EngineOverloaded, EngineRefused, IgniteError
 from shared.frames import DONE, frame
 from tests.contract.performers import new_job
-from tests.worker.engines.openai.accents import ACCENTS, BEGIN, COST, END, FAILED, HEL, HI, LO, REFUSED, Accent, piece
+from tests.worker.engines.openai.accents import (
+    ACCENTS,
+    BEGIN,
+    COST,
+    END,
+    FAILED,
+    HEL,
+    HI,
+    LO,
+    OVERLOADED,
+    REFUSED,
+    Accent,
+    piece,
+)
 from tests.worker.scripted import decoded
 from worker import shape
 from worker.engines.base import Chunk
@@ -88,6 +101,13 @@ def test_a_refusal_is_passed_on_in_the_servers_words(said: dict[str, Any], words
             normalized(body)
 
 
+@pytest.mark.parametrize("said", OVERLOADED.values(), ids=OVERLOADED)
+def test_overload_that_comes_as_an_answer_is_overload(said: dict[str, Any]) -> None:
+    for body in (Accent([said]).body, orjson.dumps(said)):
+        with pytest.raises(EngineOverloaded, match="slow down"):
+            normalized(body)
+
+
 @pytest.mark.parametrize(("events", "words"), FAILED.values(), ids=FAILED)
 def test_a_failure_says_what_arrived(events: list[Any], words: str) -> None:
     with pytest.raises(EngineError) as failed:
@@ -136,8 +156,10 @@ def test_choices_that_never_came_are_missed() -> None:
 
 
 def test_plain_text_passes_untouched() -> None:
+    """From the third piece on: two show that pieces are what comes."""
     normalizer = Normalizer()
-    normalizer.add(orjson.dumps(BEGIN))
+    for event in (BEGIN, HEL, LO):
+        normalizer.add(orjson.dumps(event))
     assert normalizer.add(orjson.dumps(HEL)) == [HEL]
     assert normalizer.add(orjson.dumps({**LO, "usage": None})) == [{**LO, "usage": None}]
 
@@ -151,6 +173,7 @@ JSON = st.recursive(
 )
 NAMES = [
     *("choices", "delta", "index", "content", "tool_calls", "function", "arguments", "id", "type", "name", "usage"),
+    *("completion_tokens", "prompt_tokens", "created", "model", "bytes", "logprob", "url_citation", "transcript"),
     *("finish_reason", "message", "error", "logprobs", "role", "refusal", "reasoning_content", "audio", "custom"),
 ]
 
