@@ -26,7 +26,7 @@ from collections.abc import Mapping
 
 from shared.errors import StorageQuotaExceeded
 
-RECORD = 1024
+RECORD = 2048
 """Bytes that a job's record and its places in lists take beside what its client has said."""
 
 LOG_ROOM = 32 * 1024
