@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.chat import Gate
 from tests.support.rabbitmq import RabbitMQ, find_rabbitmq, rabbitmq_in_docker, rabbitmq_on_this_machine
 from tests.support.redis import Redis, find_redis, redis_in_docker, redis_on_this_machine
 from tests.support.redis_cluster import RedisCluster
@@ -77,6 +78,11 @@ def redis_database(redis_server: Redis) -> int:
 @pytest.fixture
 def redis_url(redis_server: Redis, redis_database: int) -> str:
     return redis_server.url(redis_database)
+
+
+@pytest.fixture
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    return Gate(tmp_path_factory.mktemp("gate") / "open")
 
 
 @pytest.fixture

@@ -5,17 +5,18 @@ from collections.abc import AsyncGenerator
 
 import aiohttp
 
-from tests.support.chat import Prompt, content_of, ended, session_with, submit
+from tests.support.chat import Gate, Prompt, content_of, ended, session_with, submit
 from tests.support.cluster import Cluster
 
 
-async def test_the_jobs_of_a_killed_api_can_be_followed_from_any_frame_elsewhere(cluster: Cluster) -> None:
+async def test_the_jobs_of_a_killed_api_can_be_followed_from_any_frame_elsewhere(cluster: Cluster, gate: Gate) -> None:
     doomed, other, _ = await asyncio.gather(cluster.api(), cluster.api(), cluster.worker())
-    prompt = Prompt(seed=9, tokens=60, itl=80)
+    prompt = Prompt(seed=9, tokens=60, gate=gate)
     async with session_with(doomed.url) as session:
         job = await submit(session, prompt)
         seen = await events_of(session, job, until=10)
         doomed.process.kill()
+    gate.open()
 
     async with session_with(other.url) as session:
         rest, everything = await asyncio.gather(events_of(session, job, after=seen[-1][0]), events_of(session, job))

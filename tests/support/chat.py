@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,17 +17,36 @@ DONE = "data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)
+class Gate:
+    """What holds answers up until the test opens it, in every process (`tests/support/gated.py`): after their first
+    tokens, or, `silent`, before them.
+    """
+
+    path: Path
+    silent: bool = False
+
+    def __str__(self) -> str:
+        return f" {'silent' if self.silent else 'gate'}={self.path}"
+
+    def open(self) -> None:
+        self.path.touch()
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """`itl` and `ttft` in milliseconds. A constrained answer is one that only a replay can go on with."""
+    """`itl` and `ttft` in milliseconds. A constrained answer is one that only a replay can go on with. One with a
+    `gate` waits until that is open.
+    """
 
     seed: int = 0
     tokens: int = 20
     itl: int = 0
     ttft: int = 0
     constrained: bool = False
+    gate: Gate | None = None
 
     def body(self, **more: Any) -> dict[str, Any]:
-        says = f"seed={self.seed} itl={self.itl} ttft={self.ttft}"
+        says = f"seed={self.seed} itl={self.itl} ttft={self.ttft}{self.gate or ''}"
         body = {"model": "simulated", "max_tokens": self.tokens, "messages": [{"role": "user", "content": says}]}
         return body | ({"response_format": {"type": "json_object"}} if self.constrained else {}) | more
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from tests.support import gated
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.run_process import RunningProcess, run_ignite
 
@@ -22,7 +23,9 @@ class Api:
 
 
 class Cluster:
-    """Every process started through it ends with it; what they said is shown when the test fails."""
+    """Every process started through it ends with it; what they said is shown when the test fails. Simulated engines
+    wait at gates.
+    """
 
     def __init__(self, stack: AsyncExitStack, amqp_url: str, redis_url: str) -> None:
         self._stack = stack
@@ -51,7 +54,8 @@ class Cluster:
         return api, workers
 
     async def _start(self, *command: str, **env: str) -> RunningProcess:
-        process = await self._stack.enter_async_context(run_ignite(*command, env={**self._env, **env}))
+        running = run_ignite(*command, env={**self._env, **env}, module=gated.MODULE)
+        process = await self._stack.enter_async_context(running)
         self.processes.append(process)
         return process
 

@@ -132,7 +132,8 @@ async def run_ignite(
     cwd: Path | None = None,
     ready: str | None = None,
     within: float = 60.0,
+    module: str = "ignite",
 ) -> AsyncGenerator[RunningProcess]:
-    command = (sys.executable, "-m", "ignite", *arguments)
+    command = (sys.executable, "-m", module, *arguments)
     async with run_process(*command, env=env, cwd=cwd, ready=ready, within=within) as running:
         yield running

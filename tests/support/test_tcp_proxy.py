@@ -123,7 +123,7 @@ async def test_slow_keeps_to_its_rate(echo_port: int) -> None:
         await client.echoed(b"x" * 2_000)
         client.close()
 
-    assert 0.15 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.15
 
 
 async def test_nobody_upstream_is_a_reset() -> None:

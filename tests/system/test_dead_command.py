@@ -1,17 +1,21 @@
 """`ignite dead` against a running cluster."""
 
+from dataclasses import replace
+
 import aiohttp
 
 from tests.faults.test_poison import publish
-from tests.support.chat import Prompt, content_of, ended, job_of, session_with, submit
+from tests.support.chat import Gate, Prompt, content_of, ended, job_of, session_with, submit
 from tests.support.cluster import Cluster
 from tests.support.command import ignite
 from tests.support.wait_until import wait_until
 
 
-async def test_a_job_that_took_its_worker_down_is_listed_and_replayed_under_its_own_id(cluster: Cluster) -> None:
+async def test_a_job_that_took_its_worker_down_is_listed_and_replayed_under_its_own_id(
+    cluster: Cluster, gate: Gate
+) -> None:
     api, (victim,) = await cluster.with_workers(1)
-    prompt = Prompt(seed=7, ttft=3000)
+    prompt = Prompt(seed=7, gate=replace(gate, silent=True))
     async with session_with(api.url) as session:
         job_id = await submit(session, prompt)
         await wait_until(lambda: is_running(session, job_id))
@@ -19,6 +23,7 @@ async def test_a_job_that_took_its_worker_down_is_listed_and_replayed_under_its_
         await cluster.worker("--quarantine-after", "1")
         record = await ended(session, job_id)
         assert (record["status"], record["error"]["code"]) == ("failed", "attempts_exhausted")
+        gate.open()
 
         heading, *rows = (await dead(api.url, "ls")).splitlines()
         assert heading.split()[0] == "ID"

@@ -2,23 +2,24 @@
 
 import asyncio
 
-from tests.support.chat import Prompt, reached, session_with, streaming
+from tests.support.chat import Gate, Prompt, reached, session_with, streaming
 from tests.support.cluster import Cluster
 from tests.support.load import answered
 
-FLEX_FLOOD = [Prompt(seed=number * 31, tokens=60, itl=20) for number in range(12)]
 
-
-async def test_flex_streams_make_room_and_lose_no_byte(cluster: Cluster) -> None:
+async def test_flex_streams_make_room_and_lose_no_byte(cluster: Cluster, gate: Gate) -> None:
+    flood = [Prompt(seed=number * 31, tokens=60, gate=gate) for number in range(12)]
     api, (worker,) = await cluster.with_workers(1, "--concurrency", "4", "--reserved-slots", "0.25")
 
     async with (
-        streaming(api.url, FLEX_FLOOD, service_tier="flex") as streams,
+        streaming(api.url, flood, service_tier="flex") as streams,
         session_with(api.url) as session,
         asyncio.TaskGroup() as calls,
     ):
         await reached(streams[:3], 5)
         urgent = [calls.create_task(answered(session, Prompt(seed=7, tokens=5))) for _ in range(4)]
+        await asyncio.gather(*urgent)
+        gate.open()
 
     assert "job.put_back" in worker.output
     for stream in streams:

@@ -12,7 +12,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.support.chat import Prompt, content_of, ended, reached, session_with, streaming, submit
+from tests.support import gated
+from tests.support.chat import Gate, Prompt, content_of, ended, reached, session_with, streaming, submit
 from tests.support.run_process import RunningProcess, run_ignite
 
 READY = r"ignite is ready: (http://\S+)/v1"
@@ -20,7 +21,7 @@ READY = r"ignite is ready: (http://\S+)/v1"
 
 def ignite_up(data: Path, *options: str, **env: str) -> AbstractAsyncContextManager[RunningProcess]:
     arguments = ("up", "--port", "0", "--data-dir", str(data), "--engine", "simulated", *options)
-    return run_ignite(*arguments, env=env)
+    return run_ignite(*arguments, env=env, module=gated.MODULE)
 
 
 @asynccontextmanager
@@ -102,8 +103,8 @@ async def test_a_second_process_on_the_same_data_is_refused(tmp_path: Path) -> N
     assert f"in use by another Ignite (process {first.pid})" in sentence
 
 
-async def test_jobs_of_a_killed_process_are_completed_by_the_next(tmp_path: Path) -> None:
-    prompts = [Prompt(seed=number * 10, tokens=60, itl=60) for number in range(6)]
+async def test_jobs_of_a_killed_process_are_completed_by_the_next(tmp_path: Path, gate: Gate) -> None:
+    prompts = [Prompt(seed=number * 10, tokens=60, gate=gate) for number in range(6)]
     async with ready(tmp_path, "--concurrency", "2") as (process, url), session_with(url) as session:
         jobs = [await submit(session, prompt) for prompt in prompts]
         for job in jobs[:2]:
@@ -111,6 +112,7 @@ async def test_jobs_of_a_killed_process_are_completed_by_the_next(tmp_path: Path
         process.kill()
         await process.wait()
 
+    gate.open()
     async with ready(tmp_path) as (_, url), session_with(url) as session:
         records = await asyncio.gather(*(ended(session, job) for job in jobs))
         contents = [await content_of(session, job) for job in jobs]

@@ -101,16 +101,14 @@ async def test_queued_and_running_jobs_survive_a_kill(tmp_path: Path) -> None:
 async def test_what_waits_for_a_time_still_does_after_a_restart(tmp_path: Path) -> None:
     async with open_embedded(tmp_path) as backend, consume(backend) as consumer:
         late, *ids = await publish(backend, new_job(deadline=0.2), *(new_job() for _ in range(3)))
-        for wish in (0.1, 3.0, 0.6, 0.0):
+        for wish in (0.1, 600.0, 0.6, 0.0):
             await (await next_of(consumer)).retry(wish)
         too_late = time.time() + 0.2
     await wait_until(lambda: time.time() > too_late)
-    began = time.monotonic()
     async with open_embedded(tmp_path) as backend, consume(backend) as consumer, backend.queue.dead_letters() as dead:
         assert await taken(consumer, 2) == [ids[2], ids[1]]
         assert await taken(dead, 1) == [late]
         assert await nothing_comes(consumer)
-        assert time.monotonic() - began < 3
 
 
 async def test_a_dead_letter_survives_a_restart(tmp_path: Path) -> None:
