@@ -1,28 +1,28 @@
 """RabbitMQ goes away, closes connections or comes back: running jobs go on, and each ends once."""
 
-from dataclasses import replace
-
-from tests.support.chat import Prompt, job_of, reached, session_with, streaming
+from tests.support.chat import Gate, Prompt, job_of, reached, session_with, streaming
 from tests.support.cluster import Cluster, all_settled
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.wait_until import wait_until
 
-PROMPTS = [Prompt(seed=100 * number, tokens=80, itl=100) for number in range(4)]
-LONG_PROMPTS = [replace(prompt, tokens=150) for prompt in PROMPTS]
+
+def prompts(gate: Gate) -> list[Prompt]:
+    return [Prompt(seed=100 * number, tokens=80, gate=gate) for number in range(4)]
 
 
 async def test_jobs_run_on_when_the_broker_closes_its_connections(
-    cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str
+    cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str, gate: Gate
 ) -> None:
     api, workers = await cluster.with_workers(2)
 
-    async with streaming(api.url, PROMPTS) as streams:
+    async with streaming(api.url, prompts(gate)) as streams:
         await reached(streams, 5)
         await wait_until(lambda: rabbitmq_server.close_connections(vhost) >= 3, "connections to close")
         await wait_until(
             lambda: any("delivery.adopted" in worker.output for worker in workers),
             "a job's delivery to come to its worker again",
         )
+        gate.open()
 
     for stream in streams:
         stream.assert_whole()
@@ -32,13 +32,13 @@ async def test_jobs_run_on_when_the_broker_closes_its_connections(
 
 
 async def test_without_a_broker_streams_go_on_and_submits_are_refused_until_it_is_back(
-    cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str
+    cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str, gate: Gate
 ) -> None:
     """Stopped in order: killed, RabbitMQ 3.10 may forget the leader of a quorum queue that is seconds old."""
     api, _ = await cluster.with_workers(1)
     new = Prompt(seed=5)
 
-    async with streaming(api.url, LONG_PROMPTS) as streams, session_with(api.url) as session:
+    async with streaming(api.url, prompts(gate)) as streams, session_with(api.url) as session:
         await reached(streams, 5)
         await rabbitmq_server.stop()
         async with session.post("/v1/chat/completions", json=new.body()) as refused:
@@ -48,6 +48,7 @@ async def test_without_a_broker_streams_go_on_and_submits_are_refused_until_it_i
         await rabbitmq_server.start()
         async with session.post("/v1/chat/completions", json=new.body()) as accepted:
             completion = await accepted.json()
+        gate.open()
 
     assert (refused.status, error["code"]) == (503, "broker_unavailable")
     assert int(refused.headers["retry-after"]) > 0

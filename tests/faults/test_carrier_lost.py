@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 
-from tests.support.chat import Prompt, Stream, ended, job_of, reached, submit
+from tests.support.chat import Gate, Prompt, Stream, ended, job_of, reached, submit
 from tests.support.cluster import Cluster, all_settled
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import Redis
@@ -14,8 +15,8 @@ from tests.support.wait_until import wait_until
 
 KEYS = {"IGNITE_API_KEYS": "flood=sk-flood-123-0123456789,late=sk-late-456-0123456789"}
 FLOOD, LATE = "sk-flood-123-0123456789", "sk-late-456-0123456789"
-WAITING = Prompt(seed=1, tokens=20, itl=20)
-LONG = Prompt(seed=500, tokens=150, itl=40)
+WAITING = Prompt(seed=1, tokens=20, itl=10)
+LONG = Prompt(seed=500, tokens=150)
 
 
 @asynccontextmanager
@@ -30,17 +31,18 @@ async def attempts_of(session: aiohttp.ClientSession, jobs: Sequence[str]) -> li
 
 
 async def test_who_gets_the_delivery_of_a_killed_worker_goes_on_with_what_it_carried(
-    cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str, redis_server: Redis, redis_database: int
+    cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str, redis_server: Redis, redis_database: int, gate: Gate
 ) -> None:
-    """One slot, and a flood of twenty seconds before the late stream's own message: it goes on long before that."""
+    """One slot, and a flood of ten seconds before the late stream's own message: it goes on long before that."""
     api, victim = await asyncio.gather(cluster.api(**KEYS), cluster.worker("--concurrency", "1"))
 
     async with session_of(api.url, FLOOD) as flood, session_of(api.url, LATE) as late:
         jobs = [await submit(flood, WAITING) for _ in range(50)]
-        stream = Stream(LONG)
+        stream = Stream(replace(LONG, gate=gate))
         reading = asyncio.create_task(stream.read(late))
-        await reached([stream], 20)
+        await reached([stream], 10)
         victim.kill()
+        gate.open()
         await cluster.worker("--concurrency", "1")
         await reading
         stream.assert_whole()

@@ -1,24 +1,27 @@
 """Redis goes away and comes back: no client loses a byte or gets one twice."""
 
 from shared.backends import redis_keys as keys
-from tests.support.chat import Prompt, reached, session_with, streaming
+from tests.support.chat import Gate, Prompt, reached, session_with, streaming
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.redis import Redis
 from tests.support.tcp_proxy import TcpProxy
 
-PROMPTS = [Prompt(seed=100 * number, tokens=60, itl=100) for number in range(8)]
+
+def prompts(gate: Gate) -> list[Prompt]:
+    return [Prompt(seed=100 * number, tokens=60, itl=100, gate=gate) for number in range(8)]
 
 
 async def test_without_a_store_streams_wait_and_submits_are_refused_until_it_is_back(
-    cluster: Cluster, redis_server: Redis
+    cluster: Cluster, redis_server: Redis, gate: Gate
 ) -> None:
     """The private server syncs its file on every write."""
     api, _ = await cluster.with_workers(1)
     new = Prompt(seed=5)
 
-    async with streaming(api.url, PROMPTS) as streams, session_with(api.url) as session:
+    async with streaming(api.url, prompts(gate)) as streams, session_with(api.url) as session:
         await reached(streams, 5)
         await redis_server.kill()
+        gate.open()  # What they say from here on has to wait for the store.
         async with session.post("/v1/chat/completions", json=new.body()) as refused:
             error = (await refused.json())["error"]
         async with session.get("/readyz") as readiness:
@@ -35,16 +38,17 @@ async def test_without_a_store_streams_wait_and_submits_are_refused_until_it_is_
 
 
 async def test_a_log_whose_end_the_store_has_lost_is_whole_again(
-    cluster: Cluster, redis_server: Redis, redis_database: int
+    cluster: Cluster, redis_server: Redis, redis_database: int, gate: Gate
 ) -> None:
     """As after a power cut with everysec, or a failover: what its clients have read is gone there."""
     api, (worker,) = await cluster.with_workers(1)
-    running, ending = Prompt(seed=1, tokens=60, itl=50), Prompt(seed=2, tokens=10, itl=300)
+    running, ending = Prompt(seed=1, tokens=60, itl=50, gate=gate), Prompt(seed=2, tokens=16, gate=gate)
 
     async with streaming(api.url, [running, ending]) as streams:
         await reached(streams, 8)
         for stream in streams:
             redis_server.forget_end(redis_database, keys.log(stream.job_id), 500)
+        gate.open()
 
     for stream in streams:
         stream.assert_whole()
@@ -54,7 +58,7 @@ async def test_a_log_whose_end_the_store_has_lost_is_whole_again(
 
 
 async def test_streams_outlive_a_cut_of_every_wire_to_the_store(
-    amqp_url: str, redis_server: Redis, redis_database: int
+    amqp_url: str, redis_server: Redis, redis_database: int, gate: Gate
 ) -> None:
     async with (
         TcpProxy(redis_server.port) as wire,
@@ -62,11 +66,12 @@ async def test_streams_outlive_a_cut_of_every_wire_to_the_store(
     ):
         api, (worker,) = await cluster.with_workers(1, "--lease", "4")
 
-        async with streaming(api.url, PROMPTS) as streams:
+        async with streaming(api.url, prompts(gate)) as streams:
             await reached(streams, 5)
             wire.refuse()
             await worker.wait_for("lease.not_renewed")
             await wire.resume()
+            gate.open()
 
         for stream in streams:
             stream.assert_whole()

@@ -1,6 +1,6 @@
 """`python -m tests.support.gated …` is `ignite …`, with a simulated engine that waits when it is told to: where a
-prompt says `gate=PATH`, an answer stops after its first tokens until there is such a file, where it says `silent=PATH` before
-them. So a test says for how long something runs, however fast or slow the machine is.
+prompt says `gate=PATH`, an answer stops after its first tokens until there is such a file, and where it says
+`silent=PATH` before them. So a test says for how long something runs, however fast or slow the machine is.
 """
 
 import re
