@@ -83,7 +83,7 @@ def target_of(url: str) -> Target | str:
     if "@" in authority_of(url):
         return "it has a user or a password in front of its host"
     host = host.removesuffix(".")
-    if not is_plain(host) or is_disguised(url, host):
+    if not is_plain(host) or is_disguised(url, host) or (":" in host) != authority_of(url).startswith("["):
         return "its host is not a plain name or address"
     return Target(parsed, host)
 

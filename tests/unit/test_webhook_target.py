@@ -114,6 +114,11 @@ def test_public_ones_are_not_refused(address: str) -> None:
         "127.1",
         "2130706433",
         "0x7f000001",
+        "[v1.fe]",
+        "[127.0.0.1]",
+        ".example.com",
+        "example.com..",
+        "0",
     ],
 )
 @pytest.mark.parametrize("private_allowed", [True, False])
