@@ -21,8 +21,8 @@ from worker.engines.upstream import Address
 
 CAPABILITIES = ("chat", "stream", "tools", "json_schema", "logprobs")
 
-GRACE = 1.0
-"""Seconds that the process has to end once it is asked to: it does so at once, unless it is stopped."""
+GRACE = 0.0
+"""llama.cpp has nothing to save: its process is killed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ RETRY_INTERVAL = 0.1
 
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
+    _ignore_signals()
     try:
         server = load(options)
     except Exception:
@@ -43,15 +44,19 @@ def main(arguments: list[str]) -> int:
             _loading(options.socket).unlink(missing_ok=True)
             load(options, verbosity=ERRORS)
         return CANNOT_LOAD
-    # llama.cpp's server has handled signals in other versions; ours end this process at once.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+    _ignore_signals()  # llama.cpp's server has handled them in other versions.
     _loading(options.socket).rename(options.socket)
     while answers(options.socket, options.stall_timeout):
         time.sleep(min(WATCH_INTERVAL, options.stall_timeout))
     print(f"llama.cpp has not answered for {options.stall_timeout:g} seconds.", file=sys.stderr, flush=True)
     del server  # Not before: it serves as long as it is there.
     return HANGS
+
+
+def _ignore_signals() -> None:
+    """A supervisor may send its SIGTERM to all processes, and the worker still drains: only the worker ends us."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def load(options: argparse.Namespace, verbosity: int = SILENCE) -> Any:

@@ -143,6 +143,7 @@ async def test_kill_9_fails_what_runs_and_the_next_process_serves(engine: Engine
     await gone(*processes)
 
 
+@pytest.mark.long  # Two probes of 5 s each; test_managed.py has the same of any serving process.
 async def test_a_process_that_hangs_is_replaced() -> None:
     engine = open_engine(replace(SETTINGS["llamacpp"], stall_timeout=1))
     await engine.start()
@@ -212,6 +213,18 @@ async def test_a_long_prompt_can_be_given_up_before_its_first_token(engine: Engi
         for stream in streams:
             await stream.aclose()
         await asyncio.gather(*(engine.complete(ask()) for _ in range(engine.concurrency)))
+
+
+async def test_a_supervisors_signal_to_all_processes_ends_no_answer(engine: Engine) -> None:
+    """The worker drains, and ends the process itself."""
+    [processes] = serving_processes(os.getpid())
+    stream = engine.generate(ask_long())
+    await anext(stream)
+    for pid in processes:
+        os.kill(pid, signal.SIGTERM)
+    assert (await read_rest(stream))[-1]["usage"]["completion_tokens"] == 900
+    await engine.close()
+    await gone(*processes)
 
 
 async def test_signals_stay_with_the_process(engine: Engine) -> None:
