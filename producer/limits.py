@@ -64,8 +64,10 @@ class Meter:
         return verdict
 
     def settle(self, status: JobStatus, usage: Mapping[str, Any] | None) -> None:
-        """The job is over. Before its client can hear of it, so that the next call finds the room."""
-        if self.job_id is not None:
+        """The job is over. Before its client can hear of it, so that the next call finds the room. What one that broke
+        off has used, the store knows.
+        """
+        if self.job_id is not None and (usage is not None or status is JobStatus.COMPLETED):
             forget(self.limiter.settle(self.key, self.job_id, used=tokens_used(status, usage)))
 
     def give_back(self) -> None:
@@ -104,7 +106,7 @@ class EndedJobs:
         job_ids = await self._limiter.open_jobs(key, LOOKED_AT, skip=look.skip)
         jobs = await asyncio.gather(*(self._store.get(job_id) for job_id in job_ids))
         over = [job_id for job_id, job in zip(job_ids, jobs, strict=True) if is_over(job_id, job)]
-        used = {job.id: tokens_used(job.status, job.usage) for job in jobs if job is not None}
+        used = {job.id: tokens_used(job.status, job.usage, job.chunks) for job in jobs if job is not None}
         await asyncio.gather(*(self._limiter.settle(key, job_id, used=used.get(job_id, 0)) for job_id in over))
         more = len(job_ids) == LOOKED_AT
         self._looked[key] = Look(now, look.skip + LOOKED_AT - len(over) if more else 0, in_vain=not over)

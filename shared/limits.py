@@ -107,11 +107,13 @@ def seconds_until_fits(used: float, limit: int | None, more: float) -> float:
     return max(0.0, used + more - limit) * WINDOW / limit if limit else 0.0
 
 
-def tokens_used(status: JobStatus, usage: Mapping[str, Any] | None) -> int | None:
-    """By a job that has ended so; None: nobody knows. One that did not complete and has no usage came to nothing."""
+def tokens_used(status: JobStatus, usage: Mapping[str, Any] | None, said: int = 0) -> int | None:
+    """By a job that has ended so; None: nobody knows. One that did not complete and has no usage has used what it has
+    `said`, in frames: about a token each.
+    """
     if usage is not None:
         return int(usage.get("total_tokens") or 0)
-    return None if status is JobStatus.COMPLETED else 0
+    return None if status is JobStatus.COMPLETED else max(0, said)
 
 
 @dataclass(slots=True)

@@ -57,13 +57,14 @@ class Extended(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A job's end as its followers hear of it."""
+    """A job's end as its followers hear of it. `said`: frames of its log before that."""
 
     extended: Extended | None
     size: int
     ending: Ending
     purge_at: float
     limit_key: str | None
+    said: int
 
 
 class Asked(NamedTuple):
@@ -295,6 +296,7 @@ def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> En
     status, header = advance(row.status, ENDINGS[ending.status]), encode_ending(ending)
     extended = extend(db, row, offset, ending.frames, now) if ending.frames else None
     size = row.size + (len(extended.data) if extended else 0)
+    said = row.chunks + (count_frames(extended.data) if extended else 0) - count_frames(ending.frames)
     expires_at = now + row.retention
     if not row.detached and status is not JobStatus.FAILED:
         db.execute("DELETE FROM bodies WHERE job = ?", (row.key,))
@@ -307,7 +309,7 @@ def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> En
     if row.webhook_url is not None:
         outbox.note_ending(db, row.id)
     told = Ending(status, b"", ending.result if row.mode == "unary" else None, ending.usage, ending.error)
-    return Ended(extended, size, told, expires_at, row.limit_key)
+    return Ended(extended, size, told, expires_at, row.limit_key, said)
 
 
 # ── removal ──

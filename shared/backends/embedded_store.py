@@ -193,7 +193,8 @@ class EmbeddedStore:
         """Whether the job has ended by this."""
         match outcome:
             case jobs.Ended():
-                self._settle(outcome.limit_key, job_id, tokens_used(outcome.ending.status, outcome.ending.usage))
+                used = tokens_used(outcome.ending.status, outcome.ending.usage, outcome.said)
+                self._settle(outcome.limit_key, job_id, used)
                 self._lines.leave(job_id, (outcome.ending.usage or {}).get("total_tokens"))
                 tell_ended(self._hub, job_id, outcome)
                 self._purge.expect(outcome.purge_at)

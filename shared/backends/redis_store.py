@@ -146,9 +146,10 @@ class RedisStore:
         self._noted[queue] = now
         return (self._redis.step("index", [keys.QUEUES], queue, 0, milliseconds(MEMORY_OF_IDS) + ttl, ""),)
 
-    def _ended(self, job_id: str, queue: bytes, webhook: bytes, key: bytes, ending: Ending) -> None:
+    def _ended(self, job_id: str, queue: bytes, webhook: bytes, key: bytes, ending: Ending, frames: int) -> None:
         if key:
-            self._settle(key.decode(), job_id, tokens_used(ending.status, ending.usage))
+            said = frames - count_frames(ending.frames)
+            self._settle(key.decode(), job_id, tokens_used(ending.status, ending.usage, said))
         if queue:
             self._line.leave(queue.decode(), job_id, (ending.usage or {}).get("total_tokens"))
             self._bury(job_id, ending)
@@ -229,19 +230,19 @@ class RedisStore:
             *(ending.status, encode_ending(ending), ending.result or b"", endable(ending.status)),
         )
         raise_if_refused(answer)
-        _, queue, webhook, key, moved = answer
+        _, queue, webhook, key, moved, frames = answer
         self._kept.tell(moved)
-        self._ended(job_id, queue, webhook, key, ending)
+        self._ended(job_id, queue, webhook, key, ending, frames)
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         await self._list_unwell(job_id, ending.status)
-        queue, webhook, key, moved = await self._redis.step(
+        queue, webhook, key, moved, frames = await self._redis.step(
             *("end_unclaimed", keys.of_job(job_id)),
             *(job_id, owner or "", ending.frames, count_frames(ending.frames)),
             *(ending.status, encode_ending(ending), endable(ending.status)),
         )
         self._kept.tell(moved)
-        self._ended(job_id, queue, webhook, key, ending)
+        self._ended(job_id, queue, webhook, key, ending, frames)
         return bool(queue)
 
     async def cancel(self, job_id: str, ending: Ending) -> None:

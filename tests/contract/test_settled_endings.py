@@ -15,7 +15,9 @@ from tests.contract.performers import (
     FAILED,
     claimed,
     created,
+    some_frames,
     started,
+    write,
 )
 from tests.support.wait_until import wait_until
 
@@ -143,3 +145,17 @@ async def test_a_record_that_is_written_again_knows_its_key(backend: Backend) ->
     job = await waiting(backend)
     record = await backend.store.get(job.id)
     assert record is not None and (record.limit_key, record.made_with) == (KEY, "key_2")
+
+
+@pytest.mark.parametrize("end", ["finish", "end_unclaimed"])
+async def test_a_stream_that_breaks_off_has_used_what_it_said(backend: Backend, end: str) -> None:
+    """A client that cancels, or an answer that fails, late in a stream has had its tokens."""
+    job, claim = await started(backend, limit_key=KEY)
+    await counted(backend, job)
+    size = await write(backend, claim, [b"".join(some_frames(900))])
+    if end == "finish":
+        await backend.store.finish(job.id, claim.attempt, size, FAILED)
+    else:
+        assert await backend.store.end_unclaimed(job.id, CANCELLED, owner="worker-1")
+    await settled(backend)
+    assert 500 < await tokens_of(backend) <= 900

@@ -1,11 +1,11 @@
 -- Write the ending; the job's keys live on for its retention, its body only where somebody may ask for it. `size`: of the
--- log. Answers the job's queue, whether it has a webhook, the key that counts it, and what a cluster's other node is to
--- hear of what its tenant keeps.
+-- log. Answers the job's queue, whether it has a webhook, the key that counts it, what a cluster's other node is to
+-- hear of what its tenant keeps, and how many frames its log has.
 local function close(keys, id, followers, status, header, result, size)
   local job, log, body = keys[1], keys[2], keys[3]
   local at = now()
-  local mode, retention, detached, queue, webhook, key, base =
-    unpack(redis.call('HMGET', job, 'mode', 'retention', 'detached', 'queue', 'webhook', 'key', 'base_bytes'))
+  local mode, retention, detached, queue, webhook, key, base, chunks =
+    unpack(redis.call('HMGET', job, 'mode', 'retention', 'detached', 'queue', 'webhook', 'key', 'base_bytes', 'chunks'))
   local ttl = math.max(1, math.floor(tonumber(retention) * 1000))
   local fields = {'status', status, 'ending', header, 'finished', at, 'expires', at + ttl / 1000}
   if result ~= '' then
@@ -27,5 +27,5 @@ local function close(keys, id, followers, status, header, result, size)
   if mode == 'unary' and #result <= 65536 then live = result end
   tell(followers, id, 'e', size, header .. '\n' .. live)
   publish()
-  return queue, webhook or '', key or '', moved
+  return queue, webhook or '', key or '', moved, tonumber(chunks or 0)
 end
