@@ -36,7 +36,7 @@ API = (
         "worker_patience",
     ),
     *("no_auth", "no_auth_anywhere", "no_auth_hosts"),
-    *("grpc_connections", "grpc_streams", "grpc_receive_memory", "grpc_receive_timeout"),
+    *("grpc_connections", "grpc_streams", "grpc_calls", "grpc_receive_memory", "grpc_receive_timeout"),
     *("job_deadline", "retention", "job_retention", "store_retention", "keepalive", "unary_padding", "sweep"),
     *("file_limit", "tenant_file_limit", "file_retention", "files_dir", "files_url", "files_endpoint"),
     *("webhook_secret", "webhook_private"),

@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     grpc_port: int = Field(50051, ge=0, le=65535, description="port to bind for gRPC; 0 takes a free one")
     grpc_connections: int = Field(1000, ge=1, description="connections that gRPC takes at a time")
     grpc_streams: int = Field(1000, ge=1, description="calls that one gRPC connection may have open; more wait")
+    grpc_calls: int = Field(10_000, ge=2, description="calls that gRPC has open at a time; one tenant has half of that")
     grpc_receive_memory: int = Field(
         160 * 1024 * 1024, ge=1024, description="of messages that gRPC reads at a time, each counted as body_limit"
     )

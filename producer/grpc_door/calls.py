@@ -18,7 +18,7 @@ from producer.grpc_door.answers import Answer, Context, StreamAnswer, UnaryAnswe
 from producer.grpc_door.errors import code_of, rich_status
 from producer.grpc_door.messages import body_of
 from producer.grpc_door.peers import address_of, browser_refusal
-from producer.grpc_door.receiving import Receiving
+from producer.grpc_door.receiving import OpenCalls, Receiving
 from producer.grpc_door.wire_bounds import MessageBounds
 from producer.idempotency import HEADER, idempotency_key
 from producer.middleware import fit_request_id
@@ -43,6 +43,7 @@ class ModelService:
         self._doors = doors
         self._open: set[Answer] = set()
         settings = doors.settings
+        self._calls = OpenCalls(settings.grpc_calls)
         self._receiving = Receiving(
             memory=settings.grpc_receive_memory,
             largest=settings.body_limit,
@@ -85,8 +86,8 @@ class ModelService:
         marks: dict[str, str],
     ) -> ChatCompletionResponse | None:
         principal = await self._principal_of(metadata, context)
-        data = await self._receiving.first(messages, principal.tenant)
-        with self._doors.bodies.open(principal.tenant) as held:
+        with self._calls.counted(principal.tenant), self._doors.bodies.open(principal.tenant) as held:
+            data = await self._receiving.first(messages, principal.tenant)
             held.grow(len(data))
             submission = await self._submission(principal, data, metadata, kind.mode, context.time_remaining())
             del data

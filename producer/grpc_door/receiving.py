@@ -7,11 +7,12 @@ a message is read only when its caller is known, only so many are read at a time
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
-from shared.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from shared.errors import DeadlineExceeded, InvalidRequest, RateLimited, Unavailable
 
 T = TypeVar("T")
 
@@ -71,6 +72,34 @@ class Receiving:
             self._calls[tenant] -= 1
             if not self._calls[tenant]:
                 del self._calls[tenant], self._tenants[tenant]
+
+
+class OpenCalls:
+    """Counts calls from when their caller is known to their end: `most` of all tenants, and a share of that of one."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._per_tenant = max(1, int(most * TENANTS_SHARE))
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def counted(self, tenant: str) -> Generator[None]:
+        """Raises RateLimited, Unavailable."""
+        if self._open[tenant] >= self._per_tenant:
+            raise RateLimited(
+                f"Too many calls are open over gRPC: {self._per_tenant:,} of one tenant at once.",
+                code="too_many_open_calls",
+                retry_after=1,
+            )
+        if self._open.total() >= self._most:
+            raise Unavailable("Too many calls are open over gRPC.", code="too_many_open_calls", retry_after=1)
+        self._open[tenant] += 1
+        try:
+            yield
+        finally:
+            self._open[tenant] -= 1
+            if not self._open[tenant]:
+                del self._open[tenant]
 
 
 def busy() -> Unavailable:

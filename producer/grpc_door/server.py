@@ -21,6 +21,9 @@ from shared.settings import Settings
 SERVICE = DESCRIPTOR.services_by_name["ModelService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
+UNKNOWN_CALLS = 2000
+"""Calls beside those that `grpc_calls` counts: whose caller is not known yet, health and reflection."""
+
 PENDING_CALLS = 1000
 """Calls that have come and that no handler has been started for; half of that, and some are refused."""
 
@@ -48,7 +51,9 @@ class GrpcServer:
     def __init__(self, doors: Doors) -> None:
         self._settings = doors.settings
         self._calls = ModelService(doors)
-        self._server = grpc.aio.server(options=options(doors.settings))
+        self._server = grpc.aio.server(
+            options=options(doors.settings), maximum_concurrent_rpcs=doors.settings.grpc_calls + UNKNOWN_CALLS
+        )
         services = frozenset({SERVICE, HEALTH, reflection.SERVICE_NAME})
         strangers = StrangersReceiving(slots=STRANGERS_SLOTS, timeout=STRANGERS_TIMEOUT)
         self._server.add_generic_rpc_handlers(

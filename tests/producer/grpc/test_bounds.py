@@ -211,3 +211,21 @@ async def test_a_browsers_call_through_a_proxy_is_refused_without_keys() -> None
 
 async def is_refused(client: GrpcClient, metadata: dict[str, str]) -> None:
     assert (await refused(client.unary(ask(), metadata=metadata))).code is Code.PERMISSION_DENIED
+
+
+async def test_open_calls_are_bounded_and_one_tenant_leaves_room_to_others() -> None:
+    async with (
+        embedded_api(grpc=True, api_keys=KEYS, grpc_calls=6) as api,
+        grpc_client(api.grpc_address) as client,
+    ):
+        api.engine.gate.clear()
+        waiting = [asyncio.create_task(client.answer(ask(), metadata=ALICE)) for _ in range(3)]
+        await wait_until(lambda: api.engine.working == 3)
+        refusal = await refused(client.unary(ask(), metadata=ALICE))
+        assert (refusal.code, refusal.error["code"]) == (Code.RESOURCE_EXHAUSTED, "too_many_open_calls")
+        assert refusal.retry_after == 1
+        waiting.append(asyncio.create_task(client.answer(ask(), metadata=BOB)))
+        await wait_until(lambda: api.engine.working == 4)
+        api.engine.gate.set()
+        assert len(await asyncio.gather(*waiting)) == 4
+        assert await client.answer(ask(), metadata=ALICE)
