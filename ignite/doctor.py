@@ -16,6 +16,7 @@ import aiohttp
 import click
 
 from producer.keys import KeyBook
+from producer.storage import open_storage
 from shared.backends import diagnose, open_backend, open_documents
 from shared.errors import DataDirectoryInUse, EngineError, IgniteError
 from shared.logs import set_up_logs
@@ -56,7 +57,15 @@ def run_doctor(options: Mapping[str, Any]) -> None:
 
 async def examine(settings: Settings) -> int:
     """How many findings were bad."""
-    checks: Sequence[Check] = (check_python, check_settings, check_backend, check_keys, check_engine, check_port)
+    checks: Sequence[Check] = (
+        check_python,
+        check_settings,
+        check_backend,
+        check_keys,
+        check_files,
+        check_engine,
+        check_port,
+    )
     bad = 0
     for check in checks:
         async for finding in check(settings):
@@ -139,6 +148,22 @@ async def check_keys(settings: Settings) -> AsyncIterator[Finding]:
         detail = f"{len(settings.keys)} in IGNITE_API_KEYS, {stored} stored" if there_are else "none"
         advice = "Make a key with 'ignite keys create --name NAME', or serve this machine with --no-auth."
         yield Finding("keys", there_are or (settings.on_loopback and not settings.distributed), detail, advice)
+
+
+async def check_files(settings: Settings) -> AsyncIterator[Finding]:
+    """Where uploads and batches are kept: S3 is asked for a name, a directory is looked at."""
+    where = settings.files_url or f"the directory {settings.files_dir or settings.data_dir / 'files'}"
+    advice = "Correct files_dir; or files_url, files_endpoint and the variables AWS_ACCESS_KEY_ID, … of S3."
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            async for _ in open_storage(settings).objects():
+                break
+    except TimeoutError:
+        yield Finding("files", False, f"{where} has not answered within {ANSWER_TIMEOUT:g} s", advice)
+    except (IgniteError, SettingsError) as error:
+        yield Finding("files", False, str(error), advice)
+    else:
+        yield Finding("files", True, where)
 
 
 async def check_workers(settings: Settings, backend: Backend) -> AsyncIterator[Finding]:

@@ -146,3 +146,13 @@ async def test_an_engine_behind_a_password(report: Report, amqp_url: str, redis_
     url = f"http://me:{PASSWORD}@127.0.0.1:{closed_port}/v1"
     await report.of(amqp_url, redis_url, engine="openai", engine_url=url)
     assert f"http://me@127.0.0.1:{closed_port}/v1 does not answer" in report.line("engine")
+
+
+async def test_a_place_for_files_that_is_none(
+    report: Report, amqp_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("files")
+    await report.of(amqp_url, redis_url, files_dir=str(directory))
+    assert report.line("files").startswith("ok") and str(directory) in report.line("files")
+    await report.of(amqp_url, redis_url, files_dir="/proc/nowhere")
+    assert report.line("files").startswith("BAD") and "files_dir" in report.line("files")
