@@ -93,5 +93,5 @@ def translated(key: str) -> Generator[None]:
         raise ObjectMissing(key) from None
     except BaseError as error:
         raise StorageUnavailable(
-            "The storage of files cannot be used at present.", detail=sentence(error)[:LONGEST]
+            "The storage of files cannot be used at present.", detail=sentence(error).splitlines()[0][:LONGEST]
         ) from error
