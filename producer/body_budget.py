@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer.errors import error_response
+from producer.metrics import BODIES_REFUSED, BODY_BYTES
 from shared.errors import IgniteError, RateLimited, Unavailable
 
 SMALL = 16 * 1024
@@ -41,11 +42,13 @@ class BodyBudget:
     def refusal(self, tenant: str, more: int) -> IgniteError | None:
         held = self._tenants.get(tenant, 0)
         if held and held + more > self._tenant_limit:
+            BODIES_REFUSED.labels("tenant").inc()
             message = (
                 f"Your requests hold {held:,} bytes of this server, and may hold {self._tenant_limit:,} at a time."
             )
             return RateLimited(message, code="too_many_request_bytes", retry_after=COME_BACK)
         if self.held and self.held + more > self._limit:
+            BODIES_REFUSED.labels("process").inc()
             message = f"This server holds {self._limit:,} bytes of requests at a time, and this one would be too much."
             return Unavailable(message, code="server_busy", retry_after=COME_BACK)
         return None
@@ -56,6 +59,7 @@ class BodyBudget:
 
     def add(self, tenant: str, size: int) -> None:
         self.held += size
+        BODY_BYTES.inc(size)
         self._tenants[tenant] += size
         if not self._tenants[tenant]:
             del self._tenants[tenant]

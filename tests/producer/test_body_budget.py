@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
+from prometheus_client import REGISTRY
 
 from producer.body_budget import SMALL, BodyBudget
 from shared.errors import RateLimited, Unavailable
@@ -57,6 +58,8 @@ async def test_a_tenant_and_a_process_hold_only_so_many_bytes(api: Api) -> None:
     busy = await post(api, large(), CAROL)
     assert (busy.status, busy.error["code"]) == (503, "server_busy")
     assert int(busy.headers["retry-after"]) >= 1
+    for bound in ("tenant", "process"):
+        assert (REGISTRY.get_sample_value("ignite_request_bodies_refused_total", {"bound": bound}) or 0) >= 1
     small = asyncio.create_task(post(api, json.dumps(ask()), CAROL))
     assert (await api.call("GET", "/v1/models", headers=CAROL)).status == 200
     api.engine.gate.set()
