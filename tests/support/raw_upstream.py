@@ -1,0 +1,128 @@
+"""An OpenAI-compatible server that writes scripted bytes to its sockets, and an API in front of it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from ignite.worker_process import working
+from shared.backends.embedded import open_embedded
+from tests.producer.api import Api, running_api, settings_for_tests
+from worker.engines.open_engine import EngineSettings, open_engine
+
+MODEL = "up"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request as it came, and what it may be answered with."""
+
+    body: dict[str, Any]
+    headers: Mapping[str, str]
+    writer: asyncio.StreamWriter
+    time_asked: int
+    """How often this prompt has been asked, this time included."""
+
+    @property
+    def prompt(self) -> str:
+        return self.body["messages"][-1]["content"]
+
+    async def answer(self, body: bytes | dict[str, Any], status: str = "200 OK", **headers: str) -> None:
+        """One whole response, on a connection that is kept."""
+        data = body if isinstance(body, bytes) else orjson.dumps(body)
+        await self.head(status, Content_Length=str(len(data)), **headers)
+        await self.write(data)
+
+    async def head(self, status: str = "200 OK", **headers: str) -> None:
+        named = {"Content-Type": "text/plain", **{name.replace("_", "-"): value for name, value in headers.items()}}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+        await self.write(f"HTTP/1.1 {status}\r\n{lines}\r\n".encode())
+
+    async def chunk(self, data: bytes) -> None:
+        await self.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def write(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    def abort(self) -> None:
+        self.writer.transport.abort()
+
+
+Script = Callable[[Call], Awaitable[None]]
+
+
+@dataclass
+class RawUpstream:
+    """`models`: the status and the body of what it answers to GET /models."""
+
+    script: Script
+    models: tuple[str, bytes] = ("200 OK", b'{"data":[{"id":"up"}]}')
+    calls: list[Call] = field(default_factory=list[Call])
+    models_asked: int = 0
+    _asked: dict[str, int] = field(default_factory=dict[str, int])
+    _server: asyncio.Server | None = None
+    _open: set[asyncio.StreamWriter] = field(default_factory=set[asyncio.StreamWriter])
+
+    @property
+    def url(self) -> str:
+        assert self._server
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncGenerator["RawUpstream"]:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**26)
+        try:
+            yield self
+        finally:
+            self._server.close()
+            for writer in [*self._open]:
+                writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while not writer.is_closing():
+                await self._serve_one(reader, writer)
+        self._open.discard(writer)
+        writer.close()
+
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        line, *lines = head.rstrip().split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in lines)}
+        data = await reader.readexactly(int(headers.get("content-length", 0)))
+        if line.startswith("GET"):
+            self.models_asked += 1
+            status, body = self.models
+            await Call({}, headers, writer, 0).answer(body, status)
+            return
+        request = orjson.loads(data)
+        prompt = request["messages"][-1]["content"]
+        self._asked[prompt] = self._asked.get(prompt, 0) + 1
+        call = Call(request, headers, writer, self._asked[prompt])
+        self.calls.append(call)
+        await self.script(call)
+
+
+@asynccontextmanager
+async def upstream_api(
+    script: Script, *, concurrency: int = 16, **changes: Any
+) -> AsyncGenerator[tuple[Api, RawUpstream]]:
+    """The whole of Ignite in memory, in front of a scripted upstream."""
+    settings = settings_for_tests(**{"max_tries": 3, "retry_backoff": 0.01} | changes)
+    async with RawUpstream(script).listening() as upstream, open_embedded(None) as backend:
+        engine = open_engine(EngineSettings("openai", url=upstream.url, model=MODEL, concurrency=concurrency))
+        try:
+            await engine.start()
+            async with working(backend, engine, settings), running_api(backend, settings, worker=False) as api:
+                yield api, upstream
+        finally:
+            await engine.close()
+
+
+def ask(prompt: str, **fields: Any) -> dict[str, Any]:
+    return {"model": MODEL, "messages": [{"role": "user", "content": prompt}], **fields}
