@@ -207,7 +207,7 @@ class Execution:
                 self._late = f"The job's deadline passed while it waited for the engine. {overloaded.message}"
                 raise
 
-        return await self._place.throttle.run(noted)
+        return await self._place.throttle.run(noted, self._job.tier)
 
     async def _unary(self, request: dict[str, Any], asked: dict[str, Any]) -> Completed:
         answer = functions.completed(await self._place.engine.complete(request), asked)

@@ -19,7 +19,8 @@ TIERS = (Tier.PRIORITY, Tier.DEFAULT, Tier.FLEX)
 class Slots:
     """`reserved`: the share of them that flex jobs never take. `patience` in seconds, by `clock`.
 
-    `limit`: how many may be taken at present, while the engine takes fewer requests than there are slots.
+    `limit`: how many requests the engine takes at present, where those are fewer than the slots. The jobs of the lower
+    tiers that hold the rest wait for it, and are no reason to leave a job of a higher tier in the queue.
     """
 
     def __init__(
@@ -49,12 +50,13 @@ class Slots:
 
     def admits(self, tier: Tier) -> bool:
         if tier is Tier.FLEX:
-            return self._free > 0 and self._running[Tier.FLEX] < self._for_flex
-        return self._free > 0
+            return self._free(tier) > 0 and self._running[Tier.FLEX] < self._for_flex
+        return self._free(tier) > 0
 
-    @property
-    def _free(self) -> int:
-        return max(0, min(self._count, self.limit) - self._running.total())
+    def _free(self, tier: Tier) -> int:
+        """Slots for jobs of the tier, as far as those of the same or a higher one leave the engine room for them."""
+        ahead = sum(self._running[each] for each in TIERS[: TIERS.index(tier) + 1])
+        return max(0, min(self._count - self._running.total(), self.limit - ahead))
 
     def take(self, tier: Tier, waiting: Collection[Tier] = ()) -> bool:
         """A job of `tier` starts while jobs of `waiting` wait; whether its turn is out of order."""
@@ -71,8 +73,13 @@ class Slots:
 
     def lacking(self, waiting: Mapping[Tier, int], leaving: int) -> int:
         """How many more flex jobs must go for every job of a higher tier that waits, where `leaving` are going."""
-        higher = sum(count for tier, count in waiting.items() if tier is not Tier.FLEX)
-        return max(0, min(higher - self._free - leaving, self._running[Tier.FLEX] - leaving))
+        if self._running.total() < self._count:
+            return 0  # There is a slot: it is the engine that takes no more.
+        ahead = wanted = 0
+        for tier in TIERS[:-1]:
+            ahead += self._running[tier]
+            wanted += max(0, min(waiting.get(tier, 0), self.limit - ahead - wanted))
+        return max(0, min(wanted, self._running[Tier.FLEX]) - leaving)
 
     def _out_of_patience(self) -> bool:
         return self._passed_over is not None and self._clock() - self._passed_over >= self._patience

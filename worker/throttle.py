@@ -6,7 +6,8 @@ below the threshold, by its share of one above. The threshold is half of what wa
 answering began to refuse; an engine that refuses everything (it starts, say) leaves the threshold alone, and is back at
 its old limit soon after its first answer.
 
-A refused request keeps its slot, its claim and its place, and is sent again after the pause; no try is counted.
+A refused request keeps its slot and its claim, and is sent again after the pause; no try is counted. Of the requests
+that wait, those of higher tiers are sent first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import TypeVar
 import structlog
 
 from shared.errors import EngineOverloaded
+from shared.job import Tier
+from worker.slots import TIERS
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +64,7 @@ class Throttle:
         self._sent = 0
         self._refusals = 0
         self._resumes_at = 0.0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting = {tier: deque[asyncio.Future[None]]() for tier in TIERS}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -69,10 +72,10 @@ class Throttle:
         """How many requests the engine takes at present, as far as is known."""
         return self._limit
 
-    async def run(self, send: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, send: Callable[[], Awaitable[T]], tier: Tier = Tier.DEFAULT) -> T:
         """The result of `send`, which is called again after each EngineOverloaded."""
         while True:
-            await self._admitted()
+            await self._admitted(tier)
             try:
                 result = await send()
             except EngineOverloaded as overloaded:
@@ -84,12 +87,12 @@ class Throttle:
                 self._sent -= 1
                 self._admit()
 
-    async def _admitted(self) -> None:
-        if not self._waiting and self._has_room():
+    async def _admitted(self, tier: Tier) -> None:
+        if self._has_room() and not self._anyone_waits():
             self._sent += 1
             return
         place = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        self._waiting[tier].append(place)
         self._admit()
         try:
             await place
@@ -99,21 +102,25 @@ class Throttle:
                 self._admit()
             else:
                 with suppress(ValueError):
-                    self._waiting.remove(place)
+                    self._waiting[tier].remove(place)
             raise
+
+    def _anyone_waits(self) -> bool:
+        return any(self._waiting.values())
 
     def _has_room(self) -> bool:
         return self._sent < self._limit and self._clock() >= self._resumes_at
 
     def _admit(self) -> None:
-        """Let those in that have waited longest; while the engine pauses, come back at its end."""
-        while self._waiting and self._has_room():
-            place = self._waiting.popleft()
-            if not place.done():
-                self._sent += 1
-                place.set_result(None)
+        """Let those in that have waited longest, of the highest tier; while the engine pauses, come back at its end."""
+        for places in self._waiting.values():
+            while places and self._has_room():
+                place = places.popleft()
+                if not place.done():
+                    self._sent += 1
+                    place.set_result(None)
         rest = self._resumes_at - self._clock()
-        if self._waiting and rest > 0 and self._timer is None:
+        if self._anyone_waits() and rest > 0 and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(rest, self._resumed)
 
     def _resumed(self) -> None:

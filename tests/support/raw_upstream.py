@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,10 @@ import orjson
 
 from ignite.worker_process import working
 from shared.backends.embedded import open_embedded
+from shared.ports import Backend
+from shared.settings import Settings
 from tests.producer.api import Api, running_api, settings_for_tests
+from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
 
 MODEL = "up"
@@ -108,19 +111,37 @@ class RawUpstream:
         await self.script(call)
 
 
+class WorkerBehind:
+    """The worker in front of an upstream, which a test may drain and start again."""
+
+    def __init__(self, upstream: RawUpstream, backend: Backend, engine: Engine, settings: Settings) -> None:
+        self.upstream = upstream
+        self._working = lambda: working(backend, engine, settings)
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        await self._stack.enter_async_context(self._working())
+
+    async def drain(self) -> None:
+        await self._stack.aclose()
+
+
 @asynccontextmanager
 async def upstream_api(
     script: Script, *, concurrency: int = 16, **changes: Any
-) -> AsyncGenerator[tuple[Api, RawUpstream]]:
+) -> AsyncGenerator[tuple[Api, WorkerBehind]]:
     """The whole of Ignite in memory, in front of a scripted upstream."""
     settings = settings_for_tests(**{"max_tries": 3, "retry_backoff": 0.01} | changes)
     async with RawUpstream(script).listening() as upstream, open_embedded(None) as backend:
         engine = open_engine(EngineSettings("openai", url=upstream.url, model=MODEL, concurrency=concurrency))
+        worker = WorkerBehind(upstream, backend, engine, settings)
         try:
             await engine.start()
-            async with working(backend, engine, settings), running_api(backend, settings, worker=False) as api:
-                yield api, upstream
+            await worker.start()
+            async with running_api(backend, settings, worker=False) as api:
+                yield api, worker
         finally:
+            await worker.drain()
             await engine.close()
 
 

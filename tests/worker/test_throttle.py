@@ -125,11 +125,44 @@ def test_a_worker_takes_no_more_jobs_than_its_engine_does() -> None:
     slots.limit = 2
     slots.take(Tier.DEFAULT)
     assert slots.admits(Tier.DEFAULT)
-    slots.take(Tier.FLEX)
+    slots.take(Tier.DEFAULT)
     assert not slots.admits(Tier.DEFAULT)
-    assert slots.lacking({Tier.PRIORITY: 3}, leaving=0) == 1
+    assert not slots.admits(Tier.FLEX)
     slots.limit = 8
     assert slots.admits(Tier.PRIORITY)
+
+
+def test_flex_jobs_that_wait_for_the_engine_keep_no_higher_tier_out() -> None:
+    slots = Slots(3, reserved=0.25, patience=60)
+    slots.limit = 1
+    slots.take(Tier.FLEX)
+    slots.take(Tier.FLEX)
+    assert not slots.admits(Tier.FLEX)
+    assert slots.admits(Tier.DEFAULT)
+    assert slots.lacking({Tier.PRIORITY: 3}, leaving=0) == 0
+    slots.take(Tier.DEFAULT)
+    assert not slots.admits(Tier.PRIORITY)
+    assert slots.lacking({Tier.PRIORITY: 3}, leaving=0) == 1, "the engine has no room for more"
+    assert slots.lacking({Tier.DEFAULT: 3}, leaving=0) == 0
+
+
+async def test_of_those_that_wait_the_highest_tier_is_sent_first() -> None:
+    server, throttle = Server(1), Throttle(1)
+    server.go_on.clear()
+    answered: list[Tier] = []
+
+    async def ask(tier: Tier) -> None:
+        await throttle.run(server.ask, tier)
+        answered.append(tier)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(ask(Tier.DEFAULT))
+        await wait_until(lambda: server.running == 1, "the first to run")
+        for tier in (Tier.FLEX, Tier.DEFAULT, Tier.PRIORITY):
+            group.create_task(ask(tier))
+        await asyncio.sleep(0)
+        server.go_on.set()
+    assert answered == [Tier.DEFAULT, Tier.PRIORITY, Tier.DEFAULT, Tier.FLEX]
 
 
 # ── under an execution ──
