@@ -30,6 +30,7 @@ STATUS_OF: Mapping[type[IgniteError], int] = {
     errors.RateLimited: 429,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
+    errors.StoreFull: 507,
     errors.DeadlineExceeded: 504,
     errors.JobCancelled: 409,
     errors.RequestTooLarge: 413,

@@ -39,7 +39,7 @@ ERRORS: Mapping[int, str] = {
     500: "The engine failed.",
     503: "The broker or the store does not answer, or this server is shutting down.",
     504: "The deadline passed.",
-    507: "The disk that keeps files is full.",
+    507: "The disk that keeps jobs or files is full.",
 }
 FOR_COMPLETIONS = (400, 403, 404, 409, 413, 415, 429, 500, 504)
 FOR_A_JOB = (400, 404, 410)

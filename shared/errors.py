@@ -167,6 +167,12 @@ class StoreUnavailable(BackendUnavailable):
     default_code = "store_unavailable"
 
 
+class StoreFull(StoreUnavailable):
+    """The disk of the store of jobs has no room."""
+
+    default_code = "storage_full"
+
+
 class StorageUnavailable(Unavailable):
     """The disk or the object storage that keeps files does not do what it is asked."""
 

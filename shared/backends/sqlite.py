@@ -22,7 +22,7 @@ from typing import Any, TypeVar, overload
 
 import structlog
 
-from shared.errors import BackendUnavailable, StoreUnavailable
+from shared.errors import BackendUnavailable, StoreFull, StoreUnavailable
 
 UNUSABLE = "The store cannot be used at present."
 
@@ -35,8 +35,13 @@ Connection = sqlite3.Connection
 STEP_FAULTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
 """What a step brings upon itself; every other error of SQLite's is about the file and concerns everyone."""
 
-DISK_FAULTS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
-"""How the names of those errors begin with which the disk refuses to be written to: reads may go on."""
+DISK_FAULTS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY", "SQLITE_LOCKED")
+"""How the names of those errors begin with which the disk, or another process that holds the database, refuses writes:
+reads may go on.
+"""
+
+PATIENT, IMPATIENT = 5000, 20
+"""Milliseconds that another process's lock is waited for: as a rule, and while writes are refused anyway."""
 
 FULL = "The disk of the database is full: nothing new is taken until there is room."
 WRITES_RETRY = 10.0
@@ -96,6 +101,7 @@ class Writer:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._synchronous = ""
+        self._patience = 0
         self._refuses_since: float | None = None
         try:
             self._db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=5.0)
@@ -120,11 +126,12 @@ class Writer:
             self.transact([work for work in batch if work is not spoilt.work])
         except sqlite3.Error as error:
             self._roll_back()
-            if is_disk_fault(error) and len(batch) > 1:
+            alone = is_disk_fault(error) and (len(batch) > 1 or self._refuses_since is None)
+            self._refused(error)
+            if alone:
                 for work in batch:
                     self.transact([work])
                 return
-            self._refused(error)
             for work in batch:
                 work.error = unusable(error)
 
@@ -146,9 +153,10 @@ class Writer:
 
     def _transact(self, batch: Sequence[Work]) -> None:
         self._synchronize(any(work.durable for work in batch))
-        before = self._db.total_changes
-        # A step alone may be a read, which needs no lock.
-        self._db.execute("BEGIN" if len(batch) == 1 else "BEGIN IMMEDIATE")
+        before, refuses = self._db.total_changes, self._refuses_since is not None
+        self._wait_for_lock(IMPATIENT if refuses else PATIENT)
+        # While writes are refused a step alone may be a read, which needs no lock.
+        self._db.execute("BEGIN" if refuses and len(batch) == 1 else "BEGIN IMMEDIATE")
         for work in batch:
             self._attempt(work)
         self._db.execute("COMMIT")
@@ -179,6 +187,11 @@ class Writer:
             self._db.execute(f"PRAGMA synchronous={wanted}")
             self._synchronous = wanted
 
+    def _wait_for_lock(self, milliseconds: int) -> None:
+        if milliseconds != self._patience:
+            self._db.execute(f"PRAGMA busy_timeout={milliseconds}")
+            self._patience = milliseconds
+
     def _roll_back(self) -> None:
         if self._db.in_transaction:
             self._db.rollback()
@@ -199,8 +212,9 @@ def error_name(error: sqlite3.Error) -> str:
 
 def unusable(error: sqlite3.Error) -> BackendUnavailable:
     """For clients, too: no path."""
-    told = FULL if error_name(error) == "SQLITE_FULL" else UNUSABLE
-    return StoreUnavailable(told, retry_after=WRITES_RETRY if is_disk_fault(error) else None, detail=str(error))
+    if error_name(error) == "SQLITE_FULL":
+        return StoreFull(FULL, retry_after=WRITES_RETRY, detail=str(error))
+    return StoreUnavailable(UNUSABLE, retry_after=WRITES_RETRY if is_disk_fault(error) else None, detail=str(error))
 
 
 class Database:

@@ -1,6 +1,5 @@
 """`ignite up` on a disk that is full under load: it refuses what needs a write, reads on, and recovers by itself."""
 
-import os
 import re
 import sys
 from collections.abc import AsyncGenerator
@@ -38,11 +37,13 @@ async def test_a_full_disk_is_waited_out(tmp_path: Path) -> None:
         disk = as_seen_by(process.pid, tmp_path)
         with filled(disk):
             await wait_until(lambda: re.search("database.refuses", process.output), "a write to be refused")
-            await wait_until(lambda: refused(session, *SUBMIT), "a submit to be refused")
+            answer = await wait_until(lambda: refused(session, *SUBMIT), "a submit to be refused")
+            assert answer[0] == 507
             assert (await refused(session, *READY))[0] == 503
             status, headers, body = await refused(session, *upload())
             assert (status, "retry-after" in headers, "storage_full" in body) == (507, True, True)
-            assert not [*os.scandir(disk / "data" / "files" / "t=local")], "no part is left"
+            left = [path for path in (disk / "data" / "files").rglob("*") if path.is_file()]
+            assert not left, "no part of the upload"
             assert (await job_of(session, jobs[-1]))["status"] == "queued", "reads go on"
             assert process.returncode is None
         await wait_until(lambda: "database.writes_again" in process.output, "the disk to be written to again")

@@ -1,13 +1,15 @@
 """The writer thread: what shares a transaction, what fails alone, and that nobody waits for ever."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
+from shared.backends import sqlite
 from shared.backends.sqlite import Connection, Database
 from shared.errors import BackendUnavailable
 from tests.support.wait_until import wait_until
@@ -174,6 +176,24 @@ async def test_a_full_disk_fails_the_writes_of_a_turn_and_not_its_reads(tmp_path
             await wrote
         assert str(tmp_path) not in refused.value.message
         assert refused.value.retry_after
+
+
+async def test_a_database_that_another_process_holds_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "PATIENT", 50)
+    async with opened(tmp_path / "db") as database:
+        await database.run(lambda db: write(db, "kept"))
+        with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for _ in range(3):
+                wrote, read = database.run(lambda db: write(db, "new")), database.run(words)
+                assert await read == ["kept"]
+                with pytest.raises(BackendUnavailable):
+                    await wrote
+            assert await database.run(words) == ["kept"]
+            other.execute("ROLLBACK")
+        assert await database.run(lambda db: write(db, "new")) == "new"
 
 
 async def test_a_disk_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ STATUSES = {
     "ShuttingDown": 503,
     "DeadlineExceeded": 504,
     "StorageFull": 507,
+    "StoreFull": 507,
 }
 IN_JOBS = ("EngineRefused", "JobCancelled", "WorkerLost", "AttemptsExhausted", "DeadlineExceeded", "EngineError")
 
