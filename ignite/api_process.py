@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 import uvicorn
@@ -15,8 +16,9 @@ from ignite.processes import supervise
 from ignite.running import mendable, require_distributed, run, say, stop_signals, until, warn
 from producer.app import create_app, keyless_by
 from producer.auth import Keyless
+from producer.connections import Connections
 from producer.dependencies import Doors
-from producer.http_protocol import HeadWithBody
+from producer.http_protocol import BoundedHttpProtocol
 from producer.keys import KeyBook
 from producer.storage import open_storage
 from shared.backends import open_backend
@@ -111,14 +113,13 @@ async def serving(
             host=settings.host,
             port=settings.port,
             loop="none",
-            http=HeadWithBody,
+            http=http_protocol(doors.connections, settings.head_limit),
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
             date_header=True,
             backlog=BACKLOG,
-            timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, round(settings.drain)),
         )
     )
@@ -137,6 +138,12 @@ async def serving(
             await task
         finally:
             await doors.service.close()
+
+
+def http_protocol(connections: Connections, head_limit: int) -> type[asyncio.Protocol]:
+    """What uvicorn makes a connection's protocol with."""
+    made = functools.partial(BoundedHttpProtocol, connections, head_limit)
+    return cast(type[asyncio.Protocol], made)
 
 
 async def start_grpc(doors: Doors) -> GrpcServer:

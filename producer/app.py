@@ -20,6 +20,7 @@ from producer.batches.runners import BatchRunners
 from producer.body_budget import BodyBudget, HeldBodies
 from producer.browser_guard import BrowserGuard, LocalNames
 from producer.catalog import Catalog, Configured
+from producer.connections import Connections
 from producer.dead_letters import settle_dead_letters
 from producer.dependencies import Doors
 from producer.errors import install_error_handlers
@@ -27,6 +28,7 @@ from producer.files import routes as files
 from producer.files.catalog import Files
 from producer.files.reaper import reap
 from producer.fleet import Fleet
+from producer.head_requests import HeadRequests
 from producer.health import Health, health_router
 from producer.keys import KeyBook, Revocations
 from producer.limits import KeyLimits
@@ -37,6 +39,7 @@ from producer.service import JobService
 from producer.storage import open_storage
 from producer.straight import Straight
 from producer.sweeper import Sweeper
+from producer.tenant_calls import TenantCalls
 from producer.webhooks import announce_endings
 from shared.ports import Backend
 from shared.settings import Settings
@@ -95,6 +98,7 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
         runners,
         fleet,
         bodies,
+        Connections(settings),
     )
 
     @asynccontextmanager
@@ -161,9 +165,10 @@ def edge(app: ASGIApp, doors: Doors) -> ASGIApp:
     401.
     """
     settings = doors.settings
-    held = HeldBodies(app, doors.bodies, streamed=frozenset({FILES}))
+    held = HeldBodies(HeadRequests(app), doors.bodies, streamed=frozenset({FILES}))
     limited = BodyLimit(held, settings.body_limit, others={FILES: settings.file_limit + FORM_ROOM})
-    inside = Surprises(Authentication(limited, doors.keyring, doors.limits))
+    counted = TenantCalls(limited, settings.tenant_call_limit, doors.connections)
+    inside = Surprises(Authentication(counted, doors.keyring, doors.limits))
     names = LocalNames(settings.keyless_hosts, any_address=not settings.on_loopback)
     guarded = BrowserGuard(inside, doors.keyring, names, expose_headers=EXPOSED, uploads=frozenset({FILES}))
     return RequestContext(guarded)

@@ -16,6 +16,7 @@ from producer.batches.named import NamedBatches
 from producer.batches.runners import BatchRunners
 from producer.body_budget import BodyBudget
 from producer.catalog import Catalog
+from producer.connections import Connections
 from producer.files.catalog import Files
 from producer.fleet import Fleet
 from producer.health import Health
@@ -40,6 +41,7 @@ class Doors:
     runners: BatchRunners
     fleet: Fleet
     bodies: BodyBudget
+    connections: Connections
 
     async def troubles(self) -> Mapping[str, str | None]:
         """Each part this replica needs with None if it answers, else with one sentence for clients on what is wrong."""

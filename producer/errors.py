@@ -12,9 +12,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
+from producer.paths import meant
 from shared import errors
 from shared.errors import AttemptsExhausted, IgniteError, RecordedError
 
@@ -81,6 +83,8 @@ def headers_of(error: IgniteError, status: int) -> dict[str, str]:
         # SDKs retry 409, 429 and 500 by themselves. Ours mean that the state will not change by asking again; that the
         # key will never be allowed so much; that the job was tried often enough, or has cost workers their lives.
         headers["x-should-retry"] = "false"
+    if status == 413:
+        headers["connection"] = "close"  # The rest of the body is not read.
     if status in (429, 503, 507) or error.retry_after is not None:
         headers["retry-after"] = str(retry_after(error))
     return headers
@@ -109,10 +113,16 @@ class HttpError(IgniteError):
 
 
 def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ClientDisconnect, handle_cut_off)
     app.add_exception_handler(IgniteError, handle_ignite_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
     app.add_exception_handler(RequestValidationError, handle_validation_error)
     app.add_exception_handler(Exception, handle_surprise)
+
+
+async def handle_cut_off(request: Request, error: Exception) -> Response:
+    """The client left before its body was complete: nobody reads the answer."""
+    return Response(status_code=499)
 
 
 async def handle_ignite_error(request: Request, error: Exception) -> Response:
@@ -124,7 +134,7 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status, path = error.status_code, request.scope["path"]
     message = {
-        404: f"Unknown request URL: {request.method} {path}.",
+        404: f"Unknown request URL: {request.method} {path}.{instead(request)}",
         405: f"{request.method} is not allowed on {path}.",
     }.get(status, error.detail or HTTPStatus(status).phrase)
     body = HttpError(message, code=CODES.get(status, "http_error")).to_dict()
@@ -134,9 +144,18 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
 
 def allowed(request: Request) -> str:
     """The methods of all routes that the path has; the framework names those of the first."""
-    scopes = [{**request.scope, "method": method} for method in METHODS]
-    found = [scope["method"] for scope in scopes if any(matches(route, scope) for route in request.app.routes)]
-    return ", ".join(found)
+    found = methods_of(request, request.scope["path"])
+    return ", ".join(sorted({*found, "HEAD"} if "GET" in found else found))
+
+
+def methods_of(request: Request, path: str) -> list[str]:
+    scopes = [{**request.scope, "path": path, "raw_path": path.encode(), "method": method} for method in METHODS]
+    return [str(scope["method"]) for scope in scopes if any(matches(route, scope) for route in request.app.routes)]
+
+
+def instead(request: Request) -> str:
+    path = meant(request.scope["path"], lambda path: bool(methods_of(request, path)))
+    return f" Call {path} instead." if path else ""
 
 
 def matches(route: BaseRoute, scope: Scope) -> bool:

@@ -138,7 +138,8 @@ class StreamAnswer(CallAnswer):
     async def _comment(self, client: Waiting) -> bytes:
         place = await client.place()
         text = keepalive(place.status, alive=place.alive, position=place.position, eta=place.eta, workers=place.workers)
-        return text.encode() + b"\n\n"
+        # One newline: some decoders take each blank line for the end of an event, and read an event without data.
+        return text.encode() + b"\n"
 
 
 def raise_plain_error(update: Update) -> None:
@@ -148,8 +149,15 @@ def raise_plain_error(update: Update) -> None:
         raise RecordedError(update.ending.error)
 
 
+LARGE = 8 * 1024
+"""Bytes of a piece after which nothing is read from the log until the client has taken it."""
+
+
 async def send_body(send: Send, data: bytes, *, more: bool) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": more})
+    if more and len(data) > LARGE:
+        # The server waits before it takes a piece, not after: without this one more would be held.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
 
 
 class UnaryAnswer(CallAnswer):

@@ -39,7 +39,7 @@ class EventsAnswer(StreamAnswer):
                 log.warning("events.broken_off", job=client.job.id, error=str(error))
                 return "failed"
             if update is None:
-                await send_body(send, (await self._comment(client)).rstrip(b"\n") + b"\n", more=True)
+                await send_body(send, await self._comment(client), more=True)
                 continue
             data = await self._whole(client, update)
             await send_body(send, self._numbered.feed(data), more=update.ending is None)

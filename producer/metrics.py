@@ -14,6 +14,10 @@ BODY_BYTES = Gauge("ignite_request_body_bytes", "Bytes of request bodies that th
 BODIES_REFUSED = Counter("ignite_request_bodies_refused", "Requests refused for want of room for them", ["bound"])
 TASKS = Gauge("ignite_asyncio_tasks", "Tasks of this process's event loop: idle, always about as many")
 OPEN_CALLS = Gauge("ignite_open_calls", "Waiting calls being served now", ["mode"])
+CONNECTIONS = Gauge("ignite_http_connections", "Open HTTP connections")
+CONNECTIONS_CUT = Counter(
+    "ignite_http_connections_cut", "HTTP connections that were refused or cut, and heads refused, by reason", ["reason"]
+)
 FIRST_BYTE = Histogram(
     "ignite_first_byte_seconds",
     "From submit to the first byte of the answer",

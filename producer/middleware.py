@@ -12,21 +12,18 @@ from collections.abc import Awaitable, Mapping
 import structlog
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from producer.auth import METRICS, METRICS_READER, Keyring, Principal
 from producer.errors import TOLD, error_response, surprise_response
 from producer.limits import KeyLimits, Meter
-from shared.errors import IgniteError, RequestTooLarge
+from shared.errors import IgniteError, RequestTooLarge, UnsupportedMediaType
 
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
-DRAIN_LIMIT = 1024 * 1024 * 1024
-"""Bytes of a refused body that are read and dropped, so that the client gets to read the answer."""
-
-
 ANSWERED = "ignite.answered"
 """In a request's scope once its answer has begun."""
 
@@ -92,6 +89,8 @@ class Surprises:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
+        except ClientDisconnect:
+            log.debug("request.cut_off", path=scope["path"])
         except Exception as error:
             if scope.get(TOLD):
                 return
@@ -159,10 +158,13 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         limit = self._others.get(scope["path"], self._limit)
-        announced = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        announced = headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > limit:
-            await drop_body(receive)
             await error_response(refusal(limit))(scope, receive, send)
+            return
+        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            await error_response(PACKED)(scope, receive, send)
             return
         await self._app(scope, self._counting(receive, limit), send)
 
@@ -174,22 +176,16 @@ class BodyLimit:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > limit:
-                if message.get("more_body"):
-                    await drop_body(receive)
                 raise refusal(limit)
             return message
 
         return receive_counted
 
 
+PACKED = UnsupportedMediaType(
+    "Request bodies with a Content-Encoding are not taken: send the body as it is.", param="Content-Encoding"
+)
+
+
 def refusal(limit: int) -> RequestTooLarge:
     return RequestTooLarge(f"The request body is larger than {limit:,} bytes.")
-
-
-async def drop_body(receive: Receive) -> None:
-    dropped = 0
-    while dropped < DRAIN_LIMIT:
-        message = await receive()
-        dropped += len(message.get("body", b""))
-        if message["type"] == "http.disconnect" or not message.get("more_body"):
-            return

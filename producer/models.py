@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import Response
 
 from producer.dependencies import doors_of, json_response, principal_of
@@ -25,6 +25,8 @@ async def list_models(request: Request) -> Response:
 @router.get("/{model_id:path}", summary="A model", responses=answers(is_json(Model, "The model."), 404))
 async def get_model(request: Request, model_id: str) -> Response:
     """By its id, or by another name that it has."""
+    if not model_id:
+        raise HTTPException(404)  # A trailing slash, and no model.
     catalog = doors_of(request).catalog
     model = await catalog.get(model_id)
     principal_of(request).require_model(model.id, model_id)

@@ -106,6 +106,20 @@ class Settings(BaseSettings):
     no_auth_hosts: str = Field(
         "", description="comma-separated host names, beside loopback's, that no_auth takes in Host and Origin"
     )
+    head_limit: int = Field(64 * 1024, ge=1024, description="largest head of an HTTP request")
+    connection_limit: int = Field(
+        10_000, ge=1, description="HTTP connections of one process; fewer where its descriptors do not suffice"
+    )
+    address_connection_limit: int = Field(
+        8_000, ge=1, description="the same from one address; at most four fifths of all"
+    )
+    tenant_call_limit: int = Field(
+        8_000, ge=1, description="requests of one tenant that a process serves at a time; at most four fifths of all"
+    )
+    head_timeout: float = Field(30, gt=0, description="for an HTTP request's head to come in, from its first byte")
+    body_timeout: float = Field(30, gt=0, description="without a byte of a request's body that is not complete")
+    idle_timeout: float = Field(75, gt=0, description="until a kept HTTP connection without a request is closed")
+    write_timeout: float = Field(60, gt=0, description="until a client that takes nothing of its answer is cut")
     body_limit: int = Field(20 * 1024 * 1024, ge=1024, description="largest request body")
     body_budget: int = Field(
         256 * 1024 * 1024, ge=1024, description="bytes of request bodies that one API process holds at a time"

@@ -16,11 +16,11 @@ from shared.errors import Gone, LogLost
 from shared.job import JobStatus
 from shared.ports import Ending, FollowerClosed, Sink, Update
 
-BUFFER_LIMIT = 256 * 1024
+BUFFER_LIMIT = 16 * 1024
 """Bytes held for one slow reader; beyond it they are dropped here and read from the log when the reader comes back."""
 
-READ_LIMIT = 256 * 1024
-"""Bytes read from the log at a time."""
+READ_LIMIT = 32 * 1024
+"""Bytes read from the log at a time: as much as a reader that has stopped to read costs, beside its buffer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,11 +183,11 @@ async def test_an_unknown_path_is_not_found(api: Api, path: str) -> None:
     assert body
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "PURGE"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PURGE"])
 async def test_another_method_is_not_allowed(api: Api, method: str) -> None:
     answer = await api.call(method, COMPLETIONS)
-    assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
-    assert method == "HEAD" or answer.error["code"] == "method_not_allowed"
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, POST")
+    assert answer.error["code"] == "method_not_allowed"
 
 
 @pytest.mark.parametrize("host", ["[", "x:y", "a b", "", "ü", "http://x/"])

@@ -345,7 +345,7 @@ async def test_a_slow_readers_buffer_is_bounded() -> None:
         stage.append(bytes([number]) * (BUFFER_LIMIT // 8))
     stage.end()
     assert await read_to_end(follower) == stage.log
-    assert stage.reads >= 5
+    assert stage.reads >= 3
 
 
 async def test_what_has_expired_stays_gone() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import cast
 
-from producer.http_protocol import HeadHolder
+from producer.http_transport import HeadHolder
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 

@@ -1,0 +1,289 @@
+"""The open HTTP connections of a process: how many there may be, and how long each may keep the server waiting.
+
+A connection that waits for its client is on one of a few lists, ordered by time, so that neither a request nor the
+periodic check looks at all connections. When a cap is met, a connection that serves no request gives way to a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from itertools import islice
+from typing import Protocol
+
+import structlog
+
+from producer.metrics import CONNECTIONS, CONNECTIONS_CUT
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+CHECK_EVERY = 1.0
+"""Seconds between looks at the lists."""
+
+LOG_EVERY = 10.0
+"""Seconds between log lines about the same reason."""
+
+LEAST_BODY_RATE = 256
+"""Bytes of a body a second that a client must send on average."""
+
+GIVES_WAY_AFTER = 2.0
+"""Seconds without a byte after which an unfinished body, or a reader, gives way to a new connection."""
+
+ROOM_FOR_REFUSALS = 16
+"""Connections beyond the limit that are answered before they are closed."""
+
+LOOKED_THROUGH = 256
+"""Connections of a list that are looked at to find one that gives way."""
+
+
+class Connection(Protocol):
+    """What the lists know of a connection."""
+
+    address: str
+
+    def cut(self, reason: str) -> None:
+        """End it, with an answer where one can still be given."""
+        ...
+
+    def read_on(self) -> bool:
+        """Whether the server is waiting for the client's next bytes, and not the client for the server."""
+        ...
+
+    def unsent(self) -> int:
+        """Bytes of answers that the client has not taken."""
+        ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """`taken`: bytes so far, of a body; or bytes left, of what a reader has to take."""
+
+    since: float
+    last: float
+    taken: int = 0
+
+
+class Connections:
+    def __init__(self, settings: Settings, descriptors: int | None = None) -> None:
+        """`descriptors`: how many this process may open; by default as the system tells."""
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if descriptors is None else descriptors
+        self.descriptor_limit = max(most // 2, most - max(64, most // 16))
+        self.limit = min(settings.connection_limit, self.descriptor_limit)
+        self.address_limit = min(settings.address_connection_limit, max(1, self.limit * 4 // 5))
+        self._head_timeout = settings.head_timeout
+        self._idle_timeout = settings.idle_timeout
+        self._body_timeout = settings.body_timeout
+        self._write_timeout = settings.write_timeout
+        self._open: set[Connection] = set()
+        self._of_address: Counter[str] = Counter()
+        self._heads: dict[Connection, float] = {}
+        self._idle: dict[Connection, float] = {}
+        self._bodies: dict[Connection, Progress] = {}
+        self._readers: dict[Connection, Progress] = {}
+        self._closing: dict[Connection, float] = {}
+        self._noted: dict[str, float] = {}
+        self._unsaid: Counter[str] = Counter()
+        self._timer: asyncio.TimerHandle | None = None
+        self._interval = min(CHECK_EVERY, self._head_timeout / 2, self._body_timeout / 2, self._write_timeout / 2)
+
+    # ── how many ──
+
+    def admit(self, connection: Connection, descriptor: int) -> bool:
+        """Whether there is room for it, made where some other gives way. Call `forget` when it is gone."""
+        reason = self._full(connection.address, descriptor)
+        admitted = reason is None or self._make_room(connection.address if reason == "address_limit" else None)
+        if reason is not None:
+            self.note(reason, admitted=admitted)
+        self._open.add(connection)
+        self._of_address[connection.address] += 1
+        CONNECTIONS.set(len(self._open))
+        if admitted:
+            self._heads[connection] = self._now() + self._head_timeout
+        self._see_to_it()
+        return admitted
+
+    def crowded(self, descriptor: int) -> bool:
+        """Whether so many are refused at the moment that one more gets no answer."""
+        return max(len(self._open) - self.limit, descriptor - self.descriptor_limit) > ROOM_FOR_REFUSALS
+
+    def forget(self, connection: Connection) -> None:
+        if connection not in self._open:
+            return
+        self._open.discard(connection)
+        self._of_address[connection.address] -= 1
+        if not self._of_address[connection.address]:
+            del self._of_address[connection.address]
+        for each in (self._heads, self._idle, self._bodies, self._readers, self._closing):
+            each.pop(connection, None)
+        CONNECTIONS.set(len(self._open))
+
+    def _full(self, address: str, descriptor: int) -> str | None:
+        if len(self._open) >= self.limit:
+            return "connection_limit"
+        if descriptor >= self.descriptor_limit:
+            return "descriptors"
+        if self._of_address[address] >= self.address_limit:
+            return "address_limit"
+        return None
+
+    def _make_room(self, address: str | None) -> bool:
+        """Cut the connection that has waited longest for its client, of this address where one is given."""
+        quiet = self._now() - GIVES_WAY_AFTER
+        candidates: tuple[Iterable[Connection], ...] = (
+            islice(self._heads, LOOKED_THROUGH),
+            islice(self._idle, LOOKED_THROUGH),
+            (each for each, seen in islice(self._bodies.items(), LOOKED_THROUGH) if seen.last < quiet),
+            (each for each, seen in islice(self._readers.items(), LOOKED_THROUGH) if seen.last < quiet),
+        )
+        for some in candidates:
+            found = next((each for each in some if address in (None, each.address)), None)
+            if found is not None:
+                self.forget(found)
+                found.cut("gave_way")
+                return True
+        return False
+
+    # ── how long ──
+
+    def await_head(self, connection: Connection) -> None:
+        """Its client has begun a request's head."""
+        self._idle.pop(connection, None)
+        if connection in self._open:
+            self._heads.setdefault(connection, self._now() + self._head_timeout)
+
+    def serve(self, connection: Connection) -> None:
+        """A head is complete."""
+        self._heads.pop(connection, None)
+        self._idle.pop(connection, None)
+
+    def await_body(self, connection: Connection, received: int) -> None:
+        """Some bytes of a body have come, and more are to come."""
+        now = self._now()
+        seen = self._bodies.get(connection)
+        if seen is None:
+            seen = self._bodies[connection] = Progress(now, now)
+        seen.last = now
+        seen.taken += received
+
+    def has_body(self, connection: Connection) -> None:
+        self._bodies.pop(connection, None)
+
+    def rest(self, connection: Connection) -> None:
+        """It is kept alive, and no request is open."""
+        if connection in self._open:
+            self._idle[connection] = self._now() + self._idle_timeout
+
+    def await_reader(self, connection: Connection) -> None:
+        """Its client does not take what it is sent."""
+        now = self._now()
+        if connection in self._open:
+            self._readers[connection] = Progress(now, now, connection.unsent())
+
+    def reads(self, connection: Connection) -> None:
+        self._readers.pop(connection, None)
+
+    def await_end(self, connection: Connection, within: float | None = None) -> None:
+        """It is closed as soon as its client has taken the rest."""
+        self._heads.pop(connection, None)
+        self._idle.pop(connection, None)
+        self._bodies.pop(connection, None)
+        if connection in self._open:
+            self._closing[connection] = self._now() + (self._write_timeout if within is None else within)
+
+    def check(self) -> None:
+        """Cut those that are overdue."""
+        now = self._now()
+        for deadlines, reason in ((self._heads, "head_timeout"), (self._idle, "idle"), (self._closing, "closing")):
+            for connection in overdue(deadlines, now, ordered=deadlines is not self._closing):
+                del deadlines[connection]
+                self._cut(connection, reason)
+        for connection, seen in [*self._bodies.items()]:
+            if self._body_is_late(connection, seen, now):
+                del self._bodies[connection]
+                self._cut(connection, "body_timeout")
+        for connection, seen in [*self._readers.items()]:
+            if (unsent := connection.unsent()) < seen.taken:
+                seen.last = now
+            seen.taken = unsent
+            if now > seen.last + self._write_timeout:
+                del self._readers[connection]
+                self._cut(connection, "write_timeout")
+
+    def _body_is_late(self, connection: Connection, seen: Progress, now: float) -> bool:
+        if not connection.read_on():
+            seen.since += self._interval
+            seen.last = now
+            return False
+        allowed = self._body_timeout + seen.taken / LEAST_BODY_RATE
+        return now > seen.last + self._body_timeout or now > seen.since + allowed
+
+    def _cut(self, connection: Connection, reason: str) -> None:
+        if reason != "idle":
+            self.note(reason)
+        connection.cut(reason)
+
+    def _see_to_it(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        try:
+            self.check()
+        finally:
+            if self._open:
+                self._see_to_it()
+
+    # ── what is said about it ──
+
+    def note(self, reason: str, *, admitted: bool = False) -> None:
+        """Count a connection that was refused or cut, and log it, but not each of very many."""
+        CONNECTIONS_CUT.labels(reason).inc()
+        self._unsaid[reason] += 1
+        now = self._now()
+        if now - self._noted.get(reason, -LOG_EVERY) < LOG_EVERY:
+            return
+        self._noted[reason] = now
+        caps = ("connection_limit", "address_limit", "descriptors")
+        say = log.warning if reason in caps else log.info
+        then = "connections without a request give way; others are answered 503" if reason in caps else "it is closed"
+        say(
+            "connections.bounded",
+            reason=reason,
+            times=self._unsaid.pop(reason),
+            open=len(self._open),
+            limit=self.limit,
+            admitted=admitted,
+            next=then,
+        )
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def overdue(deadlines: dict[Connection, float], now: float, *, ordered: bool) -> list[Connection]:
+    """`ordered`: the first deadline comes first."""
+    late: list[Connection] = []
+    for connection, deadline in deadlines.items():
+        if deadline <= now:
+            late.append(connection)
+        elif ordered:
+            break
+    return late
+
+
+def address_of(host: str | None) -> str:
+    """Whom connections are counted for: an address; of IPv6 the network of 64 bits that one client usually has."""
+    if host is None or ":" not in host:
+        return host or ""
+    try:
+        parsed = IPv6Address(host)
+    except ValueError:
+        return host
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped else f"{parsed.packed[:8].hex()}/64"
