@@ -172,7 +172,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._deaf:
             return
         if self._in_head:
-            self._head_bytes = self._head_bytes + len(piece) if heads == self._heads else 0
+            self._head_bytes = self._head_bytes + len(piece) if in_head and heads == self._heads else 0
             if self._head_bytes >= self._head_limit:
                 self._refuse(refusals.head_too_large(self._head_limit))
         elif not in_head:

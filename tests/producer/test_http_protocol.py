@@ -362,6 +362,13 @@ async def test_rubbish_behind_a_request_does_not_spoil_its_answer(api: Api) -> N
         assert answer.endswith(b"0\r\n\r\n" if stream else b"}")
 
 
+async def test_bodies_do_not_count_as_heads_of_the_next_request(api: Api) -> None:
+    one = raw_post(ask("x" * 30_000))
+    head, body = one[:200], one[200:]
+    answer = await exchange(api, *[head, body] * 5, GET + b"Connection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 OK") == 6
+
+
 async def test_a_post_without_a_body_is_answered(api: Api) -> None:
     for length in (b"", b"Content-Length: 0\r\n"):
         request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + length + b"\r\n"
