@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 
 VLLM_COMMAND = "vllm serve {model} --uds {uds}"
 
+LONGEST_PLACE = 60
+"""Characters: with what comes behind it a socket's name stays below the 104 bytes of macOS, and the 108 of Linux."""
+
 FIRST_PAUSE = 1.0
 LAST_PAUSE = 60.0
 # A process that answered for so long was well: its end starts the pauses over.
@@ -74,7 +77,7 @@ class ManagedEngine:
         return self._http.continues_text
 
     async def start(self) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="ignite-engine-"))
+        self._directory = directory_for_sockets()
         process = await self._launch()
         self._watch = asyncio.create_task(self._keep_running(process), name=f"{self._kind}-watch")
 
@@ -168,6 +171,12 @@ class ManagedEngine:
         # Split first: a value with a space stays one argument.
         words = [_filled(word, values) for word in shlex.split(template)]
         return [*words, *self._options.extra_args], replace(self._options.upstream.address, url=url)
+
+
+def directory_for_sockets() -> Path:
+    """A new one of this user's alone, in /tmp where the usual place is too deep: sockets' names have a bound."""
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="ignite-engine-", dir=usual if len(usual) <= LONGEST_PLACE else "/tmp"))
 
 
 def _filled(word: str, values: dict[str, str]) -> str:

@@ -19,7 +19,7 @@ from tests.worker.engines.requests import ask, ask_long, read
 from worker.engines.base import Engine
 from worker.engines.demo_model import MODEL_PATH
 from worker.engines.guardian import secrets_in
-from worker.engines.managed import ManagedEngine, ManagedOptions
+from worker.engines.managed import ManagedEngine, ManagedOptions, directory_for_sockets
 from worker.engines.open_engine import EngineSettings, open_engine
 from worker.engines.openai_http import UpstreamOptions
 from worker.engines.serving_process import ServingProcess
@@ -186,3 +186,13 @@ async def test_a_child_has_none_of_our_settings_and_prints_no_key(
     printed = capfd.readouterr().err
     assert "IGNITE_" not in printed and "HF_TOKEN" in printed
     assert "'--api-key'" in printed and "***" in printed and SECRET not in printed
+
+
+def test_sockets_have_short_names_wherever_the_usual_place_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for place in (tmp_path, Path("/tmp"), tmp_path / ("deep" * 20)):
+        place.mkdir(exist_ok=True)
+        monkeypatch.setattr("tempfile.tempdir", str(place))
+        directory = directory_for_sockets()
+        assert len(f"{directory}/loading-99.sock") < 104
+        assert directory.stat().st_mode & 0o777 == 0o700
+        directory.rmdir()
