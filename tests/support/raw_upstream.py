@@ -17,6 +17,7 @@ from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
 
 MODEL = "up"
+LISTED = ("200 OK", b'{"data":[{"id":"up"}]}')
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class RawUpstream:
     """`models`: the status and the body of what it answers to GET /models."""
 
     script: Script
-    models: tuple[str, bytes] = ("200 OK", b'{"data":[{"id":"up"}]}')
+    models: tuple[str, bytes]
     calls: list[Call] = field(default_factory=list[Call])
     models_asked: int = 0
     _asked: dict[str, int] = field(default_factory=dict[str, int])
@@ -128,11 +129,11 @@ class WorkerBehind:
 
 @asynccontextmanager
 async def upstream_api(
-    script: Script, *, concurrency: int = 16, **changes: Any
+    script: Script, *, concurrency: int = 16, models: tuple[str, bytes] = LISTED, **changes: Any
 ) -> AsyncGenerator[tuple[Api, WorkerBehind]]:
     """The whole of Ignite in memory, in front of a scripted upstream."""
     settings = settings_for_tests(**{"max_tries": 3, "retry_backoff": 0.01} | changes)
-    async with RawUpstream(script).listening() as upstream, open_embedded(None) as backend:
+    async with RawUpstream(script, models).listening() as upstream, open_embedded(None) as backend:
         engine = open_engine(EngineSettings("openai", url=upstream.url, model=MODEL, concurrency=concurrency))
         worker = WorkerBehind(upstream, backend, engine, settings)
         try:
