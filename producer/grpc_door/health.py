@@ -19,6 +19,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from producer.dependencies import Doors
 from producer.failed_attempts import network_of
+from producer.grpc_door.guarded import Methods
 from producer.grpc_door.peers import address_of
 from producer.grpc_door.receiving import StrangersReceiving
 from shared.errors import DeadlineExceeded, Unavailable
@@ -44,16 +45,13 @@ class HealthService:
         self._look: asyncio.Task[bool] | None = None
         self._looked_at = float("-inf")
 
-    def handlers(self, name: str) -> grpc.GenericRpcHandler:
-        """Of kinds that are called before the message is read."""
+    def methods(self) -> Methods:
+        """Handlers of kinds that are called before the message is read."""
         read, write = HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString
-        return grpc.method_handlers_generic_handler(
-            name,
-            {
-                "Check": grpc.stream_unary_rpc_method_handler(self.check, read, write),
-                "Watch": grpc.stream_stream_rpc_method_handler(self.watch, read, write),
-            },
-        )
+        return {
+            "Check": grpc.stream_unary_rpc_method_handler(self.check, read, write),
+            "Watch": grpc.stream_stream_rpc_method_handler(self.watch, read, write),
+        }
 
     async def check(self, requests: Requests, context: Context) -> HealthCheckResponse:
         service = await self._service_in(requests, context)

@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from producer.grpc_door.guarded import Methods
 from producer.grpc_door.receiving import StrangersReceiving
 from shared.errors import IgniteError
 
@@ -20,7 +21,7 @@ NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerR
 """Version 1 is v1alpha's messages under another name; clients ask for it first, and some for nothing else."""
 
 
-def reflection_handlers(services: list[str], strangers: StrangersReceiving) -> list[grpc.GenericRpcHandler]:
+def reflection_services(services: list[str], strangers: StrangersReceiving) -> dict[str, Methods]:
     servicer = cast(Any, reflection).aio.ReflectionServicer(services)  # The stubs have left it out.
 
     async def info(requests: AsyncIterator[Request], context: Context) -> AsyncGenerator[Response]:
@@ -32,7 +33,7 @@ def reflection_handlers(services: list[str], strangers: StrangersReceiving) -> l
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.message)
 
     method = grpc.stream_stream_rpc_method_handler(info, Request.FromString, Response.SerializeToString)
-    return [grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method}) for name in NAMES]
+    return {name: {"ServerReflectionInfo": method} for name in NAMES}
 
 
 async def alone(request: Request) -> AsyncGenerator[Request]:

@@ -6,15 +6,15 @@ import asyncio
 import resource
 
 import grpc
-import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from producer.dependencies import Doors
 from producer.grpc_door.calls import ModelService
+from producer.grpc_door.guarded import Methods, guarded_server
 from producer.grpc_door.health import HealthService
 from producer.grpc_door.receiving import WINDOW, StrangersReceiving
-from producer.grpc_door.reflection import reflection_handlers
+from producer.grpc_door.reflection import reflection_services
 from shared.proto.dodil.ignite.v1.model_service_pb2 import DESCRIPTOR, ChatCompletionChunk, ChatCompletionResponse
 from shared.settings import Settings
 
@@ -51,18 +51,15 @@ class GrpcServer:
     def __init__(self, doors: Doors) -> None:
         self._settings = doors.settings
         self._calls = ModelService(doors)
-        self._server = grpc.aio.server(
-            options=options(doors.settings), maximum_concurrent_rpcs=doors.settings.grpc_calls + UNKNOWN_CALLS
-        )
-        services = frozenset({SERVICE, HEALTH, reflection.SERVICE_NAME})
+        names = frozenset({SERVICE, HEALTH, reflection.SERVICE_NAME})
         strangers = StrangersReceiving(slots=STRANGERS_SLOTS, timeout=STRANGERS_TIMEOUT)
-        self._server.add_generic_rpc_handlers(
-            (
-                handlers(self._calls),
-                HealthService(doors, services, strangers).handlers(HEALTH),
-                *reflection_handlers(sorted(services), strangers),
-            )
-        )
+        services = {
+            SERVICE: methods(self._calls),
+            HEALTH: HealthService(doors, names, strangers).methods(),
+            **reflection_services(sorted(names), strangers),
+        }
+        most_calls = doors.settings.grpc_calls + UNKNOWN_CALLS
+        self._server = guarded_server(services, options(doors.settings), most_calls)
         self.address = ""
 
     async def start(self) -> None:
@@ -118,16 +115,13 @@ def connections_of(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, int(soft * DESCRIPTORS_SHARE)))
 
 
-def handlers(calls: ModelService) -> grpc.GenericRpcHandler:
-    return grpc.method_handlers_generic_handler(
-        SERVICE,
-        {
-            # One message each way, all the same: these kinds of handlers are called before the message is read.
-            "ChatCompletion": grpc.stream_unary_rpc_method_handler(
-                calls.chat_completion, None, ChatCompletionResponse.SerializeToString
-            ),
-            "StreamChatCompletion": grpc.stream_stream_rpc_method_handler(
-                calls.stream_chat_completion, None, ChatCompletionChunk.SerializeToString
-            ),
-        },
-    )
+def methods(calls: ModelService) -> Methods:
+    return {
+        # One message each way, all the same: these kinds of handlers are called before the message is read.
+        "ChatCompletion": grpc.stream_unary_rpc_method_handler(
+            calls.chat_completion, None, ChatCompletionResponse.SerializeToString
+        ),
+        "StreamChatCompletion": grpc.stream_stream_rpc_method_handler(
+            calls.stream_chat_completion, None, ChatCompletionChunk.SerializeToString
+        ),
+    }

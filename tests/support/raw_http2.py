@@ -118,7 +118,7 @@ class RawHttp2:
 
 def literal(name: str, value: str) -> bytes:
     """HPACK: a literal field without indexing and without Huffman's code."""
-    return b"\x00" + sized(name.encode()) + sized(value.encode())
+    return b"\x00" + sized(name.encode()) + sized(value.encode(errors="surrogateescape"))
 
 
 def sized(text: bytes) -> bytes:

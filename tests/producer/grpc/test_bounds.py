@@ -229,3 +229,15 @@ async def test_open_calls_are_bounded_and_one_tenant_leaves_room_to_others() -> 
         api.engine.gate.set()
         assert len(await asyncio.gather(*waiting)) == 4
         assert await client.answer(ask(), metadata=ALICE)
+
+
+@pytest.mark.parametrize("path", ["/\udce2", f"/{SERVICE}/Nothing", "/", "", f"/{SERVICE}/ChatCompletion\udcff"])
+async def test_a_method_of_any_name_stops_no_server(path: str) -> None:
+    async with (
+        embedded_api(grpc=True, api_keys=KEYS) as api,
+        grpc_client(api.grpc_address) as client,
+        raw_http2(api.grpc_address) as attacker,
+    ):
+        stream = await attacker.open_call(path, ALICE)
+        await wait_until(lambda: attacker.closed or stream in attacker.ended, "the call to be refused")
+        assert (await client.answer(ask(), metadata=BOB))["object"] == "chat.completion"
