@@ -4,8 +4,9 @@ import asyncio
 import socket
 
 import pytest
+from structlog.testing import capture_logs
 
-from tests.producer.api import Api, ask, raw_post
+from tests.producer.api import COMPLETIONS, Api, ask, raw_post
 from tests.support.leak_check import no_leaks
 from tests.support.wait_until import wait_until
 
@@ -48,6 +49,21 @@ async def test_leaving_while_the_server_waits_for_the_client_to_read(any_api: Ap
         await wait_until(lambda: server_waits_to_send(any_api), "the server to wait in send", 30)
         assert any_api.engine.working
     await engine_is_idle(any_api)
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, f"{COMPLETIONS}/x", "/v1/files", "/v1/batches"])
+async def test_a_body_that_is_never_finished_is_no_crash(api: Api, path: str) -> None:
+    host, port = api.server.servers[0].sockets[0].getsockname()
+    for length in ("Content-Length: 100", "Transfer-Encoding: chunked", "Content-Length: -1"):
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n{length}\r\n\r\n"
+        with capture_logs() as logs:
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(head.encode() + b"4\r\n--x\r")
+            writer.write_eof()
+            await reader.read()
+            writer.close()
+            await wait_until(lambda: not api.server.server_state.tasks, "the request to end")
+        assert [each for each in logs if each["log_level"] == "error"] == []
 
 
 def server_waits_to_send(api: Api) -> bool:
