@@ -1,6 +1,6 @@
 # On a fresh machine with Python 3.11 or newer, pip and venv: `make up` runs Ignite, `make test` proves it.
 .DEFAULT_GOAL := help
-.PHONY: help up test bench chaos faults check format proto demo-model clean install install-dev
+.PHONY: help up test bench attack chaos faults fuzz check format proto demo-model clean install install-dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,13 @@ chaos: install-dev ## a campaign: load, and faults drawn from a seed (ARGS="--mi
 faults: install-dev ## every fault test, the long ones too
 	@scripts/install-servers.sh > /dev/null
 	@.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "long or not long" tests/faults tests/chaos $(ARGS)
+
+fuzz: install-dev ## every fuzzer, seed after seed, until the time is over (ARGS="--minutes 10 --seed 7")
+	@.venv/bin/python -m tests.fuzz $(ARGS)
+
+attack: install-dev ## a healthy client's times while others attack; see docs/security.md (ARGS="--only heads,uploads")
+	@scripts/install-servers.sh > /dev/null
+	@.venv/bin/python -m benchmarks.attacks $(ARGS)
 
 check: install-dev ## lint, format, types, import rules, generated code
 	.venv/bin/ruff check .

@@ -1,22 +1,21 @@
 """Whatever is sent, llama.cpp answers it or it is a bad request: never a failure, never anything but JSON."""
 
-import os
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 import pytest_asyncio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.producer.api import COMPLETIONS, Answer
 from tests.producer.test_fuzz import assert_no_surprise
 from tests.support.corpus import CORPUS
+from tests.support.fuzz import examples
 from tests.support.mutations import bodies
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-EXAMPLES = int(os.environ.get("IGNITE_TEST_FUZZ", "60"))
 FOR_THE_DEMO = [request | {"model": "demo"} for request in CORPUS.values()]
 
 
@@ -26,7 +25,7 @@ async def http(demo_url: str) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-@settings(max_examples=EXAMPLES, derandomize=True, database=None, deadline=None)
+@examples(60)
 @given(body=bodies(FOR_THE_DEMO), stream=st.booleans())
 async def test_requests(http: aiohttp.ClientSession, body: bytes, stream: bool) -> None:
     path = f"{COMPLETIONS}/stream" if stream else COMPLETIONS

@@ -1,11 +1,10 @@
 """Whatever is sent, the answer is JSON or a stream, and never says that the fault is ours."""
 
-import os
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase, CompletionCreateParamsStreaming
 from yarl import URL
@@ -13,12 +12,12 @@ from yarl import URL
 from shared.schema import ChatCompletionRequest
 from tests.producer.api import COMPLETIONS, Answer, Api, ask, embedded_api
 from tests.support.corpus import CORPUS
+from tests.support.fuzz import examples
 from tests.support.mutations import NUMBERS, bodies
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-EXAMPLES = int(os.environ.get("IGNITE_TEST_FUZZ", "200"))
-repeatable = settings(max_examples=EXAMPLES, derandomize=True, database=None, deadline=None)
+repeatable = examples(200)
 
 JSON = {"content-type": "application/json"}
 
