@@ -105,7 +105,7 @@ class RawUpstream:
             await Call({}, headers, writer, 0).answer(body, status)
             return
         request = orjson.loads(data)
-        prompt = request["messages"][-1]["content"]
+        prompt = str(request["messages"][-1]["content"])
         self._asked[prompt] = self._asked.get(prompt, 0) + 1
         call = Call(request, headers, writer, self._asked[prompt])
         self.calls.append(call)

@@ -17,7 +17,7 @@ from worker.engines.health import Health
 from worker.engines.merging import limited, merged
 from worker.engines.openai.failures import UpstreamFailed, key_refused
 from worker.engines.openai.normalizer import Normalizer
-from worker.engines.openai.request_fields import ServerDialect, per_choice
+from worker.engines.openai.request_fields import ServerDialect, per_choice, without_nulls
 from worker.engines.quirks import AnswerCorrection, error_from, input_modalities, refusal, request_per_choice
 from worker.engines.upstream import Address, Upstream, UpstreamLost
 from worker.fold import fold
@@ -263,7 +263,7 @@ class OpenAIEngine:
             yield chunk
 
     def _body(self, ask: _Ask) -> Request:
-        body: Request = {**ask.request, "model": self._model, "stream": ask.streamed}
+        body: Request = {**without_nulls(ask.request), "model": self._model, "stream": ask.streamed}
         if not ask.streamed:
             body.pop("stream_options", None)
             return body

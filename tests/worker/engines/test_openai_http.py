@@ -56,6 +56,14 @@ async def test_the_request_goes_through_with_the_upstreams_model_and_usage(
     assert upstream.headers[0]["Authorization"] == "Bearer secret"
 
 
+async def test_null_is_absent(upstream: UpstreamServer, engine: Engine) -> None:
+    message = {"role": "assistant", "content": None, "refusal": None, "audio": None, "tool_calls": []}
+    await read(engine, {"messages": [message], "stop": None, "tools": None})
+    (body,) = upstream.bodies
+    assert body["messages"] == [{"role": "assistant", "content": None, "tool_calls": []}]
+    assert body.keys() == {"messages", "model", "stream", "stream_options"}
+
+
 async def test_the_card_says_what_the_upstream_lists(upstream: UpstreamServer, engine: Engine) -> None:
     assert (engine.card.id, engine.card.context_length) == ("our-name", 512)
     unnamed = open_engine(settings(upstream))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from shared.errors import IgniteError
 
@@ -49,6 +49,24 @@ class ServerDialect:
             if name in OLDER_NAMES or _names(refused, other):
                 return replace(self, renamed=self.renamed | {name})
         return None
+
+
+def without_nulls(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The request without what is null, at its top and in its messages: strict servers refuse what OpenAI takes for
+    absent, and SDKs send messages back with every field they know. A message's null content stays: some want it.
+    """
+    kept = {key: value for key, value in request.items() if value is not None}
+    messages = kept.get("messages")
+    if isinstance(messages, list):
+        kept["messages"] = [_message(message) for message in cast(list[Any], messages)]
+    return kept
+
+
+def _message(message: Any) -> Any:
+    if not isinstance(message, dict):
+        return message
+    fields = cast(dict[str, Any], message)
+    return {key: value for key, value in fields.items() if value is not None or key == "content"}
 
 
 def per_choice(request: Mapping[str, Any], indices: list[int]) -> Iterator[dict[str, Any]]:

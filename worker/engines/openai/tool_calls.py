@@ -45,10 +45,14 @@ class _Call:
         """Whether the text so far is complete: then the next one is another call's."""
         return self.text.endswith(ENDS) and is_strict(self.text.encode(errors="replace"))
 
+    def is_followed_by(self, text: str) -> bool:
+        """Whether `text` begins the arguments of another call: Google sends all calls as the first one, without ids."""
+        return text.startswith("{") and text.strip() != self.text.strip() and self.is_whole
+
     def add(self, text: str) -> str:
         """What is new in `text`. An empty object in the first place of the arguments is none, if others follow."""
-        if not self.text and text == "{}":
-            return ""
+        if not self.text and text.startswith("{}"):
+            text = text[2:]
         if len(text) > 1 and text.startswith("{") and text.strip() == self.text.strip() and self.is_whole:
             return ""
         new = self.pieces.add(text)
@@ -100,7 +104,7 @@ class ToolCalls:
         body = _body(delta, kind)
         name, text = body.get("name"), _text(body.get(PAYLOADS[kind], body.get("arguments")))
         name = name if isinstance(name, str) else ""
-        call = self._call_of(delta, name) or self._new(delta, kind)
+        call = self._call_of(delta, name, text) or self._new(delta, kind)
         call.name = call.name or name
         text = call.add(text)
         extra = _extra(delta, body, kind)
@@ -109,7 +113,7 @@ class ToolCalls:
         call.waiting += text
         return self._begun(call, extra) if call.name else None
 
-    def _call_of(self, delta: Mapping[str, Any], name: str) -> _Call | None:
+    def _call_of(self, delta: Mapping[str, Any], name: str, text: str) -> _Call | None:
         """The call that the delta goes on with; None for a new one."""
         index, raw_id = _index(delta.get("index")), _identity(delta.get("id"))
         by_id = self._last(lambda call: raw_id is not None and call.raw_id == raw_id)
@@ -120,8 +124,11 @@ class ToolCalls:
         found = self._last(lambda call: call.index == index)
         if found is None:
             return None if raw_id is not None or name or not self._calls else self._calls[-1]
-        begins = raw_id is not None and found.raw_id is not None and bool(name) and _may_be_over(found)
-        return None if begins else found
+        if not name:
+            return found
+        if raw_id is None or found.raw_id is None:
+            return None if found.is_followed_by(text) else found
+        return None if _may_be_over(found) else found
 
     def _unnumbered(self, raw_id: Any, name: str) -> _Call | None:
         """A delta without an index and under no known id belongs to the last call, unless it begins one."""

@@ -273,6 +273,9 @@ ACCENTS: dict[str, Accent] = {
     "no arguments before the arguments": Accent(
         [tool(call(arguments="{}")), tool(rest('{"q":')), tool(rest('"a"}')), CALLED, COST], ONE, "tool_calls"
     ),
+    "no arguments before the arguments, in one": Accent(
+        [tool(call(arguments="{}" + QUERY)), CALLED, COST], ONE, "tool_calls"
+    ),
     "an empty object": Accent([tool(call(arguments="{}")), CALLED, COST], calls(("call_1", "{}")), "tool_calls"),
     "a function that is null": Accent(
         [tool(call(arguments=QUERY)), tool({"index": 0, "function": None}), CALLED, COST], ONE, "tool_calls"

@@ -137,6 +137,17 @@ def test_ids_are_made_where_a_server_has_none_and_stay() -> None:
         assert call["function"] == {"name": "f", "arguments": "{}"}
 
 
+@pytest.mark.parametrize("own", ["", None])
+def test_googles_calls_all_come_as_the_first_and_without_ids(own: str | None) -> None:
+    texts = ['{"q":"a"}', '{"q":"b"}', "{}"]
+    call = {"index": 0, "id": own, "type": "function"}
+    deltas = [{**call, "function": {"name": "look", "arguments": text}} for text in texts]
+    body = Accent([piece({"tool_calls": [delta]}) for delta in deltas] + [END, COST]).body
+    calls = fold(normalized(body))["choices"][0]["message"]["tool_calls"]
+    assert [each["function"] for each in calls] == [{"name": "look", "arguments": text} for text in texts]
+    assert len({each["id"] for each in calls}) == 3
+
+
 def test_several_choices_end_each_for_itself() -> None:
     both = [
         {**event, "choices": [{**part, "index": index} for part in event["choices"]]}
