@@ -154,8 +154,10 @@ LARGE = 8 * 1024
 
 
 async def send_body(send: Send, data: bytes, *, more: bool) -> None:
+    large = len(data) > LARGE
     await send({"type": "http.response.body", "body": data, "more_body": more})
-    if more and len(data) > LARGE:
+    del data  # The server has a copy; this one would be held for as long as the client does not read.
+    if more and large:
         # The server waits before it takes a piece, not after: without this one more would be held.
         await send({"type": "http.response.body", "body": b"", "more_body": True})
 

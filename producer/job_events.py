@@ -41,8 +41,7 @@ class EventsAnswer(StreamAnswer):
             if update is None:
                 await send_body(send, await self._comment(client), more=True)
                 continue
-            data = await self._whole(client, update)
-            await send_body(send, self._numbered.feed(data), more=update.ending is None)
+            await send_body(send, self._numbered.feed(await self._whole(client, update)), more=update.ending is None)
             if update.ending is not None:
                 return update.ending.status
 
