@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -148,6 +149,7 @@ async def get_events(
     doors = doors_of(request)
     job = await doors.service.get(tenant_of(request), job_id)
     after = last_event(request) if starting_after is None else starting_after
+    job = replace(job, result=None)  # It would be held for as long as the client reads the stream.
     return EventsAnswer(doors.service, job, after, doors.settings.keepalive, key=principal_of(request).key)
 
 
