@@ -48,7 +48,7 @@ LOADING_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 class UpstreamOptions:
     """`model` is the upstream's name for it, `model_id` ours; by default the first that it lists.
 
-    `continuation` is how it goes on after a partial answer: as vLLM when told so, as llama-server with any
+    `continuation` is how it goes on after a partial answer: as vLLM by fields of the request, as llama-server with any
     last message from the assistant, or not at all. `dialect` is what is known of the server before it is asked.
     """
 
@@ -404,7 +404,7 @@ async def _answered(upstream: Upstream, model: str | None) -> list[dict[str, Any
 
 
 async def _completes(upstream: Upstream, model: str) -> bool:
-    """Whether the server answers a completion of one token, be it with a refusal."""
+    """Whether the server answers a completion of one token; a refusal is an answer, too."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "stream": False}
     try:
         async with aclosing(upstream.answer(body, lambda: None)) as blocks:

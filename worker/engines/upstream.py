@@ -86,6 +86,7 @@ class Upstream:
             connector=_connector(address.socket),
             headers={"Authorization": f"Bearer {address.api_key}"} if address.api_key else None,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=stall_timeout),
+            trace_configs=[_noting_reuse()],
             max_line_size=LONGEST_HEADER,
             max_field_size=LONGEST_HEADER,
         )
@@ -163,13 +164,17 @@ class Upstream:
         return response
 
     async def _request(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
-        """Asks once more where the server has closed a kept-alive connection unread."""
+        """Asks once more where the server may have closed a kept-alive connection without reading the request.
+
+        On a new connection it has read it: the request would be generated twice.
+        """
+        connection = _Connection()
         try:
-            return await self._session.request(method, url, **options)
-        except aiohttp.ClientConnectorError:
-            raise
+            return await self._session.request(method, url, trace_request_ctx=connection, **options)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            return await self._session.request(method, url, **options)
+            if not connection.is_reused:
+                raise
+            return await self._session.request(method, url, trace_request_ctx=_Connection(), **options)
 
     @asynccontextmanager
     async def _abortable(self) -> AsyncGenerator[None]:
@@ -198,6 +203,22 @@ class Upstream:
     def _lost(self, message: str, error: Exception, *, reached: bool = True) -> UpstreamLost:
         detail = f"Lost {self._address.shown}: {str(error) or type(error).__name__}"
         return UpstreamLost(message, detail=detail, reached=reached)
+
+
+@dataclass(slots=True)
+class _Connection:
+    is_reused: bool = False
+
+
+def _noting_reuse() -> aiohttp.TraceConfig:
+    """aiohttp says only here whether a request goes over a connection that was used before."""
+
+    async def note(_: object, context: Any, __: object) -> None:
+        context.trace_request_ctx.is_reused = True
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(note)
+    return config
 
 
 async def _read(response: aiohttp.ClientResponse, patience: float | None) -> bytes:

@@ -231,6 +231,18 @@ async def test_a_stream_that_ends_early_is_an_error(
     assert text_of(await read(engine, ask())) == "Hello"
 
 
+async def test_a_request_is_sent_again_only_where_its_connection_was_used_before(
+    upstream: UpstreamServer, engine: Engine
+) -> None:
+    """A server closes idle connections at any moment; one that hangs up on a new connection has read the request."""
+    await read(engine, ask())
+    upstream.behaviour = bare(then="abort")
+    for _ in range(2):
+        with pytest.raises(EngineError, match="lost"):
+            await read(engine, ask())
+    assert len(upstream.bodies) == 1 + 2 + 1
+
+
 async def test_half_a_chunk_is_an_error(upstream: UpstreamServer, engine: Engine) -> None:
     upstream.behaviour = streams(BEGIN, FINISH[:20])
     with pytest.raises(EngineError):

@@ -14,24 +14,24 @@ def normalized(logprobs: Any) -> dict[str, Any] | None:
     """`{"content": [...] or None, "refusal": [...] or None}`, or None where a chunk has none."""
     if not logprobs or not isinstance(logprobs, (dict, list)):
         return None
-    told: dict[str, Any] = {"content": logprobs} if isinstance(logprobs, list) else cast(dict[str, Any], logprobs)
-    if isinstance(told.get("tokens"), list):
-        told = {"content": _from_completions(told)}
-    found = {name: _tokens(told.get(name)) for name in ("content", "refusal")}
+    received: dict[str, Any] = {"content": logprobs} if isinstance(logprobs, list) else cast(dict[str, Any], logprobs)
+    if isinstance(received.get("tokens"), list):
+        received = {"content": _from_completions(received)}
+    found = {name: _tokens(received.get(name)) for name in ("content", "refusal")}
     return found if found["content"] or found["refusal"] else None
 
 
-def _from_completions(told: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _from_completions(received: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The form of the older completions: parallel lists."""
-    alternatives = _list(told.get("top_logprobs"))
-    values = _list(told.get("token_logprobs"))
+    alternatives = _list(received.get("top_logprobs"))
+    values = _list(received.get("token_logprobs"))
     return [
         {
             "token": token,
             "logprob": values[at] if at < len(values) else None,
             "top_logprobs": alternatives[at] if at < len(alternatives) else None,
         }
-        for at, token in enumerate(told["tokens"])
+        for at, token in enumerate(received["tokens"])
     ]
 
 

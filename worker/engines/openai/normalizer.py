@@ -158,7 +158,7 @@ class Normalizer:
         _raise_failure(chunk)
         if not self._head and chunk.get("choices"):
             self._head = _head(chunk)
-        self._usage = usage.told(chunk) or self._usage
+        self._usage = usage.in_chunk(chunk) or self._usage
         extras = self._new_extras(chunk, strict)
         parts = [self._part(raw, at, strict) for at, raw in enumerate(_choices(chunk)) if raw is not None]
         found = [part for part in parts if part]
@@ -178,7 +178,7 @@ class Normalizer:
         return extras
 
     def _part(self, raw: Any, at: int, strict: bool) -> dict[str, Any] | None:
-        """A choice's part of a chunk; None where it holds nothing yet, or is of a choice that nobody asked for."""
+        """A choice's part of a chunk; None where it holds nothing yet, or is of a choice that was not asked for."""
         if not isinstance(raw, dict):
             raise malformed("a choice is not an object", raw)
         part = cast(dict[str, Any], raw)
@@ -224,7 +224,7 @@ class Normalizer:
         return self._choices[self._indices[number]]
 
     def _end_of(self, choice: _Choice) -> str:
-        """How a choice ended of which the server does not say so: it has said that all is told, or told the usage."""
+        """The reason of a choice that ended without one. Raises EngineError where nothing shows that it ended."""
         if not (choice.is_whole or (self._done and self._usage is not None)):
             raise EngineError("The engine's stream ended before its answer did.")
         return "stop"

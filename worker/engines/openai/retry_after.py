@@ -33,13 +33,13 @@ def _of_headers(headers: Mapping[str, str]) -> float | None:
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
-    told = headers.get("Retry-After")
-    if told is None:
+    value = headers.get("Retry-After")
+    if value is None:
         return None
-    if (seconds := _seconds(told)) is not None:
+    if (seconds := _seconds(value)) is not None:
         return seconds
     try:
-        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
 
@@ -85,25 +85,25 @@ def _of_words(said: Mapping[str, Any]) -> float | None:
     return float(found[1]) * UNITS[scale]
 
 
-def _seconds(told: str | None) -> float | None:
+def _seconds(value: str | None) -> float | None:
     """A number of seconds, a duration such as `1m30.5s`, or a point in time."""
-    if told is None:
+    if value is None:
         return None
-    told = told.strip()
-    number = _number(told)
+    value = value.strip()
+    number = _number(value)
     if number is not None and number > EPOCH:
         return max(0.0, (number / 1000 if number > 1000 * EPOCH else number) - time.time())
     if number is not None:
         return number
-    parts = DURATION.findall(told)
-    if not parts or DURATION.sub("", told).strip():
+    parts = DURATION.findall(value)
+    if not parts or DURATION.sub("", value).strip():
         return None
     return sum(float(count) * UNITS[unit] for count, unit in parts)
 
 
-def _number(told: str | None) -> float | None:
+def _number(value: str | None) -> float | None:
     try:
-        number = float(told or "")
+        number = float(value or "")
     except ValueError:
         return None
     return number if 0 <= number < 1e15 else None

@@ -17,8 +17,8 @@ DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 RENAMED = frozenset(name for names in NAMES.values() for name in names)
 
 
-def told(chunk: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The usage that a chunk tells, in its own place or in Groq's."""
+def in_chunk(chunk: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The usage that a chunk has, in its own place or in Groq's."""
     for holder in (chunk, chunk.get("x_groq")):
         found: Any = cast(dict[str, Any], holder).get("usage") if isinstance(holder, dict) else None
         if found and isinstance(found, dict):

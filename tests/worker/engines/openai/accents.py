@@ -441,6 +441,10 @@ FAILED: dict[str, tuple[list[Event], str]] = {
     "an error in a choice": ([piece({}, "error", error={"message": "no GPU"})], "no GPU"),
     "given up": ([HEL, LO, piece({}, "abort"), COST], "abort"),
     "given up, as an object": ([HEL, LO, piece({}, {"type": "abort"}), COST], "abort"),
+    "a completion that was given up": (
+        [orjson.dumps({**COST, "choices": [{"message": {"content": "Hel"}, "finish_reason": "abort"}]})],
+        "abort",
+    ),
     "out of resources": ([HEL, piece({}, "insufficient_system_resource")], "insufficient_system_resource"),
     "a network error": ([HEL, piece({}, "network_error")], "network_error"),
     "no choices": ([COST], "holds no choices"),
