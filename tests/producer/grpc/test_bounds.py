@@ -241,3 +241,10 @@ async def test_a_method_of_any_name_stops_no_server(path: str) -> None:
         stream = await attacker.open_call(path, ALICE)
         await wait_until(lambda: attacker.closed or stream in attacker.ended, "the call to be refused")
         assert (await client.answer(ask(), metadata=BOB))["object"] == "chat.completion"
+
+
+async def test_a_header_that_is_no_text_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with embedded_api(grpc=True, api_keys=KEYS) as api, raw_http2(api.grpc_address) as attacker:
+        stream = await attacker.open_call(CHAT, {"authorization": "Bearer secret-of-alice-4711\udcff"})
+        await wait_until(lambda: stream in attacker.ended, "the call to be refused")
+        assert "secret-of" not in caplog.text
