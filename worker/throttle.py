@@ -41,6 +41,9 @@ SHORTEST_PAUSE = 0.05
 SHORTEST_LAST = 1.0
 """The same for the least pause of an engine that does say: "0" in a row is no reason to ask without end."""
 
+SAID_EVERY = 60.0
+"""Seconds between two reports of overload: an engine with a rate limit refuses something every second or two."""
+
 JITTER = 0.25
 """A pause is longer by up to this share, so that workers do not come back together."""
 
@@ -59,6 +62,8 @@ class Throttle:
         self._credit = 0.0
         self._answers = 0
         self._overloaded_since = 0.0
+        self._said_at: float | None = None
+        self._is_said = False
         self._limit_changed = limit_changed
         self._clock = clock
         self._sent = 0
@@ -128,7 +133,8 @@ class Throttle:
         self._admit()
 
     def _answered(self) -> None:
-        if self._refusals:
+        if self._is_said:
+            self._is_said = False
             log.info("engine.answers_again", after=round(self._clock() - self._overloaded_since, 1), limit=self._limit)
         self._refusals = 0
         self._answers += 1
@@ -152,8 +158,9 @@ class Throttle:
             self._threshold = self._limit
         self._answers, self._credit = 0, 0.0
         self._resumes_at = now + pause
-        if self._refusals == 1:
-            self._overloaded_since = now
+        if self._refusals == 1 and (self._said_at is None or now - self._said_at >= SAID_EVERY):
+            self._said_at = self._overloaded_since = now
+            self._is_said = True
             next_step = f"pausing for {pause:.1f} s, then asking for less"
             log.warning("engine.overloaded", reason=overloaded.message, limit=self._limit, next=next_step)
         self._limit_changed()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared.errors import EngineOverloaded
 from shared.job import JobStatus, Tier
@@ -107,6 +108,21 @@ async def test_one_that_gives_up_while_it_waits_leaves_its_place() -> None:
         assert await first == await third == "answer"
     with pytest.raises(asyncio.CancelledError):
         await second
+
+
+async def test_overload_is_in_the_log_once_a_minute() -> None:
+    now = 0.0
+    server, throttle = Server(0, retry_after=0.001), Throttle(1, clock=lambda: now)
+    with capture_logs() as logs:
+        for _ in range(10):
+            server.capacity = 0
+            call = asyncio.create_task(throttle.run(server.ask))
+            await wait_until(lambda: server.refusals > 0, "a refusal")
+            server.capacity = 1
+            now += 10
+            await call
+            server.refusals = 0
+    assert [each["event"] for each in logs] == ["engine.overloaded", "engine.answers_again"] * 2
 
 
 async def test_other_errors_pass() -> None:
