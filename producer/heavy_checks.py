@@ -32,7 +32,12 @@ class HeavyChecks:
         took: list[float] = []
         checked = asyncio.get_running_loop().run_in_executor(self._thread, measured, check, took)
         self._thread.submit(rest, took)
-        return await checked
+        try:
+            return await checked
+        finally:
+            # An error's traceback leads to this frame, and the future to the error: in such a circle the body of a
+            # refused request would stay until a garbage collection, which is rare here.
+            del checked
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from prometheus_client import REGISTRY
 
 from producer.body_budget import SMALL, BodyBudget
-from shared.errors import RateLimited, Unavailable
+from shared.errors import InvalidRequest, RateLimited, Unavailable
 from shared.schema import ChatCompletionRequest
 from tests.producer.api import Api, ask, embedded_api
 from tests.support.batches import assert_each_once, begun, jsonl, line, outcome_of, over
@@ -112,6 +112,18 @@ async def test_what_was_parsed_of_a_body_goes_while_its_client_waits(api: Api) -
     )
     api.engine.gate.set()
     assert (await waiting).status == 200
+
+
+async def test_what_is_refused_leaves_nothing_for_the_garbage_collector(api: Api) -> None:
+    """It runs rarely in a process that serves, and large bodies would wait for it beyond any budget."""
+    gc.collect()
+    gc.disable()
+    try:
+        for size in (SIZE, 6 * SIZE):  # checked on the loop, and beside it
+            assert (await post(api, large(size, n="x"), ALICE)).status == 400
+        assert not any(isinstance(each, InvalidRequest) and each.param == "n" for each in gc.get_objects())
+    finally:
+        gc.enable()
 
 
 async def test_a_batchs_lines_wait_for_room(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tests.support.raw_http2 import FRAME_HEAD, PREFACE, SETTINGS, RawHttp2
 
@@ -154,18 +154,22 @@ async def wrong_keys(victim: Victim) -> None:
 
 
 async def deaf_readers(victim: Victim) -> None:
-    """200 long streams that nobody reads."""
-    body = json.dumps({"model": "simulated", "messages": [MESSAGE], "stream": True, "max_tokens": 100_000}).encode()
+    """1,000 readers of a long job's events that take nothing of them."""
+    asked = {"model": "simulated", "messages": [MESSAGE], "background": True, "max_tokens": 20_000}
+    body = json.dumps(asked).encode()
+    job = await answered(victim, post(victim, len(body)) + body)
+    path = f"/v1/jobs/{job.get('id')}/events"
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {victim.key}\r\n\r\n"
 
     async def one() -> None:
         while not victim.over:
             with suppress(OSError):
-                async with connected(victim) as (reader, writer):
-                    reader._transport.pause_reading()  # type: ignore[attr-defined]
-                    writer.write(post(victim, len(body)) + body)
-                    await asyncio.sleep(min(30.0, victim.left))
+                async with connected(victim) as (_, writer):
+                    cast(asyncio.Transport, writer.transport).pause_reading()
+                    writer.write(head.encode())
+                    await asyncio.sleep(victim.left)
 
-    await asyncio.gather(*(one() for _ in range(200)))
+    await asyncio.gather(*(one() for _ in range(1000)))
 
 
 async def empty_lists(victim: Victim) -> None:
@@ -238,7 +242,7 @@ ATTACKS: dict[str, Attack] = {
     "1,500 half heads": half_heads,
     "1,500 half bodies": half_bodies,
     "unknown keys": wrong_keys,
-    "200 streams never read": deaf_readers,
+    "1,000 readers that never read": deaf_readers,
     "18 MB of empty lists": empty_lists,
     "400,000 messages": many_messages,
     "a million wrong parts": wrong_parts,
