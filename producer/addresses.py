@@ -76,7 +76,7 @@ def target_of(url: str) -> Target | str:
     try:
         parsed = URL(url)
         port, host = parsed.port, (parsed.raw_host or "").lower()
-    except ValueError:
+    except (ValueError, IndexError):  # yarl looks at the first character of a host that is empty.
         return "it is not a URL"
     if parsed.scheme not in ("http", "https") or not host or not port:
         return f"expected an http or https URL of at most {MAX_URL} characters"

@@ -242,3 +242,8 @@ def test_webhooks_need_a_secret_and_a_job() -> None:
     assert waiting
     assert waiting.param == "webhook_url"
     assert webhook_refusal(None, background=False, settings=Settings()) is None
+
+
+@pytest.mark.parametrize("url", ["http://[64:ff9b::7f00:1]@", "http://[::1]@/", "https://u[x]:p@:80/"])
+def test_a_url_whose_host_is_missing_behind_brackets_is_refused(url: str) -> None:
+    assert fault_of(url, private_allowed=False)
