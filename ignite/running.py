@@ -76,7 +76,7 @@ def calm_garbage_collection() -> None:
 
 def give_back_large_memory() -> None:
     """Memory of large objects returns to the system when they are freed. By default glibc keeps blocks of up to 32 MB
-    in heaps that hardly ever shrink once it has seen some: large request bodies would cost twice their memory, for good.
+    in heaps that hardly ever shrink once it has seen some: large bodies would cost twice their memory, for good.
     """
     with suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
