@@ -17,13 +17,16 @@ from tests.support.siege import ENVIRONMENT, Besieged, besieged
 READY = r"ready: (http://\S+)/v1 · gRPC \S+:(\d+)"
 MEGABYTE = 2**20
 GROWTH = 768 * MEGABYTE
-"""Pods have 1 GiB: three times `body_budget`, beside some 100 MB of the process itself."""
+"""Of `ignite api`. Pods have 1 GiB: three times `body_budget`, beside some 100 MB of the process itself."""
+
+GROWTH_OF_ALL = 1280 * MEGABYTE
+"""Of `ignite up`, which holds a request in the store, the worker and the engine, too."""
 
 SHORT = ("gRPC messages cut in half", "a header of 80 MB", "1,500 half heads")
 SHORT_SECONDS, LONG_SECONDS = 1.0, 15.0
 DESCRIPTORS = 256
-TOLERATED = 0.01
-"""Share of calls that may be 503 `too_many_connections`: a flood of connections is accepted before it is refused."""
+TOLERATED = 0.1
+"""Share of calls that may be refused or reset where 1,500 connections come upon 256 descriptors."""
 
 
 @pytest.fixture
@@ -36,13 +39,20 @@ async def embedded(tmp_path: Path) -> AsyncGenerator[tuple[RunningProcess, Besie
         yield process, Besieged(found[1], int(found[2]), process.pid)
 
 
-async def assert_unharmed(process: RunningProcess, server: Besieged, attack: str, seconds: float) -> None:
+async def assert_unharmed(
+    process: RunningProcess,
+    server: Besieged,
+    attack: str,
+    seconds: float,
+    growth: int = GROWTH_OF_ALL,
+    tolerated: float = TOLERATED,
+) -> None:
     found = await besieged(server, attack, seconds)
     failures = [failure for each in found.times.values() for failure in each["failures"]]
     calls = sum(each["count"] for each in found.times.values())
-    assert found.failed <= calls * TOLERATED, failures
+    assert found.failed <= calls * tolerated, failures
     assert all(each["count"] for each in found.times.values()), found
-    assert found.highest - found.before < GROWTH, found
+    assert found.highest - found.before < growth, found
     assert process.returncode is None
     assert "Traceback" not in process.output
 
@@ -64,4 +74,5 @@ async def test_distributed(cluster: Cluster, attack: str) -> None:
     api = await cluster.api(**ENVIRONMENT)
     await cluster.worker()
     found = await api.process.wait_for(READY)
-    await assert_unharmed(api.process, Besieged(api.url, int(found[2]), api.process.pid), attack, LONG_SECONDS)
+    server = Besieged(api.url, int(found[2]), api.process.pid)
+    await assert_unharmed(api.process, server, attack, LONG_SECONDS, GROWTH, tolerated=0)
