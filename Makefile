@@ -46,7 +46,7 @@ proto: install-dev ## generate the Python of shared/proto again
 
 demo-model: ## train worker/engines/demo_model/demo.gguf again
 	UV_PROJECT_ENVIRONMENT=.venv-demo-model scripts/uv.sh run --frozen --group demo-model \
-	    python -m worker.engines.demo_model.train -o worker/engines/demo_model/demo.gguf
+	    python -m tools.demo_model.train -o worker/engines/demo_model/demo.gguf
 
 clean: ## remove what these commands installed and left; ./ignite-data stays
 	rm -rf .venv .venv-* .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage dist

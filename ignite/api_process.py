@@ -15,18 +15,18 @@ import uvicorn
 from ignite.processes import supervise
 from ignite.running import mendable, require_distributed, run, say, stop_signals, until, warn
 from producer.app import create_app, keyless_by
-from producer.auth import Keyless
-from producer.connections import Connections
-from producer.dependencies import Doors
-from producer.http_protocol import BoundedHttpProtocol
-from producer.keys import KeyBook
+from producer.auth.keyring import Keyless
+from producer.auth.keys import KeyBook
+from producer.http.connection.limits import Connections
+from producer.http.connection.protocol import BoundedHttpProtocol
+from producer.http.context import Doors
 from producer.storage import open_storage
 from shared.backends import open_backend
 from shared.ports import Backend
 from shared.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
-    from producer.grpc_door.server import GrpcServer
+    from producer.rpc.server import GrpcServer
 
 log = structlog.get_logger(__name__)
 
@@ -147,7 +147,7 @@ def http_protocol(connections: Connections, head_limit: int) -> type[asyncio.Pro
 
 
 async def start_grpc(doors: Doors) -> GrpcServer:
-    from producer.grpc_door.server import GrpcServer  # Its libraries cost a process that does not serve it nothing.
+    from producer.rpc.server import GrpcServer  # Its libraries cost a process that does not serve it nothing.
 
     server = GrpcServer(doors)
     await server.start()

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from ignite import __version__
-from ignite.batch_command import batch
-from ignite.dead_command import dead
-from ignite.fleet_command import queues, workers
-from ignite.jobs_command import jobs
-from ignite.keys_command import keys
-from ignite.options import settings_of, settings_options
+from ignite.commands.batch import batch
+from ignite.commands.dead import dead
+from ignite.commands.fleet import queues, workers
+from ignite.commands.jobs import jobs
+from ignite.commands.keys import keys
+from ignite.commands.options import settings_of, settings_options
 
 BACKEND = (
     *("amqp_url", "redis_url", "redis_eviction", "consumer_timeout"),
@@ -113,7 +113,7 @@ def worker(**options: Any) -> None:
 @settings_options(*API, "data_dir", *WORKER, *BACKEND)
 def doctor(**options: Any) -> None:
     """Check settings, broker, store, engine and ports, and say what to do."""
-    from ignite.doctor import run_doctor
+    from ignite.commands.doctor import run_doctor
 
     run_doctor(options)
 

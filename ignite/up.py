@@ -5,7 +5,7 @@ from __future__ import annotations
 from ignite.api_process import serving
 from ignite.running import say, stop_signals, until
 from ignite.worker_process import running_engine, working
-from producer.auth import Keyless
+from producer.auth.keyring import Keyless
 from producer.storage import open_storage
 from shared.backends import open_backend
 from shared.settings import Settings

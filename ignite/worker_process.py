@@ -14,9 +14,9 @@ from shared.backends import open_backend
 from shared.names import bad_model, is_model_name
 from shared.ports import Backend
 from shared.settings import Settings, SettingsError, split_list
-from worker.consumer import Worker, WorkerOptions
 from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
+from worker.worker import Worker, WorkerOptions
 
 ELSEWHERE = ("openai", "simulated")
 """Engines of which a second one costs nothing: the model is in another process, or there is none."""

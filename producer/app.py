@@ -10,37 +10,37 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 
-from producer import completions, dead, jobs, models, operations, stored
-from producer.auth import Keyless, Keyring
+from producer.admission.rate_limits import KeyLimits
+from producer.auth.keyring import Keyless, Keyring
+from producer.auth.keys import KeyBook, Revocations
+from producer.auth.revocations import RevocationWatcher
 from producer.batches import routes as batches
-from producer.batches.book import Batches
-from producer.batches.named import NamedBatches
+from producer.batches.idempotency import NamedBatches
+from producer.batches.lease import BatchRunners
+from producer.batches.repository import Batches
 from producer.batches.run import BatchRun, Desk
-from producer.batches.runners import BatchRunners
-from producer.body_budget import BodyBudget, HeldBodies
-from producer.browser_guard import BrowserGuard, LocalNames
 from producer.catalog import Catalog, Configured
-from producer.connections import Connections
-from producer.dead_letters import settle_dead_letters
-from producer.dependencies import Doors
-from producer.errors import install_error_handlers
 from producer.files import routes as files
 from producer.files.catalog import Files
 from producer.files.reaper import reap
 from producer.fleet import Fleet
-from producer.head_requests import HeadRequests
-from producer.health import Health, health_router
-from producer.keys import KeyBook, Revocations
-from producer.limits import KeyLimits
-from producer.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext, Surprises
-from producer.openapi import openapi_of
-from producer.revocations import RevocationWatcher
-from producer.service import JobService
+from producer.http.body_budget import BodyBudget, HeldBodies
+from producer.http.browser_guard import BrowserGuard, LocalNames
+from producer.http.connection.limits import Connections
+from producer.http.context import Doors
+from producer.http.errors import install_error_handlers
+from producer.http.fast_path import Straight
+from producer.http.head_requests import HeadRequests
+from producer.http.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext, Surprises
+from producer.http.openapi import openapi_of
+from producer.http.routes import completions, dead, jobs, models, operations, stored
+from producer.http.routes.health import Health, health_router
+from producer.http.tenant_calls import TenantCalls
+from producer.jobs.dead_letters import settle_dead_letters
+from producer.jobs.reconciler import Sweeper
+from producer.jobs.service import JobService
 from producer.storage import open_storage
-from producer.straight import Straight
-from producer.sweeper import Sweeper
-from producer.tenant_calls import TenantCalls
-from producer.webhooks import announce_endings
+from producer.webhooks.sender import announce_endings
 from shared.ports import Backend
 from shared.settings import Settings
 

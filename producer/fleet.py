@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from producer.admission.drain_rate import DrainRate
 from producer.catalog import Catalog
-from producer.drain_rate import DrainRate
 from shared.job import QueueName, Tier
 from shared.ports import Backend, WorkerInfo
 

@@ -1,7 +1,7 @@
 """One tree of errors. Each class has a sentence, OpenAI's `type` and `code`, and says whether a retry can help.
 
-Foreign exceptions are translated into these once, at the border (a backend, an engine); `producer/errors.py` is the
-only map from here to HTTP. An error travels inside jobs and streams as OpenAI's error object: `to_dict` and
+Foreign exceptions are translated into these once, at the border (a backend, an engine); `producer/http/errors.py` is
+the only map from here to HTTP. An error travels inside jobs and streams as OpenAI's error object: `to_dict` and
 `from_dict`.
 """
 

@@ -9,10 +9,10 @@ import structlog
 from shared.errors import JobCancelled
 from shared.job import JobStatus
 from shared.ports import Claim, Delivery, NotClaimed
-from worker.carried import CarriedDelivery
+from worker.context import Workplace
 from worker.outcome import ended_early
-from worker.persistence import persistently
-from worker.workplace import Workplace
+from worker.piggybacked import CarriedDelivery
+from worker.retry import persistently
 
 log = structlog.get_logger(__name__)
 

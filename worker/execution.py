@@ -31,15 +31,16 @@ from shared.errors import (
 from shared.job import JobStatus
 from shared.ports import AttemptFenced, Claim, Delivery, Ending, LogShorter, NotClaimed
 from shared.quota import LOG_ROOM
-from worker import functions, lease, shape
+from worker import lease
 from worker.claiming import Claiming
-from worker.fold import Fold, plain_text
-from worker.frames import FrameEncoder, FrameWriter, too_large
-from worker.held_delivery import HeldDelivery
+from worker.context import Workplace
+from worker.deliveries import HeldDelivery
+from worker.openai import legacy_functions, translate
 from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain, ended_early
-from worker.persistence import persistently
-from worker.resume import Chunk, Replay, Sent, can_continue, is_constrained
-from worker.workplace import Workplace
+from worker.retry import persistently
+from worker.stream.fold import Fold, plain_text
+from worker.stream.frames import FrameEncoder, FrameWriter, too_large
+from worker.stream.resume import Chunk, Replay, Sent, can_continue, is_constrained
 
 log = structlog.get_logger(__name__)
 
@@ -189,9 +190,9 @@ class Execution:
         body = claim.body if self._message.body is None else self._message.body
         if body is None:
             raise RequestLost("No copy of the job's request is left.")
-        asked = shape.decoded(body)
-        request = shape.engine_request(asked, self._job)
-        self._request = request = shape.bounded(request, self._place.engine.card.context_length)
+        asked = translate.decoded(body)
+        request = translate.engine_request(asked, self._job)
+        self._request = request = translate.bounded(request, self._place.engine.card.context_length)
         if not self._logged(claim):
             return await self._throttled(partial(self._unary, request, asked))
         sent = await self._sent_before(claim)
@@ -210,8 +211,8 @@ class Execution:
         return await self._place.throttle.run(noted, self._job.tier)
 
     async def _unary(self, request: dict[str, Any], asked: dict[str, Any]) -> Completed:
-        answer = functions.completed(await self._place.engine.complete(request), asked)
-        return Completed(self._fitting(shape.completion(self._job, answer)))
+        answer = legacy_functions.completed(await self._place.engine.complete(request), asked)
+        return Completed(self._fitting(translate.completion(self._job, answer)))
 
     def _fitting(self, result: dict[str, Any]) -> dict[str, Any]:
         """Raises AnswerTooLarge."""
@@ -227,8 +228,8 @@ class Execution:
         engine = self._place.engine
         going_on = engine.continues_text and can_continue(request, sent)
         replay = Replay(Sent() if going_on else sent)
-        usage = shape.include_usage(asked)
-        encoder = FrameEncoder(shape.head(self._job), include_usage=usage, begun=sent.begun, ended=sent.ended)
+        usage = translate.include_usage(asked)
+        encoder = FrameEncoder(translate.head(self._job), include_usage=usage, begun=sent.begun, ended=sent.ended)
         writer = self._writer = FrameWriter(
             self._place.backend.log,
             claim.job_id,
@@ -241,7 +242,7 @@ class Execution:
         generated = engine.generate(request, sent.text if going_on else "")
         begun = False
         try:
-            async with aclosing(functions.answered(generated, asked)) as chunks:
+            async with aclosing(legacy_functions.answered(generated, asked)) as chunks:
                 async for raw in chunks:
                     begun = True
                     if frames := self._taken(replay.filter(raw), encoder):
@@ -253,7 +254,7 @@ class Execution:
             raise EngineError(overloaded.message) if begun else overloaded from overloaded
         if not self._fold.finished:
             raise EngineError("The engine's stream ended before its answer did.")
-        return Completed(shape.completion(self._job, self._fold.completion), encoder.end(self._fold.usage))
+        return Completed(translate.completion(self._job, self._fold.completion), encoder.end(self._fold.usage))
 
     def _taken(self, chunk: Chunk, encoder: FrameEncoder) -> bytes:
         """The chunk's frames, once it is folded."""
@@ -357,5 +358,5 @@ class Execution:
         partial = self._fold.completion
         if not partial["choices"]:
             return ended_early(status, error)
-        result = orjson.dumps(shape.completion(self._job, partial))
+        result = orjson.dumps(translate.completion(self._job, partial))
         return ended_early(status, error, result=result, usage=self._fold.usage)

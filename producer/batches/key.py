@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from producer.keys import KeyBook
+from producer.auth.keys import KeyBook
 from shared.job import Job
 from shared.limits import FOR_LINES, UNLIMITED, Limits, lines_of, seconds_until_fits
 from shared.ports import Limiter

@@ -8,11 +8,11 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from producer.batches.book import window_of
 from producer.batches.document import Batch, Output
+from producer.batches.repository import window_of
 from producer.files.entry import new_file_id, new_id
 from producer.files.expiry import checked_expiry
-from producer.wire import whole
+from producer.http.serializers import whole
 from shared.errors import InvalidRequest
 from shared.schema import parse_json
 from shared.schema.request import Metadata

@@ -7,19 +7,19 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from producer import shapes, wire
 from producer.batches.document import Batch
-from producer.batches.named import RequestName, request_name
+from producer.batches.idempotency import RequestName, request_name
 from producer.batches.requests import batch_object, new_batch, parse_batch_request, retrying
-from producer.dependencies import doors_of, json_response, principal_of, tenant_of
-from producer.openapi import BATCH_REQUEST, answers, is_json
-from producer.webhook_target import webhook_refusal
+from producer.http import response_models, serializers
+from producer.http.context import doors_of, json_response, principal_of, tenant_of
+from producer.http.openapi import BATCH_REQUEST, answers, is_json
+from producer.webhooks.target import webhook_refusal
 from shared.errors import Conflict, InvalidRequest
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 BatchId = Annotated[str, Path(max_length=200)]
-A_BATCH = is_json(shapes.Batch, "The batch.")
+A_BATCH = is_json(response_models.Batch, "The batch.")
 
 
 async def begin(request: Request, batch: Batch, name: RequestName | None) -> Response:
@@ -52,14 +52,16 @@ async def create_batch(request: Request) -> Response:
 
 
 @router.get(
-    "", summary="List batches, newest first", responses=answers(is_json(shapes.BatchList, "A page of batches."), 400)
+    "",
+    summary="List batches, newest first",
+    responses=answers(is_json(response_models.BatchList, "A page of batches."), 400),
 )
 async def list_batches(
     request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> Response:
     """`after`: the last id of the page before."""
     found, more = await doors_of(request).batches.list(tenant_of(request), after=after, limit=limit)
-    return json_response(wire.page([batch_object(batch) for batch in found], has_more=more))
+    return json_response(serializers.page([batch_object(batch) for batch in found], has_more=more))
 
 
 @router.get("/{batch_id}", summary="A batch's state", responses=answers(A_BATCH, 404))

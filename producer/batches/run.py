@@ -16,24 +16,24 @@ from typing import TypeVar
 import orjson
 import structlog
 
-from producer.batches.book import Batches
+from producer.auth.keys import KeyBook
 from producer.batches.document import Batch, Problem
-from producer.batches.execution import Execution, Tools
+from producer.batches.execution.lifecycle import Execution, Tools
+from producer.batches.execution.line_jobs import LineJobs
+from producer.batches.execution.line_limits import Window
+from producer.batches.execution.outputs import Outputs
+from producer.batches.execution.progress_writer import Ledger
+from producer.batches.input.lines import RawLine
+from producer.batches.input.reader import LineSource, slowly
+from producer.batches.input.validation import Duplicates, Validation, in_order
 from producer.batches.key import BatchKey
-from producer.batches.ledger import Ledger
-from producer.batches.line_jobs import LineJobs
-from producer.batches.lines import RawLine
-from producer.batches.outputs import Outputs
-from producer.batches.source import LineSource, slowly
-from producer.batches.telling import tell_webhook
-from producer.batches.validation import Duplicates, Validation, in_order
-from producer.batches.window import Window
-from producer.body_budget import BodyBudget
+from producer.batches.repository import Batches
+from producer.batches.webhook import tell_webhook
 from producer.catalog import Catalog
 from producer.files.catalog import Files
 from producer.files.entry import Part
-from producer.keys import KeyBook
-from producer.service import JobService
+from producer.http.body_budget import BodyBudget
+from producer.jobs.service import JobService
 from producer.storage import Storage
 from shared.errors import NotFound, unknown_model
 from shared.ports import Backend, DocumentChanged

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from shared.aio import first
 from shared.errors import RangeNotSatisfiable
-from shared.racing import first
 
 ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 

@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from producer import shapes, wire
-from producer.dependencies import doors_of, json_response, tenant_of
-from producer.errors import error_response
 from producer.files.content import ContentAnswer, asked_range, range_counts
 from producer.files.entry import FileEntry, file_object, new_file_id
 from producer.files.upload import Upload, expiry_of, purpose_of
 from producer.files.usage import STEP
-from producer.openapi import FILE_CONTENT, FILE_UPLOAD, answers, is_json
+from producer.http import response_models, serializers
+from producer.http.context import doors_of, json_response, tenant_of
+from producer.http.errors import error_response
+from producer.http.openapi import FILE_CONTENT, FILE_UPLOAD, answers, is_json
 from shared.errors import RangeNotSatisfiable
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -27,7 +27,7 @@ NAME_LIMIT = 255
 @router.post(
     "",
     summary="Upload a file",
-    responses=answers(is_json(shapes.File, "The file."), 400, 413, 415, 429, 507),
+    responses=answers(is_json(response_models.File, "The file."), 400, 413, 415, 429, 507),
     openapi_extra=FILE_UPLOAD,
 )
 async def create_file(request: Request) -> Response:
@@ -60,7 +60,7 @@ def expected_size(request: Request, most: int) -> int:
     return min(int(told), most) if told.isdecimal() else min(STEP, most)
 
 
-@router.get("", summary="List files", responses=answers(is_json(shapes.FileList, "A page of files."), 400))
+@router.get("", summary="List files", responses=answers(is_json(response_models.FileList, "A page of files."), 400))
 async def list_files(
     request: Request,
     purpose: str | None = None,
@@ -72,7 +72,7 @@ async def list_files(
     files, more = await doors_of(request).files.list(
         tenant_of(request), purpose=purpose, after=after, limit=limit, oldest_first=order == "asc"
     )
-    return json_response(wire.page([await shown(request, entry) for entry in files], has_more=more))
+    return json_response(serializers.page([await shown(request, entry) for entry in files], has_more=more))
 
 
 async def shown(request: Request, entry: FileEntry) -> dict[str, object]:
@@ -83,7 +83,7 @@ async def shown(request: Request, entry: FileEntry) -> dict[str, object]:
     return file_object(entry, size=content.size)
 
 
-@router.get("/{file_id}", summary="A file", responses=answers(is_json(shapes.File, "The file."), 404))
+@router.get("/{file_id}", summary="A file", responses=answers(is_json(response_models.File, "The file."), 404))
 async def get_file(request: Request, file_id: FileId) -> Response:
     return json_response(await shown(request, await doors_of(request).files.get(tenant_of(request), file_id)))
 
@@ -113,7 +113,9 @@ async def get_content(request: Request, file_id: FileId) -> Response:
 
 
 @router.delete(
-    "/{file_id}", summary="Delete a file", responses=answers(is_json(shapes.FileDeleted, "It is gone."), 404, 409)
+    "/{file_id}",
+    summary="Delete a file",
+    responses=answers(is_json(response_models.FileDeleted, "It is gone."), 404, 409),
 )
 async def delete_file(request: Request, file_id: FileId) -> Response:
     await doors_of(request).files.delete(tenant_of(request), file_id)

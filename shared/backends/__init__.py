@@ -31,7 +31,7 @@ def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncCo
             eviction=settings.redis_eviction,
             tenant_limit=settings.tenant_store_limit,
         )
-    from shared.backends.embedded import open_embedded
+    from shared.backends.embedded.backend import open_embedded
 
     return open_embedded(
         settings.data_dir,
@@ -60,6 +60,6 @@ def open_documents(settings: Settings) -> AbstractAsyncContextManager[Documents]
         from shared.backends.distributed import open_distributed_documents
 
         return open_distributed_documents(settings.redis_url)
-    from shared.backends.embedded import open_embedded_documents
+    from shared.backends.embedded.backend import open_embedded_documents
 
     return open_embedded_documents(settings.data_dir)

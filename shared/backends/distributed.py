@@ -10,21 +10,27 @@ from functools import partial
 
 import structlog
 
-from shared.backends import redis_keys as keys
 from shared.backends.follower import FollowerHub
 from shared.backends.rabbitmq import RabbitQueue
 from shared.backends.rabbitmq.explained import Refused
-from shared.backends.redis_documents import RedisDocuments
-from shared.backends.redis_facts import StoreFacts, ask_store, memory_of, refuse_eviction, store_warnings
-from shared.backends.redis_kept import KeptBytes
-from shared.backends.redis_limiter import RedisLimiter
-from shared.backends.redis_log import RedisLog, dispatch
-from shared.backends.redis_outbox import RedisOutbox
-from shared.backends.redis_presence import anybody_hears
-from shared.backends.redis_registry import RedisRegistry
-from shared.backends.redis_server import Server, open_server
-from shared.backends.redis_store import RedisStore
-from shared.backends.redis_strays import StrayFinder
+from shared.backends.redis import keys
+from shared.backends.redis.connection.durability import (
+    StoreFacts,
+    ask_store,
+    memory_of,
+    refuse_eviction,
+    store_warnings,
+)
+from shared.backends.redis.connection.presence import anybody_hears
+from shared.backends.redis.connection.server import Server, open_server
+from shared.backends.redis.documents import RedisDocuments
+from shared.backends.redis.jobs.log import RedisLog, dispatch
+from shared.backends.redis.jobs.orphans import StrayFinder
+from shared.backends.redis.jobs.store import RedisStore
+from shared.backends.redis.limiter import RedisLimiter
+from shared.backends.redis.outbox import RedisOutbox
+from shared.backends.redis.registry import RedisRegistry
+from shared.backends.redis.storage_quota import KeptBytes
 from shared.errors import BackendUnavailable, IgniteError, StoreUnavailable
 from shared.job import Job, QueueName
 from shared.quota import usual_limit

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable, Mapping
 
 from ignite.cli import cli
-from shared.backends import redis
 from shared.backends.rabbitmq.consumer import RabbitConsumer, RabbitDelivery
+from shared.backends.redis.connection import driver
 from shared.ports import Choose, Delivery
 
 OF_ANOTHER_ATTEMPT = re.compile(r"attempt ~= ARGV\[\d\]|running ~= attempt")
 
 
-class Unfenced(redis.Script):
+class Unfenced(driver.Script):
     """The Lua steps take writes of any attempt."""
 
     def __init__(self, name: str) -> None:
@@ -24,8 +24,8 @@ class Unfenced(redis.Script):
 
 def fencing_off() -> None:
     for name in ("append", "renew", "finish", "release"):
-        assert redis.Script(name).sha != Unfenced(name).sha, f"{name}.lua compares attempts in another way by now"
-    redis.Script = Unfenced
+        assert driver.Script(name).sha != Unfenced(name).sha, f"{name}.lua compares attempts in another way by now"
+    driver.Script = Unfenced
 
 
 def ack_first() -> None:

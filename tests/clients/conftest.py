@@ -10,7 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 from ignite.api_process import serving
 from ignite.worker_process import working
 from shared.backends.distributed import open_distributed
-from shared.backends.embedded import open_embedded
+from shared.backends.embedded.backend import open_embedded
 from shared.ports import Backend
 from shared.settings import Settings
 from tests.producer.api import Api, embedded_api, running_api, settings_for_tests

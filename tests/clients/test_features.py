@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.clients.published import fits
 from tests.clients.test_demo_model import WEATHER
-from worker.fold import fold
+from worker.stream.fold import fold
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

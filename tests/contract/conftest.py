@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from shared.backends.distributed import open_distributed
-from shared.backends.embedded import open_embedded
+from shared.backends.embedded.backend import open_embedded
 from shared.ports import Backend
 from tests.support.redis_cluster import RedisCluster
 

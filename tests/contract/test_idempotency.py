@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from shared.backends.redis_store import RedisStore
+from shared.backends.redis.jobs.store import RedisStore
 from shared.errors import IdempotencyKeyReused
 from shared.job import IdempotencyKey, Job
 from shared.ports import Backend, JobFilter, NotClaimed

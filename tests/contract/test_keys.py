@@ -2,7 +2,7 @@
 
 import pytest
 
-from producer.keys import KIND, KeyBook, digest
+from producer.auth.keys import KIND, KeyBook, digest
 from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.limits import Limits
 from shared.ports import FLEET, Backend
@@ -60,7 +60,7 @@ async def test_names_are_given_once_and_are_plain(backend: Backend) -> None:
 
 
 async def test_all_are_listed_however_many(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.keys.PAGE", 2)
+    monkeypatch.setattr("producer.auth.keys.PAGE", 2)
     book = KeyBook(backend.documents)
     made = [(await book.create(f"key-{number}"))[1] for number in range(5)]
     assert sorted([key async for key in book.all()], key=lambda key: key.name) == made

@@ -8,9 +8,10 @@ import pytest
 import redis
 
 from shared import quota
-from shared.backends import embedded_purge, redis_keys
 from shared.backends.distributed import open_distributed
-from shared.backends.embedded import open_embedded
+from shared.backends.embedded.backend import open_embedded
+from shared.backends.embedded.database import purge
+from shared.backends.redis import keys
 from shared.errors import StorageQuotaExceeded
 from shared.job import Job, JobStatus
 from shared.ports import AttemptFenced, Backend, Ending
@@ -156,7 +157,7 @@ async def test_a_failed_job_keeps_its_request_and_one_that_is_tried_again_keeps_
 
 
 async def test_what_has_expired_is_not_counted_in_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_purge, "PAUSE", 0.05)
+    monkeypatch.setattr(purge, "PAUSE", 0.05)
     async with open_embedded(None, tenant_limit=LIMIT) as backend:
         job = await make(backend, retention=0.05)
         await backend.store.end_unclaimed(job.id, FAILED)
@@ -164,7 +165,7 @@ async def test_what_has_expired_is_not_counted_in_sqlite(monkeypatch: pytest.Mon
 
 
 async def test_what_has_expired_is_not_counted_in_redis_though_nobody_says_so(amqp_url: str, redis_url: str) -> None:
-    account = redis_keys.kept_by("tenant")
+    account = keys.kept_by("tenant")
     async with open_distributed(amqp_url, redis_url, tenant_limit=LIMIT) as backend:
         await make(backend)
         await make(backend)
@@ -181,7 +182,7 @@ async def test_a_count_that_redis_has_lost_is_true_again_with_new_jobs(amqp_url:
     async with open_distributed(amqp_url, redis_url, tenant_limit=LIMIT) as backend:
         lost = await make(backend)
         with redis.Redis.from_url(redis_url) as client:
-            client.delete(redis_keys.kept_by("tenant"))
+            client.delete(keys.kept_by("tenant"))
         await backend.store.delete(lost)
         await make(backend)
         await make(backend)

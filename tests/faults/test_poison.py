@@ -9,7 +9,7 @@ from typing import Any
 import aio_pika
 import pytest
 
-from producer.auth import ANYONE
+from producer.auth.keyring import ANYONE
 from shared.backends import open_backend
 from shared.backends.envelope import encode_envelope
 from shared.job import Job, QueueName, Tier, new_job_id

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 import aiohttp
 import pytest
 
-from shared.backends import redis_keys as keys
 from shared.backends.distributed import open_distributed
+from shared.backends.redis import keys
 from shared.errors import BackendUnavailable
 from shared.ports import Backend
 from shared.settings import SettingsError

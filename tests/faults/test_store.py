@@ -1,6 +1,6 @@
 """Redis goes away and comes back: no client loses a byte or gets one twice."""
 
-from shared.backends import redis_keys as keys
+from shared.backends.redis import keys
 from tests.support.chat import Gate, Prompt, reached, session_with, streaming
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.redis import Redis

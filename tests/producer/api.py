@@ -11,9 +11,9 @@ import aiohttp
 
 from ignite.api_process import ApiServer, serving
 from ignite.worker_process import working
-from producer.dependencies import Doors
-from producer.service import JobService
-from shared.backends.embedded import open_embedded
+from producer.http.context import Doors
+from producer.jobs.service import JobService
+from shared.backends.embedded.backend import open_embedded
 from shared.errors import EngineError, EngineRefused
 from shared.ports import Backend
 from shared.settings import Settings

@@ -10,10 +10,10 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types import Batch
 
-from producer.batches import execution
-from producer.keys import KeyBook
+from producer.auth.keys import KeyBook
+from producer.batches.execution import lifecycle
 from shared.backends.distributed import open_distributed
-from shared.backends.embedded import open_embedded
+from shared.backends.embedded.backend import open_embedded
 from shared.limits import Limits, lines_of
 from shared.settings import Settings
 from tests.producer.api import MODEL, Api, ask, running_api, settings_for_tests
@@ -76,7 +76,7 @@ async def test_lines_wait_for_their_keys_tokens_and_none_fails(api: Api) -> None
 
 
 async def test_the_batch_of_a_revoked_key_ends_and_says_why(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(lifecycle, "LOOK_EVERY", 0.1)
     api.engine.gate.clear()
     alice, key = await made(api, tokens_per_minute=1)
     other = AsyncOpenAI(base_url=api.url, api_key=await second_key(api), max_retries=0)

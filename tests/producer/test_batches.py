@@ -11,8 +11,8 @@ from openai import AsyncOpenAI
 from openai.types import Batch
 
 from ignite.worker_process import working
-from producer.batches.ledger import Ledger, Overtaken
-from producer.batches.outputs import FAN, Outputs
+from producer.batches.execution.outputs import FAN, Outputs
+from producer.batches.execution.progress_writer import Ledger, Overtaken
 from producer.storage import LocalStorage
 from tests.producer.api import Api, embedded_api, running_api
 from tests.support.batches import (

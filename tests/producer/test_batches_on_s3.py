@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from producer.batches import execution
+from producer.batches.execution import lifecycle
 from producer.files.reaper import reap_once
 from producer.storage import Storage
 from producer.storage.s3 import S3Storage
@@ -67,7 +67,7 @@ async def test_from_the_upload_to_the_last_object(client: AsyncOpenAI, api: Api,
 async def test_output_is_read_while_it_grows_and_its_objects_are_merged(
     client: AsyncOpenAI, api: Api, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "CHECKPOINT_EVERY", 0.01)
+    monkeypatch.setattr(lifecycle, "CHECKPOINT_EVERY", 0.01)
     lines = [line(number, prompt=f"seed={number} itl=20") for number in range(400)]
     batch, read, growing = await begun(client, jsonl(lines)), b"", 0
     while batch.status not in OVER:

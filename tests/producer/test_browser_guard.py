@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from producer.browser_guard import LocalNames
-from producer.keys import KeyBook
-from shared.backends.embedded import open_embedded
+from producer.auth.keys import KeyBook
+from producer.http.browser_guard import LocalNames
+from shared.backends.embedded.backend import open_embedded
 from tests.producer.api import COMPLETIONS, MODEL, Api, ask, embedded_api, running_api, settings_for_tests
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

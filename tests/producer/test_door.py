@@ -2,8 +2,8 @@
 
 import pytest
 
-from producer.chores import Chores
-from producer.door import Door
+from producer.admission.gate import Door
+from producer.jobs.background_retries import Chores
 from shared.errors import QueueFull, RateLimited
 from shared.job import IdempotencyKey, Job
 from shared.ports import Backlog

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from producer import shapes
-from producer.drain_rate import Measured
-from producer.keys import KeyBook
+from producer.admission.drain_rate import Measured
+from producer.auth.keys import KeyBook
+from producer.http import response_models
 from shared.job import QueueName, Tier
 from tests.producer.api import MODEL, Api, ask, embedded_api
 from tests.producer.test_openapi import fits
@@ -26,7 +26,7 @@ async def queue_is(api: Api, **state: Any) -> bool:
 
 async def test_queues_show_what_waits_and_runs(idle_api: Api) -> None:
     empty = await queue(idle_api)
-    fits(shapes.QueueList, (await idle_api.get("/v1/queues")).json)
+    fits(response_models.QueueList, (await idle_api.get("/v1/queues")).json)
     assert (empty["model"], empty["waiting"], empty["running"], empty["backlog_seconds"]) == (MODEL, 0, 0, 0)
     assert empty["oldest_wait_seconds"] == 0
     idle_api.engine.gate.clear()
@@ -48,7 +48,7 @@ async def test_workers_show_what_they_do(api: Api) -> None:
     await api.submit(ask())
     await wait_until(lambda: api.engine.working == 1, "the job to run")
     page = (await api.get("/v1/workers")).json
-    fits(shapes.WorkerList, page)
+    fits(response_models.WorkerList, page)
     (worker,) = page["data"]
     assert (worker["model"], worker["engine"], worker["slots"]) == (MODEL, "simulated", api.engine.concurrency)
     assert (worker["running"], worker["ready"], worker["version"]) == (1, True, "0.1.0")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from producer import wire
+from producer.http import serializers
 from tests.producer.api import COMPLETIONS, MODEL, Answer, Api, ask, embedded_api
 from tests.support.wait_until import wait_until
 
@@ -89,13 +89,13 @@ async def test_who_waits_is_told_its_place(idle_api: Api) -> None:
 
 @pytest.mark.parametrize(("eta", "seconds"), [(None, 1), (0.1, 1), (20.0, 10), (10_000.0, 120)])
 def test_who_polls_comes_back_in_time(eta: float | None, seconds: int) -> None:
-    assert wire.poll_after(eta) == seconds
+    assert serializers.poll_after(eta) == seconds
 
 
 def test_a_place_is_told_as_far_as_it_is_known() -> None:
-    assert wire.about_place(None, None) == {}
-    assert wire.about_place(0, None) == {"x-queue-position": "1"}
-    assert wire.about_place(6, 11.6) == {"x-queue-position": "7", "x-queue-eta-seconds": "12"}
+    assert serializers.about_place(None, None) == {}
+    assert serializers.about_place(0, None) == {"x-queue-position": "1"}
+    assert serializers.about_place(6, 11.6) == {"x-queue-position": "7", "x-queue-eta-seconds": "12"}
 
 
 # ── browsers ──

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
-from producer.connections import Connections, address_of
+from producer.http.connection.limits import Connections, address_of
 from tests.producer.api import COMPLETIONS, Api, ask, embedded_api, raw_post, settings_for_tests
 from tests.support.wait_until import wait_until
 

@@ -8,10 +8,10 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from ignite.api_process import require_keys
-from producer.failed_attempts import BURST
-from producer.keys import KeyBook
+from producer.auth.failed_attempts import BURST
+from producer.auth.keys import KeyBook
 from shared.backends.distributed import open_distributed
-from shared.backends.embedded import open_embedded
+from shared.backends.embedded.backend import open_embedded
 from shared.limits import Limits
 from shared.settings import SettingsError
 from tests.producer.api import MODEL, Api, ask, embedded_api, running_api, settings_for_tests

@@ -10,11 +10,11 @@ import pytest
 import pytest_asyncio
 from grpc import StatusCode
 
-from producer.auth import Principal
-from producer.keys import KeyBook
-from producer.limits import LOOKED_AT, UNBORN, KeyLimits, duration
+from producer.admission.rate_limits import LOOKED_AT, UNBORN, KeyLimits, duration
+from producer.auth.keyring import Principal
+from producer.auth.keys import KeyBook
 from shared.backends.distributed import open_distributed
-from shared.backends.embedded import open_embedded
+from shared.backends.embedded.backend import open_embedded
 from shared.errors import RateLimited
 from shared.job import Job, Tier, new_job_id
 from shared.limits import Limits

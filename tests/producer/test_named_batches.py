@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 from openai import AsyncOpenAI
 
-from producer.batches.book import OPEN, Batches
 from producer.batches.document import Batch
-from producer.batches.named import NamedBatches, request_name
+from producer.batches.idempotency import NamedBatches, request_name
+from producer.batches.repository import OPEN, Batches
 from producer.batches.requests import new_batch, parse_batch_request
 from shared.errors import BackendUnavailable, IdempotencyKeyReused
 from shared.ports import FLEET, Document

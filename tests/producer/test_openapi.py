@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from producer import shapes
+from producer.http import response_models
 from tests.producer.api import Api, ask, embedded_api
 
 
@@ -91,12 +91,12 @@ def fits(shape: type[BaseModel], value: Any) -> None:
 
 async def test_answers_have_the_shapes_that_are_described(api: Api) -> None:
     completion = (await api.post(ask(n=2))).json
-    fits(shapes.ChatCompletion, completion)
+    fits(response_models.ChatCompletion, completion)
     for chunk in (await api.post(ask(stream=True, stream_options={"include_usage": True}))).frames:
-        fits(shapes.ChatCompletionChunk, chunk)
-    fits(shapes.Job, await api.job(completion["id"]))
-    fits(shapes.Job, await api.job(await api.submit(ask("refuse")), wait=5))
-    fits(shapes.JobList, (await api.get("/v1/jobs")).json)
-    fits(shapes.ModelList, (await api.get("/v1/models")).json)
-    fits(shapes.Error, (await api.get("/nowhere")).json)
-    fits(shapes.HealthReport, (await api.get("/readyz")).json)
+        fits(response_models.ChatCompletionChunk, chunk)
+    fits(response_models.Job, await api.job(completion["id"]))
+    fits(response_models.Job, await api.job(await api.submit(ask("refuse")), wait=5))
+    fits(response_models.JobList, (await api.get("/v1/jobs")).json)
+    fits(response_models.ModelList, (await api.get("/v1/models")).json)
+    fits(response_models.Error, (await api.get("/nowhere")).json)
+    fits(response_models.HealthReport, (await api.get("/readyz")).json)

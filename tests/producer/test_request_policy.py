@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
-from producer.request_policy import RequestPolicy
+from producer.admission.request_policy import RequestPolicy
 from shared.errors import InvalidRequest
 from shared.schema import check_request
 from shared.settings import Settings

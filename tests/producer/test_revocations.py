@@ -10,10 +10,10 @@ import grpc
 import orjson
 import pytest
 
-from producer import revocations
-from producer.keys import KeyBook
+from producer.auth import revocations
+from producer.auth.keys import KeyBook
 from shared.backends.distributed import open_distributed
-from shared.backends.embedded import open_embedded
+from shared.backends.embedded.backend import open_embedded
 from shared.settings import Settings
 from tests.producer.api import MODEL, Answer, Api, ask, embedded_api, running_api, settings_for_tests
 from tests.producer.test_keys import is_refused, stored_key

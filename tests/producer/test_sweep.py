@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from producer.auth import ANYONE
-from producer.sweeper import Sweeper
+from producer.auth.keyring import ANYONE
+from producer.jobs.reconciler import Sweeper
 from shared.backends.distributed import DistributedBackend, open_distributed
 from shared.job import Job, QueueName, Tier, new_job_id
 from tests.producer.api import MODEL, Api, ask

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from producer.auth import ANYONE, Principal
-from producer.submission import Submission
-from producer.waiting import waiting
+from producer.auth.keyring import ANYONE, Principal
+from producer.jobs.submission import Submission
+from producer.jobs.waiting_call import waiting
 from shared.errors import BackendUnavailable
 from shared.schema import parse_request
 from tests.producer.api import COMPLETIONS, Api, ask, embedded_api, raw_post

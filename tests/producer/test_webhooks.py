@@ -13,8 +13,10 @@ import pytest
 from aiohttp import ThreadedResolver, web
 from openai import AsyncOpenAI, InvalidWebhookSignatureError, OpenAI
 
-from producer import addresses, webhook_target, webhooks
-from producer.webhooks import TOLD_FOR, pause
+from producer import addresses
+from producer.webhooks import sender as webhook_sender
+from producer.webhooks import target
+from producer.webhooks.sender import TOLD_FOR, pause
 from shared.backends.distributed import open_distributed
 from tests.producer.api import Answer, Api, ask, embedded_api, running_api, settings_for_tests
 from tests.support.batches import begun, jsonl, line, over
@@ -84,8 +86,8 @@ async def also_on(receiver: Receiver, address: str) -> AsyncIterator[int]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests have not the time of a day."""
-    monkeypatch.setattr(webhooks, "EVERY", 0.02)
-    monkeypatch.setattr(webhooks, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(webhook_sender, "EVERY", 0.02)
+    monkeypatch.setattr(webhook_sender, "FIRST_PAUSE", 0.05)
 
 
 @asynccontextmanager
@@ -256,7 +258,7 @@ class Inside(ThreadedResolver):
 
 
 async def test_private_addresses_can_be_refused(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook_target, "ThreadedResolver", Inside)
+    monkeypatch.setattr(target, "ThreadedResolver", Inside)
     async with embedded_api(webhook_secret=SECRET, webhook_private=False) as api:
         await refused(api, webhook_url=receiver.url, background=True)
         await refused(api, webhook_url="http://localhost/x", background=True)
@@ -288,8 +290,8 @@ def public_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     def is_public(address: Any) -> bool:
         return str(address) == "127.0.0.2" or known(address)
 
-    monkeypatch.setattr(webhook_target, "is_public_address", is_public)
-    monkeypatch.setattr(webhook_target, "ThreadedResolver", Rebinding)
+    monkeypatch.setattr(target, "is_public_address", is_public)
+    monkeypatch.setattr(target, "ThreadedResolver", Rebinding)
 
 
 @pytest.mark.usefixtures("public_loopback")
@@ -329,15 +331,15 @@ async def test_the_address_of_a_connection_is_judged_whoever_named_it(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where nothing was looked up, or the look-up was judged wrongly."""
-    monkeypatch.setattr(webhook_target, "private_fault", lambda _: None)
-    monkeypatch.setattr(webhook_target, "PublicAddresses", Inside)
-    async with webhooks.open_sender(SECRET, private_allowed=False) as sender:
+    monkeypatch.setattr(target, "private_fault", lambda _: None)
+    monkeypatch.setattr(target, "PublicAddresses", Inside)
+    async with webhook_sender.open_sender(SECRET, private_allowed=False) as sender:
         for url in (
             receiver.url,
             receiver.url.replace("127.0.0.1", "localhost"),
             receiver.url.replace("127.0.0.1", "a.b"),
         ):
-            assert "private address" in str(await sender.send(url, webhooks.Event("evt_1", b"{}")))
+            assert "private address" in str(await sender.send(url, webhook_sender.Event("evt_1", b"{}")))
     assert receiver.delivered == []
 
 

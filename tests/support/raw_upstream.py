@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from ignite.worker_process import working
-from shared.backends.embedded import open_embedded
+from shared.backends.embedded.backend import open_embedded
 from shared.ports import Backend
 from shared.settings import Settings
 from tests.producer.api import Api, running_api, settings_for_tests

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from shared.backends.redis_presence import RETURNS_WITHIN
+from shared.backends.redis.connection.presence import RETURNS_WITHIN
 from tests.support.server import ContainerServer, HostServer, Server, free_ports
 from tests.support.wait_until import wait_until
 

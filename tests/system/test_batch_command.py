@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from aiohttp import FormData
 
-from ignite.api_client import Api
-from ignite.batch_files import Note, part_of
+from ignite.commands.api_client import Api
+from ignite.commands.batch_files import Note, part_of
 from tests.support.batches import ENDPOINT, assert_each_once, jsonl, line
 from tests.support.command import ignite
 from tests.support.engine_server import engine_server

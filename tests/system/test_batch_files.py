@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from ignite.batch_files import BatchFiles, Note, Unusable, Workspace, behind_links, opened, part_of
+from ignite.commands.batch_files import BatchFiles, Note, Unusable, Workspace, behind_links, opened, part_of
 from tests.support.batches import jsonl, line
 from tests.support.command import ignite
 

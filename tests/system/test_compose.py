@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from shared.backends.redis_server import open_server
+from shared.backends.redis.connection.server import open_server
 from shared.errors import BackendUnavailable
 from tests.support import rabbitmq, redis
 from tests.support.redis import find_redis

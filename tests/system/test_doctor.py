@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ignite.doctor import examine
+from ignite.commands.doctor import examine
 from shared.backends.rabbitmq.explained import explained
 from shared.settings import load_settings
 from tests.support.rabbitmq import RabbitMQ

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ignite.fleet_command import screen, span
+from ignite.commands.fleet import screen, span
 from tests.support.chat import Prompt, session_with, submit
 from tests.support.command import ignite
 from tests.support.wait_until import wait_until

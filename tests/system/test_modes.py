@@ -15,7 +15,7 @@ from tests.support.batches import jsonl
 from tests.support.raw_upstream import Call, ask, upstream_api
 from tests.support.wait_until import wait_until
 from tests.worker.engines.openai.accents import ACCENTS, Accent
-from worker.fold import fold
+from worker.stream.fold import fold
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

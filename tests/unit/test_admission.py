@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from producer.admission import Facts, QueueLimits, jobs_before, refusal
+from producer.admission.rules import Facts, QueueLimits, jobs_before, refusal
 from shared.ports import Backlog
 
 LIMITS = QueueLimits(jobs=100, tokens=10_000, tenant_jobs=10)

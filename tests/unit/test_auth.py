@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from producer import auth
-from producer.auth import ANYONE, FRESH, Keyless, Keyring, Principal, RecentKeys, require_operator
-from producer.keys import FORM, KeyBook, digest
-from shared.backends.embedded import open_embedded
+from producer.auth import keyring as auth_keyring
+from producer.auth.keyring import ANYONE, FRESH, Keyless, Keyring, Principal, RecentKeys, require_operator
+from producer.auth.keys import FORM, KeyBook, digest
+from shared.backends.embedded.backend import open_embedded
 from shared.errors import AuthenticationFailed, NotFound, PermissionDenied, unknown_model
 from shared.limits import Limits
 from shared.ports import Document, Documents
@@ -51,7 +51,7 @@ def passing_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A clock that only moves when it is told to."""
     now = [100.0]
     with monkeypatch.context() as patched:
-        patched.setattr(auth.time, "monotonic", lambda: now[0])
+        patched.setattr(auth_keyring.time, "monotonic", lambda: now[0])
         yield lambda seconds: now.__setitem__(0, now[0] + seconds)
 
 
@@ -161,7 +161,7 @@ async def test_what_does_not_look_like_a_key_is_not_looked_up() -> None:
 
 
 async def test_a_flood_of_wrong_keys_pushes_the_right_ones_not_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "REMEMBERED", 10)
+    monkeypatch.setattr(auth_keyring, "REMEMBERED", 10)
     async with ring() as (_, book, watched):
         recent = RecentKeys(KeyBook(watched))  # type: ignore[arg-type]
         secret, key = await book.create("alice")

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.batches import feed as module
-from producer.batches import source
 from producer.batches.document import Batch, Output
-from producer.batches.feed import MOST_BEHIND, Feed
-from producer.batches.lines import RawLine
-from producer.batches.source import LineSource
+from producer.batches.execution import line_scheduler as module
+from producer.batches.execution.line_scheduler import MOST_BEHIND, Feed
+from producer.batches.input import reader
+from producer.batches.input.lines import RawLine
+from producer.batches.input.reader import LineSource
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Text:
 @pytest.fixture(autouse=True)
 def small_chunks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "CHUNK", 7)
+        patch.setattr(reader, "CHUNK", 7)
         yield
 
 
@@ -128,7 +128,7 @@ async def test_nobody_looks_ahead_where_no_other_model_has_room() -> None:
 
 
 async def test_falling_behind_and_catching_up_reads_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "CHUNK", 10_000)
+    monkeypatch.setattr(reader, "CHUNK", 10_000)
     feed, text = feeding("ab" * 100)
     for _ in range(100):
         await taken(feed, {"a": 1})

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.batches.lines import BOM, BadLine, LineReader, RawLine, checked_line, job_id_of, request_id_of
-from producer.batches.validation import MOST_PROBLEMS, Duplicates, Validation
+from producer.batches.input.lines import BOM, BadLine, LineReader, RawLine, checked_line, job_id_of, request_id_of
+from producer.batches.input.validation import MOST_PROBLEMS, Duplicates, Validation
 
 ENDPOINT = "/v1/chat/completions"
 GOOD: dict[str, Any] = {"custom_id": "a", "method": "POST", "url": ENDPOINT, "body": {"model": "m", "messages": []}}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from producer.heavy_checks import HeavyChecks
+from producer.admission.large_requests import HeavyChecks
 from shared.errors import InvalidRequest
 from shared.schema import ChatCompletionRequest, is_heavy, parse_json, parse_request, parsing
 from shared.schema.bounds import MAX_CONTAINERS, MAX_VALUES, UNCOUNTED, Census

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shared.backends.redis_cluster import Address, read_map, url_at
+from shared.backends.redis.connection.cluster import Address, read_map, url_at
 
 ASKED = Address("10.0.0.1", 7000)
 

@@ -16,7 +16,7 @@ from ignite.cli import cli
 from ignite.running import CLOSING
 from shared.settings import PREFIX, Settings, load_settings
 from tests.support.manifests import FILES, container_of, documents, of_kind, pod_of
-from worker.consumer import HAND_BACK_SECONDS
+from worker.worker import HAND_BACK_SECONDS
 
 OLDEST = "1.25"
 """Of the Kubernetes versions that the manifests are for."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.drain_rate import ENOUGH, STALE, UNKNOWN, DrainRate
+from producer.admission.drain_rate import ENOUGH, STALE, UNKNOWN, DrainRate
 from tests.support.clock import Clock
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from shared.backends import embedded_consumer, embedded_messages, embedded_purge
-from shared.backends.embedded import DataDirectoryInUse, open_embedded
-from shared.backends.embedded_queue import AT_HAND
-from shared.backends.sqlite import Connection
+from shared.backends.embedded import consumer as embedded_consumer
+from shared.backends.embedded.backend import DataDirectoryInUse, open_embedded
+from shared.backends.embedded.database import messages, purge
+from shared.backends.embedded.database.connection import Connection
+from shared.backends.embedded.queue import AT_HAND
 from shared.errors import BackendUnavailable
 from shared.job import JobStatus
 from shared.ports import Backend, Claim, JobFilter, Message, NotClaimed
@@ -46,7 +47,7 @@ DATABASE = "ignite.db"
 VICTIM = """
 import asyncio, json, os, signal, sys
 from pathlib import Path
-from shared.backends.embedded import open_embedded
+from shared.backends.embedded.backend import open_embedded
 from tests.contract.performers import *
 
 async def live_and_die():
@@ -244,8 +245,8 @@ async def test_a_consumer_outlasts_a_database_that_is_away(monkeypatch: pytest.M
             raise sqlite3.OperationalError("database is locked")
         return read(db, seq)
 
-    read = embedded_messages.read
-    monkeypatch.setattr(embedded_messages, "read", away)
+    read = messages.read
+    monkeypatch.setattr(messages, "read", away)
     monkeypatch.setattr(embedded_consumer, "TRY_AGAIN", 0.01)
     jobs = [new_job() for _ in range(AT_HAND + 2)]
     async with open_embedded(None) as backend:
@@ -262,7 +263,7 @@ async def test_a_message_that_could_not_be_settled_waits_again(monkeypatch: pyte
         (job_id,) = await publish(backend, new_job())
         delivery = await next_of(consumer)
         with monkeypatch.context() as patched:
-            patched.setattr(embedded_messages, "remove", fail)
+            patched.setattr(messages, "remove", fail)
             with pytest.raises(LookupError):
                 await delivery.ack()
         assert await taken(consumer, 1) == [job_id]
@@ -292,8 +293,8 @@ async def test_a_bound_holds_however_many_come_at_once() -> None:
 
 
 async def test_expired_jobs_are_removed_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_purge, "BATCH", 3)
-    monkeypatch.setattr(embedded_purge, "PAUSE", 0.05)
+    monkeypatch.setattr(purge, "BATCH", 3)
+    monkeypatch.setattr(purge, "PAUSE", 0.05)
     async with open_embedded(tmp_path) as backend:
         kept, _ = await ended(backend)
         gone = [(await ended(backend, retention=0.1))[0] for _ in range(10)]
@@ -307,7 +308,7 @@ async def test_expired_jobs_are_removed_from_the_file(tmp_path: Path, monkeypatc
 
 
 async def test_the_memory_of_expired_jobs_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_purge, "PAUSE", 0.05)
+    monkeypatch.setattr(purge, "PAUSE", 0.05)
     async with open_embedded(None, tombstone_retention=0.1) as backend:
         job, _ = await ended(backend, retention=0.05)
         await wait_until(lambda: is_forgotten(backend, job.tenant, job.id))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.errors import RETRY_AFTER_RANGE, error_response, headers_of, status_of
+from producer.http.errors import RETRY_AFTER_RANGE, error_response, headers_of, status_of
 from shared import errors
 from shared.errors import IgniteError, RecordedError
 

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 from starlette.types import Message
 
-from producer.event_stream import StreamAnswer
-from producer.waiting import Waiting
+from producer.http.answers import StreamAnswer
+from producer.jobs.waiting_call import Waiting
 from shared.errors import LogLost
 from shared.job import JobStatus
 from shared.ports import Sink, Update

@@ -6,9 +6,9 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from producer import failed_attempts
-from producer.failed_attempts import BURST, REFILL, FailedAttempts, network_of
-from producer.grpc_door.peers import address_of
+from producer.auth import failed_attempts
+from producer.auth.failed_attempts import BURST, REFILL, FailedAttempts, network_of
+from producer.rpc.peers import address_of
 from shared.errors import AuthenticationFailed, RateLimited
 
 UNKNOWN = AuthenticationFailed("The API key is not known here.")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ignite.doctor import check_llamacpp
+from ignite.commands.doctor import check_llamacpp
 from shared.errors import EngineError
 from shared.settings import Settings
 from worker.engines.demo_model import MODEL_PATH
-from worker.engines.gguf import bytes_needed, check_gguf
+from worker.engines.llamacpp.gguf import bytes_needed, check_gguf
 
 WHOLE = MODEL_PATH.read_bytes()
 

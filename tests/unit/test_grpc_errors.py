@@ -4,8 +4,8 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
-from producer.errors import status_of
-from producer.grpc_door.errors import LONGEST, code_of, rich_status
+from producer.http.errors import status_of
+from producer.rpc.errors import LONGEST, code_of, rich_status
 from shared import errors
 from shared.errors import IgniteError, RecordedError
 

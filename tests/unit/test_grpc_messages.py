@@ -10,7 +10,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producer.grpc_door.messages import body_of, chunk_of, completion_of
+from producer.rpc.messages import body_of, chunk_of, completion_of
 from shared.errors import EngineError, InvalidRequest
 from shared.proto.dodil.ignite.v1.model_service_pb2 import (
     DESCRIPTOR,

@@ -5,9 +5,9 @@ from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 from hypothesis import given
 
-from producer.grpc_door import wire_bounds
-from producer.grpc_door.calls import BOUNDS, read
-from producer.grpc_door.wire_bounds import LIGHT_VALUES, MessageBounds
+from producer.rpc import wire_bounds
+from producer.rpc.calls import BOUNDS, read
+from producer.rpc.wire_bounds import LIGHT_VALUES, MessageBounds
 from shared.errors import IgniteError, InvalidRequest
 from shared.proto.dodil.ignite.v1.model_service_pb2 import ChatCompletionRequest
 from shared.schema import HEAVY_BYTES, UNCOUNTED
@@ -40,7 +40,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_a_message_of_too_much_is_refused_before_it_is_parsed(attack: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.grpc_door.calls.body_of", lambda _: pytest.fail("it was parsed"))
+    monkeypatch.setattr("producer.rpc.calls.body_of", lambda _: pytest.fail("it was parsed"))
     assert BOUNDS.is_heavy(attack)
     with pytest.raises(InvalidRequest, match=r"more than|is not a ChatCompletionRequest"):
         read(attack, 20_000_000, streams=False)

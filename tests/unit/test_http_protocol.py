@@ -3,7 +3,7 @@
 import asyncio
 from typing import cast
 
-from producer.http_transport import HeadHolder
+from producer.http.connection.transport import HeadHolder
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from producer.storage import open_storage
-from shared.backends.embedded import open_embedded, open_embedded_documents
+from shared.backends.embedded.backend import open_embedded, open_embedded_documents
 from shared.errors import BackendUnavailable
 from shared.settings import SettingsError, load_settings
 from tests.producer.test_storage import KEY, pieces

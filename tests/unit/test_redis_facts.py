@@ -3,8 +3,8 @@
 import pytest
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
-from shared.backends.redis import is_away, unavailable
-from shared.backends.redis_facts import StoreFacts, facts_of, memory_of, refuse_eviction, store_warnings
+from shared.backends.redis.connection.driver import is_away, unavailable
+from shared.backends.redis.connection.durability import StoreFacts, facts_of, memory_of, refuse_eviction, store_warnings
 from shared.settings import SettingsError
 
 INFO = (

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from starlette.types import Message
 
-from producer.relay import Begun, Relay
+from producer.http.eager_send import Begun, Relay
 
 
 class Server:

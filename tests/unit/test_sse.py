@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.sse import Numbered, keepalive
+from producer.http.sse import Numbered, keepalive
 from shared.frames import DONE, count_frames, frame
 from shared.job import JobStatus
 

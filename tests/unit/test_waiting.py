@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from producer.service import Call
-from producer.waiting import OUTAGE_PATIENCE, Waiting
+from producer.jobs.service import Call
+from producer.jobs.waiting_call import OUTAGE_PATIENCE, Waiting
 from shared.errors import BackendUnavailable
 from shared.job import JobStatus
 from shared.ports import Sink, Update
@@ -50,7 +50,7 @@ class Stage:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("producer.waiting.time", SimpleNamespace(monotonic=clock, time=time.time))
+    monkeypatch.setattr("producer.jobs.waiting_call.time", SimpleNamespace(monotonic=clock, time=time.time))
     return clock
 
 

@@ -7,7 +7,7 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from producer.addresses import is_public, target_of
-from producer.webhook_target import (
+from producer.webhooks.target import (
     LOOKUPS,
     NotPublic,
     PublicAddresses,

@@ -7,12 +7,12 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.shapes import ChatCompletionChunk
-from producer.shapes import Job as JobShape
-from producer.wire import etag, job_object, page, unfold
+from producer.http.response_models import ChatCompletionChunk
+from producer.http.response_models import Job as JobShape
+from producer.http.serializers import etag, job_object, page, unfold
 from shared.frames import DONE
 from shared.job import Job, JobStatus, Tier
-from worker.fold import fold
+from worker.stream.fold import fold
 
 moments = st.none() | st.floats(0, 4e9)
 jobs = st.builds(

@@ -10,18 +10,18 @@ from typing import Any
 
 import orjson
 
-from shared.backends.embedded import open_embedded
+from shared.backends.embedded.backend import open_embedded
 from shared.errors import EngineError, EngineRefused
 from shared.job import Job, JobStatus
 from shared.ports import Backend, Consumer, Delivery, Ending, Message, ModelInfo, WorkerInfo
 from tests.contract.performers import QUEUE, message_for, new_job, next_of, record_of
 from tests.support.wait_until import wait_until
-from worker.elsewhere import FailedHere
+from worker.context import Workplace
 from worker.engines.base import Chunk, Completion, ModelCard, Request
 from worker.execution import Execution
-from worker.fold import fold
+from worker.failed_attempts import FailedHere
+from worker.stream.fold import fold
 from worker.throttle import Throttle
-from worker.workplace import Workplace
 
 ANSWER = ("one", " two", " three", " four")
 USAGE = {"prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5}

@@ -14,7 +14,7 @@ from shared.ports import Backend, JobStore
 from tests.contract.performers import QUEUE
 from tests.support.wait_until import wait_until
 from tests.worker.scripted import ANSWER, WORKER, Bench, ended_with_nothing, open_bench
-from worker.consumer import Worker, WorkerOptions
+from worker.worker import Worker, WorkerOptions
 
 
 @pytest.fixture

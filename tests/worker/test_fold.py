@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.worker.answers import ANSWERS, Answer, chunks_of
 from tests.worker.scripted import ANSWER, USAGE, chunk, delta
 from worker.engines.base import Chunk
-from worker.fold import Fold, fold
+from worker.stream.fold import Fold, fold
 
 
 @given(st.data(), ANSWERS)

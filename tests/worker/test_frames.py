@@ -12,9 +12,9 @@ from shared.frames import DONE
 from shared.ports import AttemptFenced, LogShorter
 from tests.support.wait_until import wait_until
 from tests.worker.scripted import USAGE, chunk, delta
-from worker import frames
-from worker.fold import Fold, plain_text
-from worker.frames import FrameEncoder, FrameWriter
+from worker.stream import frames
+from worker.stream.fold import Fold, plain_text
+from worker.stream.frames import FrameEncoder, FrameWriter
 
 HEAD = {"id": "chatcmpl-1", "created": 7, "model": "m", "service_tier": "default"}
 ROLE = {"role": "assistant", "content": ""}

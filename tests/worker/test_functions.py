@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tests.worker.answers import Answer, Call, Choice, chunks_of, pieces_of
 from tests.worker.scripted import USAGE, chunk, delta
 from tests.worker.test_resume import gone_on, log_of
-from worker import functions
 from worker.engines.base import Chunk
-from worker.fold import fold
-from worker.resume import Sent, texts_of
+from worker.openai import legacy_functions
+from worker.stream.fold import fold
+from worker.stream.resume import Sent, texts_of
 
 ADD = {"name": "add", "parameters": {"type": "object"}}
 ASKED = {"functions": [ADD]}
@@ -22,12 +22,12 @@ USER = {"role": "user", "content": "Hi"}
 
 
 def newer(**fields: Any) -> dict[str, Any]:
-    return functions.as_tools({"messages": [USER], **fields})
+    return legacy_functions.as_tools({"messages": [USER], **fields})
 
 
 def test_a_request_without_functions_stays_as_it_is() -> None:
     request = {"messages": [USER], "tools": [{"type": "function", "function": ADD}], "tool_choice": "auto", "n": 2}
-    assert functions.as_tools(request) == request
+    assert legacy_functions.as_tools(request) == request
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ async def told(chunks: list[Chunk]) -> list[Chunk]:
         for each in chunks:
             yield each
 
-    return [each async for each in functions.answered(engine(), ASKED)]
+    return [each async for each in legacy_functions.answered(engine(), ASKED)]
 
 
 async def test_a_stream_of_a_tool_call_is_one_of_a_function_call() -> None:
@@ -80,10 +80,10 @@ async def test_a_stream_of_a_tool_call_is_one_of_a_function_call() -> None:
 def test_a_whole_answer_is_put_the_same_way() -> None:
     message = {"role": "assistant", "content": None, "tool_calls": [{"id": "x", "type": "function", "function": CALL}]}
     answer = {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}], "usage": USAGE}
-    (choice,) = functions.completed(answer, ASKED)["choices"]
+    (choice,) = legacy_functions.completed(answer, ASKED)["choices"]
     assert choice["message"] == {"role": "assistant", "content": None, "function_call": CALL}
     assert choice["finish_reason"] == "function_call"
-    assert functions.completed(answer, {}) is answer
+    assert legacy_functions.completed(answer, {}) is answer
 
 
 @st.composite

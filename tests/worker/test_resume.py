@@ -10,9 +10,9 @@ from shared.errors import WorkerLost
 from tests.worker.answers import ANSWERS, TEXT_ANSWERS, Answer, chunks_of
 from tests.worker.scripted import chunk, delta
 from worker.engines.base import Chunk
-from worker.fold import Fold
-from worker.frames import FrameEncoder
-from worker.resume import Replay, Sent, can_continue
+from worker.stream.fold import Fold
+from worker.stream.frames import FrameEncoder
+from worker.stream.resume import Replay, Sent, can_continue
 
 HEAD = {"id": "chatcmpl-1", "created": 7, "model": "m", "service_tier": "default"}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from worker.shape import bounded
+from worker.openai.translate import bounded
 
 
 @pytest.mark.parametrize(

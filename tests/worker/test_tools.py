@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from worker.tools import with_allowed_tools
+from worker.openai.allowed_tools import with_allowed_tools
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("add", "search")]
 CUSTOM = {"type": "custom", "custom": {"name": "run"}}

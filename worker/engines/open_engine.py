@@ -11,8 +11,8 @@ from shared.errors import EngineError
 from worker.engines.base import Engine
 
 if TYPE_CHECKING:
-    from worker.engines.openai_http import UpstreamOptions
-    from worker.engines.upstream import Address
+    from worker.engines.openai.engine import UpstreamOptions
+    from worker.engines.openai.http_client import Address
 
 EngineKind = Literal["llamacpp", "openai", "vllm", "simulated"]
 Continuation = Literal["vllm", "prefill", "none"]
@@ -71,7 +71,7 @@ def _simulated(settings: EngineSettings) -> Engine:
 
 
 def _llamacpp(settings: EngineSettings) -> Engine:
-    from worker.engines.llamacpp import LlamaCppEngine, LlamaOptions
+    from worker.engines.llamacpp.engine import LlamaCppEngine, LlamaOptions
 
     options = LlamaOptions(
         path=Path(settings.model) if settings.model else _demo_model(),
@@ -89,8 +89,8 @@ def _llamacpp(settings: EngineSettings) -> Engine:
 
 
 def _openai(settings: EngineSettings) -> Engine:
-    from worker.engines.openai_http import OpenAIEngine
-    from worker.engines.upstream import Address
+    from worker.engines.openai.engine import OpenAIEngine
+    from worker.engines.openai.http_client import Address
 
     if not settings.url:
         raise EngineError("The openai engine needs the server's address, like http://127.0.0.1:8001/v1.")
@@ -98,8 +98,8 @@ def _openai(settings: EngineSettings) -> Engine:
 
 
 def _vllm(settings: EngineSettings) -> Engine:
-    from worker.engines.managed import VLLM_COMMAND, ManagedEngine, ManagedOptions
-    from worker.engines.upstream import Address
+    from worker.engines.managed.engine import VLLM_COMMAND, ManagedEngine, ManagedOptions
+    from worker.engines.openai.http_client import Address
 
     command = settings.command or VLLM_COMMAND
     if "{port}" not in command and "{uds}" not in command:
@@ -113,8 +113,8 @@ def _vllm(settings: EngineSettings) -> Engine:
 
 
 def _upstream(settings: EngineSettings, address: Address, continuation: Continuation) -> UpstreamOptions:
+    from worker.engines.openai.engine import UpstreamOptions
     from worker.engines.openai.request_fields import OLDER_NAMES, ServerDialect
-    from worker.engines.openai_http import UpstreamOptions
 
     renamed = frozenset(OLDER_NAMES) if settings.knows_max_tokens_only else frozenset[str]()
     return UpstreamOptions(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from producer.grpc_door.messages import SHAPES
+from producer.rpc.messages import SHAPES
 from shared.settings import Settings
 from tests.producer.api import COMPLETIONS, Api, WatchedEngine, ask
 from tests.producer.grpc.conftest import opened_api

@@ -11,8 +11,8 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from producer.grpc_door.receiving import WINDOW
-from producer.grpc_door.server import connections_of
+from producer.rpc.receiving import WINDOW
+from producer.rpc.server import connections_of
 from tests.producer.api import Api, ask, embedded_api
 from tests.support.grpc_client import SERVICE, GrpcClient, grpc_client, refused
 from tests.support.raw_http2 import RawHttp2, raw_http2
@@ -91,7 +91,7 @@ async def test_a_message_that_is_never_finished_is_given_up() -> None:
 
 @pytest.mark.parametrize("path", [CHECK, WATCH, REFLECTION])
 async def test_health_and_reflection_read_little_of_strangers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.grpc_door.server.STRANGERS_TIMEOUT", 1.0)
+    monkeypatch.setattr("producer.rpc.server.STRANGERS_TIMEOUT", 1.0)
     async with (
         embedded_api(grpc=True, api_keys=KEYS) as api,
         grpc_client(api.grpc_address) as client,
@@ -108,7 +108,7 @@ async def test_health_and_reflection_read_little_of_strangers(path: str, monkeyp
 
 
 async def test_those_who_watch_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.grpc_door.health.WATCHERS_OF_ONE", 3)
+    monkeypatch.setattr("producer.rpc.health.WATCHERS_OF_ONE", 3)
     async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
         health = HealthStub(client.channel)
         watching = [health.Watch(HealthCheckRequest()) for _ in range(3)]
@@ -132,7 +132,7 @@ async def watches(health: HealthStub) -> bool:
 
 
 async def test_those_who_watch_share_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.grpc_door.health.WATCH_EVERY", 0.1)
+    monkeypatch.setattr("producer.rpc.health.WATCH_EVERY", 0.1)
     async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
         looks, check = 0, api.backend.check
 
@@ -164,7 +164,7 @@ async def test_connections_are_bounded() -> None:
 async def test_connections_leave_descriptors_to_others(
     soft: int, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.grpc_door.server.resource.getrlimit", lambda _: (soft, soft))
+    monkeypatch.setattr("producer.rpc.server.resource.getrlimit", lambda _: (soft, soft))
     assert connections_of(1000) == connections
 
 
@@ -177,8 +177,8 @@ async def answers(api: Api) -> bool:
 
 
 async def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.grpc_door.server.HANDSHAKE_TIMEOUT_MS", 300)
-    monkeypatch.setattr("producer.grpc_door.server.IDLE_TIMEOUT_MS", 1000)
+    monkeypatch.setattr("producer.rpc.server.HANDSHAKE_TIMEOUT_MS", 300)
+    monkeypatch.setattr("producer.rpc.server.IDLE_TIMEOUT_MS", 1000)
     async with embedded_api(grpc=True) as api, raw_http2(api.grpc_address) as idle:
         host, _, port = api.grpc_address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))

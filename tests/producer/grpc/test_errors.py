@@ -132,7 +132,7 @@ async def test_a_server_that_is_shutting_down_says_so() -> None:
 async def test_a_fault_of_ours_gives_nothing_away(
     api: Api, client: GrpcClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.grpc_door.calls.body_of", lambda _: 1 / 0)
+    monkeypatch.setattr("producer.rpc.calls.body_of", lambda _: 1 / 0)
     refusal = await refused(client.unary(ask()))
     assert (refusal.code, refusal.error["code"]) == (Code.INTERNAL, "internal_error")
     assert refusal.message == "The server failed on this request."

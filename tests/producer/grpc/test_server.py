@@ -61,7 +61,7 @@ async def test_health_of_no_service_of_ours() -> None:
 
 
 async def test_health_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.grpc_door.health.WATCH_EVERY", 0.02)
+    monkeypatch.setattr("producer.rpc.health.WATCH_EVERY", 0.02)
     async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
         watch = HealthStub(client.channel).Watch(HealthCheckRequest(service=SERVICE))
         assert (await watch.read()).status == SERVING

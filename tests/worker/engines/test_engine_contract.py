@@ -10,7 +10,7 @@ from tests.support.leak_check import no_leaks
 from tests.worker.engines.requests import ask, ask_long, pieces, read, text_of
 from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
-from worker.fold import fold
+from worker.stream.fold import fold
 
 WITHIN = 60
 

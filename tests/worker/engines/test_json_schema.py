@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engines.json_schema import for_grammar
+from worker.engines.llamacpp.json_schema import for_grammar
 
 STRING = {"type": "string"}
 

@@ -12,7 +12,7 @@ from tests.worker.engines.conftest import SETTINGS
 from tests.worker.engines.requests import ask, ask_long, read, text_of
 from worker.engines.base import Engine
 from worker.engines.open_engine import open_engine
-from worker.fold import fold
+from worker.stream.fold import fold
 
 WEATHER = {
     "type": "function",

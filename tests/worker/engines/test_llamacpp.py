@@ -18,9 +18,9 @@ from tests.support.serving_processes import gone, serving_processes
 from tests.support.wait_until import wait_until
 from tests.worker.engines.conftest import SETTINGS
 from tests.worker.engines.requests import ask, ask_long, read, text_of
-from worker.engines import llamacpp_process
 from worker.engines.base import Chunk, Engine
 from worker.engines.demo_model import MODEL_PATH
+from worker.engines.llamacpp import process
 from worker.engines.open_engine import EngineSettings, open_engine
 
 
@@ -167,9 +167,9 @@ def test_the_process_ends_itself_when_the_loop_of_llama_cpp_hangs(
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "loading-llama.sock"))
         silent.listen()
-        monkeypatch.setattr(llamacpp_process, "load", lambda _: silent)
-        status = llamacpp_process.main([f"--{name}={value}" for name, value in values.items()])
-    assert status == llamacpp_process.HANGS
+        monkeypatch.setattr(process, "load", lambda _: silent)
+        status = process.main([f"--{name}={value}" for name, value in values.items()])
+    assert status == process.HANGS
     assert "has not answered for 0.1 seconds" in capfd.readouterr().err
 
 

@@ -18,12 +18,12 @@ from tests.worker.engines.conftest import BY_PORT, BY_SOCKET
 from tests.worker.engines.requests import ask, ask_long, read
 from worker.engines.base import Engine
 from worker.engines.demo_model import MODEL_PATH
-from worker.engines.guardian import secrets_in
-from worker.engines.managed import ManagedEngine, ManagedOptions, directory_for_sockets
+from worker.engines.managed.engine import ManagedEngine, ManagedOptions, directory_for_sockets
+from worker.engines.managed.guardian import secrets_in
+from worker.engines.managed.serving_process import ServingProcess
 from worker.engines.open_engine import EngineSettings, open_engine
-from worker.engines.openai_http import UpstreamOptions
-from worker.engines.serving_process import ServingProcess
-from worker.engines.upstream import Address
+from worker.engines.openai.engine import UpstreamOptions
+from worker.engines.openai.http_client import Address
 
 WITHIN = 60
 

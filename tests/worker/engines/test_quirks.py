@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import EngineError, EngineRefused
 from tests.worker.engines.requests import ask
-from worker.engines.quirks import (
+from worker.engines.llamacpp.dialect import (
     AnswerCorrection,
     error_from,
     input_modalities,

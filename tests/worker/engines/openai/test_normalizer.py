@@ -27,12 +27,12 @@ from tests.worker.engines.openai.accents import (
     piece,
 )
 from tests.worker.scripted import decoded
-from worker import shape
 from worker.engines.base import Chunk
 from worker.engines.openai.body import AnswerBody
 from worker.engines.openai.normalizer import Normalizer
-from worker.fold import Fold, fold, plain_text
-from worker.frames import FrameEncoder
+from worker.openai import translate
+from worker.stream.fold import Fold, fold, plain_text
+from worker.stream.frames import FrameEncoder
 
 JOB = new_job()
 
@@ -51,7 +51,7 @@ def normalized(body: bytes, cuts: list[int] | None = None, **options: Any) -> li
 
 def sent(body: bytes, cuts: list[int] | None = None) -> tuple[dict[str, Any], list[Any]]:
     """The whole answer and the frames that a client gets of a body."""
-    folding, encoder = Fold(), FrameEncoder(shape.head(JOB), include_usage=True)
+    folding, encoder = Fold(), FrameEncoder(translate.head(JOB), include_usage=True)
     frames = b""
     for chunk in normalized(body, cuts):
         if (plain := plain_text(chunk)) is not None and encoder.has_begun(plain[0]):
@@ -61,7 +61,7 @@ def sent(body: bytes, cuts: list[int] | None = None) -> tuple[dict[str, Any], li
             folding.add(chunk)
             frames += encoder.encode(chunk)
     frames += encoder.end(folding.usage)
-    return shape.completion(JOB, folding.completion), [decoded(each) for each in frames.split(b"\n\n")[:-1]]
+    return translate.completion(JOB, folding.completion), [decoded(each) for each in frames.split(b"\n\n")[:-1]]
 
 
 @pytest.mark.parametrize("accent", ACCENTS.values(), ids=ACCENTS)

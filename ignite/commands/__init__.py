@@ -1,0 +1,1 @@
+"""The commands of `ignite`, each in a module."""

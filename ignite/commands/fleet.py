@@ -1,0 +1,122 @@
+"""`ignite queues` and `ignite workers`: how the fleet fares, once or again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from ignite.commands.api_client import Api, run, talks_to_the_api
+from ignite.commands.jobs import moment
+
+EVERY = 2.0
+"""Seconds between two looks."""
+
+MEASURE = 1.2
+"""Seconds between two looks at a server that has not measured yet how fast its queues drain."""
+
+CLEAR, HIDE_CURSOR, SHOW_CURSOR = "\x1b[H\x1b[J", "\x1b[?25l", "\x1b[?25h"
+
+Rows = list[dict[str, Any]]
+Table = Callable[[Rows], Sequence[str]]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def looks(command: Command) -> Command:
+    watch = click.option("--watch", is_flag=True, help=f"look again every {EVERY:g} s")
+    as_json = click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
+    return talks_to_the_api(watch(as_json(command)))
+
+
+@click.command()
+@looks
+def queues(url: str, key: str | None, watch: bool, as_json: bool) -> None:
+    """What waits and runs, by model and tier."""
+
+    async def look() -> Rows:
+        api = Api(url, key)
+        found: Rows = (await api.json("GET", "/v1/queues"))["data"]
+        if not watch and any(row["waiting"] and row["backlog_seconds"] is None for row in found):
+            await asyncio.sleep(MEASURE)
+            found = (await api.json("GET", "/v1/queues"))["data"]
+        return found
+
+    run(show(look, queue_table, watch=watch, as_json=as_json))
+
+
+@click.command()
+@looks
+def workers(url: str, key: str | None, watch: bool, as_json: bool) -> None:
+    """The workers that are there, and what each of them does."""
+
+    async def look() -> Rows:
+        return (await Api(url, key).json("GET", "/v1/workers"))["data"]
+
+    run(show(look, worker_table, watch=watch, as_json=as_json))
+
+
+async def show(look: Callable[[], Any], table: Table, *, watch: bool, as_json: bool) -> None:
+    """On a terminal a watch stays in one place; in a pipe the tables follow each other."""
+    on_terminal = watch and not as_json and sys.stdout.isatty()
+    if on_terminal:
+        click.echo(HIDE_CURSOR, nl=False)
+    try:
+        while True:
+            rows = await look()
+            lines = [json.dumps(row) for row in rows] if as_json else table(rows)
+            click.echo(screen(lines) if on_terminal else "\n".join(lines), nl=not on_terminal)
+            if not watch:
+                return
+            await asyncio.sleep(EVERY)
+    finally:
+        if on_terminal:
+            click.echo(f"\n{SHOW_CURSOR}", nl=False)
+
+
+def screen(lines: Sequence[str]) -> str:
+    """What fits, in place of what was there."""
+    width, height = shutil.get_terminal_size()
+    said = [*lines[: height - 2], f"{time.strftime('%H:%M:%S')} · every {EVERY:g} s · Ctrl-C ends it"]
+    return CLEAR + "\n".join(line[:width] for line in said)
+
+
+def queue_table(rows: Rows) -> Sequence[str]:
+    heading = f"{'MODEL':<24}  {'TIER':<8}  {'WAITING':>8}  {'RUNNING':>8}  {'OLDEST':>8}  {'PER SECOND':>10}  BACKLOG"
+    return [heading, *(queue_row(row) for row in rows)]
+
+
+def queue_row(row: dict[str, Any]) -> str:
+    rate = "" if row["started_per_second"] is None else f"{row['started_per_second']:.1f}"
+    return (
+        f"{row['model']:<24}  {row['tier']:<8}  {row['waiting']:>8}  {row['running']:>8}  "
+        f"{span(row['oldest_wait_seconds'] or None):>8}  {rate:>10}  {span(row['backlog_seconds'])}"
+    ).rstrip()
+
+
+def worker_table(rows: Rows) -> Sequence[str]:
+    heading = f"{'ID':<19}  {'MODEL':<24}  {'ENGINE':<10}  {'RUNNING':>9}  {'READY':<5}  {'VERSION':<8}  SINCE"
+    return [heading, *(worker_row(row) for row in rows)]
+
+
+def worker_row(row: dict[str, Any]) -> str:
+    load, ready = f"{row['running']}/{row['slots']}", "yes" if row["ready"] else "no"
+    return (
+        f"{row['id']:<19}  {row['model']:<24}  {row['engine']:<10}  {load:>9}  {ready:<5}  {row['version']:<8}  "
+        f"{moment(row['started_at'])}"
+    )
+
+
+def span(seconds: float | None) -> str:
+    """`12s`, `3m`, `2h`: to two figures or so."""
+    if seconds is None:
+        return ""
+    for size, unit in ((3600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"

@@ -1,0 +1,177 @@
+"""`ignite keys`: make, list and revoke the keys that are kept with the jobs. It writes them where the API
+reads them and needs no server to run: who may write there, may make keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from ignite.commands.jobs import moment
+from ignite.commands.options import settings_of, settings_options
+from producer.auth.keys import PREFIX, KeyBook, StoredKey
+from shared.backends import open_documents
+from shared.errors import IgniteError
+from shared.limits import Limits
+from shared.settings import Settings, split_list
+
+FIRST_KEY = (
+    "This is the first key. An 'ignite up' that served this machine without keys asks for one within seconds, also in "
+    "'ignite jobs' and the like (--key or IGNITE_API_KEY). What was made without a key belongs to the tenant 'local': "
+    "a key made with --tenant local sees it. 'ignite up --no-auth' goes on serving without keys."
+)
+
+Work = Callable[[KeyBook], Coroutine[Any, Any, None]]
+
+
+@click.group()
+@settings_options("amqp_url", "redis_url", "data_dir")
+@click.pass_context
+def keys(context: click.Context, **options: Any) -> None:
+    """Make, list and revoke API keys. What a key may do, its limits say."""
+    context.obj = settings_of(options)
+
+
+COUNT = click.IntRange(min=1)
+WEIGHT = click.FloatRange(0.01, 1000)
+
+
+@keys.command("create")
+@click.option("--name", required=True, help="what it is called here; its tenant, where none is named")
+@click.option("--tenant", help="whose jobs it sees; two keys of one tenant see the same")
+@click.option("--rpm", type=COUNT, help="requests a minute")
+@click.option("--tpm", type=COUNT, help="tokens a minute, of prompts and answers together")
+@click.option("--concurrency", type=COUNT, help="jobs that may be open at once")
+@click.option("--models", default="", help="the only models it may use, separated by commas")
+@click.option("--weight", type=WEIGHT, default=1.0, show_default=True, help="its tenant's share of the workers")
+@click.option("--operator", is_flag=True, help="may look at queues and workers")
+@click.pass_obj
+def create(
+    settings: Settings,
+    name: str,
+    tenant: str | None,
+    rpm: int | None,
+    tpm: int | None,
+    concurrency: int | None,
+    models: str,
+    weight: float,
+    operator: bool,
+) -> None:
+    """Make a key. It is shown this once; what is kept is its hash."""
+    limits = Limits(rpm, tpm, concurrency, tuple(filter(None, map(str.strip, models.split(",")))))
+
+    async def work(book: KeyBook) -> None:
+        first = not await book.ever()
+        secret, key = await book.create(name, tenant=tenant, limits=limits, weight=weight, operator=operator)
+        click.echo(secret)
+        click.echo(
+            f"{key.id}: '{key.name}' for tenant '{key.tenant}', {allowance(key)}; kept in {place(settings)}.\n"
+            "It is not shown again. Servers that run already take it.",
+            err=True,
+        )
+        if first and not settings.distributed:
+            click.echo(FIRST_KEY, err=True)
+
+    with_book(settings, work)
+
+
+@keys.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
+@click.pass_obj
+def list_keys(settings: Settings, as_json: bool) -> None:
+    """All stored keys, oldest first."""
+
+    async def work(book: KeyBook) -> None:
+        found = sorted([key async for key in book.all()], key=lambda key: key.created_at)
+        if not as_json:
+            click.echo(f"{'ID':<20}  {'NAME':<16}  {'TENANT':<16}  {'KEY':<15}  {'CREATED':<14}  MAY")
+        for key in found:
+            click.echo(json.dumps(described(key)) if as_json else row(key))
+
+    require_data(settings)
+    with_book(settings, work)
+
+
+@keys.command("revoke")
+@click.argument("name_or_id")
+@click.option("--cancel-jobs", is_flag=True, help="cancel its jobs and batches, too; else they run on")
+@click.pass_obj
+def revoke(settings: Settings, name_or_id: str, cancel_jobs: bool) -> None:
+    """Forget a key: within seconds no server takes it any more, and calls that are open with it end."""
+
+    async def work(book: KeyBook) -> None:
+        key = await book.revoke(name_or_id, cancel_jobs=cancel_jobs)
+        jobs = "its jobs and batches are cancelled" if cancel_jobs else "its jobs and batches run on"
+        click.echo(
+            f"{key.id} ({key.name}) is revoked: within seconds it opens nothing, its open calls end, and {jobs}."
+        )
+        if not await book.any():
+            click.echo(
+                "That was the last stored key. Calls without a key are still refused: make another key, set "
+                "IGNITE_API_KEYS, or start with --no-auth to serve this machine without keys.",
+                err=True,
+            )
+
+    require_data(settings)
+    with_book(settings, work)
+
+
+def with_book(settings: Settings, work: Work) -> None:
+    async def opened() -> None:
+        async with open_documents(settings) as documents:
+            await work(KeyBook(documents))
+
+    try:
+        asyncio.run(opened())
+    except IgniteError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def require_data(settings: Settings) -> None:
+    """Looking into a directory that was never used is a mistake, and not a way to make one."""
+    if not settings.distributed and not (settings.data_dir / "ignite.db").exists():
+        raise click.ClickException(
+            f"there is no Ignite data in {settings.data_dir}: name the directory with --data-dir, "
+            "or set IGNITE_AMQP_URL and IGNITE_REDIS_URL."
+        )
+
+
+def place(settings: Settings) -> str:
+    """Where keys are kept, without the password for it."""
+    if settings.redis_url is None:
+        return str(settings.data_dir.resolve())
+    urls = map(urlsplit, split_list(settings.redis_url))
+    return "Redis at " + ", ".join(f"{url.netloc.rpartition('@')[2]}{url.path}" for url in urls)
+
+
+def row(key: StoredKey) -> str:
+    return (
+        f"{key.id:<20}  {key.name:<16}  {key.tenant:<16}  {PREFIX}…{key.hint:<4}  {moment(key.created_at):<14}  "
+        f"{allowance(key)}"
+    )
+
+
+def allowance(key: StoredKey) -> str:
+    limits = key.limits
+    said = (
+        f"{limits.requests_per_minute} requests a minute" if limits.requests_per_minute else "",
+        f"{limits.tokens_per_minute} tokens a minute" if limits.tokens_per_minute else "",
+        f"{limits.concurrency} jobs at once" if limits.concurrency else "",
+        f"models {','.join(limits.models)}" if limits.models else "",
+        f"weight {key.weight:g}" if key.weight != 1 else "",
+        "operator" if key.operator else "",
+    )
+    return ", ".join(filter(None, said)) or "no limits"
+
+
+def described(key: StoredKey) -> dict[str, Any]:
+    """Everything but the hash."""
+    fields = asdict(key)
+    del fields["digest"]
+    return {"id": key.id} | fields

@@ -1,0 +1,1 @@
+"""What is accepted: limits, estimates, and what a request may ask for."""

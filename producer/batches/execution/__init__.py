@@ -1,0 +1,1 @@
+"""A batch in progress: its lines become jobs, and their answers become files."""

@@ -1,0 +1,247 @@
+"""Lines of a batch as jobs: submitted, followed to their end, and turned into what stands in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+import structlog
+
+from producer.admission.estimate import estimated_tokens
+from producer.admission.rules import check_against_model
+from producer.batches.document import Batch, OpenLine
+from producer.batches.input.lines import (
+    BatchLine,
+    RawLine,
+    answer_line,
+    job_id_of,
+    line_not_run,
+    parse_line,
+    request_id_of,
+)
+from producer.batches.key import BatchKey
+from producer.catalog import Catalog
+from producer.http.errors import error_body, status_of
+from producer.jobs.service import PAST_THE_END, JobService
+from shared.errors import (
+    Gone,
+    IgniteError,
+    NotFound,
+    QueueFull,
+    RecordedError,
+    StorageQuotaExceeded,
+    Unavailable,
+    unknown_model,
+)
+from shared.job import Job, JobStatus, Tier
+from shared.ports import Backend, Ending, ModelInfo
+from shared.schema import ChatCompletionRequest, check_request
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+LOOK_AGAIN = 30.0
+"""Seconds of silence after which a job's record is looked at: no message that gets lost costs more than that."""
+
+TRY_AGAIN = 1.0
+AWAY = (Unavailable, QueueFull, StorageQuotaExceeded, Gone)
+"""What a line waits out: a part that is away, a queue or a store that is full, a record that the store has lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a line, and the bytes that say so. `ok`: they belong into the output file, not the error file."""
+
+    line: OpenLine
+    data: bytes
+    ok: bool = False
+    not_run: bool = False
+    usage: Mapping[str, Any] | None = None
+
+
+class Stopped(Exception):
+    """No more lines of the batch are run."""
+
+
+class LineJobs:
+    """`stop`: why no more lines of the batch are run, as the code of the error that they get; None while they are."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        service: JobService,
+        catalog: Catalog,
+        settings: Settings,
+        batch: Batch,
+        key: BatchKey,
+    ) -> None:
+        self._backend = backend
+        self._catalog = catalog
+        self._service = service
+        self._settings = settings
+        self._batch = batch
+        self._key = key
+        self._turn = asyncio.Lock()
+        self.stop: str | None = None
+
+    async def answer(self, raw: RawLine, *, fed_before: bool) -> Answer:
+        """Run a line to its end. `fed_before`: its job may be there already. Never raises for what is wrong with it."""
+        try:
+            line = await self._checked(raw, lambda: parse_line(raw.data, self._batch.endpoint))
+            try:
+                job, body = await self._admitted(raw, line), orjson.dumps(line.body)
+            except IgniteError as error:
+                return self._failed(raw, line, error)
+            ending = await self._run(job, body, fed_before)
+            return self.not_run(raw) if ending is None else self._told(raw, line, ending)
+        except Stopped:
+            return self.not_run(raw)
+        except Exception:
+            log.exception("batch.line_crashed", batch=self._batch.id, line=raw.number, next="the line has failed")
+            return self._failed(raw, None, IgniteError("The server failed on this request."))
+
+    def not_run(self, raw: RawLine) -> Answer:
+        """For a line that comes up when the batch has been stopped."""
+        code = self.stop or "batch_expired"
+        custom_id = parse_line(raw.data, self._batch.endpoint).custom_id
+        return Answer(place(raw), line_not_run(self._request_id(raw), custom_id, code), not_run=True)
+
+    async def call_off(self, lines: Iterable[OpenLine]) -> None:
+        """Ask for the end of these lines' jobs."""
+        await asyncio.gather(*(self._end(self._job_id(line.number)) for line in lines))
+
+    async def _end(self, job_id: str) -> None:
+        if self.stop == "batch_expired":
+            await self._service.expire(job_id)
+        await self._service.cancel(job_id)
+
+    async def _checked(self, raw: RawLine, check: Callable[[], T]) -> T:
+        return await self._service.checks.run(raw.data or b"", check)
+
+    # ── the job ──
+
+    def _job_id(self, number: int) -> str:
+        return job_id_of(self._batch.id, self._batch.created_at, number)
+
+    def _request_id(self, raw: RawLine) -> str:
+        return request_id_of(self._batch.id, raw.number)
+
+    async def _admitted(self, raw: RawLine, line: BatchLine) -> Job:
+        """Raises what is wrong with the request."""
+        request = await self._checked(raw, lambda: check_request(line.body, stream=False))
+        self._service.policy.check(request)
+        model = await self._model(line.model)
+        if self._batch.models and model.id not in self._batch.models:
+            raise unknown_model(line.model)
+        check_against_model(request, model, self._settings)
+        return self._job(raw, line, request, model)
+
+    async def _model(self, name: str) -> ModelInfo:
+        """The model of that name; workers for it may come later. One that is not known was, when the batch was
+        validated: it may come back. Raises Stopped.
+        """
+        while self.stop is None:
+            try:
+                return await self._catalog.get(name)
+            except (Unavailable, NotFound):
+                await asyncio.sleep(TRY_AGAIN)
+        raise Stopped
+
+    def _job(self, raw: RawLine, line: BatchLine, request: ChatCompletionRequest, model: ModelInfo) -> Job:
+        return Job(
+            id=self._job_id(raw.number),
+            tenant=self._batch.tenant,
+            model=model.id,
+            tier=Tier.FLEX,
+            mode="unary",
+            created_at=time.time(),
+            deadline_at=self._deadline(request),
+            retention=self._settings.store_retention if request.store else self._settings.retention,
+            detached=True,
+            stored=bool(request.store),
+            seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
+            tokens=estimated_tokens(request, raw.end - raw.start, model.context_length),
+            made_with=self._batch.made_with,
+            limit_key=self._key.counted_as,
+            weight=self._batch.weight,
+            metadata={**(request.metadata or {}), "batch_id": self._batch.id, "custom_id": line.custom_id},
+        )
+
+    def _deadline(self, request: ChatCompletionRequest) -> float:
+        return min(self._batch.expires_at, time.time() + (request.deadline_seconds or float("inf")))
+
+    async def _run(self, job: Job, body: bytes, fed_before: bool) -> Ending | None:
+        """How the job ended; None where it was never begun, and is not to be any more."""
+        while True:
+            try:
+                there = await self._backend.store.get(job.id) if fed_before else None
+                if there is None and self.stop is not None:
+                    return None
+                if there is None:
+                    await self._take_tokens(job)
+                ending = ending_of(there) or await self._follow(job, body, there)
+                if ending.status is not JobStatus.COMPLETED or ending.result is not None:
+                    return ending
+            except AWAY as error:
+                log.warning("batch.line_waits", job=job.id, error=str(error), next="looking again")
+                await asyncio.sleep(TRY_AGAIN * random.uniform(0.5, 1.5))
+            fed_before = True
+
+    async def _take_tokens(self, job: Job) -> None:
+        """Wait until the key's tokens a minute leave room for the line; one after the other. Raises Stopped."""
+        async with self._turn:
+            while self.stop is None:
+                if (wait := await self._key.take(job)) <= 0:
+                    return
+                await asyncio.sleep(wait)
+        raise Stopped
+
+    async def _follow(self, job: Job, body: bytes, there: Job | None) -> Ending:
+        """Submit the job where it is not there, or has perhaps not reached its queue, and wait for its end. The ending
+        lacks a large result.
+        """
+        async with self._backend.log.follow(job.id, PAST_THE_END, created_here=there is None) as follower:
+            if there is None or there.status is JobStatus.QUEUED:
+                await self._service.enqueue(job, body, created=there is not None)
+            while True:
+                update = await follower.next(LOOK_AGAIN)
+                if update is not None and update.ending is not None:
+                    return update.ending
+
+    # ── the answer ──
+
+    def _told(self, raw: RawLine, line: BatchLine, ending: Ending) -> Answer:
+        if ending.status is JobStatus.COMPLETED and ending.result is not None:
+            job_id = self._job_id(raw.number)
+            data = answer_line(self._request_id(raw), line.custom_id, job_id, 200, ending.result)
+            return Answer(place(raw), data, ok=True, usage=ending.usage)
+        if ending.status is JobStatus.EXPIRED and time.time() >= self._batch.expires_at:
+            self.stop = self.stop or "batch_expired"
+        if self.stop is not None and ending.status in (JobStatus.CANCELLED, JobStatus.EXPIRED):
+            return self.not_run(raw)
+        return self._failed(raw, line, RecordedError(ending.error or {"message": f"The job is {ending.status}."}))
+
+    def _failed(self, raw: RawLine, line: BatchLine | None, error: IgniteError) -> Answer:
+        custom_id = "" if line is None else line.custom_id
+        body = error_body(error.to_dict())
+        job_id = self._job_id(raw.number)
+        return Answer(place(raw), answer_line(self._request_id(raw), custom_id, job_id, status_of(error), body))
+
+
+def place(raw: RawLine) -> OpenLine:
+    return OpenLine(number=raw.number, start=raw.start, end=raw.end)
+
+
+def ending_of(job: Job | None) -> Ending | None:
+    """How a job ended that is over."""
+    if job is None or not job.status.terminal:
+        return None
+    return Ending(job.status, result=job.result, usage=job.usage, error=job.error)

@@ -1,0 +1,1 @@
+"""A batch's input file: read, split into lines, and validated."""

@@ -1,0 +1,112 @@
+"""Is a batch's input what it must be? Looks at every line before the first is run, and says which are wrong.
+
+Memory: eight bytes for each custom_id, and Python's overhead for them (50,000 lines: 4 MB). Two with the same hash are
+looked at a second time, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from producer.batches.document import Problem
+from producer.batches.input.lines import BadLine, BatchLine, RawLine, checked_line, parse_line
+
+MOST_PROBLEMS = 100
+"""Told of; the rest is not looked at then."""
+
+
+@dataclass(slots=True)
+class Validation:
+    """`only`: hashes of the custom_ids that count, where not all lines do."""
+
+    endpoint: str
+    line_limit: int
+    only: Container[int] | None = None
+    total: int = 0
+    problems: list[Problem] = field(default_factory=list[Problem])
+    models: dict[str, int] = field(default_factory=dict[str, int])
+    doubtful: set[int] = field(default_factory=set[int])
+    _seen: set[int] = field(default_factory=set[int])
+
+    @property
+    def full(self) -> bool:
+        """Whether it is pointless to look at more lines."""
+        return len(self.problems) >= MOST_PROBLEMS or len(self.doubtful) >= MOST_PROBLEMS or self.too_many
+
+    @property
+    def too_many(self) -> bool:
+        return self.total > self.line_limit
+
+    def look(self, raw: RawLine) -> str | None:
+        """Take one more line into account; its model, where this is the first line that names it."""
+        try:
+            line = checked_line(raw.data, self.endpoint)
+        except BadLine as bad:
+            self._note(bad.problem, raw.number)
+            return None
+        if self.only is not None and hash(line.custom_id) not in self.only:
+            return None
+        self.total += 1
+        self._check_unique(line)
+        if line.model in self.models:
+            return None
+        self.models[line.model] = raw.number
+        return line.model
+
+    def unknown_model(self, model: str, message: str, code: str) -> None:
+        problem = Problem(code=code, message=message, param="body.model")
+        self._note(problem, self.models[model])
+
+    def end(self) -> None:
+        """All lines were looked at, as far as that made sense."""
+        if self.too_many:
+            message = f"The batch has more than {self.line_limit:,} requests."
+            self.problems.append(Problem(code="too_many_tasks", message=message))
+        elif not self.total and not self.problems:
+            message = "The batch input file is empty. Please ensure that the batch contains at least one request."
+            self.problems.append(Problem(code="empty_batch", message=message))
+
+    def _check_unique(self, line: BatchLine) -> None:
+        key = hash(line.custom_id)
+        if key in self._seen:
+            self.doubtful.add(key)
+        self._seen.add(key)
+
+    def _note(self, problem: Problem, number: int) -> None:
+        self.problems.append(problem.model_copy(update={"line": number}))
+
+
+@dataclass(slots=True)
+class Duplicates:
+    """The second look: which custom_ids, of those whose hashes met, are really the same."""
+
+    endpoint: str
+    doubtful: Container[int]
+    problems: list[Problem] = field(default_factory=list[Problem])
+    _seen: set[str] = field(default_factory=set[str])
+
+    def look(self, raw: RawLine) -> None:
+        try:
+            custom_id = parse_line(raw.data, self.endpoint).custom_id
+        except BadLine:
+            return
+        if hash(custom_id) not in self.doubtful:
+            return
+        if custom_id in self._seen:
+            message = (
+                f"The custom_id '{custom_id[:100]}' for this request is a duplicate of another request. "
+                "The custom_id parameter must be unique for each request in a batch."
+            )
+            problem = Problem(code="duplicate_custom_id", message=message, param="custom_id", line=raw.number)
+            self.problems.append(problem)
+        self._seen.add(custom_id)
+
+    @property
+    def full(self) -> bool:
+        return len(self.problems) >= MOST_PROBLEMS
+
+
+def in_order(problems: list[Problem]) -> tuple[Problem, ...]:
+    """By line; what concerns the whole input comes first."""
+    return tuple(sorted(problems, key=lambda problem: problem.line or 0)[:MOST_PROBLEMS])

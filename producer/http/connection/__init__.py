@@ -1,0 +1,1 @@
+"""HTTP/1.1 on one connection: parsed, bounded in bytes and in time."""

@@ -1,0 +1,357 @@
+"""uvicorn's HTTP protocol with bounds, less a system call an answer.
+
+Bytes of a head are counted before the parser sees them, since it copies what it has again with every piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import sys
+import termios
+from contextlib import suppress
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from producer.http.connection import refusals
+from producer.http.connection.answers import closing_where_unread, without_chunks
+from producer.http.connection.limits import Connections, address_of
+from producer.http.connection.refusals import Refusal, Refused
+from producer.http.connection.transport import HeadHolder
+
+WRITE_BUFFER = 16 * 1024
+"""Bytes for a client beyond which the server waits for it to read."""
+
+KERNEL_BUFFER = 64 * 1024
+"""Bytes for a client that the kernel keeps beside those on their way."""
+
+DRAIN_LIMIT = 32 * 1024 * 1024
+"""Bytes of a body that are read and dropped once its answer is given, so that the client gets to read the answer."""
+
+LINGER = 5.0
+"""Seconds for which a client may go on sending after the last answer."""
+
+OVERHEAD_LIMIT = 64 * 1024
+OVERHEAD_OF_CHUNK = 16
+"""Bytes of a chunked body that are not its content: altogether, and more for each chunk."""
+
+PIPELINE_LIMIT = 128
+"""Requests that may wait for the answers to earlier ones of their connection."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, connections: Connections, head_limit: int, **given: Any) -> None:
+        super().__init__(**given)
+        self.address = ""
+        self._all = connections
+        self._head_limit = head_limit
+        self._in_head = True
+        self._heads = 0
+        self._head_bytes = 0
+        self._header_bytes = 0
+        self._body_fed = self._body_bytes = self._body_pieces = 0
+        self._dropped = 0
+        self._deaf = False
+        """What still comes is dropped."""
+        self._lost = False
+
+    # ── the connection ──
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        plain = cast(asyncio.Transport, transport)
+        super().connection_made(cast(asyncio.Transport, HeadHolder(plain, self.loop, self._lingers)))
+        plain.set_write_buffer_limits(high=WRITE_BUFFER)
+        self.address = address_of(self.client[0] if self.client else None)
+        bound_kernel_buffer(plain)
+        descriptor = plain.get_extra_info("socket").fileno()
+        if not self._all.admit(self, descriptor):
+            if self._all.crowded(descriptor):
+                plain.abort()
+            else:
+                self._refuse(refusals.NO_ROOM)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._all.forget(self)
+        super().connection_lost(exc)
+
+    def cut(self, reason: str) -> None:
+        if self._lost:
+            return
+        late = {"head_timeout": refusals.HEAD_LATE, "body_timeout": refusals.BODY_LATE}.get(reason)
+        if late is not None and not self._deaf and (self._head_bytes or not self._in_head):
+            self._refuse(late)
+        elif reason == "idle":
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    @property
+    def _begun(self) -> bool:
+        """Whether a request of it has been begun to be served."""
+        return bool(self.cycle)
+
+    def read_on(self) -> bool:
+        waits = self._begun and self.cycle.waiting_for_100_continue
+        return not (self.flow.read_paused or waits)
+
+    def unsent(self) -> int:
+        """What the kernel still holds counts too: it takes more only after much has been read."""
+        try:
+            queued = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            queued = bytes(4)
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._all.await_reader(self)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._all.reads(self)
+
+    def shutdown(self) -> None:
+        if self._deaf and self.transport.is_closing():
+            self.transport.abort()
+        else:
+            super().shutdown()
+
+    def _lingers(self) -> bool:
+        """At the close: our half only, where the client is in the middle of a request; it would lose the answer."""
+        unread = self._deaf or not self._in_head
+        self._deaf = True
+        if self._lost or not unread:
+            self._all.await_end(self)
+            return False
+        self._dropped = 0
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._all.await_end(self, LINGER)
+        return True
+
+    # ── what comes in ──
+
+    def data_received(self, data: bytes) -> None:
+        while data and not self._deaf:
+            room = self._head_limit - self._head_bytes
+            if not self._in_head or len(data) <= room:
+                piece, data = data, b""
+            else:
+                piece, data = data[:room], data[room:]
+            self._feed(piece)
+        if self._deaf:
+            self._drop(len(data))
+        elif not self._in_head:
+            self._all.await_body(self, len(data))
+        elif self._head_bytes and not (self._begun and not self.cycle.response_complete):
+            self._all.await_head(self)
+
+    def _feed(self, piece: bytes) -> None:
+        heads, in_head = self._heads, self._in_head
+        rest = piece
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+                self._stay_with_http1()
+            except httptools.HttpParserError as error:
+                cause = error.__context__
+                reason = "its target or its headers cannot be read" if cause is not None else str(error)
+                refusal = cause.refusal if isinstance(cause, Refused) else refusals.not_http(piece, reason.rstrip("."))
+                self._refuse(refusal)
+                return
+        if self._deaf:
+            return
+        if self._in_head:
+            self._head_bytes = self._head_bytes + len(piece) if in_head and heads == self._heads else 0
+            if self._head_bytes >= self._head_limit:
+                self._refuse(refusals.head_too_large(self._head_limit))
+        elif not in_head:
+            self._body_fed += len(piece)
+            overhead = self._body_fed - self._body_bytes - OVERHEAD_OF_CHUNK * self._body_pieces
+            if overhead > OVERHEAD_LIMIT:
+                self._refuse(refusals.CHUNKS_TOO_LARGE)
+
+    def _drop(self, size: int) -> None:
+        self._dropped += size
+        if self._dropped > DRAIN_LIMIT:
+            self.transport.abort()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer where the client would take the answer for its request's, and read no more."""
+        self._deaf = True
+        self.pipeline.clear()
+        cycle = self.cycle
+        if self._begun and not cycle.response_complete:
+            if not cycle.more_body:
+                cycle.keep_alive = False  # Its request was whole: the connection ends after its answer.
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.abort()
+                return
+        if refusal is not refusals.NO_ROOM:
+            self._all.note(refusal.code)
+        self.transport.write(refusal.answer(self.server_state.default_headers))
+        self.transport.close()
+
+    # ── the parser's callbacks ──
+
+    def on_message_begin(self) -> None:
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if len(self.url) + len(url) > refusals.URL_LIMIT:
+            raise Refused(refusals.URL_TOO_LONG)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # A trailer: the request is judged by its head.
+        self._header_bytes += len(name) + len(value) + 4
+        if self._header_bytes > self._head_limit:
+            raise Refused(refusals.head_too_large(self._head_limit))
+        if len(self.headers) >= refusals.HEADER_LIMIT:
+            raise Refused(refusals.TOO_MANY_HEADERS)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._all.serve(self)
+        version = self.parser.get_http_version()
+        refusal = refusals.refusal_of_head(self.parser.get_method(), version, self.headers)
+        if refusal is None and len(self.pipeline) >= PIPELINE_LIMIT:
+            refusal = refusals.PIPELINED_TOO_MUCH
+        if refusal is not None:
+            raise Refused(refusal)
+        if version == "1.0":
+            self.expect_100_continue = False
+        if not self.url.startswith(b"/"):
+            self.url = with_path(self.url)
+        super().on_headers_complete()
+        self._in_head = False
+        self._heads += 1
+        self._head_bytes = 0
+        self._body_fed = self._body_bytes = self._body_pieces = self._dropped = 0
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        self._body_bytes += len(body)
+        self._body_pieces += 1
+        if cycle.response_complete:
+            self._drop(len(body))
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and self._framing():
+            return  # The body is read by the parser that follows (see _stay_with_http1).
+        self.end_message()
+
+    def end_message(self) -> None:
+        self._in_head = True
+        self._all.has_body(self)
+        cycle = self.cycle
+        if cycle.response_complete:
+            self._all.rest(self)
+            return
+        cycle.more_body = False
+        cycle.message_event.set()
+
+    def _framing(self) -> list[tuple[bytes, bytes]]:
+        return [pair for pair in self.headers if pair[0] in (b"content-length", b"transfer-encoding")]
+
+    def _stay_with_http1(self) -> None:
+        """The client offers another protocol, which we do not take up. The parser gives up there, though the body is
+        still to come: another one takes over, and is told what the head said of the body.
+        """
+        framing = self._framing()
+        follower = FollowingParser(self, in_body=bool(framing))
+        self.parser = httptools.HttpRequestParser(follower)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        if framing:
+            lines = b"".join(b"%s: %s\r\n" % pair for pair in framing)
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + lines + b"\r\n")
+
+    # ── answers ──
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.waiting_for_100_continue:
+            app = closing_where_unread(app, cycle)
+        if cycle.scope["http_version"] == "1.0":
+            app = without_chunks(app, cycle)
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self._deaf:
+            self.transport.close()
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._in_head:
+            self._all.rest(self)
+
+
+class FollowingParser:
+    """The callbacks of a parser that takes over: of the head that it is primed with, nothing is passed on."""
+
+    def __init__(self, protocol: BoundedHttpProtocol, *, in_body: bool) -> None:
+        self._protocol = protocol
+        self._in_body = in_body
+
+    def on_message_begin(self) -> None:
+        if not self._in_body:
+            self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._in_body:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_body:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self._in_body:
+            self._protocol.on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._protocol.on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._in_body:
+            self._in_body = False
+            self._protocol.end_message()
+        else:
+            self._protocol.on_message_complete()
+
+
+def bound_kernel_buffer(transport: asyncio.Transport) -> None:
+    """The kernel would keep megabytes for a client that does not read."""
+    with suppress(OSError, AttributeError):
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BUFFER)
+
+
+def with_path(url: bytes) -> bytes:
+    """An absolute target may lack its path."""
+    parsed = httptools.parse_url(url)
+    if parsed.path or not parsed.host:
+        return url
+    return b"/" + (b"?" + parsed.query if parsed.query else b"")

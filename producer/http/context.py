@@ -1,0 +1,74 @@
+"""What handlers work with, hung on the application: no module state, so that one process may hold several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import Request
+from starlette.responses import Response
+
+from producer.admission.rate_limits import KeyLimits, Meter
+from producer.auth.keyring import Keyring, Principal
+from producer.batches.idempotency import NamedBatches
+from producer.batches.lease import BatchRunners
+from producer.batches.repository import Batches
+from producer.catalog import Catalog
+from producer.files.catalog import Files
+from producer.fleet import Fleet
+from producer.http.body_budget import BodyBudget
+from producer.http.connection.limits import Connections
+from producer.http.routes.health import Health
+from producer.jobs.service import JobService
+from shared.ports import Backend
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    settings: Settings
+    backend: Backend
+    keyring: Keyring
+    limits: KeyLimits
+    service: JobService
+    catalog: Catalog
+    health: Health
+    files: Files
+    batches: Batches
+    named_batches: NamedBatches
+    runners: BatchRunners
+    fleet: Fleet
+    bodies: BodyBudget
+    connections: Connections
+
+    async def troubles(self) -> Mapping[str, str | None]:
+        """Each part this replica needs with None if it answers, else with one sentence for clients on what is wrong."""
+        checked = await self.backend.check()
+        self.health.log_changes(checked)
+        found = {name: problem and problem.message for name, problem in checked.items()}
+        parts = {**found, **self.health.complaints}
+        return parts | {"server": "shutting down"} if self.service.draining else parts
+
+
+def doors_of(request: Request) -> Doors:
+    doors = request.app.state.doors
+    assert isinstance(doors, Doors)
+    return doors
+
+
+def principal_of(request: Request) -> Principal:
+    return request.state.principal
+
+
+def meter_of(request: Request) -> Meter | None:
+    return request.state.meter
+
+
+def tenant_of(request: Request) -> str:
+    return principal_of(request).tenant
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(value), status, headers, "application/json")

@@ -1,0 +1,182 @@
+"""The only map from errors to HTTP. Every path answers OpenAI's error shape, whatever went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
+
+from producer.http.paths import meant
+from shared import errors
+from shared.errors import AttemptsExhausted, IgniteError, RecordedError
+
+log = structlog.get_logger(__name__)
+
+STATUS_OF: Mapping[type[IgniteError], int] = {
+    errors.AuthenticationFailed: 401,
+    errors.PermissionDenied: 403,
+    errors.NotFound: 404,
+    errors.Gone: 410,
+    errors.Conflict: 409,
+    errors.IdempotencyKeyReused: 422,
+    errors.RateLimited: 429,
+    errors.Unavailable: 503,
+    errors.StorageFull: 507,
+    errors.StoreFull: 507,
+    errors.DeadlineExceeded: 504,
+    errors.JobCancelled: 409,
+    errors.RequestTooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.RangeNotSatisfiable: 416,
+    errors.InvalidRequest: 400,
+}
+
+STATUS_OF_TYPE: Mapping[str, int] = {
+    "invalid_request_error": 400,
+    "permission_error": 403,
+    "rate_limit_error": 429,
+    "timeout_error": 504,
+}
+"""For errors read back from a job, whose class is not known any more."""
+
+STATUS_OF_CODE: Mapping[str, int] = {"cancelled": 409, "not_found": 404, "model_not_found": 404}
+
+CODES: Mapping[int, str] = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+}
+
+TOLD = "ignite.surprise_told"
+"""In a request's scope once its client has been told of a surprise."""
+
+METHODS = ("DELETE", "GET", "POST")
+"""Of all routes that there are."""
+
+RETRY_AFTER_RANGE = (1, 120)
+"""Seconds. Above 120 openai-python does not retry at all."""
+
+
+def status_of(error: IgniteError) -> int:
+    if isinstance(error, RecordedError):
+        by_type = STATUS_OF_TYPE.get(error.recorded_type, 500)
+        return STATUS_OF_CODE.get(error.code, by_type)
+    return next((STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF), 500)
+
+
+def headers_of(error: IgniteError, status: int) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if status == 409 or error.code == AttemptsExhausted.default_code or isinstance(error, errors.NeverAllowed):
+        # SDKs retry 409, 429 and 500 by themselves. Ours mean that the state will not change by asking again; that the
+        # key will never be allowed so much; that the job was tried often enough, or has cost workers their lives.
+        headers["x-should-retry"] = "false"
+    if status == 413:
+        headers["connection"] = "close"  # The rest of the body is not read.
+    if status in (429, 503, 507) or error.retry_after is not None:
+        headers["retry-after"] = str(retry_after(error))
+    return headers
+
+
+def retry_after(error: IgniteError) -> int:
+    least, most = RETRY_AFTER_RANGE
+    return max(least, min(most, round(error.retry_after or least)))
+
+
+def error_body(error: Mapping[str, Any]) -> bytes:
+    return orjson.dumps({"error": error})
+
+
+def error_response(error: IgniteError, about: Mapping[str, str] | None = None) -> Response:
+    """`about`: headers on what the error is about."""
+    status = status_of(error)
+    headers = headers_of(error, status) | dict(about or {})
+    return Response(error_body(error.to_dict()), status, headers, "application/json")
+
+
+class HttpError(IgniteError):
+    """What the framework itself refuses: no such path, no such method."""
+
+    type = "invalid_request_error"
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ClientDisconnect, handle_cut_off)
+    app.add_exception_handler(IgniteError, handle_ignite_error)
+    app.add_exception_handler(HTTPException, handle_http_exception)
+    app.add_exception_handler(RequestValidationError, handle_validation_error)
+    app.add_exception_handler(Exception, handle_surprise)
+
+
+async def handle_cut_off(request: Request, error: Exception) -> Response:
+    """The client left before its body was complete: nobody reads the answer."""
+    return Response(status_code=499)
+
+
+async def handle_ignite_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, IgniteError)
+    return error_response(error)
+
+
+async def handle_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status, path = error.status_code, request.scope["path"]
+    message = {
+        404: f"Unknown request URL: {request.method} {path}.{instead(request)}",
+        405: f"{request.method} is not allowed on {path}.",
+    }.get(status, error.detail or HTTPStatus(status).phrase)
+    body = HttpError(message, code=CODES.get(status, "http_error")).to_dict()
+    headers = {"allow": allowed(request)} if status == 405 else dict(error.headers or {})
+    return Response(error_body(body), status, headers, "application/json")
+
+
+def allowed(request: Request) -> str:
+    """The methods of all routes that the path has; the framework names those of the first."""
+    found = methods_of(request, request.scope["path"])
+    return ", ".join(sorted({*found, "HEAD"} if "GET" in found else found))
+
+
+def methods_of(request: Request, path: str) -> list[str]:
+    scopes = [{**request.scope, "path": path, "raw_path": path.encode(), "method": method} for method in METHODS]
+    return [str(scope["method"]) for scope in scopes if any(matches(route, scope) for route in request.app.routes)]
+
+
+def instead(request: Request) -> str:
+    path = meant(request.scope["path"], lambda path: bool(methods_of(request, path)))
+    return f" Call {path} instead." if path else ""
+
+
+def matches(route: BaseRoute, scope: Scope) -> bool:
+    return route.matches(scope)[0] is Match.FULL
+
+
+async def handle_validation_error(request: Request, error: Exception) -> Response:
+    """A bad query parameter or header: 400, naming it."""
+    assert isinstance(error, RequestValidationError)
+    problem = error.errors()[0]
+    param = str(problem["loc"][-1])
+    reason = problem["msg"][0].lower() + problem["msg"][1:]
+    return error_response(errors.InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param))
+
+
+async def handle_surprise(request: Request, error: Exception) -> Response:
+    """Starlette sends the answer and raises the error all the same, which would cost the client its connection."""
+    request.scope[TOLD] = True
+    return surprise_response(request.scope["path"], error)
+
+
+def surprise_response(path: str, error: Exception) -> Response:
+    log.error("request.crashed", path=path, exc_info=error)
+    return error_response(IgniteError("The server failed on this request."))

@@ -1,0 +1,191 @@
+"""Pure ASGI middleware: Starlette's BaseHTTPMiddleware would hide the hang-up of an unary call from whoever serves
+it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Awaitable, Mapping
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
+
+from producer.admission.rate_limits import KeyLimits, Meter
+from producer.auth.keyring import METRICS, METRICS_READER, Keyring, Principal
+from producer.http.errors import TOLD, error_response, surprise_response
+from shared.errors import IgniteError, RequestTooLarge, UnsupportedMediaType
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
+ANSWERED = "ignite.answered"
+"""In a request's scope once its answer has begun."""
+
+OPENAI_VERSION = (b"openai-version", b"2020-10-01")
+"""What OpenAI's own answers carry: the version of its REST API."""
+
+DOCS_ASSETS = "/docs-assets"
+
+
+class RequestContext:
+    """Gives every answer its id and its time, and every log line the id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        since = time.perf_counter()
+        request_id = request_id_of(scope)
+        started = False
+
+        def send_marked(message: Message) -> Awaitable[None]:
+            nonlocal started
+            if not started:
+                started = scope[ANSWERED] = True
+                taken = b"%d" % int((time.perf_counter() - since) * 1000)
+                marks = (b"x-request-id", request_id.encode()), (b"openai-processing-ms", taken), OPENAI_VERSION
+                message["headers"] = [*message.get("headers", ()), *marks]
+                log.debug("request.answered", path=scope["path"], status=message["status"])
+            return send(message)
+
+        with bound_contextvars(request=request_id):
+            await self._app(scope, receive, send_marked)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The client's own id where it is one that may be echoed."""
+    return fit_request_id(Headers(scope=scope).get("x-request-id", ""))
+
+
+def fit_request_id(given: str) -> str:
+    return given if REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, for those who say where they come from; what no browser sends, nobody looks at."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+class Surprises:
+    """What nobody has foreseen is an error of OpenAI's shape as well. Inside of CORS, so that browsers can read it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except ClientDisconnect:
+            log.debug("request.cut_off", path=scope["path"])
+        except Exception as error:
+            if scope.get(TOLD):
+                return
+            if scope["type"] != "http" or scope.get(ANSWERED):
+                raise  # All that is left is to break off, as the server does.
+            await surprise_response(scope["path"], error)(scope, receive, send)
+
+
+class Authentication:
+    """No key, no entry. Puts the principal into the scope's state, and the call's meter where its key has limits."""
+
+    OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, limits: KeyLimits) -> None:
+        self._app = app
+        self._keyring = keyring
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_open(scope["path"]):
+            try:
+                principal = await self._principal_of(scope)
+            except IgniteError as error:
+                await error_response(error)(scope, receive, send)
+                return
+            meter = self._limits.meter(principal)
+            scope.setdefault("state", {}).update(principal=principal, meter=meter)
+            send = send if meter is None else with_rate_limits(send, meter)
+        await self._app(scope, receive, send)
+
+    async def _principal_of(self, scope: Scope) -> Principal:
+        authorization = Headers(scope=scope).get("authorization")
+        if scope["path"] == METRICS and self._keyring.reads_metrics(authorization):
+            return METRICS_READER
+        return await self._keyring.authenticate(authorization, (scope.get("client") or (None,))[0])
+
+    def _is_open(self, path: str) -> bool:
+        return path in self.OPEN_PATHS or path.startswith(f"{DOCS_ASSETS}/")
+
+
+def with_rate_limits(send: Send, meter: Meter) -> Send:
+    """The answer tells how the key stands, once something has been counted."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            told = [(name.encode(), value.encode()) for name, value in meter.headers().items()]
+            message["headers"] = [*message.get("headers", ()), *told]
+        await send(message)
+
+    return send_with_headers
+
+
+class BodyLimit:
+    """Refuses larger bodies with 413, by their announced length or while they come in. `others`: paths that have a
+    limit of their own.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, others: Mapping[str, int]) -> None:
+        self._app = app
+        self._limit = limit
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._others.get(scope["path"], self._limit)
+        headers = Headers(scope=scope)
+        announced = headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > limit:
+            await error_response(refusal(limit))(scope, receive, send)
+            return
+        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            await error_response(PACKED)(scope, receive, send)
+            return
+        await self._app(scope, self._counting(receive, limit), send)
+
+    def _counting(self, receive: Receive, limit: int) -> Receive:
+        taken = 0
+
+        async def receive_counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise refusal(limit)
+            return message
+
+        return receive_counted
+
+
+PACKED = UnsupportedMediaType(
+    "Request bodies with a Content-Encoding are not taken: send the body as it is.", param="Content-Encoding"
+)
+
+
+def refusal(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request body is larger than {limit:,} bytes.")

@@ -1,0 +1,178 @@
+"""What /openapi.json says beyond what FastAPI can see: handlers read bytes and answer bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from producer.batches.requests import BatchRequest
+from producer.files.expiry import EXPIRY
+from producer.files.upload import PURPOSES
+from producer.http.response_models import ChatCompletion, ChatCompletionChunk, Error, HealthReport, Job
+from shared.schema import MAX_DEADLINE, ChatCompletionRequest, MetadataUpdate
+
+JSON = "application/json"
+SSE = "text/event-stream"
+MAX_FRAME = 2**53
+"""The greatest frame number that a client may name: JSON's numbers are exact up to here."""
+
+COMPONENTS = "#/components/schemas/"
+
+
+Answers = dict[int | str, dict[str, Any]]
+
+ERRORS: Mapping[int, str] = {
+    400: "The request is wrong; `param` names the field.",
+    401: "No API key, or an unknown one.",
+    403: "The key may not do this.",
+    404: "No such model, or no such thing of yours.",
+    409: "Not in the present state of the job.",
+    410: "It existed; its data has expired.",
+    413: "The body is too large.",
+    415: "The body is of another type than this call takes.",
+    416: "There is nothing in this range.",
+    429: "Too much for now: come back after `Retry-After` seconds.",
+    500: "The engine failed.",
+    503: "The broker or the store does not answer, or this server is shutting down.",
+    504: "The deadline passed.",
+    507: "The disk that keeps jobs or files is full.",
+}
+FOR_COMPLETIONS = (400, 403, 404, 409, 413, 415, 429, 500, 504)
+FOR_A_JOB = (400, 404, 410)
+
+
+def answers(success: Answers, *errors: int) -> Answers:
+    """A route's `responses`: what it answers when it goes well, the errors it is known for, and the shape of all."""
+    known: Answers = {status: {"model": Error, "description": ERRORS[status]} for status in (*errors, 401, 503)}
+    return success | dict(sorted(known.items(), key=str)) | {"default": {"model": Error, "description": "An error."}}
+
+
+def is_json(model: type[BaseModel], description: str, status: int = 200) -> Answers:
+    return {status: {"model": model, "description": description}}
+
+
+def is_stream(description: str) -> Answers:
+    data = {"type": "string", "description": "A ChatCompletionChunk or an Error as JSON; at last `[DONE]`."}
+    event = {"type": "object", "required": ["data"], "properties": {"data": data, "id": {"type": "string"}}}
+    return {200: {"description": description, "content": {SSE: {"schema": event}}}}
+
+
+COMPLETION = is_json(ChatCompletion, "The completion; its stream where `stream` is true.")
+COMPLETION[200]["content"] = is_stream("")[200]["content"]
+COMPLETION_STREAM = is_stream("Chunks, each in a `data:` line with a blank line after it, then `data: [DONE]`.")
+ALIVE = is_json(HealthReport, "This process is there.")
+FILE_CONTENT: Answers = {
+    200: {"description": "All of it.", "content": {"application/octet-stream": {}}},
+    206: {"description": "The range that was asked for.", "content": {"application/octet-stream": {}}},
+}
+READINESS = is_json(HealthReport, "All parts answer.") | is_json(HealthReport, "One does not.", 503)
+UNCHANGED: Answers = {304: {"description": "As it was, for `If-None-Match`."}}
+JOB_CREATED = is_json(Job, "The job, for `background` and `Prefer: respond-async`.", 202)
+
+
+def header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
+
+
+IDEMPOTENCY_KEY = header(
+    "Idempotency-Key",
+    "Sent again within 24 hours, the request finds what it has become.",
+    type="string",
+    minLength=1,
+    maxLength=255,
+    pattern=r"^[\x20-\x7e]+$",
+)
+DEADLINE = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_DEADLINE}
+COMPLETION_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": {"$ref": f"{COMPONENTS}ChatCompletionRequest"}}},
+    },
+    "parameters": [
+        header("Prefer", "`respond-async`: a job. `wait=N`: the completion if it is done in N seconds.", type="string"),
+        header("Cancel-After", "The deadline in seconds; the body's comes first.", **DEADLINE),
+        header("X-On-Disconnect", "`continue`: run on when this client leaves.", type="string"),
+        IDEMPOTENCY_KEY,
+    ],
+}
+METADATA_FILTER: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "metadata",
+            "in": "query",
+            "required": False,
+            "style": "deepObject",
+            "explode": True,
+            "description": "`metadata[key]=value`: only those with this in their metadata.",
+            "schema": {
+                "type": "object",
+                "propertyNames": {"minLength": 1},
+                "additionalProperties": {"type": "string"},
+            },
+        }
+    ]
+}
+METADATA_UPDATE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": {"$ref": f"{COMPONENTS}MetadataUpdate"}}},
+    },
+}
+BATCH_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": {"$ref": f"{COMPONENTS}BatchRequest"}}},
+    },
+    "parameters": [IDEMPOTENCY_KEY],
+}
+FILE_UPLOAD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "purpose": {"type": "string", "enum": [*PURPOSES]},
+                        "file": {"type": "string", "format": "binary"},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer", "minimum": EXPIRY[0], "maximum": EXPIRY[1]},
+                    },
+                }
+            }
+        },
+    }
+}
+LAST_EVENT_ID: dict[str, Any] = {
+    "parameters": [header("Last-Event-ID", "Resume after this frame.", type="integer", minimum=0, maximum=MAX_FRAME)],
+}
+
+
+def openapi_of(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
+    """The whole document, made once. `keyed`: whether a key is needed in any case."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        for model in (ChatCompletionRequest, ChatCompletionChunk, MetadataUpdate, BatchRequest):
+            schema = model.model_json_schema(ref_template=f"{COMPONENTS}{{model}}")
+            schemas.update(schema.pop("$defs", {}), **{model.__name__: schema})
+        without_nulls(document)
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}] if keyed else [{"key": []}, {}]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def without_nulls(document: Mapping[str, Any]) -> None:
+    """A query cannot say null: a parameter that may be left out is of its type, and that is all."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", ()):
+                schema = cast(dict[str, Any], parameter["schema"])
+                (kind,) = [kind for kind in schema.pop("anyOf", [{}]) if kind.get("type") != "null"]
+                schema.update(kind)

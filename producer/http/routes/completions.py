@@ -1,0 +1,202 @@
+"""POST /v1/chat/completions: a waiting call, a stream, or a job."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from producer.http import serializers
+from producer.http.answers import StreamAnswer, UnaryAnswer
+from producer.http.context import Doors, doors_of, meter_of, principal_of
+from producer.http.openapi import (
+    COMPLETION,
+    COMPLETION_REQUEST,
+    COMPLETION_STREAM,
+    FOR_COMPLETIONS,
+    JOB_CREATED,
+    answers,
+)
+from producer.http.routes.jobs import MAX_WAIT, job_response
+from producer.jobs.idempotency import HEADER, SdkTry, idempotency_key, sdk_try
+from producer.jobs.submission import Submission
+from shared.errors import BackendUnavailable, InvalidRequest, UnsupportedMediaType
+from shared.job import IdempotencyKey, Job, Mode
+from shared.schema import MAX_DEADLINE, ChatCompletionRequest, parse_request
+
+router = APIRouter(tags=["chat"])
+
+SDK_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
+
+JSON_TYPES = re.compile(r"application/(.*\+)?json", re.IGNORECASE)
+
+
+@router.post(
+    "/v1/chat/completions",
+    summary="Create a chat completion",
+    responses=answers(COMPLETION | JOB_CREATED, *FOR_COMPLETIONS),
+    openapi_extra=COMPLETION_REQUEST,
+)
+async def create_completion(request: Request) -> Response:
+    """Unary; SSE when `stream` is true; 202 and a job with `background` or `Prefer: respond-async`."""
+    return await answer(request, stream=None)
+
+
+@router.post(
+    "/v1/chat/completions/stream",
+    summary="Stream a chat completion",
+    responses=answers(COMPLETION_STREAM | JOB_CREATED, *FOR_COMPLETIONS),
+    openapi_extra=COMPLETION_REQUEST,
+)
+async def stream_completion(request: Request) -> Response:
+    """SSE always, whatever `stream` says."""
+    return await answer(request, stream=True)
+
+
+HANDLERS = {"/v1/chat/completions": create_completion, "/v1/chat/completions/stream": stream_completion}
+"""For whoever takes these calls straight to their handlers."""
+
+
+async def answer(request: Request, *, stream: bool | None) -> Response:
+    doors = doors_of(request)
+    submission, preferences = await read_submission(request, stream)
+    if submission.background:
+        return await answer_with_job(doors, submission, preferences)
+    if submission.mode == "stream":
+        return StreamAnswer(
+            doors.service,
+            lambda: doors.service.call(submission),
+            doors.settings.keepalive,
+            patience=submission.patience,
+            key=submission.principal.key,
+        )
+    return UnaryAnswer(
+        doors.service,
+        lambda: doors.service.call(submission),
+        doors.settings.keepalive,
+        padding=doors.settings.unary_padding,
+        key=submission.principal.key,
+    )
+
+
+async def answer_with_job(doors: Doors, submission: Submission, preferences: Preferences) -> Response:
+    """202 and the job; the completion itself where it is done within the `wait` that the client prefers."""
+    job = await doors.service.submit(submission)
+    if preferences.wait:
+        with suppress(BackendUnavailable):  # It is accepted all the same.
+            job = await wait_for_end(doors, job, min(preferences.wait, MAX_WAIT), submission.principal.key)
+        if job.status.terminal:
+            about = serializers.about_job(job, time.time())
+            return Response(await doors.service.result(job), media_type="application/json", headers=about)
+    response = await job_response(doors, job, status=202)
+    response.headers["location"] = f"/v1/jobs/{job.id}"
+    if preferences.applied:
+        response.headers["preference-applied"] = preferences.applied
+    return response
+
+
+async def wait_for_end(doors: Doors, job: Job, seconds: float, key: str | None) -> Job:
+    """Two changes at most: queued → in progress → over."""
+    until = time.monotonic() + seconds
+    while not job.status.terminal and (left := until - time.monotonic()) > 0:
+        job = await doors.service.wait_change(job, left, key=key)
+    return job
+
+
+async def read_submission(request: Request, stream: bool | None) -> tuple[Submission, Preferences]:
+    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+    if not JSON_TYPES.fullmatch(content_type):
+        raise UnsupportedMediaType(f"The content type {content_type!r} is not supported; send application/json.")
+    body = await request.body()
+    checked = await doors_of(request).service.checks.run(body, lambda: check(request.headers, body, stream))
+    again = checked.sent
+    submission = Submission(
+        principal=principal_of(request),
+        body=body,
+        request=checked.request,
+        mode=checked.mode,
+        detached=request.headers.get("x-on-disconnect", "").lower() == "continue",
+        background=checked.background,
+        deadline_seconds=said_deadline(request.headers),
+        patience=None if checked.background or checked.key else sdk_patience(request.headers),
+        idempotency_key=checked.key,
+        meter=meter_of(request),
+        sent=again and again.digest,
+        sent_again=again is not None and again.again,
+        traceparent=request.headers.get("traceparent"),
+    )
+    return submission, checked.preferences
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a call's body says. `sent`: where its SDK may send it again on its own."""
+
+    request: ChatCompletionRequest
+    preferences: Preferences
+    mode: Mode
+    background: bool
+    key: IdempotencyKey | None
+    sent: SdkTry | None
+
+
+def check(headers: Mapping[str, str], body: bytes, stream: bool | None) -> Checked:
+    """All that looks at the whole of a body. Raises InvalidRequest."""
+    request = parse_request(body, stream=stream)
+    preferences = Preferences.from_header(headers.get("prefer", ""))
+    streams = bool(request.stream) if stream is None else stream
+    background = bool(request.background) or preferences.respond_async
+    mode: Mode = "stream" if streams and not background else "unary"
+    key = idempotency_key(headers.get(HEADER), body, mode)
+    sent = None if background or key else sdk_try(headers, body, mode)
+    return Checked(request, preferences, mode, background, key, sent)
+
+
+def said_deadline(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the client gives the job, where a header says so."""
+    if (said := headers.get("cancel-after")) is None:
+        return None
+    seconds = positive_number(said)
+    if seconds is None or seconds > MAX_DEADLINE:
+        raise InvalidRequest("Invalid value for 'Cancel-After': expected seconds.", param="Cancel-After")
+    return seconds
+
+
+def sdk_patience(headers: Mapping[str, str]) -> float | None:
+    """Seconds after which the client's SDK stops waiting for us to say something: Python's and Node's names for it."""
+    stated = (positive_number(headers.get(name, "")) for name in SDK_TIMEOUTS)
+    seconds = next((value for value in stated if value), None)
+    return seconds and min(seconds, MAX_DEADLINE)
+
+
+def positive_number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """RFC 7240's `Prefer`, as far as it concerns us. `wait` in seconds."""
+
+    respond_async: bool = False
+    wait: float | None = None
+
+    @classmethod
+    def from_header(cls, header: str) -> Preferences:
+        wishes = [wish.strip().lower() for wish in header.split(",")]
+        waits = (positive_number(wish.removeprefix("wait=")) for wish in wishes if wish.startswith("wait="))
+        wait = next(waits, None)
+        return cls("respond-async" in wishes or wait is not None, wait)
+
+    @property
+    def applied(self) -> str:
+        return "respond-async" if self.respond_async else ""

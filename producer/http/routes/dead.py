@@ -1,0 +1,123 @@
+"""/v1/dead: what was given up in the whole installation, for its operator: dead jobs of every tenant, and messages that
+nobody could decode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from starlette.responses import Response
+
+from producer.auth.keyring import require_operator
+from producer.http import response_models, serializers
+from producer.http.context import doors_of, json_response, principal_of
+from producer.http.openapi import FOR_A_JOB, answers, is_json
+from producer.http.routes.jobs import JobId, job_response
+from shared.errors import NotFound
+from shared.job import Job
+from shared.ports import Fate, Undecodable
+
+MOST_MESSAGES = 1000
+"""Messages that are looked through in one call."""
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+MessageId = Annotated[str, Path(max_length=200)]
+
+
+def operators_only(request: Request) -> None:
+    require_operator(principal_of(request))
+
+
+router = APIRouter(prefix="/v1/dead", tags=["operations"], dependencies=[Depends(operators_only)])
+
+
+@router.get(
+    "",
+    summary="List the dead jobs of every tenant, newest first",
+    responses=answers(is_json(response_models.DeadJobList, "A page of them."), 400, 403),
+)
+async def list_dead(
+    request: Request, model: str | None = None, after: str | None = None, limit: Limit = 20
+) -> Response:
+    """Jobs that failed for too many attempts or lost workers. `after`: the last id of the page before."""
+    store = doors_of(request).backend.store
+    jobs = await store.dead(model=model, after=after, limit=limit + 1)
+    page = [serializers.job_object(job) | {"tenant": job.tenant} for job in jobs[:limit]]
+    return json_response(serializers.page(page, has_more=len(jobs) > limit))
+
+
+@router.post(
+    "/{job_id}/retry",
+    summary="Try a dead job of any tenant again",
+    responses=answers(is_json(response_models.Job, "The job, queued again."), 403, *FOR_A_JOB, 409, 429),
+)
+async def retry_dead(request: Request, job_id: JobId) -> Response:
+    """As its owner could: the same id, a fresh log."""
+    doors = doors_of(request)
+    return await job_response(doors, await doors.service.retry(await job_of_anybody(request, job_id)))
+
+
+@router.get(
+    "/messages",
+    summary="List the messages that nobody could decode",
+    responses=answers(is_json(response_models.UndecodableList, "The oldest of them."), 403),
+)
+async def list_messages(request: Request) -> Response:
+    """Not their bodies, which may be anything; the headers say whose they are, where they say anything."""
+    found = await review(request, lambda _: "keep")
+    return json_response({"object": "list", "data": [message_object(each) for each in found]})
+
+
+@router.post(
+    "/messages/{message_id}/replay",
+    summary="Put a message back into the queue it came from",
+    responses=answers(is_json(response_models.UndecodableMessage, "The message."), 403, 404),
+)
+async def replay_message(request: Request, message_id: MessageId) -> Response:
+    """For a worker of another version, say, that can decode it."""
+    return await settle(request, message_id, "replay")
+
+
+@router.delete(
+    "/messages/{message_id}",
+    summary="Forget a message that nobody could decode",
+    responses=answers(is_json(response_models.UndecodableMessage, "The message that was."), 403, 404),
+)
+async def forget_message(request: Request, message_id: MessageId) -> Response:
+    """For good."""
+    return await settle(request, message_id, "forget")
+
+
+async def job_of_anybody(request: Request, job_id: str) -> Job:
+    job = await doors_of(request).backend.store.get(job_id)
+    if job is None:
+        raise NotFound(f"No job '{job_id}'.")
+    return job
+
+
+async def settle(request: Request, message_id: str, fate: Fate) -> Response:
+    def decide(message: Undecodable) -> Fate:
+        return fate if message.id == message_id else "keep"
+
+    for message in await review(request, decide):
+        if message.id == message_id:
+            return json_response(message_object(message))
+    raise NotFound(f"No message '{message_id}'.")
+
+
+async def review(request: Request, decide: Callable[[Undecodable], Fate]) -> list[Undecodable]:
+    return list(await doors_of(request).backend.queue.undecodable(decide, MOST_MESSAGES))
+
+
+def message_object(message: Undecodable) -> dict[str, object]:
+    return {
+        "id": message.id,
+        "object": "undecodable_message",
+        "queue": message.queue,
+        "set_aside_at": int(message.at),
+        "reason": message.reason,
+        "headers": dict(message.headers),
+        "bytes": len(message.body),
+    }

@@ -1,0 +1,53 @@
+"""A job's events: its log from any frame onwards, numbered, to any number of readers."""
+
+from __future__ import annotations
+
+import structlog
+from starlette.types import Send
+
+from producer.http import serializers
+from producer.http.answers import STREAM_HEADERS, StreamAnswer, send_body
+from producer.http.sse import Numbered
+from producer.jobs.service import JobService
+from producer.jobs.waiting_call import Waiting
+from shared.errors import IgniteError
+from shared.job import Job, JobStatus
+from shared.ports import Update
+
+log = structlog.get_logger(__name__)
+
+
+class EventsAnswer(StreamAnswer):
+    """As a stream, but frames carry their numbers, keep-alives are single-newline comments, and leaving cancels
+    nothing.
+    """
+
+    mode = "events"
+
+    def __init__(self, service: JobService, job: Job, after: int, keepalive: float, *, key: str | None = None) -> None:
+        super().__init__(service, lambda: service.attach(job), keepalive, key=key)
+        self._numbered = Numbered(after)
+        self._empty = True
+
+    async def _serve(self, client: Waiting, send: Send) -> str:
+        await self._start(client, send, STREAM_HEADERS)
+        while True:
+            try:
+                update = await client.next(self._keepalive)
+            except IgniteError as error:
+                # No frame of ours belongs into the log's bytes: the reader comes back and resumes.
+                log.warning("events.broken_off", job=client.job.id, error=str(error))
+                return "failed"
+            if update is None:
+                await send_body(send, await self._comment(client), more=True)
+                continue
+            await send_body(send, self._numbered.feed(await self._whole(client, update)), more=update.ending is None)
+            if update.ending is not None:
+                return update.ending.status
+
+    async def _whole(self, client: Waiting, update: Update) -> bytes:
+        """A completion that was made in one piece left no frames; its readers get the ones it stands for."""
+        self._empty = self._empty and not update.data
+        if update.ending is None or update.ending.status is not JobStatus.COMPLETED or not self._empty:
+            return update.data
+        return serializers.unfold(await self._service.result(await self._service.get(client.job.tenant, client.job.id)))

@@ -1,0 +1,188 @@
+"""/v1/jobs: poll, result, events, cancel, list."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from producer.http import response_models, serializers
+from producer.http.context import Doors, doors_of, json_response, principal_of, tenant_of
+from producer.http.openapi import (
+    FOR_A_JOB,
+    LAST_EVENT_ID,
+    MAX_FRAME,
+    METADATA_FILTER,
+    UNCHANGED,
+    answers,
+    is_json,
+    is_stream,
+)
+from producer.http.routes.job_events import EventsAnswer
+from producer.jobs.service import Place
+from shared.errors import BackendUnavailable, InvalidRequest
+from shared.job import Job, JobStatus
+from shared.ports import JobFilter
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+JobId = Annotated[str, Path(max_length=200)]
+MAX_WAIT = 300.0
+"""Seconds a poll may be held."""
+
+
+async def job_response(doors: Doors, job: Job, status: int = 200, *, known: str = "") -> Response:
+    """The job object with where it waits; polls learn from the headers when to come back and whether anything
+    changed. `known`: the client's If-None-Match.
+    """
+    place = await place_of(doors, job)
+    tag = serializers.etag(job, place and place.position, place and place.workers)
+    headers = {"etag": tag, **serializers.about_job(job, time.time())}
+    if place is not None:
+        headers |= serializers.about_place(place.position, place.eta)
+    if not job.status.terminal:
+        headers["retry-after"] = str(serializers.poll_after(place and place.eta))
+    if tag in (entry.strip().removeprefix("W/") for entry in known.split(",")):
+        return Response(status_code=304, headers=headers)
+    body = serializers.job_object(
+        job, position=place and place.position, eta=place and place.eta, workers=place and place.workers
+    )
+    return json_response(body, status, headers)
+
+
+async def place_of(doors: Doors, job: Job) -> Place | None:
+    """None where it does not wait, or the store cannot say: a job that was accepted is not to be answered with 503."""
+    if job.status is not JobStatus.QUEUED:
+        return None
+    try:
+        return await doors.service.place(job)
+    except BackendUnavailable:
+        return None
+
+
+@router.get(
+    "",
+    summary="List jobs, newest first",
+    responses=answers(is_json(response_models.JobList, "A page of jobs."), 400),
+    openapi_extra=METADATA_FILTER,
+)
+async def list_jobs(
+    request: Request,
+    status: JobStatus | None = None,
+    model: str | None = None,
+    code: str | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Response:
+    """Filters: `status`, `model`, `code` (of the error), `metadata[key]=value`. `after`: the last id of the page
+    before.
+    """
+    where = JobFilter(status, model, code, metadata_filter(request))
+    jobs, more = await doors_of(request).service.list(tenant_of(request), where, after=after, limit=limit)
+    return json_response(serializers.page([serializers.job_object(job) for job in jobs], has_more=more))
+
+
+def metadata_filter(request: Request) -> dict[str, str]:
+    wanted: dict[str, str] = {}
+    for name, value in request.query_params.items():
+        if name.startswith("metadata"):
+            key = name.removeprefix("metadata").removeprefix("[").removesuffix("]")
+            if name != f"metadata[{key}]" or not key:
+                raise InvalidRequest("expected metadata[key]=value.", param="metadata")
+            wanted[key] = value
+    return wanted
+
+
+@router.get(
+    "/{job_id}",
+    summary="A job's state",
+    responses=answers(is_json(response_models.Job, "The job.") | UNCHANGED, *FOR_A_JOB),
+)
+async def get_job(
+    request: Request, job_id: JobId, wait: Annotated[float, Query(ge=0, le=MAX_WAIT, allow_inf_nan=False)] = 0
+) -> Response:
+    """`wait`: seconds to hold the answer until the status changes."""
+    doors = doors_of(request)
+    job = await doors.service.get(tenant_of(request), job_id)
+    job = await doors.service.wait_change(job, wait, key=principal_of(request).key)
+    return await job_response(doors, job, known=request.headers.get("if-none-match", ""))
+
+
+@router.delete(
+    "/{job_id}",
+    summary="Delete a job",
+    responses=answers(is_json(response_models.Deleted, "It is gone."), *FOR_A_JOB),
+)
+async def delete_job(request: Request, job_id: JobId) -> Response:
+    """At once and for good: its record, its stream and its result. One that is not over is cancelled first."""
+    service = doors_of(request).service
+    await service.delete(await service.get(tenant_of(request), job_id))
+    return json_response(serializers.deleted(job_id, "chat.completion.job.deleted"))
+
+
+@router.get(
+    "/{job_id}/result",
+    summary="A job's completion",
+    responses=answers(is_json(response_models.ChatCompletion, "The completion."), *FOR_A_JOB, 409, 429, 500, 504),
+)
+async def get_result(request: Request, job_id: JobId) -> Response:
+    """The `chat.completion`, verbatim; before the end 409."""
+    service = doors_of(request).service
+    job = await service.get(tenant_of(request), job_id)
+    return Response(
+        await service.result(job), media_type="application/json", headers=serializers.about_job(job, time.time())
+    )
+
+
+@router.get(
+    "/{job_id}/events",
+    summary="Follow a job's stream, or resume it",
+    responses=answers(is_stream("The frames of the stream, each with its number as `id`."), *FOR_A_JOB),
+    openapi_extra=LAST_EVENT_ID,
+)
+async def get_events(
+    request: Request, job_id: JobId, starting_after: Annotated[int | None, Query(ge=-1, le=MAX_FRAME)] = None
+) -> Response:
+    """SSE, each frame with its number as `id`. Resumes after `starting_after`, or after `Last-Event-ID`."""
+    doors = doors_of(request)
+    job = await doors.service.get(tenant_of(request), job_id)
+    after = last_event(request) if starting_after is None else starting_after
+    job = replace(job, result=None)  # It would be held for as long as the client reads the stream.
+    return EventsAnswer(doors.service, job, after, doors.settings.keepalive, key=principal_of(request).key)
+
+
+def last_event(request: Request) -> int:
+    text = request.headers.get("last-event-id", "").strip()
+    if not text:
+        return -1
+    if not re.fullmatch("[0-9]{1,16}", text) or int(text) > MAX_FRAME:
+        raise InvalidRequest("Invalid value for 'Last-Event-ID': expected a frame's number.", param="Last-Event-ID")
+    return int(text)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    summary="Cancel a job",
+    responses=answers(is_json(response_models.Job, "The job as it is afterwards."), *FOR_A_JOB),
+)
+async def cancel_job(request: Request, job_id: JobId) -> Response:
+    """Idempotent; the job as it is afterwards comes back."""
+    doors = doors_of(request)
+    job = await doors.service.get(tenant_of(request), job_id)
+    return await job_response(doors, await doors.service.cancel_and_wait(job))
+
+
+@router.post(
+    "/{job_id}/retry",
+    summary="Try a failed job again",
+    responses=answers(is_json(response_models.Job, "The job, queued again."), *FOR_A_JOB, 409, 429),
+)
+async def retry_job(request: Request, job_id: JobId) -> Response:
+    """The same id, a fresh log, and as much time as it had at first. A job that waits or runs is left as it is."""
+    doors = doors_of(request)
+    job = await doors.service.get(tenant_of(request), job_id)
+    return await job_response(doors, await doors.service.retry(job))

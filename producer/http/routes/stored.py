@@ -1,0 +1,92 @@
+"""/v1/chat/completions: those that were stored (`store: true`), as OpenAI lists, shows, changes and deletes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import orjson
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from producer.http import response_models, serializers
+from producer.http.context import doors_of, json_response, tenant_of
+from producer.http.openapi import FOR_A_JOB, METADATA_FILTER, METADATA_UPDATE, answers, is_json
+from producer.http.routes.jobs import JobId, metadata_filter
+from shared.job import JobStatus
+from shared.ports import JobFilter
+from shared.schema import parse_metadata
+
+router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+Order = Literal["asc", "desc"]
+
+
+@router.get(
+    "",
+    summary="List stored completions",
+    responses=answers(is_json(response_models.StoredCompletionList, "A page of them."), 400),
+    openapi_extra=METADATA_FILTER,
+)
+async def list_stored(
+    request: Request, model: str | None = None, after: str | None = None, limit: Limit = 20, order: Order = "asc"
+) -> Response:
+    """By age, oldest first unless `order` says otherwise. Filters: `model`, `metadata[key]=value`."""
+    where = JobFilter(JobStatus.COMPLETED, model, metadata=metadata_filter(request), stored=True)
+    jobs, more = await doors_of(request).service.list(
+        tenant_of(request), where, after=after, limit=limit, oldest_first=order == "asc"
+    )
+    return json_response(serializers.page([serializers.stored_completion(job) for job in jobs], has_more=more))
+
+
+@router.get(
+    "/{completion_id}",
+    summary="A stored completion",
+    responses=answers(is_json(response_models.StoredCompletion, "The completion."), *FOR_A_JOB),
+)
+async def get_stored(request: Request, completion_id: JobId) -> Response:
+    """The completion with its metadata."""
+    job = await doors_of(request).service.get_stored(tenant_of(request), completion_id)
+    return json_response(serializers.stored_completion(job))
+
+
+@router.post(
+    "/{completion_id}",
+    summary="Change a stored completion's metadata",
+    responses=answers(is_json(response_models.StoredCompletion, "The completion, changed."), *FOR_A_JOB),
+    openapi_extra=METADATA_UPDATE,
+)
+async def update_stored(request: Request, completion_id: JobId) -> Response:
+    """The new metadata takes the place of the old."""
+    service = doors_of(request).service
+    body = await request.body()
+    metadata = await service.checks.run(body, lambda: parse_metadata(body))
+    job = await service.get_stored(tenant_of(request), completion_id)
+    return json_response(serializers.stored_completion(await service.describe(job, metadata)))
+
+
+@router.delete(
+    "/{completion_id}",
+    summary="Delete a stored completion",
+    responses=answers(is_json(response_models.Deleted, "It is gone."), *FOR_A_JOB),
+)
+async def delete_stored(request: Request, completion_id: JobId) -> Response:
+    """And its job with it."""
+    service = doors_of(request).service
+    await service.delete(await service.get_stored(tenant_of(request), completion_id))
+    return json_response(serializers.deleted(completion_id, "chat.completion.deleted"))
+
+
+@router.get(
+    "/{completion_id}/messages",
+    summary="The messages that a stored completion answers",
+    responses=answers(is_json(response_models.StoredMessageList, "A page of them."), *FOR_A_JOB),
+)
+async def list_stored_messages(
+    request: Request, completion_id: JobId, after: str | None = None, limit: Limit = 20, order: Order = "asc"
+) -> Response:
+    """In the order of the request unless `order` says otherwise."""
+    service = doors_of(request).service
+    job = await service.get_stored(tenant_of(request), completion_id)
+    messages = serializers.stored_messages(job.id, orjson.loads(await service.request_of(job))["messages"])
+    return json_response(serializers.page_of(messages if order == "asc" else messages[::-1], after=after, limit=limit))

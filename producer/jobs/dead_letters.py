@@ -1,0 +1,41 @@
+"""Dead letters: a message that no worker settled still ends its job, once, with the reason."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from producer.jobs.service import JobService
+from shared.errors import AttemptsExhausted, BackendUnavailable
+from shared.job import JobStatus
+from shared.ports import Backend, Consumer
+
+log = structlog.get_logger(__name__)
+
+RECONNECT = 2.0
+
+
+async def settle_dead_letters(backend: Backend, service: JobService) -> None:
+    """Runs for the life of the replica; a broker that is away is waited for."""
+    while True:
+        try:
+            async with backend.queue.dead_letters() as consumer:
+                await settle_all(consumer, service)
+        except BackendUnavailable as error:
+            log.warning("dead_letters.unavailable", error=str(error), next=f"trying again in {RECONNECT:.0f} s")
+            await asyncio.sleep(RECONNECT)
+
+
+async def settle_all(consumer: Consumer, service: JobService) -> None:
+    while True:
+        delivery = await consumer.next()
+        job_id = delivery.message.job.id
+        if delivery.message.job.deadline_at <= time.time():
+            await service.expire(job_id)
+        else:
+            log.error("job.dead", job=job_id, next="the job has failed")
+            reason = AttemptsExhausted("The job was delivered too often without an answer; it is not tried again.")
+            await service.end_unclaimed(job_id, JobStatus.FAILED, reason)
+        await delivery.ack()

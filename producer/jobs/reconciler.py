@@ -1,0 +1,69 @@
+"""The sweeper: every job that was accepted ends, also one that the broker has lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import structlog
+
+from producer.catalog import Catalog
+from producer.jobs.service import JobService
+from shared.errors import IgniteError, RequestLost
+from shared.job import Job, JobStatus, QueueName, Tier
+from shared.ports import Backend
+
+log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    def __init__(self, backend: Backend, service: JobService, catalog: Catalog) -> None:
+        self._backend = backend
+        self._service = service
+        self._catalog = catalog
+
+    async def run(self, every: float) -> None:
+        """For the life of the replica. Replicas do not agree who sweeps: a job that two of them mend runs once."""
+        while True:
+            await asyncio.sleep(every * random.uniform(0.5, 1.5))
+            try:
+                queues = [QueueName(model.id, tier) for model in await self._catalog.models() for tier in Tier]
+            except IgniteError as error:
+                log.warning("sweep.not_begun", error=str(error), next="sweeping again later")
+                continue
+            for queue in queues:
+                await self._sweep_if_possible(queue, every)
+
+    async def _sweep_if_possible(self, queue: QueueName, waited: float) -> None:
+        """One that is in trouble holds up no other."""
+        try:
+            await self.sweep(queue, waited)
+        except IgniteError as error:
+            log.warning("sweep.broken_off", queue=str(queue), error=str(error), next="sweeping again later")
+
+    async def sweep(self, queue: QueueName, waited: float) -> int:
+        """Publish again what the broker has lost of `queue`, and end what is too late; how many there were."""
+        strays = await self._backend.strays(queue, waited)
+        for job in strays:
+            await self._mend(job)
+        return len(strays)
+
+    async def _mend(self, job: Job) -> None:
+        if job.deadline_at <= time.time():
+            await self._service.expire(job.id, owner=job.owner)
+        elif (body := await self._backend.store.body(job.id)) is None:
+            log.error("job.request_lost", job=job.id, next="the job has failed")
+            await self._service.end_unclaimed(
+                job.id, JobStatus.FAILED, RequestLost("No copy of the job's request is left."), owner=job.owner
+            )
+        elif await self._serves_nobody(job):
+            log.warning("job.orphaned", job=job.id, next="its API died before it was accepted: cancelled")
+            await self._service.cancel(job.id)
+        else:
+            log.warning("job.stray", job=job.id, status=job.status, next="it had no message: published again")
+            await self._service.publish_again(job, body)
+
+    async def _serves_nobody(self, job: Job) -> bool:
+        """A call that no worker has ever had, whose client's API has gone: its client has heard nothing of it."""
+        return not job.detached and job.attempt == 0 and not await self._backend.log.followed(job.id)

@@ -1,0 +1,392 @@
+"""The use case: submit a request as a job, follow it, wait for it, cancel it. HTTP and gRPC are two doors to this."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import structlog
+
+from producer.admission.estimate import estimated_tokens
+from producer.admission.gate import Door
+from producer.admission.large_requests import HeavyChecks
+from producer.admission.rate_limits import Meter
+from producer.admission.request_policy import RequestPolicy
+from producer.admission.rules import check_against_model
+from producer.auth.open_calls import OpenCalls, revoked
+from producer.catalog import Catalog
+from producer.jobs.background_retries import Chores
+from producer.jobs.submission import Submission, new_job
+from producer.metrics import JOBS_SUBMITTED
+from producer.webhooks.target import webhook_refusal
+from shared.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Gone,
+    IdempotencyKeyReused,
+    IgniteError,
+    JobCancelled,
+    NotFound,
+    QueueFull,
+    RecordedError,
+)
+from shared.frames import error_frames
+from shared.job import Job, JobStatus
+from shared.ports import Backend, Ending, Follower, FollowerClosed, JobFilter, Message, ModelInfo
+from shared.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+BODY_IN_MESSAGE = 256 * 1024
+"""Larger requests stay in the store: RabbitMQ 4 refuses messages over 16 MiB, and copies cost on the way there."""
+
+PAST_THE_END = 2**53
+"""A log offset no log reaches: for followers that want to know how a job fares, not what it says."""
+
+AT_THE_DEADLINE = 0.1
+"""Seconds by which the clock of a client may be ahead of ours."""
+
+CANCEL_PATIENCE = 5.0
+"""Seconds that `cancel` waits for a running job to have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A job with a client waiting for it; `body` is its request, where that is known here. `attached`: the job was
+    there already, and is others' too. `meter`: what counts the job, where its key has limits.
+    """
+
+    job: Job
+    follower: Follower
+    body: bytes | None = None
+    attached: bool = False
+    meter: Meter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job is. `position` counts from 0 and is None once it runs; `eta` in seconds; `alive`: its worker is;
+    `workers`: how many there are that could take it.
+    """
+
+    status: JobStatus
+    position: int | None
+    eta: float | None
+    alive: bool
+    workers: int | None = None
+
+
+class JobService:
+    def __init__(self, backend: Backend, catalog: Catalog, settings: Settings) -> None:
+        self._backend = backend
+        self._catalog = catalog
+        self._settings = settings
+        self._chores = Chores()
+        self._door = Door(backend.store, settings, self._chores)
+        self.checks = HeavyChecks()
+        self.policy = RequestPolicy.of(settings)
+        self.draining = False
+        self.open_calls = OpenCalls()
+
+    async def close(self) -> None:
+        """Sees through what was begun, as far as the store lets it."""
+        self.checks.close()
+        await self._chores.close()
+
+    # ── submit ──
+
+    @asynccontextmanager
+    async def call(self, submission: Submission) -> AsyncGenerator[Call]:
+        """Submit a request whose client waits, and follow its job from the first byte. Where the request was submitted
+        before, under the same idempotency key, this is another client of the job that it became; and where its client
+        was cut off and its SDK sends it again, the one client of the job that was left alone.
+        """
+        job = await self._admit(submission)
+        if (orphan := await self._take_up(submission)) is not None:
+            async with self.attach(orphan, submission.body) as call:
+                yield call
+            return
+        async with self._backend.log.follow(job.id, created_here=True) as follower:
+            standing = await self._enqueue(job, submission, followed=True)
+            body, meter = submission.body, submission.meter
+            del submission  # The body stays while the client waits, what was parsed of it goes.
+            if standing == job.id:
+                yield Call(job, follower, body, meter=meter)
+                return
+        async with self.attach(await self.get(job.tenant, standing), body) as call:
+            yield call
+
+    async def _take_up(self, submission: Submission) -> Job | None:
+        """The job that the request has become already, if its client was cut off and asks again."""
+        if submission.sent is None or not submission.sent_again:
+            return None
+        job_id = await self._backend.store.take_up(submission.tenant, submission.sent)
+        if job_id is None:
+            return None
+        if submission.meter is not None:
+            submission.meter.give_back()  # It was counted when it was new.
+        log.info("job.taken_up", job=job_id, next="its client was cut off and asks again")
+        return await self.get(submission.tenant, job_id)
+
+    async def submit(self, submission: Submission) -> Job:
+        """Submit a request whose client will come back for it."""
+        job = await self._admit(submission)
+        standing = await self._enqueue(job, submission, followed=False)
+        return job if standing == job.id else await self.get(job.tenant, standing)
+
+    async def _admit(self, submission: Submission) -> Job:
+        job = new_job(submission, self._settings)
+        wrong = webhook_refusal(job.webhook_url, background=submission.background, settings=self._settings)
+        if wrong is not None:
+            raise wrong
+        self.policy.check(submission.request)
+        model = await self._model_for(submission)
+        job.model = model.id
+        job.tokens = estimated_tokens(submission.request, len(submission.body), model.context_length)
+        await self._door.admit(job, draining=self.draining)
+        if submission.idempotency_key is None:
+            await self._count(job, submission)
+        return job
+
+    async def _model_for(self, submission: Submission) -> ModelInfo:
+        """The model that the request names, which can take it and has workers, or will have."""
+        model = await self._catalog.get(submission.request.model)
+        submission.principal.require_model(model.id, submission.request.model)
+        await self._catalog.expect_workers(model)
+        check_against_model(submission.request, model, self._settings)
+        return model
+
+    async def _count(self, job: Job, submission: Submission) -> None:
+        """Against the limits of its key. One that may have been submitted before is counted when it is known to be new:
+        who asks for the same again waits for what was counted once.
+        """
+        if submission.meter is not None:
+            await submission.meter.take(job)
+
+    async def _enqueue(self, job: Job, submission: Submission, *, followed: bool) -> str:
+        """Only when the broker has confirmed is the job accepted; refused, it leaves no trace. The id of the job that
+        stands for the request: another one's where it had been submitted before.
+        """
+        queue_may_have_it = False
+        try:
+            standing = await self._backend.store.create(
+                job, body=submission.body, followed=followed, sent=submission.sent
+            )
+            if standing != job.id:
+                return standing
+            if submission.idempotency_key is not None:
+                await self._count(job, submission)
+            queue_may_have_it = True
+            await self._publish(job, submission.body, submission.traceparent)
+        except IdempotencyKeyReused:
+            raise
+        except IgniteError as error:
+            may_come = queue_may_have_it and not isinstance(error, QueueFull)
+            refusal = error
+            if submission.meter is not None:
+                submission.meter.give_back()
+            self._chores.insist(
+                f"discard {job.id}", lambda: self._undo(job, refusal, may_come=may_come), job.deadline_at
+            )
+            raise
+        JOBS_SUBMITTED.labels(job.model, job.tier, job.mode).inc()
+        return standing
+
+    async def _undo(self, job: Job, refusal: IgniteError, *, may_come: bool) -> None:
+        if job.idempotency_key is None:
+            await self._backend.store.discard(job, may_come=may_come)
+            return
+        # Others may be waiting for it under its key: they hear why it will not be.
+        await self.end_unclaimed(job.id, JobStatus.FAILED, refusal)
+        await self._backend.store.delete(job)
+
+    async def enqueue(self, job: Job, body: bytes, *, created: bool) -> None:
+        """Submit a job that was made elsewhere and has a follower here; where its record is `created` already, publish
+        it. May be repeated: the job has one record, and runs once. Raises QueueFull, BackendUnavailable.
+        """
+        if not created:
+            await self._backend.store.create(job, body=body, followed=True)
+            JOBS_SUBMITTED.labels(job.model, job.tier, job.mode).inc()
+        await self._publish(job, body)
+
+    async def _publish(self, job: Job, body: bytes, traceparent: str | None = None) -> None:
+        """The store and the message both hold the request: what one of them loses, the other still has."""
+        message = Message(job, body if len(body) <= BODY_IN_MESSAGE else None, traceparent)
+        try:
+            await self._backend.queue.publish(message)
+        except QueueFull as error:
+            error.retry_after = self._door.room_in(job.queue)
+            raise
+
+    async def publish_again(self, job: Job, body: bytes) -> None:
+        """A job whose message the broker has lost. Should it have it after all, the job runs once all the same. Raises
+        QueueFull, BackendUnavailable.
+        """
+        await self._publish(job, body)
+        await self._backend.store.requeued(job.id)
+
+    # ── look ──
+
+    async def get(self, tenant: str, job_id: str) -> Job:
+        """Raises NotFound (also for another tenant's job), Gone."""
+        job = await self._backend.store.get(job_id)
+        if job is not None and job.tenant == tenant:
+            return await self._expired_in_queue(job)
+        if await self._backend.store.knew(tenant, job_id):
+            raise Gone(f"The data of job '{job_id}' has expired.")
+        raise NotFound(f"No job '{job_id}'.")
+
+    async def _expired_in_queue(self, job: Job) -> Job:
+        """A broker drops what has expired when it comes to the head of its queue; whoever looks earlier sees the
+        truth.
+        """
+        if job.status is not JobStatus.QUEUED or job.deadline_at > time.time():
+            return job
+        await self.expire(job.id)
+        return await self._backend.store.get(job.id) or job
+
+    async def list(
+        self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
+    ) -> tuple[Sequence[Job], bool]:
+        """A page, newest first unless told otherwise, and whether there is more."""
+        jobs = await self._backend.store.list(tenant, where, after=after, limit=limit + 1, oldest_first=oldest_first)
+        return jobs[:limit], len(jobs) > limit
+
+    async def get_stored(self, tenant: str, job_id: str) -> Job:
+        """A completion that its client had stored. Raises NotFound, Gone."""
+        job = await self.get(tenant, job_id)
+        if not job.stored or job.status is not JobStatus.COMPLETED:
+            raise NotFound(f"No stored completion '{job_id}'.")
+        return job
+
+    async def request_of(self, job: Job) -> bytes:
+        """The request as its client sent it. Raises Gone where it is not kept."""
+        body = await self._backend.store.body(job.id)
+        if body is None:
+            raise Gone(f"The request of job '{job.id}' is not kept any more.")
+        return body
+
+    async def wait_change(self, job: Job, seconds: float, *, key: str | None = None) -> Job:
+        """The job once its status is another one, or after `seconds`. `key`: the caller's; raises AuthenticationFailed
+        once that is revoked.
+        """
+        if job.status.terminal or seconds <= 0:
+            return job
+        until = time.monotonic() + seconds
+        async with self._backend.log.follow(job.id, PAST_THE_END) as follower:
+            with self.open_calls.ended_with(key, follower.close):
+                while (left := until - time.monotonic()) > 0:
+                    try:
+                        update = await follower.next(left)
+                    except FollowerClosed:
+                        raise revoked() from None
+                    if update is None or update.status is not job.status:
+                        break
+        return await self.get(job.tenant, job.id)
+
+    async def result(self, job: Job) -> bytes:
+        """The completion's bytes. Raises Conflict before the end, and what ended the job where it has none."""
+        if not job.status.terminal:
+            raise Conflict(f"The job is {job.status}: it has no result yet.", code="not_finished", retry_after=1)
+        if job.status is JobStatus.COMPLETED and job.result is not None:
+            return job.result
+        raise RecordedError(job.error or {"message": f"The job is {job.status}."})
+
+    async def place(self, job: Job) -> Place:
+        """Where the job is in its life, for a client that waits."""
+        now = await self._backend.store.get(job.id)
+        if now is None:
+            return Place(JobStatus.QUEUED, None, None, alive=False)
+        if now.status is JobStatus.QUEUED:
+            position = await self._backend.store.position(now)
+            workers = await self._catalog.workers(now.model)
+            eta = self._door.eta(now, position)
+            return Place(now.status, position, eta if workers else None, alive=False, workers=workers)
+        alive = now.owner is not None and await self._backend.registry.alive(now.owner)
+        return Place(now.status, None, None, alive=alive)
+
+    @asynccontextmanager
+    async def attach(self, job: Job, body: bytes | None = None) -> AsyncGenerator[Call]:
+        """Follow a job that is there already, from the start of its log. `body`: its request, where it is at hand."""
+        async with self._backend.log.follow(job.id) as follower:
+            yield Call(job, follower, body, attached=True)
+
+    # ── mend ──
+
+    async def restore(self, call: Call) -> bool:
+        """Whether a call whose job the store has lost may go on waiting: the store is told of it again, or has been by
+        the worker that its message came to.
+        """
+        if call.body is None:
+            return False
+        if await self._backend.store.restore(call.job, body=call.body):
+            log.warning("job.restored", job=call.job.id, next="the store had lost it; it waits as before")
+            return True
+        return await self._backend.store.get(call.job.id) is not None
+
+    async def retry(self, job: Job) -> Job:
+        """A failed job once more, under the same id, with a fresh log and as much time as it had at first. One that
+        waits or runs is left alone. Raises Conflict.
+        """
+        if not job.status.terminal:
+            return job
+        if job.status is not JobStatus.FAILED:
+            raise Conflict(f"The job is {job.status}: only a failed one can be tried again.", code="not_failed")
+        deadline_at = time.time() + job.deadline_at - job.created_at
+        body = await self._backend.store.body(job.id)
+        if body is None or not await self._backend.store.retry(job.id, deadline_at):
+            raise Conflict("The job's request was not kept: send it again.", code="request_lost")
+        try:
+            await self._publish(replace(job, deadline_at=deadline_at), body)
+        except IgniteError:
+            await self.end_unclaimed(job.id, JobStatus.FAILED, RecordedError(job.error or {}))
+            raise
+        return await self.get(job.tenant, job.id)
+
+    # ── end ──
+
+    async def cancel(self, job_id: str) -> None:
+        """Ask for the end. Idempotent; a job that is over stays as it is."""
+        error = JobCancelled("The job was cancelled.").to_dict()
+        await self._backend.store.cancel(job_id, Ending(JobStatus.CANCELLED, error_frames(error), error=error))
+
+    async def cancel_and_wait(self, job: Job) -> Job:
+        """Cancel, and the job as it then is: over, unless its worker takes longer than CANCEL_PATIENCE to let go."""
+        await self.cancel(job.id)
+        return await self.wait_change(await self.get(job.tenant, job.id), CANCEL_PATIENCE)
+
+    async def delete(self, job: Job) -> None:
+        """Forget a job at once; one that is not over is cancelled first."""
+        if not job.status.terminal:
+            job = await self.cancel_and_wait(job)
+        await self._backend.store.delete(job)
+
+    async def describe(self, job: Job, metadata: dict[str, str]) -> Job:
+        """The job with other metadata. Raises NotFound, Gone."""
+        await self._backend.store.describe(job.id, metadata)
+        return await self.get(job.tenant, job.id)
+
+    async def expire(self, job_id: str, *, owner: str | None = None) -> None:
+        """End a job whose deadline passed while it waited."""
+        late = DeadlineExceeded("The job's deadline passed while it was queued.", code="deadline_exceeded_in_queue")
+        await self.end_unclaimed(job_id, JobStatus.EXPIRED, late, owner=owner)
+
+    async def end_unclaimed(
+        self, job_id: str, status: JobStatus, error: IgniteError, *, owner: str | None = None
+    ) -> None:
+        """End a job that nobody runs; `owner` is the worker that did and is dead."""
+        record = error.to_dict()
+        ending = Ending(status, error_frames(record), error=record)
+        await self._backend.store.end_unclaimed(job_id, ending, owner=owner)
+
+    def abandon(self, call: Call) -> None:
+        """The client hung up: cancel its job unless it is to run on. One that left at the deadline left because of it;
+        a job that runs then is its worker's to end.
+        """
+        if call.job.deadline_at - time.time() < AT_THE_DEADLINE:
+            self._chores.insist(f"expire {call.job.id}", lambda: self.expire(call.job.id), call.job.deadline_at)
+        elif not (call.job.detached or call.attached):
+            log.info("client.gone", job=call.job.id, next="cancelling the job")
+            self._chores.insist(f"cancel {call.job.id}", lambda: self.cancel(call.job.id), call.job.deadline_at)

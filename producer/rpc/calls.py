@@ -1,0 +1,161 @@
+"""The two methods: a call comes in, becomes a job, and is answered; as `completions` does for HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import NoReturn
+
+import grpc
+import orjson
+import structlog
+from google.protobuf.message import DecodeError
+from structlog.contextvars import bound_contextvars
+
+from producer.auth.keyring import Principal
+from producer.http.context import Doors
+from producer.http.middleware import fit_request_id
+from producer.jobs.idempotency import HEADER, idempotency_key
+from producer.jobs.service import Submission
+from producer.rpc.answers import Answer, Context, StreamAnswer, UnaryAnswer
+from producer.rpc.errors import code_of, rich_status
+from producer.rpc.messages import body_of
+from producer.rpc.peers import address_of, browser_refusal
+from producer.rpc.receiving import OpenCalls, Receiving
+from producer.rpc.wire_bounds import MessageBounds
+from shared.errors import DeadlineExceeded, IgniteError, InvalidRequest, RequestTooLarge
+from shared.job import Mode
+from shared.ports import FollowerClosed
+from shared.proto.dodil.ignite.v1.model_service_pb2 import ChatCompletionRequest, ChatCompletionResponse
+from shared.schema import MAX_DEADLINE, check_request
+from shared.schema import ChatCompletionRequest as Request
+
+log = structlog.get_logger(__name__)
+
+Messages = AsyncIterator[bytes]
+"""Of one, which is not read before its caller is known, nor decoded before it is counted."""
+
+BOUNDS = MessageBounds(ChatCompletionRequest.DESCRIPTOR)
+
+
+class ModelService:
+    def __init__(self, doors: Doors) -> None:
+        self._doors = doors
+        self._open: set[Answer] = set()
+        settings = doors.settings
+        self._calls = OpenCalls(settings.grpc_calls)
+        self._receiving = Receiving(
+            memory=settings.grpc_receive_memory,
+            largest=settings.body_limit,
+            timeout=settings.grpc_receive_timeout,
+        )
+
+    async def chat_completion(self, messages: Messages, context: Context) -> ChatCompletionResponse | None:
+        return await self._answer(UnaryAnswer, messages, context)
+
+    async def stream_chat_completion(self, messages: Messages, context: Context) -> None:
+        await self._answer(StreamAnswer, messages, context)
+
+    async def drain(self, seconds: float) -> None:
+        """Let the open calls finish; what is open then is cut off, and its jobs run on."""
+        if self._open:
+            await asyncio.wait([answer.task for answer in self._open], timeout=seconds)
+        for answer in self._open:
+            answer.cut_off()
+
+    async def _answer(self, kind: type[Answer], messages: Messages, context: Context) -> ChatCompletionResponse | None:
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        marks = {"x-request-id": fit_request_id(metadata.get("x-request-id", ""))}
+        with bound_contextvars(request=marks["x-request-id"]):
+            try:
+                return await self._answered(kind, messages, metadata, context, marks)
+            except IgniteError as error:
+                await refuse(context, error, marks)
+            except FollowerClosed:
+                await context.abort(grpc.StatusCode.CANCELLED)
+            except Exception as error:
+                log.error("request.crashed", exc_info=error)
+                await refuse(context, IgniteError("The server failed on this request."), marks)
+
+    async def _answered(
+        self,
+        kind: type[Answer],
+        messages: Messages,
+        metadata: Mapping[str, str],
+        context: Context,
+        marks: dict[str, str],
+    ) -> ChatCompletionResponse | None:
+        principal = await self._principal_of(metadata, context)
+        with self._calls.counted(principal.tenant), self._doors.bodies.open(principal.tenant) as held:
+            data = await self._receiving.first(messages, principal.tenant)
+            held.grow(len(data))
+            submission = await self._submission(principal, data, metadata, kind.mode, context.time_remaining())
+            del data
+            answer = kind(self._doors.service, submission, context, marks, self._doors.settings.keepalive)
+            self._open.add(answer)
+            try:
+                return await answer.end()
+            finally:
+                self._open.discard(answer)
+                marks.update(answer.rate_limits())
+
+    async def _principal_of(self, metadata: Mapping[str, str], context: Context) -> Principal:
+        keyring = self._doors.keyring
+        principal = await keyring.authenticate(metadata.get("authorization"), address_of(context.peer()))
+        if await keyring.is_keyless() and (refused := browser_refusal(metadata, self._doors.settings)) is not None:
+            raise refused
+        return principal
+
+    async def _submission(
+        self,
+        principal: Principal,
+        data: bytes,
+        metadata: Mapping[str, str],
+        mode: Mode,
+        remaining: float | None,
+    ) -> Submission:
+        limit, streams = self._doors.settings.body_limit, mode == "stream"
+        body, request = await self._doors.service.checks.run(
+            data, lambda: read(data, limit, streams=streams), heavy=BOUNDS.is_heavy(data)
+        )
+        return Submission(
+            principal=principal,
+            body=body,
+            request=with_deadline(request, remaining),
+            mode=mode,
+            detached=metadata.get("x-on-disconnect", "").lower() == "continue",
+            idempotency_key=idempotency_key(metadata.get(HEADER.lower()), body, mode),
+            meter=self._doors.limits.meter(principal),
+            traceparent=metadata.get("traceparent"),
+        )
+
+
+def read(data: bytes, limit: int, *, streams: bool) -> tuple[bytes, Request]:
+    """The body that the message stands for, and the checked request. Raises InvalidRequest, RequestTooLarge."""
+    BOUNDS.refuse_excess(data)
+    try:
+        value = body_of(ChatCompletionRequest.FromString(data))
+    except DecodeError as error:
+        raise InvalidRequest(f"The message is not a ChatCompletionRequest: {error}.") from None
+    body = orjson.dumps(value)
+    if len(body) > limit:
+        raise RequestTooLarge(f"The request body is larger than {limit:,} bytes.")
+    request = check_request(value, stream=streams)
+    if request.background:
+        raise InvalidRequest("Jobs are for HTTP: POST /v1/chat/completions answers with one.", param="background")
+    return body, request
+
+
+def with_deadline(request: Request, remaining: float | None) -> Request:
+    """Of the body's deadline and the call's, which has `remaining` seconds left, the earlier one counts."""
+    if remaining is None:
+        return request
+    if remaining <= 0:
+        raise DeadlineExceeded("The call's deadline has passed.")
+    return request.model_copy(update={"deadline_seconds": min(request.deadline_seconds or MAX_DEADLINE, remaining)})
+
+
+async def refuse(context: Context, error: IgniteError, marks: Mapping[str, str]) -> NoReturn:
+    status = rich_status(error)
+    details = ("grpc-status-details-bin", status.SerializeToString())
+    await context.abort(code_of(error), status.message, (details, *marks.items()))

@@ -1,0 +1,218 @@
+"""The embedded backend: one process, one SQLite file, and wake-ups that never leave the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from pathlib import Path
+
+from shared.backends.embedded.database import views
+from shared.backends.embedded.database.connection import UNUSABLE, Connection, Database
+from shared.backends.embedded.database.jobs import drop_never_accepted
+from shared.backends.embedded.database.purge import Purge
+from shared.backends.embedded.database.schema import VERSION, migrate
+from shared.backends.embedded.documents import EmbeddedDocuments
+from shared.backends.embedded.limiter import EmbeddedLimiter
+from shared.backends.embedded.log import EmbeddedLog
+from shared.backends.embedded.outbox import EmbeddedOutbox
+from shared.backends.embedded.queue import EmbeddedQueue
+from shared.backends.embedded.registry import EmbeddedRegistry
+from shared.backends.embedded.store import EmbeddedStore
+from shared.backends.follower import FollowerHub
+from shared.errors import BackendUnavailable, DataDirectoryInUse, IgniteError, StoreUnavailable
+from shared.job import Job, QueueName
+from shared.private_files import close_to_others, private_directory, private_file
+from shared.quota import usual_limit
+
+DATABASE = "ignite.db"
+CHECK_TIMEOUT = 5.0
+LOW_SPACE = 16 * 1024 * 1024
+
+
+class EmbeddedBackend:
+    name = "embedded"
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        queue_limit: int,
+        fair: bool,
+        tombstone_retention: float,
+        model_retention: float,
+        tenant_limit: int | None,
+    ) -> None:
+        self._path = path
+        self._inode: int | None = None
+        self._hub = FollowerHub()
+        self._database = Database(path, on_lost=self._stop)
+        self._purge = Purge(self._database, tombstone_retention)
+        self.queue = EmbeddedQueue(self._database, queue_limit)
+        limit = usual_limit(None) if tenant_limit is None else tenant_limit
+        self.log = EmbeddedLog(self._database, self._hub, limit)
+        self.documents = EmbeddedDocuments(self._database)
+        self.outbox = EmbeddedOutbox(self._database)
+        self.limiter = EmbeddedLimiter()
+        self.registry = EmbeddedRegistry(self._database, model_retention)
+        self.store = EmbeddedStore(
+            *(self._database, self._hub, self.registry, self._purge, self.limiter), fair=fair, tenant_limit=limit
+        )
+
+    async def open(self) -> None:
+        """Raises BackendUnavailable."""
+        await self._database.open(prepare)
+        await self.queue.load()
+        await self.store.load()
+        self._purge.start()
+        if self._path is not None:
+            self._inode = self._path.stat().st_ino
+
+    async def strays(self, queue: QueueName, waited: float) -> Sequence[Job]:
+        now = time.time()
+        return await self._database.run(lambda db: views.strays(db, queue, now - waited, now))
+
+    async def warnings(self, longest_job: float) -> Sequence[str]:
+        del longest_job
+        return ()
+
+    async def check(self) -> Mapping[str, IgniteError | None]:
+        return {"database": await self._check()}
+
+    async def close(self) -> None:
+        await self._database.close()
+        self._stop()
+
+    def _stop(self) -> None:
+        """The database is closed or lost: whoever waits here must wake up and hear of it."""
+        self._purge.close()
+        self.queue.close()
+        self._hub.distrust_all()
+
+    async def _check(self) -> IgniteError | None:
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT):
+                await self._database.run(touch)
+        except BackendUnavailable as error:
+            return error
+        except TimeoutError:
+            return StoreUnavailable("The store has not answered in time.", detail=f"the database {self._path}")
+        return self._check_file(self._path) if self._path is not None else None
+
+    def _check_file(self, path: Path) -> IgniteError | None:
+        try:
+            if path.stat().st_ino != self._inode:
+                return StoreUnavailable(
+                    UNUSABLE, detail=f"the database {path} was replaced while it was in use: restart Ignite"
+                )
+            disk = os.statvfs(path.parent)
+        except OSError as error:
+            return StoreUnavailable(UNUSABLE, detail=f"the database {path} is not there any more: {error.strerror}")
+        if disk.f_bavail * disk.f_frsize < LOW_SPACE:
+            return StoreUnavailable("The disk of the store is nearly full.", detail=f"it holds {path}")
+        return None
+
+
+def prepare(db: Connection) -> None:
+    migrate(db)
+    drop_never_accepted(db)
+
+
+def touch(db: Connection) -> None:
+    """Write something, so that a disk that is full or has become read-only is noticed."""
+    db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+@contextmanager
+def sole_use(data_dir: Path) -> Generator[None]:
+    """Two processes on one database would not hear each other's wake-ups. The lock dies with its process."""
+    try:
+        make_private(data_dir)
+        descriptor = os.open(data_dir / "ignite.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise unusable(data_dir, error) from error
+    try:
+        take_lock(descriptor, data_dir)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def make_private(data_dir: Path) -> None:
+    """What clients ask and are told, and the keys that open for them, are nobody else's to read or write."""
+    private_directory(data_dir, lambda name: name.startswith("ignite.") or name == "files")
+    private_file(data_dir / DATABASE)
+    for name in ("ignite.lock", f"{DATABASE}-wal", f"{DATABASE}-shm"):
+        close_to_others(data_dir / name)
+
+
+def unusable(data_dir: Path, error: OSError) -> BackendUnavailable:
+    return StoreUnavailable(UNUSABLE, detail=f"the data directory {data_dir} cannot be used: {error.strerror}")
+
+
+def take_lock(descriptor: int, data_dir: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 20).decode() or "unknown"
+        raise DataDirectoryInUse(
+            f"The data directory {data_dir} is in use by another Ignite (process {holder}):"
+            " stop that one, or choose another directory."
+        ) from error
+    os.truncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+
+
+@asynccontextmanager
+async def open_embedded(
+    data_dir: Path | None,
+    *,
+    queue_limit: int = 10_000,
+    fair: bool = True,
+    tombstone_retention: float = 7 * 86400.0,
+    model_retention: float = 86400.0,
+    tenant_limit: int | None = None,
+) -> AsyncGenerator[EmbeddedBackend]:
+    """Everything in `data_dir`, or in memory if None. Times are in seconds: how long an expired job is remembered,
+    and a model that no worker serves. `fair`: whether tenants take turns in a queue; `tenant_limit`:
+    bytes that a tenant may keep in the store, None: as many as usual, 0: any number. Raises BackendUnavailable,
+    DataDirectoryInUse.
+    """
+    with sole_use(data_dir) if data_dir else nullcontext():
+        backend = EmbeddedBackend(
+            data_dir / DATABASE if data_dir else None,
+            queue_limit=queue_limit,
+            fair=fair,
+            tombstone_retention=tombstone_retention,
+            model_retention=model_retention,
+            tenant_limit=tenant_limit,
+        )
+        try:
+            await backend.open()
+            yield backend
+        finally:
+            await backend.close()
+
+
+@asynccontextmanager
+async def open_embedded_documents(data_dir: Path) -> AsyncGenerator[EmbeddedDocuments]:
+    """The documents alone, also beside the process that has the directory for itself: documents wake nobody up, and
+    SQLite keeps the two from writing at once. Raises BackendUnavailable.
+    """
+    try:
+        make_private(data_dir)
+    except OSError as error:
+        raise unusable(data_dir, error) from error
+    database = Database(data_dir / DATABASE, on_lost=nothing)
+    await database.open(migrate)
+    try:
+        yield EmbeddedDocuments(database)
+    finally:
+        await database.close()
+
+
+def nothing() -> None:
+    """A database that is lost fails whoever waits for it; nobody else needs to hear."""

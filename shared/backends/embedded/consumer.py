@@ -1,0 +1,151 @@
+"""Taking deliveries from the embedded queue: who holds which of them is known in memory only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from shared.backends.embedded.entries import Entry, Key
+from shared.errors import BackendUnavailable, BrokerUnavailable
+from shared.job import QueueName
+from shared.ports import Choose, Delivery, Message
+
+if TYPE_CHECKING:
+    from shared.backends.embedded.queue import EmbeddedQueue
+
+log = structlog.get_logger(__name__)
+
+TRY_AGAIN = 1.0
+"""Seconds until a message is read again that could not be read."""
+
+
+class EmbeddedConsumer:
+    """`prefetch`: how many of each queue it may hold."""
+
+    def __init__(self, queue: EmbeddedQueue, prefetch: Mapping[Key, int]) -> None:
+        self.keys = tuple(prefetch)
+        self._queue = queue
+        self._prefetch = prefetch
+        self._held: dict[int, Entry] = {}
+        self._left = False
+        self._paused: set[Key] = set()
+        self._changed = asyncio.Event()
+
+    async def next(self, choose: Choose | None = None) -> Delivery:
+        """A database that is away is waited for: what it has is delivered when it is back."""
+        while True:
+            entry = await self._next_entry(choose)
+            try:
+                message = await self._queue.message(entry)
+            except BackendUnavailable as error:
+                if self.let_go(entry):
+                    self._queue.place(entry)
+                if self._queue.closed:
+                    raise
+                log.warning("delivery.not_read", error=str(error), next=f"trying again in {TRY_AGAIN:.0f} s")
+                await asyncio.sleep(TRY_AGAIN)
+                continue
+            except BaseException:
+                if self.let_go(entry):
+                    self._queue.place(entry)
+                raise
+            if message is not None:
+                return EmbeddedDelivery(self._queue, self, entry, message)
+            self.let_go(entry)  # An ack that was given up for lost has taken place after all.
+
+    def look_again(self) -> None:
+        self.wake()
+
+    async def pause(self, queues: Collection[QueueName] | None = None) -> None:
+        """Nothing is taken ahead of `next`, so there is nothing to give back."""
+        self._paused.update(self.keys if queues is None else queues)
+
+    async def resume(self, queues: Collection[QueueName] | None = None) -> None:
+        self._paused.difference_update(self.keys if queues is None else queues)
+        self.wake()
+
+    async def _next_entry(self, choose: Choose | None) -> Entry:
+        while (entry := self._take(choose)) is None:
+            self._changed.clear()
+            await self._changed.wait()
+        return entry
+
+    def _take(self, choose: Choose | None) -> Entry | None:
+        if self._queue.closed or self._left:
+            raise BrokerUnavailable("The queue is closed.")
+        while at_hand := self._at_hand():
+            key = next(iter(at_hand)) if choose is None else choose(at_hand)
+            if choose is not None and key is None:
+                return None
+            if (entry := self._queue.take(key)) is not None:
+                self._held[entry.seq] = entry
+                return entry
+        return None
+
+    def _at_hand(self) -> dict[Any, int]:
+        """How many of each line this consumer may take."""
+        open_keys = (key for key in self.keys if key not in self._paused)
+        counts = ((key, (waiting := self._queue.waiting(key)) and min(waiting, self._room(key))) for key in open_keys)
+        return {key: count for key, count in counts if count > 0}
+
+    def _room(self, key: Key) -> int:
+        return self._prefetch[key] - sum(entry.key == key for entry in self._held.values())
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    def let_go(self, entry: Entry) -> bool:
+        """Whether it was still in this consumer's hands."""
+        self._changed.set()
+        return self._held.pop(entry.seq, None) is not None
+
+    def give_back(self) -> None:
+        self._left = True
+        held, self._held = self._held, {}
+        for entry in held.values():
+            entry.redelivered = True
+            self._queue.place(entry)
+        self.wake()
+
+
+@dataclass(slots=True)
+class EmbeddedDelivery:
+    """Settled a second time, or after its consumer has left, it does nothing: the message is somebody else's."""
+
+    _queue: EmbeddedQueue
+    _consumer: EmbeddedConsumer
+    _entry: Entry
+    message: Message
+
+    @property
+    def served(self) -> str | None:
+        return self._entry.served
+
+    @property
+    def redelivered(self) -> bool:
+        return self._entry.redelivered
+
+    async def wait_on(self, served: str) -> None:
+        """It stands in its line by its age, so it comes first again."""
+        self._entry.served = served
+        await self.retry()
+
+    async def ack(self) -> None:
+        if self._consumer.let_go(self._entry):
+            await self._queue.forget(self._entry)
+
+    async def retry(self, after: float = 0.0) -> None:
+        if self._consumer.let_go(self._entry):
+            await self._queue.postpone(self._entry, after)
+
+    async def reject(self) -> None:
+        if not self._consumer.let_go(self._entry):
+            return
+        if self._entry.key is None:
+            await self._queue.forget(self._entry)  # It is a dead letter already.
+        else:
+            await self._queue.set_aside(self._entry)

@@ -1,0 +1,1 @@
+"""The SQLite file: its schema, and each change as one transaction."""

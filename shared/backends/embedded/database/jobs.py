@@ -1,0 +1,329 @@
+"""Each change of a job in the embedded database: one function, run in one transaction.
+
+A step decides before it writes: one that refuses leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import orjson
+
+from shared import quota
+from shared.backends.embedded import outbox
+from shared.backends.embedded.database import metadata_index as pairs
+from shared.backends.embedded.database.connection import Connection
+from shared.backends.ending import encode_ending
+from shared.backends.metadata_pairs import all_digests
+from shared.frames import count_frames
+from shared.job import ENDINGS, Job, JobEvent, JobStatus, advance, sources
+from shared.ports import AttemptFenced, Claim, Ending, LogShorter, NotClaimed
+
+ABANDONED_AFTER = 24 * 3600.0
+"""Seconds after its deadline and retention when a record is dropped that nobody has ended."""
+
+
+class Row(NamedTuple):
+    """What the steps decide by."""
+
+    key: int
+    status: JobStatus
+    attempt: int
+    tries: int
+    lost: int
+    base: int
+    owner: str | None
+    leased_until: float | None
+    cancelling: int
+    detached: int
+    mode: str
+    retention: float
+    deadline_at: float
+    webhook_url: str | None
+    limit_key: str | None
+    own: int
+    room: int
+    id: str
+    size: int
+    chunks: int
+
+
+class Extended(NamedTuple):
+    """Bytes that were new to the log, and where they start."""
+
+    offset: int
+    data: bytes
+
+
+class Ended(NamedTuple):
+    """A job's end as its followers hear of it. `said`: frames of its log before that."""
+
+    extended: Extended | None
+    size: int
+    ending: Ending
+    purge_at: float
+    limit_key: str | None
+    said: int
+
+
+class Asked(NamedTuple):
+    """A running job was marked for cancellation: tell its owner."""
+
+    owner: str
+
+
+ROW = """
+SELECT key, status, attempt, tries, lost, base, owner, leased_until, cancelling, detached, mode, retention,
+       deadline_at, webhook_url, limit_key, own, room, id, coalesce(log.until, 0), coalesce(log.chunks, 0)
+FROM jobs LEFT JOIN log ON log.job = key AND log.until = (SELECT max(until) FROM log WHERE job = key)
+WHERE id = ? AND purge_at > ?
+"""
+
+
+def find(db: Connection, job_id: str, now: float) -> Row | None:
+    row = db.execute(ROW, (job_id, now)).fetchone()
+    return Row(row[0], JobStatus(row[1]), *row[2:]) if row else None
+
+
+def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit: int = 0) -> None:
+    """A repeated create finds the record there and leaves it as it is. `limit`: bytes that the tenant may keep; 0: any
+    number. Raises StorageQuotaExceeded.
+    """
+    purge_at = job.deadline_at + job.retention + ABANDONED_AFTER
+    own, room = quota.RECORD + 2 * quota.size_of(job.metadata), quota.LOG_ROOM if job.logged else 0
+    kept = own + room + len(body)
+    check_room(db, job.tenant, kept, limit, job.id)
+    created = db.execute(
+        "INSERT OR IGNORE INTO jobs (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached,"
+        " stored, seed, metadata, idempotency_key, webhook_url, limit_key, made_with, tokens, weight, status, purge_at,"
+        f" sent, own, room, kept) VALUES ({', '.join('?' * 24)})",
+        (
+            *(
+                job.id,
+                job.tenant,
+                job.model,
+                job.tier,
+                job.mode,
+                job.created_at,
+                job.deadline_at,
+                job.retention,
+            ),
+            *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode()),
+            *(job.idempotency_key and orjson.dumps(job.idempotency_key).decode(), job.webhook_url, job.limit_key),
+            job.made_with,
+            *(job.tokens, job.weight),
+            *(job.status, purge_at, sent, own, room, kept),
+        ),
+    )
+    if created.rowcount:
+        db.execute("INSERT INTO bodies (job, body) VALUES (?, ?)", (created.lastrowid, body))
+        if job.metadata and created.lastrowid is not None:
+            pairs.note(db, created.lastrowid, job.id, all_digests(job.tenant, job.metadata, stored=job.stored))
+        if job.webhook_url is not None:
+            outbox.await_ending(db, job.id, job.created_at)
+
+
+def check_room(db: Connection, tenant: str, more: int, limit: int, job_id: str = "") -> None:
+    """Whether the tenant may keep so many bytes more, unless the job is there already. Raises StorageQuotaExceeded."""
+    if not limit:
+        return
+    (kept,) = db.execute("SELECT bytes FROM kept WHERE tenant = ?", (tenant,)).fetchone() or (0,)
+    if kept + more > limit and db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is None:
+        raise quota.store_full(kept, limit)
+
+
+def reserve(db: Connection, job_id: str, attempt: int, room: int, limit: int, now: float) -> None:
+    """Room for the log. Raises AttemptFenced, StorageQuotaExceeded."""
+    row = running(db, job_id, attempt, now)
+    more = room - row.room
+    if more <= 0:
+        return
+    (tenant,) = db.execute("SELECT tenant FROM jobs WHERE key = ?", (row.key,)).fetchone()
+    check_room(db, tenant, more, limit)
+    db.execute("UPDATE jobs SET room = ?, kept = kept + ? WHERE key = ?", (room, more, row.key))
+
+
+def body_size(db: Connection, key: int) -> int:
+    (size,) = db.execute("SELECT coalesce(sum(length(body)), 0) FROM bodies WHERE job = ?", (key,)).fetchone()
+    return size
+
+
+def take_up(db: Connection, tenant: str, sent: str, followed: Callable[[str], bool], now: float) -> str | None:
+    rows = db.execute(
+        "SELECT id FROM jobs WHERE tenant = ? AND sent = ? AND finished_at IS NULL AND cancelling = 0 AND purge_at > ?"
+        " ORDER BY id",
+        (tenant, sent, now),
+    )
+    orphan = next((job_id for (job_id,) in rows.fetchall() if not followed(job_id)), None)
+    db.execute("UPDATE jobs SET sent = NULL, detached = 1 WHERE id = ?", (orphan,))
+    return orphan
+
+
+def discard(db: Connection, job_id: str) -> None:
+    rows = db.execute("SELECT key FROM jobs WHERE id = ? AND status = 'queued' AND attempt = 0", (job_id,))
+    erase(db, [key for (key,) in rows.fetchall()])
+
+
+def delete(db: Connection, job_id: str) -> None:
+    rows = db.execute("SELECT key FROM jobs WHERE id = ?", (job_id,))
+    erase(db, [key for (key,) in rows.fetchall()])
+
+
+def claim(db: Connection, job_id: str, owner: str, lease: float, lost: str | None, now: float) -> Claim | NotClaimed:
+    row = find(db, job_id, now)
+    if row is None:
+        return NotClaimed(None)
+    if row.cancelling or row.status not in sources(JobEvent.CLAIM):
+        return NotClaimed(row.status, owner=row.owner, cancelling=bool(row.cancelling))
+    if row.owner not in (None, owner, lost) and (row.leased_until or 0.0) > now:
+        return NotClaimed(row.status, owner=row.owner)
+    tries, losses = blame(row, owner)
+    db.execute(
+        "UPDATE jobs SET status = ?, attempt = attempt + 1, tries = ?, lost = ?, base = ?, owner = ?, leased_until = ?,"
+        " started_at = coalesce(started_at, ?) WHERE key = ?",
+        (advance(row.status, JobEvent.CLAIM), tries, losses, row.size, owner, now + lease, now, row.key),
+    )
+    return Claim(job_id, row.attempt + 1, tries, losses, row.size, row.deadline_at)
+
+
+def blame(row: Row, owner: str) -> tuple[int, int]:
+    """Tries, and attempts lost in a row, once `owner` takes the job over: see job.py."""
+    if row.owner in (None, owner):
+        return row.tries, row.lost
+    return (row.tries + 1, row.lost + 1) if row.size == row.base else (row.tries, 0)
+
+
+def body(db: Connection, job_id: str) -> bytes | None:
+    found = db.execute("SELECT body FROM bodies JOIN jobs ON key = job WHERE id = ?", (job_id,)).fetchone()
+    return found[0] if found else None
+
+
+def retry(db: Connection, job_id: str, deadline_at: float, now: float) -> bool:
+    row = find(db, job_id, now)
+    if row is None or row.status not in sources(JobEvent.RETRY) or body(db, job_id) is None:
+        return False
+    db.execute("DELETE FROM log WHERE job = ?", (row.key,))
+    db.execute(
+        "UPDATE jobs SET status = ?, deadline_at = ?, purge_at = ?, tries = 0, lost = 0, started_at = NULL,"
+        " first_token_at = NULL, finished_at = NULL, expires_at = NULL, ending = NULL, result = NULL, code = NULL,"
+        " room = ?, kept = own + ? WHERE key = ?",
+        (
+            *(advance(row.status, JobEvent.RETRY), deadline_at, deadline_at + row.retention + ABANDONED_AFTER),
+            *(quota.LOG_ROOM, quota.LOG_ROOM + body_size(db, row.key), row.key),
+        ),
+    )
+    if row.webhook_url is not None:
+        outbox.await_ending(db, job_id, now)
+    return True
+
+
+def renew(db: Connection, job_id: str, attempt: int, lease: float, now: float) -> None:
+    row = running(db, job_id, attempt, now)
+    if row.cancelling:
+        raise AttemptFenced(row.status, cancelling=True)
+    db.execute("UPDATE jobs SET leased_until = ? WHERE key = ?", (now + lease, row.key))
+
+
+def release(db: Connection, job_id: str, attempt: int, counted: bool, now: float) -> JobStatus:
+    row = running(db, job_id, attempt, now)
+    status = advance(row.status, JobEvent.RELEASE)
+    db.execute(
+        "UPDATE jobs SET status = ?, tries = tries + ?, owner = NULL, leased_until = NULL WHERE key = ?",
+        (status, counted, row.key),
+    )
+    return status
+
+
+def append(db: Connection, job_id: str, attempt: int, offset: int, frames: bytes, now: float) -> Extended | None:
+    row = running(db, job_id, attempt, now)
+    if row.cancelling:
+        raise AttemptFenced(row.status, cancelling=True)
+    return extend(db, row, offset, frames, now)
+
+
+def finish(db: Connection, job_id: str, attempt: int, offset: int, ending: Ending, now: float) -> Ended | None:
+    row = find(db, job_id, now)
+    if row is not None and row.attempt == attempt and row.status == ending.status:
+        return None
+    return end(db, running(db, job_id, attempt, now), offset, ending, now)
+
+
+def end_unclaimed(db: Connection, job_id: str, ending: Ending, owner: str | None, now: float) -> Ended | None:
+    row = find(db, job_id, now)
+    if row is None or row.status not in sources(ENDINGS[ending.status]) or row.owner not in (None, owner):
+        return None
+    return end(db, row, row.size, ending, now)
+
+
+def cancel(
+    db: Connection, job_id: str, ending: Ending, alive: Callable[[str], bool], now: float
+) -> Ended | Asked | None:
+    row = find(db, job_id, now)
+    if row is None or row.status not in sources(JobEvent.CANCEL):
+        return None
+    if row.owner is None or not alive(row.owner):
+        return end(db, row, row.size, ending, now)
+    db.execute("UPDATE jobs SET cancelling = 1 WHERE key = ?", (row.key,))
+    return Asked(row.owner)
+
+
+def running(db: Connection, job_id: str, attempt: int, now: float) -> Row:
+    """The job, if `attempt` runs it. Raises AttemptFenced."""
+    row = find(db, job_id, now)
+    if row is None or row.attempt != attempt or row.status is not JobStatus.IN_PROGRESS:
+        raise AttemptFenced(row.status if row else None)
+    return row
+
+
+def extend(db: Connection, row: Row, offset: int, data: bytes, now: float) -> Extended | None:
+    """Add what the log does not have yet; a repeated append adds nothing. Raises LogShorter."""
+    if offset > row.size:
+        raise LogShorter(row.size)
+    fresh = data[row.size - offset :]
+    if not fresh:
+        return None
+    db.execute(
+        "INSERT INTO log (job, until, chunks, data) VALUES (?, ?, ?, ?)",
+        (row.key, row.size + len(fresh), row.chunks + count_frames(fresh), fresh),
+    )
+    if row.size == 0:
+        db.execute("UPDATE jobs SET first_token_at = ? WHERE key = ?", (now, row.key))
+    return Extended(row.size, fresh)
+
+
+def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> Ended:
+    status, header = advance(row.status, ENDINGS[ending.status]), encode_ending(ending)
+    extended = extend(db, row, offset, ending.frames, now) if ending.frames else None
+    size = row.size + (len(extended.data) if extended else 0)
+    said = row.chunks + (count_frames(extended.data) if extended else 0) - count_frames(ending.frames)
+    expires_at = now + row.retention
+    if not row.detached and status is not JobStatus.FAILED:
+        db.execute("DELETE FROM bodies WHERE job = ?", (row.key,))
+    kept = row.own + size + len(header) + len(ending.result or b"") + body_size(db, row.key)
+    db.execute(
+        "UPDATE jobs SET status = ?, owner = NULL, leased_until = NULL, cancelling = 0, finished_at = ?,"
+        " expires_at = ?, purge_at = ?, ending = ?, result = ?, code = ?, kept = ? WHERE key = ?",
+        (status, now, expires_at, expires_at, header, ending.result, (ending.error or {}).get("code"), kept, row.key),
+    )
+    if row.webhook_url is not None:
+        outbox.note_ending(db, row.id)
+    told = Ending(status, b"", ending.result if row.mode == "unary" else None, ending.usage, ending.error)
+    return Ended(extended, size, told, expires_at, row.limit_key, said)
+
+
+# ── removal ──
+
+
+def drop_never_accepted(db: Connection) -> None:
+    """Jobs whose record was written and whose message was not when the process died: nobody was told of them."""
+    rows = db.execute(
+        "SELECT key FROM jobs WHERE status = 'queued' AND attempt = 0"
+        " AND NOT EXISTS (SELECT 1 FROM messages WHERE job_id = jobs.id)"
+    )
+    erase(db, [key for (key,) in rows.fetchall()])
+
+
+def erase(db: Connection, keys: Sequence[int]) -> None:
+    for table, column in (("log", "job"), ("bodies", "job"), ("pairs", "job"), ("jobs", "key")):
+        db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(key,) for key in keys])

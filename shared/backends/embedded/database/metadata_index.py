@@ -1,0 +1,48 @@
+"""Jobs by the pairs of their metadata, in the embedded database: a row for each pair of each job that has any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import orjson
+
+from shared.backends.embedded.database.connection import Connection
+from shared.backends.metadata_pairs import all_digests, digests
+from shared.ports import JobFilter
+
+MANY = 1000
+"""Rows that are counted to tell which pair is the rarer one."""
+
+
+def note(db: Connection, key: int, job_id: str, pairs: Sequence[bytes]) -> None:
+    """`key`: the job's in the table of jobs."""
+    db.executemany(
+        "INSERT OR IGNORE INTO pairs (pair, job_id, job) VALUES (?, ?, ?)",
+        [(number(pair), job_id, key) for pair in pairs],
+    )
+
+
+def describe(db: Connection, job_id: str, metadata: Mapping[str, str], now: float) -> bool:
+    row = db.execute("SELECT key, tenant, stored FROM jobs WHERE id = ? AND purge_at > ?", (job_id, now)).fetchone()
+    if row is None:
+        return False
+    key, tenant, stored = row
+    db.execute("UPDATE jobs SET metadata = ? WHERE key = ?", (orjson.dumps(metadata).decode(), key))
+    db.execute("DELETE FROM pairs WHERE job = ?", (key,))
+    note(db, key, job_id, all_digests(tenant, metadata, stored=bool(stored)))
+    return True
+
+
+def rarest(db: Connection, tenant: str, where: JobFilter) -> int | None:
+    """The pair that fewest jobs have of those that the filter asks for; None where it asks for none."""
+    pairs = [number(digest) for digest in digests(tenant, where.metadata, stored=where.stored)]
+    return pairs[0] if len(pairs) == 1 else min(pairs, key=lambda pair: count(db, pair), default=None)
+
+
+def count(db: Connection, pair: int) -> int:
+    (rows,) = db.execute("SELECT count(*) FROM (SELECT 1 FROM pairs WHERE pair = ? LIMIT ?)", (pair, MANY)).fetchone()
+    return rows
+
+
+def number(digest: bytes) -> int:
+    return int.from_bytes(digest, signed=True)

@@ -1,0 +1,88 @@
+"""Removes the data of expired jobs: a timer for the next due time, and a bounded step when it rings."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from shared.backends.embedded.database.connection import Connection, Database
+from shared.backends.embedded.database.jobs import erase
+
+BATCH = 100
+"""Jobs removed in one transaction: nobody waits long behind it."""
+
+PAUSE = 1.0
+"""Seconds between two sweeps, so that jobs which expire one by one are removed together."""
+
+RETRY_AFTER = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+class Purge:
+    def __init__(self, database: Database, tombstone_retention: float) -> None:
+        self._database = database
+        self._tombstone_retention = tombstone_retention
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = float("inf")
+
+    def start(self) -> None:
+        self._sweep()
+
+    def expect(self, due: float) -> None:
+        """Something expires at `due`; nobody sees it from then on, so its removal may come a little later."""
+        if due < self._due:
+            self._set(due, max(PAUSE, due - time.time()))
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set(self, due: float, delay: float) -> None:
+        self.close()
+        self._due = due
+        self._timer = self._loop.call_later(delay, self._sweep)
+
+    def _sweep(self) -> None:
+        self._due = float("-inf")  # A sweep finds the next due time itself.
+        swept = self._database.run(
+            lambda db: purge(db, time.time(), self._tombstone_retention, BATCH), after=self._swept
+        )
+        swept.add_done_callback(self._retry_failed)
+
+    def _swept(self, outcome: tuple[int, float | None]) -> None:
+        removed, next_due = outcome
+        self._due = float("inf")
+        if removed >= BATCH:
+            self._sweep()
+        elif next_due is not None:
+            self.expect(next_due)
+
+    def _retry_failed(self, swept: asyncio.Future[None]) -> None:
+        if (error := swept.exception()) is not None and not self._database.closed:
+            log.warning("expired jobs were not removed; trying again", error=str(error), after_s=RETRY_AFTER)
+            self._set(time.time() + RETRY_AFTER, RETRY_AFTER)
+
+
+def purge(db: Connection, now: float, tombstone_retention: float, limit: int) -> tuple[int, float | None]:
+    """Remove up to `limit` expired jobs, and as many old tombstones. How many, and when more falls due."""
+    due = db.execute(
+        "SELECT key, id, tenant FROM jobs WHERE purge_at <= ? ORDER BY purge_at LIMIT ?", (now, limit)
+    ).fetchall()
+    forget_at = now + tombstone_retention
+    db.executemany(
+        "INSERT OR REPLACE INTO tombstones (id, tenant, forget_at) VALUES (?, ?, ?)",
+        [(id, tenant, forget_at) for _, id, tenant in due],
+    )
+    erase(db, [key for key, _, _ in due])
+    forgotten = db.execute(
+        "DELETE FROM tombstones WHERE id IN (SELECT id FROM tombstones WHERE forget_at <= ? LIMIT ?)",
+        (now, limit),
+    ).rowcount
+    (next_due,) = db.execute(
+        "SELECT min(due) FROM (SELECT min(purge_at) AS due FROM jobs UNION ALL SELECT min(forget_at) FROM tombstones)"
+    ).fetchone()
+    return len(due) + forgotten, next_due

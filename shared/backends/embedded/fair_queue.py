@@ -1,0 +1,47 @@
+"""The lines of all queues in this process's memory. The database knows who waits; whose turn it is need not outlive the
+process.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from shared.backends.embedded.database.connection import Connection
+from shared.fairness import Entry, FairLine
+from shared.job import Job, QueueName, Tier
+
+
+class EmbeddedLines:
+    def __init__(self) -> None:
+        self._lines: defaultdict[QueueName, FairLine] = defaultdict(FairLine)
+        self._queue_of: dict[str, QueueName] = {}
+
+    def load(self, found: Iterable[tuple[str, QueueName, Entry]]) -> None:
+        """What an earlier process left; of what it ran nobody is alive, so that waits, too."""
+        for job_id, queue, entry in found:
+            self._queue_of[job_id] = queue
+            self._lines[queue].add(job_id, entry)
+
+    def of(self, queue: QueueName) -> FairLine:
+        return self._lines[queue]
+
+    def add(self, job: Job) -> None:
+        self.load([(job.id, job.queue, Entry(job.tenant, job.tokens, job.weight))])
+
+    def start(self, job_id: str) -> None:
+        if (queue := self._queue_of.get(job_id)) is not None:
+            self._lines[queue].start(job_id)
+
+    def hand_back(self, job_id: str, due: float) -> None:
+        if (queue := self._queue_of.get(job_id)) is not None:
+            self._lines[queue].hand_back(job_id, due)
+
+    def leave(self, job_id: str, tokens: int | None = None) -> None:
+        if (queue := self._queue_of.pop(job_id, None)) is not None:
+            self._lines[queue].leave(job_id, tokens)
+
+
+def load_open(db: Connection) -> list[tuple[str, QueueName, Entry]]:
+    rows = db.execute("SELECT id, model, tier, tenant, tokens, weight FROM jobs WHERE finished_at IS NULL ORDER BY id")
+    return [(id, QueueName(model, Tier(tier)), Entry(*entry)) for id, model, tier, *entry in rows]

@@ -1,0 +1,55 @@
+"""The embedded backend's log: bytes go to the database and, once they are there, to its followers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager
+from functools import partial
+
+from shared.backends.embedded.database import jobs, views
+from shared.backends.embedded.database.connection import Database
+from shared.backends.follower import FollowerHub, LogFollower, Snapshot
+from shared.ports import Follower
+
+
+class EmbeddedLog:
+    def __init__(self, database: Database, hub: FollowerHub, tenant_limit: int) -> None:
+        self._database = database
+        self._hub = hub
+        self._tenant_limit = tenant_limit
+
+    def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
+        return self._database.run(
+            lambda db: jobs.append(db, job_id, attempt, offset, frames, time.time()),
+            after=partial(tell_extended, self._hub, job_id),
+        )
+
+    async def reserve(self, job_id: str, attempt: int, size: int) -> None:
+        limit = self._tenant_limit
+        await self._database.run(lambda db: jobs.reserve(db, job_id, attempt, size, limit, time.time()))
+
+    @asynccontextmanager
+    async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:
+        follower = LogFollower(job_id, offset, self._snapshot, stale=not created_here)
+        with self._hub.following(follower):
+            yield follower
+
+    async def followed(self, job_id: str) -> bool:
+        return job_id in self._hub
+
+    async def read(self, job_id: str, offset: int = 0) -> bytes:
+        return await self._database.run(lambda db: views.read_all(db, job_id, offset, time.time()))
+
+    async def _snapshot(self, job_id: str, offset: int, limit: int) -> Snapshot | None:
+        return await self._database.run(lambda db: views.snapshot(db, job_id, offset, limit, time.time()))
+
+
+def tell_extended(hub: FollowerHub, job_id: str, extended: jobs.Extended | None) -> None:
+    if extended is not None:
+        hub.deliver(job_id, extended.offset, extended.data)
+
+
+def tell_ended(hub: FollowerHub, job_id: str, ended: jobs.Ended) -> None:
+    tell_extended(hub, job_id, ended.extended)
+    hub.end(job_id, ended.size, ended.ending)

@@ -1,0 +1,204 @@
+"""The embedded backend's store: each call is one step, and what the followers must hear of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from shared.backends.embedded.database import idempotency as keyed
+from shared.backends.embedded.database import jobs, views
+from shared.backends.embedded.database import metadata_index as pairs
+from shared.backends.embedded.database.connection import Database
+from shared.backends.embedded.database.purge import Purge
+from shared.backends.embedded.fair_queue import EmbeddedLines, load_open
+from shared.backends.embedded.limiter import EmbeddedLimiter
+from shared.backends.embedded.log import tell_ended
+from shared.backends.embedded.registry import EmbeddedRegistry
+from shared.backends.follower import FollowerHub
+from shared.errors import AttemptsExhausted
+from shared.job import Job, JobStatus, QueueName, born_at
+from shared.limits import tokens_used
+from shared.ports import Backlog, Claim, Ending, JobFilter, NotClaimed, QueueState
+
+
+class EmbeddedStore:
+    """Only an ending is committed against power cuts: the publish that follows a create covers that too. `fair`:
+    whether tenants take turns in a queue; otherwise jobs are run in the order of arrival.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        hub: FollowerHub,
+        registry: EmbeddedRegistry,
+        purge: Purge,
+        limiter: EmbeddedLimiter,
+        *,
+        fair: bool,
+        tenant_limit: int,
+    ) -> None:
+        self._database = database
+        self._hub = hub
+        self._registry = registry
+        self._purge = purge
+        self._limiter = limiter
+        self._lines = EmbeddedLines()
+        self._fair = fair
+        self._tenant_limit = tenant_limit
+
+    async def load(self) -> None:
+        """What an earlier process left."""
+        self._lines.load(await self._database.run(load_open))
+
+    async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
+        del followed  # Every follower is in this process and hears of every job anyway.
+        return await self._database.run(
+            lambda db: keyed.create(db, job, body, sent, time.time(), self._tenant_limit),
+            after=lambda holder: self._created(job, holder),
+        )
+
+    async def take_up(self, tenant: str, sent: str) -> str | None:
+        followed = self._hub.__contains__
+        return await self._database.run(lambda db: jobs.take_up(db, tenant, sent, followed, time.time()))
+
+    def _created(self, job: Job, holder: str) -> str:
+        if holder == job.id:
+            self._lines.add(job)
+        return holder
+
+    async def discard(self, job: Job, *, may_come: bool = False) -> None:
+        del may_come  # A message without a record is never run: `restore` refuses it.
+        await self._database.run(lambda db: jobs.discard(db, job.id), after=lambda _: self._lines.leave(job.id))
+
+    async def restore(self, job: Job, *, body: bytes | None) -> bool:
+        """Records and messages are in one file: it does not lose the one and keep the other."""
+        del job, body
+        return False
+
+    async def claim(
+        self, job_id: str, owner: str, lease: float, *, lost: str | None = None, with_body: bool = False
+    ) -> Claim | NotClaimed:
+        def claimed(outcome: Claim | NotClaimed) -> Claim | NotClaimed:
+            if isinstance(outcome, Claim):
+                self._lines.start(job_id)
+                self._hub.move(job_id, JobStatus.IN_PROGRESS)
+            return outcome
+
+        claim = await self._database.run(
+            lambda db: jobs.claim(db, job_id, owner, lease, lost, time.time()), after=claimed
+        )
+        if with_body and isinstance(claim, Claim):
+            return replace(claim, body=await self.body(job_id))
+        return claim
+
+    async def renew(self, job_id: str, attempt: int, lease: float) -> None:
+        await self._database.run(lambda db: jobs.renew(db, job_id, attempt, lease, time.time()))
+
+    async def release(self, job_id: str, attempt: int, *, counted: bool, after: float = 0.0) -> None:
+        def released(status: JobStatus) -> None:
+            self._lines.hand_back(job_id, time.time() + after if after > 0 else 0.0)
+            self._hub.move(job_id, status)
+
+        await self._database.run(lambda db: jobs.release(db, job_id, attempt, counted, time.time()), after=released)
+
+    async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
+        await self._database.run(
+            lambda db: jobs.finish(db, job_id, attempt, offset, ending, time.time()),
+            after=lambda ended: self._tell(job_id, ended),
+            durable=True,
+        )
+
+    async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
+        return await self._database.run(
+            lambda db: jobs.end_unclaimed(db, job_id, ending, owner, time.time()),
+            after=lambda ended: self._tell(job_id, ended),
+            durable=True,
+        )
+
+    async def cancel(self, job_id: str, ending: Ending) -> None:
+        await self._database.run(
+            lambda db: jobs.cancel(db, job_id, ending, self._registry.joined, time.time()),
+            after=lambda outcome: self._tell(job_id, outcome),
+            durable=True,
+        )
+
+    async def retry(self, job_id: str, deadline_at: float) -> bool:
+        done = await self._database.run(lambda db: jobs.retry(db, job_id, deadline_at, time.time()), durable=True)
+        if done and (job := await self.get(job_id)) is not None:
+            self._lines.add(job)
+        return done
+
+    async def turn(self, job: Job, *, served: str | None = None, sure: bool = False) -> Job | None:
+        del sure  # It costs nothing to be.
+        line = self._lines.of(job.queue)
+        while self._fair and (chosen := line.turn(job.id, served)) != job.id:
+            if (other := await self.get(chosen)) is not None and not other.status.terminal:
+                return other
+            self._lines.leave(chosen)
+            served = chosen
+        return None
+
+    async def requeued(self, job_id: str) -> None:
+        """A message that was published again is in the database, and that is what `strays` looks for."""
+
+    async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
+        line = self._lines.of(queue)
+        return Backlog(line.jobs, line.tokens, len(line.tenants), line.jobs_of(tenant), line.started)
+
+    async def queue_state(self, queue: QueueName) -> QueueState:
+        line = self._lines.of(queue)
+        return QueueState(line.running, None if line.oldest is None else born_at(line.oldest))
+
+    async def body(self, job_id: str) -> bytes | None:
+        return await self._database.run(lambda db: jobs.body(db, job_id))
+
+    async def get(self, job_id: str) -> Job | None:
+        return await self._database.run(lambda db: views.get(db, job_id, time.time()))
+
+    async def list(
+        self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
+    ) -> Sequence[Job]:
+        return await self._database.run(
+            lambda db: views.list_jobs(db, tenant, where, after, limit, oldest_first, time.time())
+        )
+
+    async def dead(self, *, model: str | None = None, after: str | None = None, limit: int) -> Sequence[Job]:
+        where = JobFilter(JobStatus.FAILED, model, AttemptsExhausted.default_code)
+        return await self._database.run(lambda db: views.list_jobs(db, None, where, after, limit, False, time.time()))
+
+    async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
+        return await self._database.run(lambda db: pairs.describe(db, job_id, metadata, time.time()), durable=True)
+
+    async def delete(self, job: Job) -> None:
+        def deleted(_: None) -> None:
+            self._lines.leave(job.id)
+            self._settle(job.limit_key, job.id, None)
+
+        await self._database.run(lambda db: jobs.delete(db, job.id), after=deleted, durable=True)
+
+    async def knew(self, tenant: str, job_id: str) -> bool:
+        return await self._database.run(lambda db: views.knew(db, tenant, job_id))
+
+    async def position(self, job: Job) -> int | None:
+        rank = self._lines.of(job.queue).ahead(job.id) if self._fair else None
+        return await self._database.run(lambda db: views.position(db, job)) if rank is None else rank
+
+    def _settle(self, key: str | None, job_id: str, used: int | None) -> None:
+        if key is not None:
+            self._limiter.settle(key, job_id, used=used)
+
+    def _tell(self, job_id: str, outcome: jobs.Ended | jobs.Asked | None) -> bool:
+        """Whether the job has ended by this."""
+        match outcome:
+            case jobs.Ended():
+                used = tokens_used(outcome.ending.status, outcome.ending.usage, outcome.said)
+                self._settle(outcome.limit_key, job_id, used)
+                self._lines.leave(job_id, (outcome.ending.usage or {}).get("total_tokens"))
+                tell_ended(self._hub, job_id, outcome)
+                self._purge.expect(outcome.purge_at)
+            case jobs.Asked(owner):
+                self._registry.ask_to_stop(owner, job_id)
+            case None:
+                pass
+        return isinstance(outcome, jobs.Ended)

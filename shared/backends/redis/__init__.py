@@ -1,0 +1,1 @@
+"""Jobs, logs, limits and documents on Redis."""

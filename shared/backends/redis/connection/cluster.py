@@ -1,0 +1,323 @@
+"""A Redis Cluster: which node has a key, and commands sent there.
+
+Each node has a connection and a pipeline of its own, so that one that stands still holds up only what is its. Where
+keys are is learnt from CLUSTER SLOTS: at the start, when a node does not answer, and when one says that a key has
+moved. What a node refuses with such a word is asked where it says.
+
+Messages go to every node, whichever they are published on; who listens is known only by all nodes together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import structlog
+
+from shared.backends.redis.connection.driver import (
+    FAILURES,
+    PROBE,
+    SLOTS,
+    Pipeline,
+    Redirect,
+    Steps,
+    Wire,
+    probe_of,
+    redirect_of,
+    slot_of,
+    subscribed,
+    subscribers,
+    uptime,
+)
+from shared.backends.redis.connection.pipeline import Argument, Command, Gathering
+from shared.errors import BackendUnavailable, StoreUnavailable
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+LOOK_TIMEOUT = 1.0
+"""Seconds that a node may take to say who has what, before the next one is asked."""
+
+LOOK_EVERY = 0.1
+"""Seconds between looks: many may have a reason for one at the same time."""
+
+REDIRECTS = 5
+"""How often a command is sent on before the cluster counts as unavailable."""
+
+PING_AFTER = 2.0
+"""As for one server, but sooner: a subscriber has other nodes to turn to."""
+
+PROBES = 10_000
+"""Names that are tried for a key on each node: one with few slots is found as well."""
+
+NOTICED_WITHIN = 2 * PING_AFTER
+"""Seconds in which a subscriber has noticed that its node is gone, however silently that went."""
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+
+class Map(NamedTuple):
+    """Which node has which slots; `replicas` have copies of them, and subscribers maybe."""
+
+    owners: Mapping[range, Address]
+    replicas: frozenset[Address]
+
+    @property
+    def everyone(self) -> frozenset[Address]:
+        return self.replicas.union(self.owners.values())
+
+
+def read_map(slots: Any, asked: Address) -> Map:
+    """From CLUSTER SLOTS. A node that does not know its own name leaves it out."""
+
+    def address(node: Sequence[Any]) -> Address:
+        host = (node[0] or b"").decode()
+        return Address(asked.host if host in ("", "?") else host, node[1])
+
+    return Map(
+        {range(first, last + 1): address(nodes[0]) for first, last, *nodes in slots},
+        frozenset(address(replica) for _, _, _, *replicas in slots for replica in replicas),
+    )
+
+
+def address_of(url: str) -> Address:
+    parts = urlsplit(url)
+    return Address(parts.hostname or "localhost", parts.port or 6379)
+
+
+def url_at(url: str, address: Address) -> str:
+    """The same way in, at another address."""
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return parts._replace(netloc=f"{user}{at}{host}:{address.port}").geturl()
+
+
+class Node:
+    def __init__(self, url: str, nodes: Nodes) -> None:
+        self.url = url
+        self.gathering = Gathering(self._exchange)
+        self._nodes = nodes
+        self._steps = Steps(url)
+        self._left = False
+
+    async def leave(self) -> None:
+        """It is the cluster's no more."""
+        self._left = True
+        await self._steps.close()
+
+    async def close(self) -> None:
+        await self.gathering.close()
+        await self._steps.close()
+
+    async def _exchange(self, commands: Sequence[Command]) -> Sequence[Any]:
+        try:
+            answers = list(await self._steps.exchange(commands))
+        except BackendUnavailable:
+            await self._nodes.look()
+            raise
+        finally:
+            if self._left:
+                await self._steps.close()
+        await self._nodes.send_on(commands, answers, address_of(self.url))
+        return answers
+
+
+class Nodes:
+    """All servers of a cluster, and who has what. `seeds`: URLs of some."""
+
+    def __init__(self, seeds: Sequence[str]) -> None:
+        self._seeds = seeds
+        self._nodes: dict[Address, Node] = {}
+        self._owners: list[Node] = []
+        self._looking = asyncio.Lock()
+        self._looked_at = float("-inf")
+        self._shrank_at = float("-inf")
+
+    async def open(self) -> None:
+        """Raises BackendUnavailable."""
+        await self.look()
+        if not self._owners:
+            raise StoreUnavailable("No node of the store (Redis Cluster) says who has what.", retry_after=2)
+
+    def owner(self, key: str) -> Node:
+        return self._owners[slot_of(key)]
+
+    def owners(self) -> Iterable[Node]:
+        return dict.fromkeys(self._owners)
+
+    def probes(self) -> Iterable[tuple[Node, str]]:
+        """Each node that has keys, and the name of a key that it would have."""
+        found: dict[Node, str] = {}
+        wanted = len(set(self._owners))
+        for number in range(PROBES):
+            found.setdefault(self.owner(key := f"{PROBE}:{number}"), key)
+            if len(found) == wanted:
+                break
+        return found.items()
+
+    def everyone(self) -> Iterable[Node]:
+        return self._nodes.values()
+
+    def any_order(self) -> Sequence[str]:
+        """The URLs of those that have keys."""
+        urls = [node.url for node in self.owners()]
+        random.shuffle(urls)
+        return urls
+
+    @property
+    def complete_for(self) -> float:
+        """Seconds since a node was last found to have left."""
+        return time.monotonic() - self._shrank_at
+
+    async def close(self) -> None:
+        await asyncio.gather(*(node.close() for node in self.everyone()))
+
+    async def look(self) -> None:
+        """Learn who has what, if any node says; not again at once."""
+        async with self._looking:
+            if time.monotonic() - self._looked_at < LOOK_EVERY:
+                return
+            for url in [*self.any_order(), *self._seeds]:
+                try:
+                    await self._take(await ask_map(url))
+                    break
+                except FAILURES as error:
+                    log.debug("redis.node_silent", node=address_of(url), error=str(error), next="asking another")
+            self._looked_at = time.monotonic()
+
+    async def _take(self, found: Map) -> None:
+        gone = [self._nodes.pop(address) for address in self._nodes.keys() - found.everyone]
+        nodes = {address: self._node(address) for address in found.everyone}
+        owners = {slot: nodes[owner] for slots, owner in found.owners.items() for slot in slots}
+        anyone = next(iter(owners.values()))  # Who has no owner at present is refused by every node.
+        self._owners = [owners.get(slot, anyone) for slot in range(SLOTS)]
+        if gone:
+            self._shrank_at = time.monotonic()
+            log.warning("redis.nodes_left", nodes=[address_of(node.url) for node in gone], next="going on without")
+        for node in gone:
+            await node.leave()
+
+    def _node(self, address: Address) -> Node:
+        if address not in self._nodes:
+            self._nodes[address] = Node(url_at(self._seeds[0], address), self)
+        return self._nodes[address]
+
+    async def send_on(self, commands: Sequence[Command], answers: list[Any], asked: Address) -> None:
+        """Put the answers of other nodes in the place of those that say that another node has the key."""
+        for _ in range(REDIRECTS):
+            elsewhere = redirects(answers)
+            if not elsewhere:
+                return
+            for to, indexes in elsewhere.items():
+                url = url_at(self._seeds[0], Address(to.host or asked.host, to.port))
+                again = await exchange_at(url, [commands[index] for index in indexes], once=to.once)
+                for index, answer in zip(indexes, again, strict=True):
+                    answers[index] = answer
+            await self.look()
+        for index in chain.from_iterable(redirects(answers).values()):
+            answers[index] = StoreUnavailable("The store (Redis Cluster) is moving its keys.", retry_after=2)
+
+
+def redirects(answers: Sequence[Any]) -> Mapping[Redirect, list[int]]:
+    """Which of the commands belong elsewhere, and where."""
+    found: defaultdict[Redirect, list[int]] = defaultdict(list)
+    for index, answer in enumerate(answers):
+        if (to := redirect_of(answer)) is not None:
+            found[to].append(index)
+    return found
+
+
+async def ask_map(url: str) -> Map:
+    """Raises one of FAILURES."""
+    wire = Wire(url)
+    try:
+        async with asyncio.timeout(LOOK_TIMEOUT):
+            (slots,) = await wire.round_trip([("CLUSTER", "SLOTS")])
+    finally:
+        await wire.close()
+    if isinstance(slots, Exception):
+        raise slots
+    if not slots:
+        raise OSError("it knows of nobody who has keys")
+    return read_map(slots, address_of(url))
+
+
+async def exchange_at(url: str, commands: Sequence[Command], *, once: bool) -> Sequence[Any]:
+    """Over a connection for this alone: the node's own may be waiting for this very node."""
+    steps = Steps(url)
+    try:
+        if not once:
+            return await steps.exchange(commands)
+        answers = await steps.exchange([each for command in commands for each in (("ASKING",), command)])
+        return answers[1::2]
+    except BackendUnavailable as failure:
+        return [failure] * len(commands)
+    finally:
+        await steps.close()
+
+
+class ClusterPipeline(Pipeline):
+    """Each command to the node that has its key; questions about all nodes to all."""
+
+    spread = True
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+
+    def at(self, key: str) -> Gathering:
+        return self._nodes.owner(key).gathering
+
+    def command(
+        self, *command: Argument, read: Callable[[Any], Any] | None = None, patient: bool = False
+    ) -> asyncio.Future[Any]:
+        key = command[3] if command[0] == "EVALSHA" else command[1]
+        return self.at(str(key)).command(*command, read=read, patient=patient)
+
+    async def probe(self) -> None:
+        """Each node keeps a key of its own slots."""
+        await asyncio.gather(*(node.gathering.command(*probe_of(key)) for node, key in self._nodes.probes()))
+
+    async def all_owners(self, *command: Argument) -> Sequence[Any]:
+        asked = (node.gathering.command(*command) for node in self._nodes.owners())
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        return await asyncio.gather(*(self.command("GET", key) for key in keys))
+
+    async def hearers(self, *channels: str) -> int:
+        """Somebody may be listening at a node that does not answer."""
+        counts = await self._everyone("PUBSUB", "NUMSUB", *channels, read=subscribers)
+        return sum(1 if isinstance(count, BaseException) else count for count in counts)
+
+    async def heard(self, channels: Sequence[str]) -> Sequence[bool]:
+        """Somebody may be listening at a node that does not answer."""
+        nodes = await self._everyone("PUBSUB", "NUMSUB", *channels, read=subscribed)
+        told = [node for node in nodes if not isinstance(node, BaseException)]
+        if len(told) < len(nodes):
+            return [True] * len(channels)
+        return [any(each) for each in zip(*told, strict=True)]
+
+    async def tell(self, channel: str, message: str) -> int:
+        await self.command("PUBLISH", channel, message)
+        return await self.hearers(channel)
+
+    async def settled_for(self) -> float:
+        """Whoever was connected to a node that has left, or was started again, has yet to come back."""
+        uptimes = await self._everyone("INFO", "server", read=uptime)
+        known = [each for each in uptimes if not isinstance(each, BaseException)]
+        return min([*known, self._nodes.complete_for - NOTICED_WITHIN])
+
+    async def _everyone(self, *command: Argument, read: Callable[[Any], T]) -> Sequence[T | BaseException]:
+        asked = (node.gathering.command(*command, read=read) for node in self._nodes.everyone())
+        return await asyncio.gather(*asked, return_exceptions=True)

@@ -1,0 +1,88 @@
+"""Redis, as the ports see it, one server or a cluster: which of the two it is, it says itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from shared.backends.redis.connection.cluster import PING_AFTER, ClusterPipeline, Nodes
+from shared.backends.redis.connection.driver import FAILURES, Pipeline, ServerPipeline, Steps, Wire, unavailable
+from shared.backends.redis.connection.subscription import Subscription
+from shared.errors import BackendUnavailable
+from shared.settings import SettingsError, split_list
+
+Receive = Callable[[bytes], None]
+Broken = Callable[[], None]
+
+
+class Server(Protocol):
+    """Steps through the pipeline, messages through subscriptions."""
+
+    @property
+    def pipeline(self) -> Pipeline: ...
+
+    def subscription(self, channel: str, receive: Receive, broken: Broken) -> Subscription: ...
+
+    async def close(self) -> None: ...
+
+
+class RedisServer:
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._steps = Steps(url)
+        self.pipeline = ServerPipeline(self._steps.exchange)
+
+    def subscription(self, channel: str, receive: Receive, broken: Broken) -> Subscription:
+        return Subscription(lambda: [Wire(self._url)], channel, receive, broken)
+
+    async def close(self) -> None:
+        await self.pipeline.close()
+        await self._steps.close()
+
+
+class RedisCluster:
+    """What is published on one of its nodes is heard on all of them: any will do for a subscription."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self.pipeline = ClusterPipeline(nodes)
+
+    def subscription(self, channel: str, receive: Receive, broken: Broken) -> Subscription:
+        return Subscription(
+            lambda: [Wire(url) for url in self._nodes.any_order()], channel, receive, broken, ping_after=PING_AFTER
+        )
+
+    async def close(self) -> None:
+        await self._nodes.close()
+
+
+async def open_server(urls: str) -> Server:
+    """`urls`: Redis, or some of a cluster's nodes, separated by commas. Raises BackendUnavailable, and SettingsError
+    where several servers are no cluster.
+    """
+    seeds = split_list(urls)
+    if await is_cluster(seeds):
+        nodes = Nodes(seeds)
+        await nodes.open()
+        return RedisCluster(nodes)
+    if len(seeds) > 1:
+        raise SettingsError("The setting redis_url names several servers, and the first that answers is no cluster's.")
+    return RedisServer(seeds[0])
+
+
+async def is_cluster(seeds: list[str]) -> bool:
+    """As the first that answers says. Raises BackendUnavailable."""
+    failure: BackendUnavailable | None = None
+    for url in seeds:
+        wire = Wire(url)
+        try:
+            (info,) = await wire.round_trip([("INFO", "cluster")])
+            if isinstance(info, Exception):
+                raise info
+            return b"cluster_enabled:1" in info
+        except FAILURES as error:
+            failure = unavailable(error)
+        finally:
+            await wire.close()
+    assert failure is not None
+    raise failure

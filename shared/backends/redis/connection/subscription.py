@@ -1,0 +1,141 @@
+"""Messages from Redis: one subscription for life."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+
+from shared.aio import first
+from shared.backends.redis.connection.driver import FAILURES, Wire, unavailable
+
+log = structlog.get_logger(__name__)
+
+PING_AFTER = 5.0
+"""Seconds of silence after which a subscription asks whether anybody is there: a wire that was cut without a word looks
+just like a channel on which nothing happens.
+"""
+
+
+class Subscription:
+    """One channel for life. Calls `receive` for each message, and `broken` once per lost connection, after which
+    it subscribes again: whoever listens must then look at the truth, since messages were lost.
+
+    `wires` opens fresh ones, of which any will do: the first that serves is taken. `ping_after`: see PING_AFTER.
+    """
+
+    def __init__(
+        self,
+        wires: Callable[[], Sequence[Wire]],
+        channel: str,
+        receive: Callable[[bytes], None],
+        broken: Callable[[], None],
+        *,
+        ping_after: float = PING_AFTER,
+    ) -> None:
+        self._wires = wires
+        self._wire = wires()[0]
+        self._channel = channel
+        self._receive = receive
+        self._broken = broken
+        self._ping_after = ping_after
+        self._heard = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Returns when messages will no longer be missed."""
+        try:
+            await self._subscribe()
+        except FAILURES as error:
+            raise unavailable(error) from error
+        self._task = asyncio.create_task(self._listen(), name=f"redis-subscription {self._channel}")
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """Ends only when closed, or with the error that ended it: its owner must watch it."""
+        assert self._task is not None
+        return self._task
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was opened and has died."""
+        return self._task is not None and self._task.done()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._wire.close()
+
+    async def _subscribe(self) -> None:
+        failure: Exception | None = None
+        for wire in self._wires():
+            self._wire = wire
+            try:
+                return await self._ask()
+            except FAILURES as error:
+                failure = error
+                await wire.close()
+        assert failure is not None
+        raise failure
+
+    async def _ask(self) -> None:
+        answer = (await self._wire.round_trip([("SUBSCRIBE", self._channel)]))[0]
+        if isinstance(answer, Exception):
+            raise answer
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await first(self._receive_all(), self._watch())
+            except FAILURES as error:
+                log.warning(
+                    "redis.subscription_lost", channel=self._channel, error=str(error), next="subscribing again"
+                )
+            await self._wire.close()
+            await self._resubscribe()
+            self._broken()
+
+    async def _receive_all(self) -> None:
+        """What has come together is handed on together, in one turn of the loop."""
+        while True:
+            message = await self._wire.receive()
+            self._heard += 1
+            if isinstance(message, Exception):
+                raise message
+            if message[0] == b"message":
+                self._receive(message[2])
+
+    async def _watch(self) -> None:
+        """Raises once the wire is silent though somebody was asked. Beside the reading, so that a message costs no
+        timer.
+        """
+        while True:
+            heard = self._heard
+            await asyncio.sleep(self._ping_after)
+            if heard == self._heard:
+                await self._wire.send(("PING",))
+                await asyncio.sleep(self._ping_after)
+                if heard == self._heard:
+                    raise TimeoutError("no answer to a ping")
+
+    async def _resubscribe(self) -> None:
+        delay = 0.05
+        while True:
+            try:
+                return await self._subscribe()
+            except FAILURES:
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 0.25)
+
+
+@asynccontextmanager
+async def listening(subscription: Subscription) -> AsyncGenerator[Subscription]:
+    """Open inside. Raises BackendUnavailable."""
+    await subscription.open()
+    try:
+        yield subscription
+    finally:
+        await subscription.close()

@@ -1,0 +1,68 @@
+"""Documents on Redis: a hash each, and an index of ids for each kind and tenant, in one slot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from shared.aio import unheeded
+from shared.backends.redis import keys
+from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.jobs.records import milliseconds
+from shared.ports import Document, DocumentChanged
+
+
+class RedisDocuments:
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._redis = pipeline
+
+    async def put(self, document: Document, *, expires_in: float) -> Document:
+        version = await self._redis.step(
+            *("document_put", keys_of(document)),
+            *(document.id, document.version, document.value, milliseconds(expires_in)),
+        )
+        if not version:
+            raise DocumentChanged(f"{document.kind} {document.id}")
+        return replace(document, version=version)
+
+    async def get(self, kind: str, tenant: str, id: str) -> Document | None:
+        version, value = await self._redis.command("HMGET", keys.document(kind, tenant, id), "version", "value")
+        return Document(kind, tenant, id, value, int(version)) if version else None
+
+    async def list(
+        self, kind: str, tenant: str, *, after: str | None = None, limit: int = 100, oldest_first: bool = False
+    ) -> Sequence[Document]:
+        found: list[Document] = []
+        while len(found) < limit:
+            wanted = limit - len(found)
+            ids = await self._ids(kind, tenant, after, wanted, oldest_first)
+            documents = await asyncio.gather(*(self.get(kind, tenant, id) for id in ids))
+            found += [document for document in documents if document is not None]
+            self._forget(kind, tenant, [id for id, document in zip(ids, documents, strict=True) if document is None])
+            if len(ids) < wanted:
+                break
+            after = ids[-1]
+        return found
+
+    async def delete(self, document: Document) -> bool:
+        deleted = await self._redis.step("document_delete", keys_of(document), document.id, document.version)
+        if deleted < 0:
+            raise DocumentChanged(f"{document.kind} {document.id}")
+        return bool(deleted)
+
+    async def _ids(self, kind: str, tenant: str, after: str | None, limit: int, oldest_first: bool) -> list[str]:
+        start = f"({after}" if after else "-" if oldest_first else "+"
+        order = (start, "+", "BYLEX") if oldest_first else (start, "-", "BYLEX", "REV")
+        raw = await self._redis.command("ZRANGE", keys.documents(kind, tenant), *order, "LIMIT", 0, limit)
+        return [id.decode() for id in raw]
+
+    def _forget(self, kind: str, tenant: str, ids: list[str]) -> None:
+        """The index keeps the ids of documents that have expired until somebody stumbles over them."""
+        for id in ids:
+            gone = Document(kind, tenant, id, b"")
+            self._redis.step("document_delete", keys_of(gone), id, 0).add_done_callback(unheeded)
+
+
+def keys_of(document: Document) -> tuple[str, str]:
+    return keys.document(document.kind, document.tenant, document.id), keys.documents(document.kind, document.tenant)

@@ -1,0 +1,1 @@
+"""Job records, logs and indexes on Redis."""

@@ -1,0 +1,119 @@
+"""Appends to many logs in one step: what a worker's jobs say within one round trip to Redis costs one script call, and
+the replicas that listen hear one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
+
+from shared.backends.redis import keys
+from shared.backends.redis.connection.driver import Pipeline, script
+from shared.backends.redis.connection.pipeline import Argument, Command, Gathering
+from shared.backends.redis.refusals import raise_if_refused
+from shared.frames import count_frames
+
+MOST = 128
+"""Appends in one step: Redis serves nobody else meanwhile, for about a millisecond."""
+
+ELSEWHERE = b"elsewhere"
+"""A node's answer for a log that it does not have."""
+
+
+class Append(NamedTuple):
+    job_id: str
+    arguments: tuple[Argument, ...]
+    future: asyncio.Future[None]
+
+
+class Appends:
+    """Each server's share a step. One that a cluster has moved meanwhile is repeated by itself, which is harmless where
+    it took place.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._redis = pipeline
+        self._open: dict[Gathering, AppendStep] = {}
+
+    def add(self, job_id: str, attempt: int, offset: int, frames: bytes, *, patient: bool) -> asyncio.Future[None]:
+        server = self._redis.at(keys.job(job_id))
+        step = self._open.get(server)
+        if step is None or not step.open or len(step) >= MOST:
+            step = self._open[server] = AppendStep(self._redis)
+            server.later(step.command, step.settle, patient=patient).add_done_callback(step.failed)
+        elif not patient:
+            server.hurry()
+        return step.add(job_id, attempt, offset, frames)
+
+
+class AppendStep:
+    """Takes appends while it is `open`: until it is sent, or given up before that for the server's silence."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.open = True
+        self._redis = pipeline
+        self._appends: list[Append] = []
+
+    def __len__(self) -> int:
+        return len(self._appends)
+
+    def add(self, job_id: str, attempt: int, offset: int, frames: bytes) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._appends.append(Append(job_id, (job_id, attempt, offset, frames, count_frames(frames)), future))
+        return future
+
+    def command(self) -> Command:
+        """A cluster takes no keys of two slots; the step knows how they are named."""
+        self.open = False
+        declared = self._appends[:1] if self._redis.spread else self._appends
+        names = [name for append in declared for name in keys.of_job(append.job_id)[:2]]
+        arguments = chain.from_iterable(append.arguments for append in self._appends)
+        return ("EVALSHA", script("append").sha, len(names), *names, *arguments)
+
+    def settle(self, answers: Sequence[Any]) -> None:
+        """Each append has an answer of its own: 1, or a refusal."""
+        for append, answer in zip(self._appends, answers, strict=True):
+            if answer != 1 and answer[0] == ELSEWHERE:
+                alone = self._redis.step("append", keys.of_job(append.job_id)[:2], *append.arguments, read=only)
+                alone.add_done_callback(partial(pass_on, append.future))
+            else:
+                resolve(append.future, answer)
+
+    def failed(self, step: asyncio.Future[Any]) -> None:
+        """A done callback: where the step had no answer, none of its appends has."""
+        self.open = False
+        if step.cancelled() or step.exception() is not None:
+            for append in self._appends:
+                pass_on(append.future, step)
+
+
+def resolve(future: asyncio.Future[None], answer: Any) -> None:
+    if future.done():
+        return
+    try:
+        if answer != 1:
+            raise_if_refused(answer)
+        future.set_result(None)
+    except Exception as refusal:
+        future.set_exception(refusal)
+
+
+def only(answers: Sequence[Any]) -> None:
+    """Of a step that was one append: it raises why it was refused."""
+    if answers[0] != 1:
+        raise_if_refused(answers[0])
+
+
+def pass_on(future: asyncio.Future[None], done: asyncio.Future[Any]) -> None:
+    """A done callback: what came of `done` comes of `future`."""
+    if future.done():
+        return
+    if done.cancelled():
+        future.cancel()
+    elif (error := done.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(None)

@@ -1,0 +1,80 @@
+"""The job log on Redis: a string per job, appended in one step that also publishes to the replicas that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager
+
+from shared.aio import unheeded
+from shared.backends.ending import decode_ending
+from shared.backends.follower import FollowerHub, LogFollower, Snapshot
+from shared.backends.redis import keys
+from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.presence import anybody_hears
+from shared.backends.redis.jobs.appends import Appends
+from shared.backends.redis.storage_quota import KeptBytes
+from shared.job import JobStatus
+from shared.ports import Follower
+
+
+class RedisLog:
+    def __init__(self, pipeline: Pipeline, hub: FollowerHub, replica: str, kept: KeptBytes) -> None:
+        self._redis = pipeline
+        self._appends = Appends(pipeline)
+        self._hub = hub
+        self._replica = replica
+        self._kept = kept
+
+    def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
+        # Whoever waits for the first frame has waited long enough.
+        return self._appends.add(job_id, attempt, offset, frames, patient=offset > 0)
+
+    async def reserve(self, job_id: str, attempt: int, size: int) -> None:
+        await self._kept.reserve(job_id, attempt, size)
+
+    @asynccontextmanager
+    async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:
+        follower = LogFollower(job_id, offset, self._snapshot, stale=not created_here)
+        try:
+            with self._hub.following(follower):
+                yield follower
+        finally:
+            if not follower.ended and job_id not in self._hub:
+                self._redis.step("unfollow", [keys.job(job_id)], self._replica).add_done_callback(unheeded)
+
+    async def followed(self, job_id: str) -> bool:
+        replicas = await self._redis.command("HGET", keys.job(job_id), "followers")
+        return bool(replicas) and await anybody_hears(self._redis, *map(keys.replica, replicas.decode().split()))
+
+    async def read(self, job_id: str, offset: int = 0) -> bytes:
+        return await self._redis.command("GETRANGE", keys.log(job_id), offset, -1)
+
+    async def _snapshot(self, job_id: str, offset: int, limit: int) -> Snapshot | None:
+        """Reading the log is also what puts this replica on the job's list: from here on nothing is missed."""
+        answer = await self._redis.step("follow", keys.of_job(job_id)[:2], self._replica, offset, limit)
+        if not answer[0]:
+            return None
+        status, data, size, header, result, epoch = answer
+        ending = decode_ending(header, result or None) if header else None
+        return Snapshot(data, size, JobStatus(status.decode()), ending, epoch=int(epoch))
+
+
+def dispatch(hub: FollowerHub, message: bytes) -> None:
+    """A live message of prelude.lua, about one job or many."""
+    at = 0
+    while at < len(message):
+        start = message.index(b"\n", at) + 1
+        raw_id, kind, number, size = message[at : start - 1].split(b" ")
+        at = start + int(size)
+        hear(hub, raw_id.decode(), kind, int(number), message[start:at])
+
+
+def hear(hub: FollowerHub, job_id: str, kind: bytes, number: int, payload: bytes) -> None:
+    match kind:
+        case b"f":
+            hub.deliver(job_id, number, payload)
+        case b"s":
+            hub.move(job_id, JobStatus(payload.decode()))
+        case _:
+            header, _, result = payload.partition(b"\n")
+            hub.end(job_id, number, decode_ending(header, result or None))

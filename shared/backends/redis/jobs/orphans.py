@@ -1,0 +1,111 @@
+"""Finds jobs that the broker has lost: a broker cannot be asked for a message, so what it must have delivered by now
+says it.
+
+A job's message is gone if its queue is empty and nobody runs the job, or if one of the same tenant that joined the
+queue much later has been claimed (one of another tenant may have had its turn first). For the latter each look
+remembers the newest job that waits: once it has been claimed, whatever of its tenant's joined well before it and waits
+still has been overtaken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from shared.backends.redis import keys
+from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.fair_queue import RedisLine
+from shared.backends.redis.jobs.records import decode_job, fields_of
+from shared.backends.redis.jobs.store import RUNNING
+from shared.job import Job, JobStatus, QueueName
+
+PAGE = 1000
+"""Jobs looked at in one search of a queue."""
+
+MARKS = 64
+"""Newest jobs that are remembered: should one of them be a stray itself, others will be claimed."""
+
+CLAIMED = {JobStatus.IN_PROGRESS, JobStatus.COMPLETED, JobStatus.FAILED}
+
+
+class Waiting(NamedTuple):
+    """A job in its queue's index, and since when anybody could have claimed it."""
+
+    job_id: str
+    since: float
+
+
+class Gone(NamedTuple):
+    """The messages of jobs that joined before `everyone`'s moment are gone, or before their tenant's."""
+
+    everyone: float
+    tenants: Mapping[str, float] = {}
+
+    @property
+    def latest(self) -> float:
+        return max([self.everyone, *self.tenants.values()])
+
+    def before(self, tenant: str) -> float:
+        return max(self.everyone, self.tenants.get(tenant, 0.0))
+
+
+class StrayFinder:
+    """`depth`: how many messages of a queue wait to be delivered."""
+
+    def __init__(self, pipeline: Pipeline, depth: Callable[[QueueName], Awaitable[int]]) -> None:
+        self._redis = pipeline
+        self._line = RedisLine(pipeline)
+        self._depth = depth
+        self._marks: defaultdict[QueueName, OrderedDict[str, float]] = defaultdict(OrderedDict)
+        self._overtaken: defaultdict[QueueName, dict[str, float]] = defaultdict(dict)
+
+    async def find(self, queue: QueueName, waited: float) -> Sequence[Job]:
+        await self._watch(queue)
+        now = time.time()
+        gone = Gone(now - waited)
+        if await self._depth(queue) > 0:
+            gone = Gone(0.0, {tenant: min(now, at) - waited for tenant, at in self._overtaken[queue].items()})
+        waiting = await self._open(queue, gone.latest)
+        suspects = await asyncio.gather(*(self._look(each, queue, gone) for each in waiting))
+        return [job for job in suspects if job is not None]
+
+    async def _watch(self, queue: QueueName) -> None:
+        """See which of the jobs that were the newest once have been claimed since, and remember another one."""
+        marks = self._marks[queue]
+        records = await asyncio.gather(*(self._redis.command("HGETALL", keys.job(job_id)) for job_id in marks))
+        overtaken = self._overtaken[queue]
+        for job_id, job in zip(tuple(marks), map(decode_job, records), strict=True):
+            if job is not None and job.status is JobStatus.QUEUED:
+                continue
+            since = marks.pop(job_id)
+            if job is not None and job.status in CLAIMED:
+                overtaken[job.tenant] = max(since, overtaken.get(job.tenant, 0.0))
+        for newest in await self._range(queue, f"({RUNNING}", "-inf", "REV", limit=1):
+            marks[newest.job_id] = newest.since
+        if len(marks) > MARKS:
+            marks.popitem(last=False)
+
+    async def _open(self, queue: QueueName, latest: float) -> list[Waiting]:
+        waiting = await self._range(queue, "-inf", latest, limit=PAGE)
+        return waiting + await self._range(queue, RUNNING, RUNNING + latest, limit=PAGE)
+
+    async def _range(
+        self, queue: QueueName, start: float | str, stop: float | str, *how: str, limit: int
+    ) -> list[Waiting]:
+        found = await self._redis.command(
+            *("ZRANGE", keys.open_jobs(str(queue)), start, stop, "BYSCORE", *how, "LIMIT", 0, limit, "WITHSCORES")
+        )
+        return [Waiting(raw.decode(), float(score)) for raw, score in zip(found[::2], found[1::2], strict=True)]
+
+    async def _look(self, waiting: Waiting, queue: QueueName, gone: Gone) -> Job | None:
+        """The job, if nobody could be running it."""
+        record = fields_of(await self._redis.command("HGETALL", keys.job(waiting.job_id)))
+        job = decode_job(record)
+        if job is None or job.status.terminal:
+            self._line.leave(str(queue), waiting.job_id)
+            return None
+        since = max(float(record.get(name, 0.0)) for name in (b"queued", b"lease"))
+        return None if since > gone.before(job.tenant) else job

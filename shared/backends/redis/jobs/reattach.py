@@ -1,0 +1,33 @@
+"""Jobs whose clients were cut off, found by what was sent: a set of ids for each request that may be sent again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from shared.backends.redis import keys
+from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.presence import anybody_hears
+from shared.job import Job, JobStatus
+
+OPEN = ",".join(status for status in JobStatus if not status.terminal)
+
+
+def remember_sent(redis: Pipeline, job: Job, sent: str, ttl: int) -> asyncio.Future[Any]:
+    return redis.step("index", [keys.sent(job.tenant, sent)], job.id, 0, ttl, "")
+
+
+async def take_up_orphan(redis: Pipeline, tenant: str, sent: str) -> str | None:
+    """Whoever takes an id out of the set has the job: two that ask at once get two."""
+    index = keys.sent(tenant, sent)
+    for raw in await redis.command("ZRANGE", index, 0, -1):
+        job_id = raw.decode()
+        followers = (await redis.command("HGET", keys.job(job_id), "followers") or b"").decode()
+        channels = [keys.replica(replica) for replica in followers.split()]
+        if channels and await anybody_hears(redis, *channels):
+            continue
+        if await redis.command("ZREM", index, job_id) and await redis.step(
+            *("take_up", [keys.job(job_id)]), *(OPEN, followers)
+        ):
+            return job_id
+    return None

@@ -1,0 +1,332 @@
+"""The job store on Redis: each change is one Lua step (lua/), each step's legality comes from the table in job.py."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import orjson
+
+from shared.aio import unheeded
+from shared.backends.ending import encode_ending
+from shared.backends.redis import keys
+from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.fair_queue import RedisLine
+from shared.backends.redis.jobs.idempotency import KeyedJobs
+from shared.backends.redis.jobs.lists import UNWELL, among_indexes, list_jobs, source_of
+from shared.backends.redis.jobs.metadata_index import PairIndex
+from shared.backends.redis.jobs.reattach import remember_sent, take_up_orphan
+from shared.backends.redis.jobs.records import MEMORY_OF_IDS, decode_job, milliseconds, oldest_kept, time_to_live
+from shared.backends.redis.limiter import RedisLimiter
+from shared.backends.redis.outbox import await_ending, note_ending
+from shared.backends.redis.refusals import raise_if_refused, status_of
+from shared.backends.redis.storage_quota import KeptBytes, Opening
+from shared.backends.spec import encode_spec
+from shared.errors import AttemptsExhausted, IdempotencyKeyReused, StorageQuotaExceeded, StoreUnavailable
+from shared.frames import count_frames
+from shared.job import ENDINGS, Job, JobEvent, JobStatus, QueueName, new_job_id, sources
+from shared.limits import tokens_used
+from shared.ports import Backlog, Claim, Ending, JobFilter, NotClaimed, QueueState
+from shared.quota import LOG_ROOM
+
+MEMORY_OF_DEAD = 30 * 86400.0
+"""Seconds for which a dead job is in the list of all of them, if its record lives as long."""
+
+NOTE_QUEUE_EVERY = 60.0
+
+ASK_FIRST = 64 * 1024
+"""Bytes of a request beyond which it is not written before it is known that its tenant may keep it."""
+
+RUNNING = 1e10
+"""Added to a job's place in its queue's index while it runs: beyond all that wait, and still in their order."""
+
+
+def listed(statuses: Iterable[JobStatus]) -> str:
+    return ",".join(statuses)
+
+
+CLAIMABLE = listed(sources(JobEvent.CLAIM))
+RELEASABLE = listed(sources(JobEvent.RELEASE))
+CANCELLABLE = listed(sources(JobEvent.CANCEL))
+RETRIABLE = listed(sources(JobEvent.RETRY))
+OPEN = listed(status for status in JobStatus if not status.terminal)
+
+
+def indexes_of(job: Job) -> Sequence[str]:
+    """The lists that know the job by its tenant."""
+    always = (keys.jobs_of(job.tenant), keys.model_of(job.tenant, job.model))
+    return (*always, keys.stored_of(job.tenant)) if job.stored else always
+
+
+def endable(status: JobStatus) -> str:
+    """The statuses from which a job may end in `status`."""
+    return listed(sources(ENDINGS[status]))
+
+
+class RedisStore:
+    """`fair`: whether tenants take turns in a queue; otherwise jobs are run in the order of arrival."""
+
+    def __init__(self, pipeline: Pipeline, replica: str, *, fair: bool, kept: KeptBytes) -> None:
+        self._redis = pipeline
+        self._keyed = KeyedJobs(pipeline)
+        self._replica = replica
+        self._line = RedisLine(pipeline)
+        self._pairs = PairIndex(pipeline)
+        self._limiter = RedisLimiter(pipeline)
+        self._noted: dict[str, float] = {}
+        self._fair = fair
+        self._kept = kept
+
+    async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
+        follower = self._replica if followed else ""
+        if (key := job.idempotency_key) is None:
+            await self._create(job, body, follower=follower, sent=sent)
+            return job.id
+        holder = await self._keyed.claim(job, key)
+        if holder != job.id or await self._create(job, body, follower=follower):
+            return holder
+        await self.delete(job)  # Somebody took this process for dead: the id is barred.
+        if (holder := await self._keyed.claim(job, key)) == job.id:
+            raise StoreUnavailable("The store (Redis) was too slow for this request.", retry_after=1)
+        return holder
+
+    async def take_up(self, tenant: str, sent: str) -> str | None:
+        return await take_up_orphan(self._redis, tenant, sent)
+
+    async def _create(
+        self, job: Job, body: bytes, *, follower: str = "", restored: bool = False, sent: str | None = None
+    ) -> bool:
+        """A job that is refused for its bytes leaves nothing behind; a large one is not even written."""
+        ttl, spec = time_to_live(job, job.deadline_at), encode_spec(job)
+        opening = Opening.of(job, spec, body, ttl)
+        counting = self._count(job, opening, ttl, limited=not restored)
+        if len(body) > ASK_FIRST:
+            self._kept.check(await counting)
+        made, counted, *_ = await asyncio.gather(
+            self._redis.step(
+                *("create", keys.of_job(job.id)),
+                *(spec, job.mode, job.retention, job.deadline_at, ttl, follower, body, str(job.queue)),
+                *(job.created_at, int(job.detached), int(restored), int(job.webhook_url is not None)),
+                job.limit_key or "",
+                *self._kept.of_record(opening),
+            ),
+            counting,
+            self._line.add(job, job.created_at, ttl),
+            *self._note_queue(str(job.queue), ttl),
+            *self._pairs.add(job, job.metadata, ttl),
+            *([await_ending(self._redis, job, ttl)] if job.webhook_url else []),
+            *([remember_sent(self._redis, job, sent, ttl)] if sent else []),
+        )
+        try:
+            self._kept.check(counted)
+        except StorageQuotaExceeded:
+            await self._forget(job, self._redis.command("DEL", *keys.of_job(job.id)))
+            raise
+        return bool(made)
+
+    def _count(self, job: Job, opening: Opening, ttl: int, *, limited: bool) -> asyncio.Future[Any]:
+        """List the job as its tenant's, and count its bytes, in one step."""
+        names = (*indexes_of(job), opening.account)
+        lasts = milliseconds(MEMORY_OF_IDS) + ttl
+        more = self._kept.of_index(opening, limited=limited)
+        return self._redis.step("index", names, job.id, 0, lasts, oldest_kept(job), *more)
+
+    def _remember(self, indexes: Sequence[str], job: Job, ttl: int) -> asyncio.Future[Any]:
+        return self._redis.step("index", indexes, job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, oldest_kept(job))
+
+    def _note_queue(self, queue: str, ttl: int) -> Sequence[asyncio.Future[Any]]:
+        """Now and then, in case the store has lost it."""
+        now = time.monotonic()
+        if now - self._noted.get(queue, float("-inf")) < NOTE_QUEUE_EVERY:
+            return ()
+        self._noted[queue] = now
+        return (self._redis.step("index", [keys.QUEUES], queue, 0, milliseconds(MEMORY_OF_IDS) + ttl, ""),)
+
+    def _ended(self, job_id: str, queue: bytes, webhook: bytes, key: bytes, ending: Ending, frames: int) -> None:
+        if key:
+            said = frames - count_frames(ending.frames)
+            self._settle(key.decode(), job_id, tokens_used(ending.status, ending.usage, said))
+        if queue:
+            self._line.leave(queue.decode(), job_id, (ending.usage or {}).get("total_tokens"))
+            self._bury(job_id, ending)
+        if webhook:
+            note_ending(self._redis, job_id).add_done_callback(unheeded)
+
+    def _settle(self, key: str, job_id: str, used: int | None) -> None:
+        """Should it get lost, it is found when the key's limit is reached."""
+        self._limiter.settle(key, job_id, used=used).add_done_callback(unheeded)
+
+    def _bury(self, job_id: str, ending: Ending) -> None:
+        """List a dead job for whoever looks after all tenants'."""
+        if (ending.error or {}).get("code") == AttemptsExhausted.default_code:
+            oldest = new_job_id(time.time() - MEMORY_OF_DEAD)
+            step = self._redis.step("index", [keys.DEAD], job_id, 0, milliseconds(MEMORY_OF_DEAD), oldest)
+            step.add_done_callback(unheeded)
+
+    async def discard(self, job: Job, *, may_come: bool = False) -> None:
+        left = milliseconds(job.deadline_at - time.time()) if may_come else ""
+        await self._forget(job, self._redis.step("discard", keys.of_job(job.id), left, read=self._kept.tell))
+
+    async def _forget(self, job: Job, removal: asyncio.Future[Any]) -> None:
+        self._line.leave(str(job.queue), job.id)
+        await asyncio.gather(
+            removal,
+            *(self._redis.command("ZREM", index, job.id) for index in indexes_of(job)),
+            *self._pairs.forget(job),
+        )
+
+    async def delete(self, job: Job) -> None:
+        await self.discard(job, may_come=True)
+        if job.limit_key is not None:
+            self._settle(job.limit_key, job.id, None)
+
+    async def restore(self, job: Job, *, body: bytes | None) -> bool:
+        """A store that has lost a job's record has lost the list that knew it, too. The id of a discarded or
+        deleted one is in no list either, but it is taken.
+        """
+        if await self._redis.command("EXISTS", keys.job(job.id)) or await self.knew(job.tenant, job.id):
+            return False
+        if job.idempotency_key is not None:
+            with suppress(IdempotencyKeyReused):
+                await self._keyed.claim(job, job.idempotency_key)
+        return await self._create(job, body or b"", restored=True)
+
+    async def claim(
+        self, job_id: str, owner: str, lease: float, *, lost: str | None = None, with_body: bool = False
+    ) -> Claim | NotClaimed:
+        answer = await self._redis.step(
+            *("claim", keys.of_job(job_id)), *(job_id, owner, lease, lost or "", CLAIMABLE, int(with_body))
+        )
+        if answer[0] == b"no":
+            _, status, holder, cancelling = answer
+            return NotClaimed(status_of(status), owner=holder.decode() or None, cancelling=bool(cancelling))
+        _, attempt, tries, losses, offset, deadline, queue, body = answer
+        self._line.start(queue.decode(), job_id)
+        return Claim(job_id, attempt, tries, losses, offset, float(deadline), body)
+
+    async def renew(self, job_id: str, attempt: int, lease: float) -> None:
+        raise_if_refused(await self._redis.step("renew", [keys.job(job_id)], attempt, lease))
+
+    async def release(self, job_id: str, attempt: int, *, counted: bool, after: float = 0.0) -> None:
+        answer = await self._redis.step("release", [keys.job(job_id)], job_id, attempt, int(counted), RELEASABLE, after)
+        raise_if_refused(answer)
+        _, queue, place = answer
+        await self._line.back(queue.decode(), job_id, float(place), float(place) if after > 0 else 0)
+
+    async def _list_unwell(self, job_id: str, status: JobStatus) -> None:
+        """Before the step that ends the job so: one in the list that has not ended so is passed over there."""
+        if status in UNWELL and (job := await self.get(job_id)) is not None:
+            await self._remember([keys.ended_of(job.tenant, status)], job, time_to_live(job, job.deadline_at))
+
+    async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
+        await self._list_unwell(job_id, ending.status)
+        answer = await self._redis.step(
+            *("finish", keys.of_job(job_id)),
+            *(job_id, attempt, offset, ending.frames, count_frames(ending.frames)),
+            *(ending.status, encode_ending(ending), ending.result or b"", endable(ending.status)),
+        )
+        raise_if_refused(answer)
+        _, queue, webhook, key, moved, frames = answer
+        self._kept.tell(moved)
+        self._ended(job_id, queue, webhook, key, ending, frames)
+
+    async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
+        await self._list_unwell(job_id, ending.status)
+        queue, webhook, key, moved, frames = await self._redis.step(
+            *("end_unclaimed", keys.of_job(job_id)),
+            *(job_id, owner or "", ending.frames, count_frames(ending.frames)),
+            *(ending.status, encode_ending(ending), endable(ending.status)),
+        )
+        self._kept.tell(moved)
+        self._ended(job_id, queue, webhook, key, ending, frames)
+        return bool(queue)
+
+    async def cancel(self, job_id: str, ending: Ending) -> None:
+        while True:  # A job that is claimed between two of these steps is looked at again.
+            status, raw_owner = await self._redis.step("cancel", [keys.job(job_id)], CANCELLABLE)
+            if not status or JobStatus(status.decode()).terminal:
+                return
+            owner = raw_owner.decode()
+            if owner and await self._redis.tell(keys.worker_channel(owner), job_id):
+                return
+            if await self.end_unclaimed(job_id, ending, owner=owner):
+                return
+
+    async def retry(self, job_id: str, deadline_at: float) -> bool:
+        if (job := await self.get(job_id)) is None:
+            return False
+        now, ttl = time.time(), time_to_live(job, deadline_at)
+        # In its queue's line and the outbox first: should this process die in between, it is found there.
+        if job.webhook_url is not None:
+            await await_ending(self._redis, job, ttl)
+        await self._line.add(job, now, ttl)
+        queue, moved = await self._redis.step(
+            *("retry", keys.of_job(job_id)), *(job_id, deadline_at, ttl, now, RETRIABLE, LOG_ROOM)
+        )
+        self._kept.tell(moved)
+        return bool(queue)
+
+    async def requeued(self, job_id: str) -> None:
+        now = time.time()
+        if queue := await self._redis.step("requeued", [keys.job(job_id)], now, OPEN):
+            await self._line.back(queue.decode(), job_id, now, 0)
+
+    async def turn(self, job: Job, *, served: str | None = None, sure: bool = False) -> Job | None:
+        while self._fair and (chosen := await self._line.turn(job, served, sure=sure)) != job.id:
+            if (other := await self.get(chosen)) is not None and not other.status.terminal:
+                return other
+            self._line.leave(str(job.queue), chosen)
+            served = chosen
+        return None
+
+    async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
+        return await self._line.backlog(str(queue), tenant)
+
+    async def body(self, job_id: str) -> bytes | None:
+        return await self._redis.command("GET", keys.body(job_id))
+
+    async def get(self, job_id: str) -> Job | None:
+        return decode_job(await self._redis.command("HGETALL", keys.job(job_id)))
+
+    async def list(
+        self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
+    ) -> Sequence[Job]:
+        if (index := await self._pairs.smallest(tenant, where)) is not None:
+            source = among_indexes(self._redis, (index,), oldest_first)
+            forget = partial(self._pairs.clear, index)
+            return await list_jobs(self._redis, source, where, after=after, limit=limit, forget=forget)
+        source = await source_of(self._redis, tenant, where, oldest_first)
+        return await list_jobs(self._redis, source, where, after=after, limit=limit)
+
+    async def dead(self, *, model: str | None = None, after: str | None = None, limit: int) -> Sequence[Job]:
+        where = JobFilter(JobStatus.FAILED, model, AttemptsExhausted.default_code)
+        source = among_indexes(self._redis, (keys.DEAD,), oldest_first=False)
+        return await list_jobs(self._redis, source, where, after=after, limit=limit)
+
+    async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
+        if (job := await self.get(job_id)) is None:
+            return False
+        async with self._pairs.moving(job, metadata, self.get):
+            return bool(await self._redis.step("describe", [keys.job(job_id)], orjson.dumps(metadata)))
+
+    async def knew(self, tenant: str, job_id: str) -> bool:
+        scores = await asyncio.gather(
+            self._redis.command("ZSCORE", keys.jobs_of(tenant), job_id),
+            self._redis.command("ZSCORE", keys.stored_of(tenant), job_id),
+        )
+        return any(score is not None for score in scores)
+
+    async def queue_state(self, queue: QueueName) -> QueueState:
+        index = keys.open_jobs(str(queue))
+        running, oldest = await asyncio.gather(
+            self._redis.command("ZCOUNT", index, RUNNING, "+inf"), self._redis.command("ZRANGE", index, 0, 0)
+        )
+        since = await self._redis.command("ZSCORE", index, oldest[0]) if oldest else None
+        return QueueState(running, float(since) if since is not None and float(since) < RUNNING else None)
+
+    async def position(self, job: Job) -> int | None:
+        return await self._line.ahead(job, fair=self._fair)

@@ -1,0 +1,36 @@
+"""Counts on Redis: one atomic step each, the same for every replica. The rules are those of limits.py, in Lua."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from shared.backends.redis import keys
+from shared.backends.redis.connection.driver import Pipeline
+from shared.limits import FOR_LINES, Limits, Usage, Verdict, of_lines
+
+
+class RedisLimiter:
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._redis = pipeline
+
+    async def take(self, key: str, limits: Limits, job_id: str, *, tokens: int, until: float) -> Verdict:
+        _, lines = of_lines(key)
+        refused, requests, used, open_jobs = await self._redis.step(
+            *("limit_take", keys.of_limits(key)),
+            *(job_id, tokens, until),
+            *(limits.requests_per_minute or 0, limits.tokens_per_minute or 0, limits.concurrency or 0),
+            FOR_LINES if lines else "",
+        )
+        return Verdict(Usage(float(requests), float(used), open_jobs), refused.decode() or None)
+
+    def settle(self, key: str, job_id: str, *, used: int | None) -> asyncio.Future[Any]:
+        return self._redis.step("limit_settle", keys.of_limits(key), job_id, "" if used is None else used, 0)
+
+    def give_back(self, key: str, job_id: str) -> asyncio.Future[Any]:
+        return self._redis.step("limit_settle", keys.of_limits(key), job_id, 0, 1)
+
+    async def open_jobs(self, key: str, limit: int, *, skip: int = 0) -> Sequence[str]:
+        _, open_jobs, _ = keys.of_limits(key)
+        return [raw.decode() for raw in await self._redis.command("ZRANGE", open_jobs, skip, skip + limit - 1)]

@@ -1,0 +1,49 @@
+"""The outbox on Redis: one sorted set of job ids, by when they are due."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from shared.backends.redis import keys
+from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.jobs.records import milliseconds
+from shared.job import Job
+from shared.ports import Notice
+
+UNDELIVERED = 2 * 86_400.0
+"""Seconds for which the set outlives the last of its jobs."""
+
+LOOK_AFTER = 60.0
+"""Seconds after which a job is due though nobody has said that it has ended."""
+
+
+class RedisOutbox:
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._redis = pipeline
+
+    async def take(self, limit: int, hold: float) -> Sequence[Notice]:
+        held, ids = await self._redis.step("outbox_take", [keys.OUTBOX], limit, milliseconds(hold))
+        return [Notice(raw.decode(), held / 1000) for raw in ids]
+
+    async def put_back(self, notice: Notice, after: float) -> None:
+        await self._settle(notice, milliseconds(after))
+
+    async def forget(self, notice: Notice) -> None:
+        await self._settle(notice, "")
+
+    async def _settle(self, notice: Notice, after: int | str) -> None:
+        held = round(notice.held_until * 1000)
+        await self._redis.step("outbox_put_back", [keys.OUTBOX], notice.job_id, held, after)
+
+
+def await_ending(redis: Pipeline, job: Job, ttl: int) -> asyncio.Future[Any]:
+    """Put the job there. `ttl`: milliseconds for which its own keys live at most."""
+    life = ttl + milliseconds(UNDELIVERED)
+    return redis.step("outbox_add", [keys.OUTBOX], job.id, milliseconds(LOOK_AFTER), life)
+
+
+def note_ending(redis: Pipeline, job_id: str) -> asyncio.Future[Any]:
+    """The job has ended: it is due. Should this get lost, it will be a little later."""
+    return redis.command("ZADD", keys.OUTBOX, "XX", 0, job_id)

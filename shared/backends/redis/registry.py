@@ -1,0 +1,142 @@
+"""The registry on Redis: a record per worker that its heartbeat keeps, and a control channel that only the living
+hear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, replace
+
+import orjson
+import structlog
+
+from shared.backends.announced import decode_model, decode_worker
+from shared.backends.redis import keys
+from shared.backends.redis.connection.presence import anybody_hears, who_hears
+from shared.backends.redis.connection.server import Server
+from shared.backends.redis.connection.subscription import listening
+from shared.errors import BackendUnavailable
+from shared.ports import Membership, ModelInfo, WorkerInfo, idle
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT = 5.0
+WORKER_TTL = 3 * HEARTBEAT
+MODEL_TTL = 86400.0
+"""Seconds for which a model stays in the catalog after its last worker was seen: its jobs wait for the next one."""
+
+
+class RedisMembership:
+    cancels: AsyncIterator[str]
+
+    def __init__(self, worker: WorkerInfo, running: Callable[[], int]) -> None:
+        self.worker = worker
+        self.running = running
+        self._news = asyncio.Event()
+
+    def announce(self, *, ready: bool) -> None:
+        self.worker = replace(self.worker, ready=ready)
+        self._news.set()
+
+    async def wait_news(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        self._news.clear()
+
+
+class RedisRegistry:
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._redis = server.pipeline
+
+    @asynccontextmanager
+    async def join(self, worker: WorkerInfo, running: Callable[[], int] = idle) -> AsyncGenerator[Membership]:
+        requests: asyncio.Queue[str] = asyncio.Queue()
+        channel = keys.worker_channel(worker.id)
+        subscription = self._server.subscription(channel, lambda raw: requests.put_nowait(raw.decode()), nothing)
+        async with listening(subscription) as ear:
+            await self._announce(worker)
+            member = RedisMembership(worker, running)
+            heart = asyncio.create_task(self._beat(member), name="registry-heartbeat")
+            member.cancels = heard(requests, (heart, ear.task))
+            try:
+                yield member
+            finally:
+                heart.cancel()
+                await asyncio.gather(heart, return_exceptions=True)
+                await self._leave(worker)
+
+    async def _announce(self, worker: WorkerInfo) -> None:
+        now = time.time()
+        seen = replace(worker, model=replace(worker.model, seen_at=now))
+        await asyncio.gather(
+            self._redis.command(
+                "SET", keys.worker(worker.id), orjson.dumps(asdict(seen)), "PX", int(WORKER_TTL * 1000)
+            ),
+            self._redis.step("index", [keys.WORKERS], worker.id, now, int(WORKER_TTL * 4000), ""),
+            self._redis.command("HSET", keys.MODELS, worker.model.id, orjson.dumps(asdict(seen.model))),
+            self._redis.command("PEXPIRE", keys.MODELS, int(MODEL_TTL * 1000)),
+        )
+
+    async def _beat(self, member: RedisMembership) -> None:
+        while True:
+            await member.wait_news(HEARTBEAT)
+            try:
+                await self._announce(replace(member.worker, running=member.running()))
+            except BackendUnavailable as error:
+                log.warning("registry.heartbeat_missed", error=str(error), next="trying again")
+
+    async def _leave(self, worker: WorkerInfo) -> None:
+        try:
+            await asyncio.gather(
+                self._redis.command("DEL", keys.worker(worker.id)),
+                self._redis.command("ZREM", keys.WORKERS, worker.id),
+            )
+        except BackendUnavailable as error:
+            log.warning("registry.leave_failed", error=str(error), next="the record expires by itself")
+
+    async def alive(self, worker_id: str) -> bool:
+        return await anybody_hears(self._redis, keys.worker_channel(worker_id))
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        since = time.time() - WORKER_TTL
+        found: list[bytes] = await self._redis.command("ZRANGE", keys.WORKERS, since, "+inf", "BYSCORE")
+        if not found:
+            return []
+        ids = [raw.decode() for raw in found]
+        # A record outlives a worker that was killed; its subscription does not.
+        records, heard = await asyncio.gather(
+            self._redis.values([keys.worker(each) for each in ids]),
+            who_hears(self._redis, [keys.worker_channel(each) for each in ids]),
+        )
+        there = [raw for raw, hears in zip(records, heard, strict=True) if raw and hears]
+        return [decode_worker(orjson.loads(raw)) for raw in there]
+
+    async def models(self) -> Sequence[ModelInfo]:
+        raw = await self._redis.command("HVALS", keys.MODELS)
+        known = [decode_model(orjson.loads(item)) for item in raw]
+        return [model for model in known if model.seen_at > time.time() - MODEL_TTL]
+
+
+def nothing() -> None:
+    """A control channel that broke off needs no repair: log and lease refuse a cancelled job as well."""
+
+
+async def heard(requests: asyncio.Queue[str], watched: Sequence[asyncio.Task[None]]) -> AsyncIterator[str]:
+    """Requests as they come; raises what a watched task died of, so that nobody waits on a dead ear."""
+    while True:
+        getting = asyncio.ensure_future(requests.get())
+        try:
+            await asyncio.wait([getting, *watched], return_when=asyncio.FIRST_COMPLETED)
+            for task in watched:
+                if task.done() and not task.cancelled():
+                    task.result()
+            if not getting.done():
+                return
+            yield getting.result()
+        finally:
+            getting.cancel()

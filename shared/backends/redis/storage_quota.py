@@ -1,0 +1,84 @@
+"""What tenants keep in Redis, as the steps count it: see shared/quota.py. On one server the steps do all of it. In a
+cluster a job's record and its tenant's count are at different nodes: what a step has changed of the one is told to the
+other afterwards, and a word that gets lost is wrong until its bucket's time comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared import quota
+from shared.aio import unheeded
+from shared.backends.redis import keys
+from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Argument
+from shared.backends.redis.refusals import raise_if_refused
+from shared.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a new job is counted with, in bytes; `bucket`: see quota.py."""
+
+    account: str
+    held: int
+    bucket: int
+    record: int
+    room: int
+
+    @classmethod
+    def of(cls, job: Job, spec: bytes, body: bytes, ttl: int) -> Opening:
+        """`ttl`: milliseconds for which the job is kept if it never ends."""
+        record = quota.RECORD + len(spec) + quota.size_of(job.metadata)
+        room = quota.LOG_ROOM if job.logged else 0
+        bucket = quota.bucket_at(time.time(), ttl / 1000)
+        return cls(keys.kept_by(job.tenant), record + len(body) + room, bucket, record, room)
+
+
+class KeptBytes:
+    """`limit`: bytes that a tenant may keep; 0: any number."""
+
+    def __init__(self, pipeline: Pipeline, limit: int) -> None:
+        self._redis = pipeline
+        self._limit = limit
+
+    def of_record(self, opening: Opening) -> tuple[Argument, ...]:
+        """The step `create`'s last arguments."""
+        apart = int(self._redis.spread)
+        return (opening.account, opening.held, opening.bucket, opening.record, opening.room, apart)
+
+    def of_index(self, opening: Opening, *, limited: bool) -> tuple[Argument, ...]:
+        """The step `index`'s last arguments."""
+        return (opening.bucket, opening.held, self._limit if limited else 0)
+
+    def check(self, answer: Any) -> None:
+        """The step `index`'s answer. Raises StorageQuotaExceeded."""
+        if answer != 1:
+            raise quota.store_full(answer[0], self._limit)
+
+    def tell(self, moved: Sequence[bytes]) -> None:
+        """What a step that moved a job's bytes has left to do."""
+        if moved:
+            self._move(*moved).add_done_callback(unheeded)
+
+    async def reserve(self, job_id: str, attempt: int, room: int) -> None:
+        """More room for a job's log. Raises AttemptFenced, StorageQuotaExceeded."""
+        answer = await self._redis.step("reserve", [keys.job(job_id)], attempt, room, "")
+        raise_if_refused(answer)
+        if answer[0] == b"full":
+            raise quota.store_full(answer[1], answer[2])
+        if answer[0] == b"apart":
+            _, account, bucket, more = answer
+            total, limit = await self._move(account, bucket, 0, bucket, more, heed=True)
+            if limit:
+                raise quota.store_full(total, limit)
+            raise_if_refused(await self._redis.step("reserve", [keys.job(job_id)], attempt, room, 1))
+
+    def _move(
+        self, account: bytes, before: bytes, held: bytes | int, after: bytes, bytes_: bytes | int, *, heed: bool = False
+    ) -> asyncio.Future[Any]:
+        return self._redis.step("kept", [account.decode()], before, held, after, bytes_, int(heed))

@@ -1,0 +1,112 @@
+"""llama.cpp in a process of its own: a GGUF file, continuous batching, no GPU needed.
+
+A crash or a hang of native code ends that process and not ours: its jobs are tried again, and it is started again.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shared.errors import EngineError
+from worker.engines.base import Chunk, Completion, ModelCard, Request
+from worker.engines.llamacpp import process
+from worker.engines.llamacpp.gguf import check_gguf
+from worker.engines.managed.engine import ManagedEngine, ManagedOptions
+from worker.engines.openai.engine import UpstreamOptions
+from worker.engines.openai.http_client import Address
+
+CAPABILITIES = ("chat", "stream", "tools", "json_schema", "logprobs")
+
+GRACE = 0.0
+"""llama.cpp has nothing to save: its process is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaOptions:
+    """`context_length` is per slot; llama.cpp lowers it to what the model was trained for. Times are in seconds."""
+
+    path: Path
+    model_id: str
+    slots: int
+    context_length: int
+    threads: int | None = None
+    gpu_layers: int | None = None
+    description: str | None = None
+    start_timeout: float = 600
+    stall_timeout: float = 300
+
+
+class LlamaCppEngine:
+    def __init__(self, options: LlamaOptions) -> None:
+        self._options = options
+        self._managed = ManagedEngine(_managed(options), kind="llamacpp")
+
+    @property
+    def card(self) -> ModelCard:
+        return replace(self._managed.card, description=self._options.description, capabilities=CAPABILITIES)
+
+    @property
+    def concurrency(self) -> int:
+        return self._managed.concurrency
+
+    @property
+    def continues_text(self) -> bool:
+        return self._managed.continues_text
+
+    async def start(self) -> None:
+        check_gguf(self._options.path)
+        try:
+            await self._managed.start()
+        except EngineError as error:
+            path = self._options.path
+            cannot = f"llama.cpp cannot load {path}: it does not know such a model, or has no memory for it."
+            raise EngineError(cannot, detail=error.detail or error.message) from error
+
+    def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
+        return self._managed.generate(request, prefix)
+
+    async def complete(self, request: Request) -> Completion:
+        return await self._managed.complete(request)
+
+    async def wait_unhealthy(self) -> str:
+        return await self._managed.wait_unhealthy()
+
+    async def wait_healthy(self) -> None:
+        await self._managed.wait_healthy()
+
+    async def close(self) -> None:
+        await self._managed.close()
+
+
+def _managed(options: LlamaOptions) -> ManagedOptions:
+    upstream = UpstreamOptions(
+        Address(""),
+        model_id=options.model_id,
+        concurrency=options.slots,
+        continuation="prefill",
+        start_timeout=options.start_timeout,
+        stall_timeout=options.stall_timeout,
+    )
+    return ManagedOptions(
+        str(options.path), upstream, shlex.join(_command(options)), grace=GRACE, title="llama.cpp's process"
+    )
+
+
+def _command(options: LlamaOptions) -> list[str]:
+    # -P: the folder of that file is not for imports.
+    program = (sys.executable, "-P", process.__file__)
+    values = {
+        "model": "{model}",
+        "model-id": options.model_id,
+        "socket": "{uds}",
+        "slots": options.slots,
+        "context-length": options.context_length,
+        "threads": options.threads,
+        "gpu-layers": options.gpu_layers,
+        "stall-timeout": options.stall_timeout,
+    }
+    return [*program, *(f"--{name}={value}" for name, value in values.items() if value is not None)]

@@ -1,0 +1,1 @@
+"""A serving process such as `vllm serve`, started, watched and restarted."""

@@ -1,0 +1,204 @@
+"""Starts, watches and restarts a serving process (`vllm serve`, or any command), and talks OpenAI HTTP to it."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from shared.aio import first
+from shared.errors import EngineError
+from worker.engines.base import Chunk, Completion, ModelCard, Request
+from worker.engines.managed.serving_process import ServingProcess
+from worker.engines.openai.engine import OpenAIEngine, UpstreamOptions
+from worker.engines.openai.http_client import Address
+
+log = structlog.get_logger(__name__)
+
+VLLM_COMMAND = "vllm serve {model} --uds {uds}"
+
+LONGEST_PLACE = 60
+"""Characters: with what comes behind it a socket's name stays below the 104 bytes of macOS, and the 108 of Linux."""
+
+FIRST_PAUSE = 1.0
+LAST_PAUSE = 60.0
+# A process that answered for so long was well: its end starts the pauses over.
+RAN_WELL = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedOptions:
+    """`command` is a template with `{model}`, and `{port}` or `{uds}` for where to listen.
+
+    Of the `address` in `upstream` only the key is used. `grace` is in seconds. `title` is what messages call the
+    process, by default its command.
+    """
+
+    model: str
+    upstream: UpstreamOptions
+    command: str = VLLM_COMMAND
+    extra_args: tuple[str, ...] = ()
+    grace: float = 20
+    title: str | None = None
+
+
+class ManagedEngine:
+    """One serving process after another. When one dies, what runs on it fails at once and the next is started."""
+
+    def __init__(self, options: ManagedOptions, *, kind: str = "vllm") -> None:
+        self._options = options
+        self._kind = kind
+        self._http = OpenAIEngine(options.upstream, kind=kind)
+        self._directory: Path | None = None
+        self._launches = count()
+        self._process: ServingProcess | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def card(self) -> ModelCard:
+        return self._http.card
+
+    @property
+    def concurrency(self) -> int:
+        return self._http.concurrency
+
+    @property
+    def continues_text(self) -> bool:
+        return self._http.continues_text
+
+    async def start(self) -> None:
+        self._directory = directory_for_sockets()
+        process = await self._launch()
+        self._watch = asyncio.create_task(self._keep_running(process), name=f"{self._kind}-watch")
+
+    def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
+        return self._http.generate(request, prefix)
+
+    async def complete(self, request: Request) -> Completion:
+        return await self._http.complete(request)
+
+    async def wait_unhealthy(self) -> str:
+        """Raises what ended the watch, if anything did: nobody would restart the process any more."""
+        if self._watch is None:
+            return await self._http.wait_unhealthy()
+        return await first(self._http.wait_unhealthy(), _unending(self._watch))
+
+    async def wait_healthy(self) -> None:
+        await self._http.wait_healthy()
+
+    async def close(self) -> None:
+        # The watch first, or it would take this end for a death.
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait({self._watch})
+        await self._http.close()
+        await self._stop_process()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def _keep_running(self, process: ServingProcess) -> None:
+        pause = FIRST_PAUSE
+        began = time.monotonic()
+        end = await self._end_of(process)
+        while True:
+            await self._http.disconnect(end.message)
+            await self._stop_process()
+            if time.monotonic() - began > RAN_WELL:
+                pause = FIRST_PAUSE
+            log.warning("engine.process_ended", reason=str(end), next=f"starting it again in {pause:g} s")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
+            began = time.monotonic()
+            end = await self._run_again()
+
+    async def _run_again(self) -> EngineError:
+        try:
+            process = await self._launch()
+        except EngineError as failed:
+            return failed
+        log.info("engine.process_restarted")
+        return await self._end_of(process)
+
+    async def _launch(self) -> ServingProcess:
+        """Start the process and wait until it answers. Raises EngineError if it ends first, or never does."""
+        command, address = self._command()
+        process = self._process = await ServingProcess.start(self._kind, command, self._options.title)
+        try:
+            return await first(self._connected(process, address), _raised(process.wait()))
+        except BaseException:
+            await self._stop_process()
+            raise
+
+    async def _connected(self, process: ServingProcess, address: Address) -> ServingProcess:
+        await self._http.connect(address)
+        return process
+
+    async def _end_of(self, process: ServingProcess) -> EngineError:
+        return await first(process.wait(), self._hang())
+
+    async def _hang(self) -> EngineError:
+        """Returns when the process is there and has not answered for the stall timeout."""
+        silence = self._options.upstream.stall_timeout
+        while True:
+            await self._http.wait_unhealthy()
+            try:
+                async with asyncio.timeout(silence):
+                    await self._http.wait_healthy()
+            except TimeoutError:
+                return EngineError(f"The serving process has not answered for {silence:g} seconds.")
+
+    async def _stop_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await process.stop(self._options.grace)
+
+    def _command(self) -> tuple[list[str], Address]:
+        template, socket_path = self._options.command, f"{self._directory}/{next(self._launches)}.sock"
+        values, url = {"{model}": self._options.model, "{uds}": socket_path}, f"unix:{socket_path}"
+        if "{port}" in template:
+            port = values["{port}"] = str(_free_port())
+            url = f"http://127.0.0.1:{port}/v1"
+        # Split first: a value with a space stays one argument.
+        words = [_filled(word, values) for word in shlex.split(template)]
+        return [*words, *self._options.extra_args], replace(self._options.upstream.address, url=url)
+
+
+def directory_for_sockets() -> Path:
+    """A new one of this user's alone, in /tmp where the usual place is too deep: sockets' names have a bound."""
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="ignite-engine-", dir=usual if len(usual) <= LONGEST_PLACE else "/tmp"))
+
+
+def _filled(word: str, values: dict[str, str]) -> str:
+    # Not str.format: arguments may be JSON, with braces of their own.
+    for name, value in values.items():
+        word = word.replace(name, value)
+    return word
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _raised(end: Coroutine[Any, Any, EngineError]) -> Any:
+    raise await end
+
+
+async def _unending(task: asyncio.Task[None]) -> Any:
+    """Raises what ended the task; a task that was cancelled has an owner who knows."""
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.result()
+    await asyncio.Event().wait()

@@ -1,0 +1,1 @@
+"""OpenAI's request and answer, translated for engines and back."""

@@ -1,0 +1,108 @@
+"""OpenAI's shapes on the worker's side: what an engine is asked, and how its whole answer leaves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import orjson
+
+from shared.errors import EngineError, InvalidRequest
+from shared.job import Job
+from shared.schema import NOT_FOR_ENGINES
+from worker.engines.base import EngineRequest
+from worker.openai.allowed_tools import with_allowed_tools
+from worker.openai.legacy_functions import as_tools
+
+FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+
+
+def decoded(body: bytes) -> dict[str, Any]:
+    """The request. The API sends none that is not JSON; whoever else publishes learns it from the job's failure."""
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The request is not JSON: {error}.", code="invalid_json") from error
+    if not isinstance(asked, dict):
+        raise InvalidRequest("The request is not a JSON object.", code="invalid_json")
+    return cast(dict[str, Any], asked)
+
+
+def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """The client's request without what is ours; a job without a client's seed got one, so that it can be replayed."""
+    request = {key: value for key, value in asked.items() if key not in NOT_FOR_ENGINES}
+    if request.get("seed") is None and job.seed is not None:
+        request["seed"] = job.seed
+    found = EngineRequest(with_allowed_tools(as_tools(request)))
+    found.added = frozenset(key for key in ("seed", "parallel_tool_calls") if asked.get(key) is None)
+    return found
+
+
+def bounded(request: dict[str, Any], context: int | None) -> dict[str, Any]:
+    """The request, whose answer is to have no more tokens than the model's context."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        if context is not None and (request.get(name) or 0) > context:
+            request[name] = context
+    return request
+
+
+def include_usage(asked: Mapping[str, Any]) -> bool:
+    options: Mapping[str, Any] = asked.get("stream_options") or {}
+    return bool(options.get("include_usage"))
+
+
+def head(job: Job) -> dict[str, Any]:
+    """What every chunk and the completion of a job share."""
+    return {
+        "id": job.id,
+        "created": int(job.created_at),
+        "model": job.model,
+        "service_tier": str(job.tier),
+    }
+
+
+def completion(job: Job, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An engine's completion as clients get it. Raises EngineError if the engine left out what OpenAI requires."""
+    try:
+        choices = [shaped_choice(choice) for choice in answer["choices"]]
+    except (KeyError, TypeError) as error:
+        raise EngineError(f"The engine's answer is not a chat completion: {error!r}.") from error
+    carried = {key: value for key, value in answer.items() if key not in OUR_OWN and value is not None}
+    return {**head(job), "object": "chat.completion", "choices": choices, "usage": answer.get("usage"), **carried}
+
+
+OUR_OWN = frozenset({"id", "object", "created", "model", "service_tier", "choices", "usage", "error"})
+"""What clients get in our words; whatever else an engine says of an answer is carried."""
+
+CHOICE_FIELDS = frozenset({"index", "message", "logprobs", "finish_reason"})
+
+
+def shaped_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """`content`, `refusal` and `logprobs` are there even when null; empty lists and nulls that OpenAI never sends are
+    not.
+    """
+    known = {key: value for key, value in choice["message"].items() if value not in (None, [], {})}
+    message = {"role": "assistant", "content": choice["message"].get("content"), "refusal": None} | known
+    return {
+        "index": choice["index"],
+        "message": message,
+        "logprobs": shaped_logprobs(choice.get("logprobs")),
+        "finish_reason": finish_reason(choice.get("finish_reason")),
+        **{key: value for key, value in choice.items() if key not in CHOICE_FIELDS and value is not None},
+    }
+
+
+def shaped_logprobs(logprobs: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """With everything that OpenAI requires of it: engines leave out what is empty."""
+    if not logprobs:
+        return None
+    tokens = {name: logprobs.get(name) for name in ("content", "refusal")}
+    return {
+        name: found and [{"bytes": None, "top_logprobs": [], **token} for token in found]
+        for name, found in tokens.items()
+    }
+
+
+def finish_reason(reason: str | None) -> str | None:
+    """One of OpenAI's: SDKs reject others, and engines have their own (`abort`, `eos_token`)."""
+    return reason if reason is None or reason in FINISH_REASONS else "stop"

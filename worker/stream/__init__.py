@@ -1,0 +1,1 @@
+"""An answer as a stream: folded, encoded as frames, and resumed."""

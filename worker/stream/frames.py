@@ -1,0 +1,284 @@
+"""An engine's chunks as the client's frames: shaped and encoded once, written to the log in batches.
+
+Engines differ in how they begin and end a choice; clients get one shape: a role chunk first, then deltas, then one
+finish chunk with an empty delta, for each choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import orjson
+import structlog
+
+from shared.errors import AnswerTooLarge, BackendUnavailable, StorageQuotaExceeded
+from shared.frames import DONE, FRAME_END
+from shared.ports import JobLog, LogShorter
+from shared.quota import LOG_ROOM, room_for
+from worker.openai.translate import finish_reason, shaped_logprobs
+
+log = structlog.get_logger(__name__)
+
+WRITE_LIMIT = 1024 * 1024
+"""Bytes that may wait for the log before the engine's stream is paused."""
+
+KEPT = 64 * 1024
+"""Bytes of the log's end that are kept at least, to be written again should the store have lost them: what a Redis that
+dies has not put on its disk or handed to its replica yet.
+"""
+
+NO_LIMIT = 2**63
+
+RETRY_DELAY = 0.2
+"""Seconds between tries while the store is away."""
+
+
+class FrameEncoder:
+    """Encodes one job's chunks. All of them share id, created and model, so that part is encoded once.
+
+    `begun` are the choices whose role chunk an earlier attempt has sent, `ended` those that it finished.
+    """
+
+    def __init__(
+        self,
+        head: Mapping[str, Any],
+        *,
+        include_usage: bool,
+        begun: set[int] | None = None,
+        ended: set[int] | None = None,
+    ) -> None:
+        self._head = {**head, "object": "chat.completion.chunk"}
+        self._prefix = _prefix(self._head)
+        self._include_usage = include_usage
+        self._suffix = (b',"usage":null}' if include_usage else b"}") + FRAME_END
+        self._begun = set(begun or ())
+        self._ended = set(ended or ())
+        self._sent: dict[str, Any] = {}
+        self._unsent: dict[str, Any] = {}
+        self._text_suffix = b'},"logprobs":null,"finish_reason":null}]' + self._suffix
+
+    def has_begun(self, index: int) -> bool:
+        """Whether the choice's role has been sent."""
+        return index in self._begun
+
+    def encode_text(self, index: int, text: str) -> bytes:
+        """The frames of a plain piece of text: the same bytes as `encode` makes, without the dicts in between."""
+        frame = b'%b[{"index":%d,"delta":{"content":%b%b' % (self._prefix, index, orjson.dumps(text), self._text_suffix)
+        return frame if index in self._begun else self._role(index) + frame
+
+    def encode(self, chunk: Mapping[str, Any]) -> bytes:
+        """The chunk's frames; empty if it holds nothing for the client."""
+        if "system_fingerprint" in chunk and "system_fingerprint" not in self._head:
+            self._head["system_fingerprint"] = chunk["system_fingerprint"]
+            self._prefix = _prefix(self._head)
+        frames = [self._frame(choice) for part in chunk["choices"] for choice in self._shape(part)]
+        self._unsent |= {name: chunk[name] for name in chunk.keys() - OF_CHUNK if self._sent.get(name) != chunk[name]}
+        if frames and self._unsent:
+            frames[-1] = with_fields(frames[-1], self._unsent)
+            self._sent, self._unsent = self._sent | self._unsent, {}
+        return b"".join(frames)
+
+    def end(self, usage: Mapping[str, Any] | None) -> bytes:
+        """The last frames of a stream that went well."""
+        if not self._include_usage:
+            return DONE
+        last = self._prefix + b'[],"usage":' + orjson.dumps(usage) + b"}" + FRAME_END
+        return (with_fields(last, self._unsent) if self._unsent else last) + DONE
+
+    def _role(self, index: int) -> bytes:
+        self._begun.add(index)
+        return self._frame(role(index))
+
+    def _frame(self, choice: Mapping[str, Any]) -> bytes:
+        return self._prefix + orjson.dumps([choice]) + self._suffix
+
+    def _shape(self, part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        index, logprobs = part["index"], shaped_logprobs(part.get("logprobs"))
+        delta = {key: value for key, value in part["delta"].items() if key != "role" and value not in (None, "", [])}
+        beside = {name: part[name] for name in part.keys() - OF_CHOICE if part[name] is not None}
+        if not (delta or logprobs or part.get("finish_reason") or beside):
+            return  # Engines announce a role before they have done anything; what is in the log is progress.
+        if index not in self._begun:
+            self._begun.add(index)
+            yield role(index)
+        finish = part.get("finish_reason") if index not in self._ended else None
+        if delta or logprobs or (beside and not finish):
+            yield shaped(index, delta, logprobs) | ({} if finish else beside)
+        if finish:
+            self._ended.add(index)
+            yield shaped(index, {}, finish=finish_reason(finish)) | beside
+
+
+OF_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
+OF_CHUNK = frozenset({"id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint"})
+
+
+def _prefix(head: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(head)[:-1] + b',"choices":'
+
+
+def with_fields(frame: bytes, fields: Mapping[str, Any]) -> bytes:
+    """The frame with more fields of the chunk."""
+    return frame.removesuffix(b"}" + FRAME_END) + b"," + orjson.dumps(fields)[1:] + FRAME_END
+
+
+def role(index: int) -> dict[str, Any]:
+    return shaped(index, {"role": "assistant", "content": ""})
+
+
+def shaped(index: int, delta: Mapping[str, Any], logprobs: Any = None, finish: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+
+
+class FrameWriter:
+    """Writes one attempt's frames to the log, one append at a time; what comes meanwhile goes with the next.
+
+    `failed` is called once, from the loop, when the log refuses (the attempt is fenced, or its tenant may keep no
+    more), and when it has `limit` bytes: no more is taken then. `room`: bytes that it may have before it must take more
+    room (shared/quota.py). A store that is away is waited for, and what it has lost meanwhile is written again.
+    """
+
+    def __init__(
+        self,
+        log: JobLog,
+        job_id: str,
+        attempt: int,
+        offset: int,
+        failed: Callable[[BaseException], None],
+        *,
+        limit: int = NO_LIMIT,
+        room: int = LOG_ROOM,
+    ) -> None:
+        self._log = log
+        self._job_id = job_id
+        self._attempt = attempt
+        self._offset = offset
+        self._failed = failed
+        self._limit = limit
+        self._room = max(room, offset)
+        self._left = max(0, limit - offset)
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._sending = b""
+        self._written = bytearray()
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def full(self) -> bool:
+        return self._size > WRITE_LIMIT
+
+    def write(self, frames: bytes) -> None:
+        if self._left < len(frames):
+            self._overflow()
+            return
+        self._left -= len(frames)
+        self._waiting.append(frames)
+        self._size += len(frames)
+        if self._idle.is_set():
+            self._next()
+
+    async def drain(self) -> None:
+        """Wait until everything written is in the log, or the log has refused."""
+        await self._idle.wait()
+
+    async def close(self) -> tuple[int, bytes]:
+        """Stop appending: the log's length, and the frames that are not in it yet (they go with the ending)."""
+        self._closing = True
+        await self._idle.wait()
+        rest, self._waiting = b"".join(self._waiting), []
+        return self._offset, rest
+
+    def lost(self, size: int) -> bytes | None:
+        """What was written behind `size`, where the log ends; None where less of it is kept."""
+        count = self._offset - size
+        return bytes(self._written[-count:]) if 0 < count <= len(self._written) else None
+
+    def _overflow(self) -> None:
+        """What was taken is still written; what comes from now on is not."""
+        if self._left >= 0:
+            self._left = -1
+            self._failed(too_large(self._limit))
+
+    def _next(self) -> None:
+        self._idle.clear()
+        self._sending = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+        self._waiting, self._size = [], 0
+        if self._offset + len(self._sending) > self._room:
+            self._reserve()
+        else:
+            self._send()
+
+    def _reserve(self) -> None:
+        """What is to be written has room of its own first."""
+        room = room_for(self._offset + len(self._sending), self._limit)
+        taking = asyncio.ensure_future(self._log.reserve(self._job_id, self._attempt, room))
+        taking.add_done_callback(partial(self._reserved, room))
+
+    def _reserved(self, room: int, taking: asyncio.Future[None]) -> None:
+        if taking.cancelled():
+            self._put_back()
+        elif (error := taking.exception()) is None:
+            self._room = room
+            self._send()
+        elif isinstance(error, BackendUnavailable) and not self._closing:
+            asyncio.get_running_loop().call_later(RETRY_DELAY, self._reserve)
+        else:
+            if isinstance(error, StorageQuotaExceeded) and not self._closing:
+                # What has no room is not written with the ending, either; nor is what comes after it.
+                self._waiting, self._sending, self._left = [], b"", -1
+            self._give_up(error)
+
+    def _send(self) -> None:
+        append = self._log.append(self._job_id, self._attempt, self._offset, self._sending)
+        asyncio.ensure_future(append).add_done_callback(self._sent)
+
+    def _sent(self, append: asyncio.Future[None]) -> None:
+        if append.cancelled():  # The process is ending, and whoever runs the job next finds in the log what is there.
+            self._put_back()
+        elif (error := append.exception()) is None:
+            self._keep()
+            if self._waiting and not self._closing:
+                self._next()
+            else:
+                self._idle.set()
+        elif isinstance(error, LogShorter) and (lost := self.lost(error.size)) is not None:
+            self._write_again(error.size, lost)
+        elif isinstance(error, BackendUnavailable) and not self._closing:
+            asyncio.get_running_loop().call_later(RETRY_DELAY, self._send)
+        else:
+            self._give_up(error)
+
+    def _keep(self) -> None:
+        self._offset += len(self._sending)
+        self._written += self._sending
+        if len(self._written) > 2 * KEPT:
+            del self._written[:-KEPT]
+
+    def _write_again(self, size: int, lost: bytes) -> None:
+        log.warning("log.shorter", lost=len(lost), next="writing it again")
+        self._offset, self._sending = size, lost + self._sending
+        del self._written[-len(lost) :]
+        self._send()
+
+    def _give_up(self, error: BaseException) -> None:
+        self._put_back()
+        if not self._closing:
+            self._closing = True
+            self._failed(error)
+
+    def _put_back(self) -> None:
+        """The bytes being sent may or may not be in the log: they go first again, and the log knows them."""
+        self._waiting.insert(0, self._sending)
+        self._idle.set()
+
+
+def too_large(limit: int) -> AnswerTooLarge:
+    return AnswerTooLarge(
+        f"The answer is larger than {limit:,} bytes, which is the limit for one job: ask for fewer tokens or choices.",
+        param="max_completion_tokens",
+    )

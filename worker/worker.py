@@ -1,0 +1,282 @@
+"""Takes deliveries and runs them: a slot first, then a delivery. Stops taking when told to, and drains.
+
+`Slots` decides whose the next slot is. A full worker goes on looking at what waits: for a job of a higher tier the
+youngest flex job that can go on later is put back, and continues from its log when there is room again.
+
+Under a delivery another job may be run first, whose tenant's turn it is (`JobStore.turn`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import structlog
+
+from shared.errors import DeadlineExceeded
+from shared.job import Job, JobStatus, QueueName, Tier
+from shared.ports import Backend, Delivery, Membership, ModelInfo, WorkerInfo
+from worker.context import Workplace
+from worker.engines.base import Engine
+from worker.execution import Execution
+from worker.failed_attempts import FailedHere
+from worker.outcome import Cancelled, Interrupted, ended_early
+from worker.pauses import Holds
+from worker.piggybacked import CarriedDelivery, in_time
+from worker.retry import persistently
+from worker.slots import TIERS, Slots
+from worker.throttle import Throttle
+
+log = structlog.get_logger(__name__)
+
+HAND_BACK_SECONDS = 5.0
+"""For giving interrupted jobs back once the grace period is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """Times in seconds. `drain_seconds`: how long held jobs may go on after the worker was told to stop.
+
+    `reserved_slots`: the share of the slots that flex jobs never take. `flex_patience`: how long flex jobs are passed
+    over for higher tiers before one has its turn. `aliases`: other names of its model. `modalities`: what that takes,
+    where the engine's own word for it does not count. `version`: of the Ignite that runs.
+    `log_limit`: bytes that a job's answer may have.
+    """
+
+    lease_seconds: float = 30.0
+    drain_seconds: float = 60.0
+    max_tries: int = 3
+    retry_backoff: float = 1.0
+    quarantine_after: int = 2
+    reserved_slots: float = 0.125
+    flex_patience: float = 60.0
+    aliases: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    version: str = ""
+    log_limit: int = 64 * 1024 * 1024
+
+
+class Worker:
+    """One engine, one consumer. `run` returns when `stop` is set and everything held is settled or handed back."""
+
+    def __init__(self, backend: Backend, engine: Engine, options: WorkerOptions) -> None:
+        self.id = f"worker-{os.urandom(6).hex()}"
+        self._backend = backend
+        self._engine = engine
+        self._options = options
+        self.ready = asyncio.Event()
+        self._queues = {tier: QueueName(engine.card.id, tier) for tier in TIERS}
+        self._slots = Slots(engine.concurrency, reserved=options.reserved_slots, patience=options.flex_patience)
+        self._running: dict[str, Execution] = {}
+        self._flex: dict[str, Execution] = {}
+        self._leaving: set[str] = set()
+        self._waiting: Mapping[Tier, int] = {}
+        self._interrupting = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._throttle = Throttle(engine.concurrency, self._limit_changed)
+        self._place = Workplace(
+            *(self.id, backend, engine, options.lease_seconds, options.max_tries, options.retry_backoff),
+            quarantine_after=options.quarantine_after,
+            failed_here=FailedHere(backend.registry, self.id, engine.card.id),
+            log_limit=options.log_limit,
+            throttle=self._throttle,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        queues = [*self._queues.values()]
+        async with (
+            self._backend.registry.join(self._info(), lambda: len(self._running)) as membership,
+            self._backend.queue.consume(queues, [*map(self._slots.most_of, self._queues)]) as consumer,
+            asyncio.TaskGroup() as group,
+        ):
+            self._consumer, self._group, self._holds = consumer, group, Holds(consumer, group)
+            self.ready.set()
+            log.info("worker.ready", worker=self.id, model=self._engine.card.id, concurrency=self._engine.concurrency)
+            listening = group.create_task(self._listen(membership.cancels), name="worker-cancels")
+            watching = group.create_task(self._watch_engine(membership), name="worker-engine")
+            taking = group.create_task(self._take(), name="worker-take")
+            await stop.wait()
+            taking.cancel()
+            watching.cancel()
+            self._holds.close()
+            await consumer.pause()
+            await self._drain()
+            listening.cancel()
+
+    def _info(self) -> WorkerInfo:
+        card, now = self._engine.card, time.time()
+        model = ModelInfo(
+            card.id,
+            card.engine,
+            created_at=now,
+            seen_at=now,
+            context_length=card.context_length,
+            description=card.description,
+            capabilities=card.capabilities,
+            modalities=self._options.modalities or card.modalities,
+            aliases=self._options.aliases,
+        )
+        return WorkerInfo(self.id, model, self._engine.concurrency, started_at=now, version=self._options.version)
+
+    # ── take ──
+
+    async def _take(self) -> None:
+        while True:
+            await self._engine.wait_healthy()
+            delivery = await self._consumer.next(self._choose)
+            if not await self._adopted(delivery):
+                self._start(delivery)
+
+    def _choose(self, at_hand: Mapping[QueueName, int]) -> QueueName | None:
+        """The queue that the next free slot is for. Where there is none, flex jobs make room for higher tiers."""
+        self._waiting = {queue.tier: count for queue, count in at_hand.items()}
+        tier = self._slots.choose(self._waiting)
+        if tier is None:
+            self._make_room(self._slots.lacking(self._waiting, len(self._leaving)))
+            self._watch_fullness()
+        return None if tier is None else self._queues[tier]
+
+    def _make_room(self, slots: int) -> None:
+        """Put back the youngest flex jobs, of those that may be."""
+        candidates = reversed([*self._flex.items()]) if slots else ()
+        for job_id, execution in candidates:
+            if slots and execution.put_back():
+                log.info("job.put_back", job=job_id, next="it goes on when higher tiers leave room")
+                self._leaving.add(job_id)
+                slots -= 1
+
+    def _watch_fullness(self) -> None:
+        for tier, queue in self._queues.items():
+            self._holds.full(queue, self._is_full(tier))
+
+    def _is_full(self, tier: Tier) -> bool:
+        """Whether no job of the tier can start here soon."""
+        if tier is Tier.FLEX or self._slots.admits(tier):
+            return not self._slots.admits(tier)
+        return not self._leaving and not any(execution.yields for execution in self._flex.values())
+
+    async def _adopted(self, delivery: Delivery) -> bool:
+        """Whether the delivery is one more of a job that runs here already."""
+        execution = self._running.get(delivery.message.job.id)
+        if execution is not None:
+            await execution.adopt(delivery)
+        return execution is not None
+
+    def _start(self, delivery: Delivery) -> None:
+        job = delivery.message.job
+        out_of_order = self._slots.take(job.tier, self._waiting)
+        others = self._waiting.get(job.tier, 0) > 1 or not self._slots.admits(job.tier)
+        self._idle.clear()
+        self._slots_changed()
+        task = self._group.create_task(self._serve(delivery, others, out_of_order), name=f"execution {job.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ── run ──
+
+    async def _serve(self, delivery: Delivery, others_wait: bool, out_of_order: bool) -> None:
+        """The delivery's job, or the one whose turn it is. Who has a slot to spare need not ask for that."""
+        job = delivery.message.job
+        try:
+            if others_wait or delivery.redelivered or delivery.served:
+                delivery = await self._turn(delivery)
+            async with in_time(job, lambda: self._expire(job)) if delivery.message.job is not job else nullcontext():
+                await self._run(delivery, yields=job.tier is Tier.FLEX and not out_of_order)
+        finally:
+            self._slots.free(job.tier)
+            self._slots_changed()
+            if not self._slots.busy:
+                self._idle.set()
+
+    async def _turn(self, delivery: Delivery) -> Delivery:
+        job, store = delivery.message.job, self._backend.store
+        try:
+            other = await persistently(lambda: store.turn(job, served=delivery.served, sure=delivery.redelivered))
+        except Exception:
+            log.exception("turn.crashed", job=job.id, next="jobs are run in the order of arrival")
+            return delivery
+        return delivery if other is None else CarriedDelivery(delivery, other)
+
+    async def _run(self, delivery: Delivery, *, yields: bool) -> None:
+        """A job that breaks its execution takes nobody else's with it."""
+        job_id = delivery.message.job.id
+        if await self._adopted(delivery):
+            return
+        execution = self._running[job_id] = Execution(self._place, delivery, self._consumer.look_again)
+        if yields:
+            self._flex[job_id] = execution
+        if self._interrupting:
+            execution.stop(Interrupted())
+        try:
+            await execution.run()
+        except Exception:
+            log.exception("execution.crashed", next="the job is tried again when its lease has run out")
+            await execution.postpone()
+        finally:
+            # In the turn in which the delivery was settled: another one that comes now is not adopted any more.
+            del self._running[job_id]
+            self._flex.pop(job_id, None)
+            self._leaving.discard(job_id)
+
+    async def _expire(self, job: Job) -> None:
+        late = DeadlineExceeded("The job's deadline passed while it was queued.", code="deadline_exceeded_in_queue")
+        ending = ended_early(JobStatus.EXPIRED, late)
+        await persistently(lambda: self._backend.store.end_unclaimed(job.id, ending))
+
+    def _limit_changed(self) -> None:
+        """The engine takes fewer requests than there are slots, or more than before: the queue keeps the rest."""
+        self._slots.limit = self._throttle.limit
+        self._slots_changed()
+
+    def _slots_changed(self) -> None:
+        self._watch_fullness()
+        self._consumer.look_again()
+
+    # ── watch ──
+
+    async def _listen(self, cancels: AsyncIterator[str]) -> None:
+        async for job_id in cancels:
+            if (execution := self._running.get(job_id)) is not None:
+                execution.stop(Cancelled())
+
+    async def _watch_engine(self, membership: Membership) -> None:
+        """A worker whose engine cannot generate is not ready; running attempts hear from the engine itself."""
+        while True:
+            reason = await self._engine.wait_unhealthy()
+            log.warning("engine.unhealthy", reason=reason, next="not ready: taking no jobs until it is back")
+            membership.announce(ready=False)
+            await self._holds.hold("unhealthy", self._queues.values())
+            await self._engine.wait_healthy()
+            log.info("engine.healthy", next="ready again")
+            membership.announce(ready=True)
+            self._holds.go_on("unhealthy", self._queues.values())
+
+    async def _drain(self) -> None:
+        """Finish what is held within the grace period, then hand the rest back at once for others to continue.
+
+        What cannot even be handed back (broker or store away) is let go: closing the consumer returns its deliveries.
+        """
+        log.info("worker.draining", held=len(self._running), grace=self._options.drain_seconds)
+        if await self._idle_within(self._options.drain_seconds):
+            return
+        self._interrupting = True
+        for execution in self._running.values():
+            execution.stop(Interrupted())
+        if not await self._idle_within(HAND_BACK_SECONDS):
+            log.warning("worker.drain_failed", held=len(self._running), next="the broker delivers them again")
+            for task in self._tasks:
+                task.cancel()
+
+    async def _idle_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
