@@ -16,10 +16,10 @@ from ignite.processes import supervise
 from ignite.running import mendable, require_distributed, run, say, stop_signals, until, warn
 from producer.app import create_app, keyless_by
 from producer.auth.keyring import Keyless
-from producer.auth.keys import KeyBook
+from producer.auth.keys import KeyRepository
 from producer.http.connection.limits import Connections
 from producer.http.connection.protocol import BoundedHttpProtocol
-from producer.http.context import Doors
+from producer.http.context import ApiContext
 from producer.storage import open_storage
 from shared.backends import open_backend
 from shared.ports import Backend
@@ -106,14 +106,14 @@ async def serving(
     """
     await require_keys(backend, settings, keyless)
     app = create_app(backend, settings, keyless)
-    doors: Doors = app.state.doors
+    context: ApiContext = app.state.context
     server = ApiServer(
         uvicorn.Config(
             app,
             host=settings.host,
             port=settings.port,
             loop="none",
-            http=http_protocol(doors.connections, settings.head_limit),
+            http=http_protocol(context.connections, settings.head_limit),
             ws="none",
             log_config=None,
             access_log=False,
@@ -127,17 +127,17 @@ async def serving(
     try:
         await started(server, task)
         if settings.grpc:
-            server.grpc = await start_grpc(doors)
+            server.grpc = await start_grpc(context)
         yield server
     finally:
-        doors.service.draining = True
+        context.service.draining = True
         server.should_exit = True
         try:
             if server.grpc:
                 await server.grpc.stop(settings.drain)
             await task
         finally:
-            await doors.service.close()
+            await context.service.close()
 
 
 def http_protocol(connections: Connections, head_limit: int) -> type[asyncio.Protocol]:
@@ -146,10 +146,10 @@ def http_protocol(connections: Connections, head_limit: int) -> type[asyncio.Pro
     return cast(type[asyncio.Protocol], made)
 
 
-async def start_grpc(doors: Doors) -> GrpcServer:
+async def start_grpc(context: ApiContext) -> GrpcServer:
     from producer.rpc.server import GrpcServer  # Its libraries cost a process that does not serve it nothing.
 
-    server = GrpcServer(doors)
+    server = GrpcServer(context)
     await server.start()
     return server
 
@@ -162,7 +162,7 @@ async def require_keys(backend: Backend, settings: Settings, keyless: Keyless = 
     if keyless is Keyless.ALWAYS:
         log.warning("auth.off", host=settings.host, next="every call is served without a key, as an operator's")
         return
-    if settings.keys or await KeyBook(backend.documents).any():
+    if settings.keys or await KeyRepository(backend.documents).any():
         return
     if not settings.on_loopback:
         raise SettingsError(

@@ -12,13 +12,13 @@ from starlette.types import ASGIApp
 
 from producer.admission.rate_limits import KeyLimits
 from producer.auth.keyring import Keyless, Keyring
-from producer.auth.keys import KeyBook, Revocations
+from producer.auth.keys import KeyRepository, Revocations
 from producer.auth.revocations import RevocationWatcher
 from producer.batches import routes as batches
-from producer.batches.idempotency import NamedBatches
-from producer.batches.lease import BatchRunners
-from producer.batches.repository import Batches
-from producer.batches.run import BatchRun, Desk
+from producer.batches.idempotency import IdempotentBatches
+from producer.batches.lease import BatchLeaseManager
+from producer.batches.repository import BatchRepository
+from producer.batches.run import BatchContext, BatchRun
 from producer.catalog import Catalog, Configured
 from producer.files import routes as files
 from producer.files.catalog import Files
@@ -27,17 +27,17 @@ from producer.fleet import Fleet
 from producer.http.body_budget import BodyBudget, HeldBodies
 from producer.http.browser_guard import BrowserGuard, LocalNames
 from producer.http.connection.limits import Connections
-from producer.http.context import Doors
+from producer.http.context import ApiContext
 from producer.http.errors import install_error_handlers
-from producer.http.fast_path import Straight
+from producer.http.fast_path import FastPath
 from producer.http.head_requests import HeadRequests
-from producer.http.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext, Surprises
+from producer.http.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext, UnhandledErrors
 from producer.http.openapi import openapi_of
 from producer.http.routes import completions, dead, jobs, models, operations, stored
 from producer.http.routes.health import Health, health_router
 from producer.http.tenant_calls import TenantCalls
 from producer.jobs.dead_letters import settle_dead_letters
-from producer.jobs.reconciler import Sweeper
+from producer.jobs.reconciler import Reconciler
 from producer.jobs.service import JobService
 from producer.storage import open_storage
 from producer.webhooks.sender import announce_endings
@@ -62,7 +62,7 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
     """
     catalog = Catalog(backend.registry, configured_models(settings))
     keyless = keyless_by(settings, keyless)
-    keyring = Keyring(settings.keys, KeyBook(backend.documents), keyless, settings.metrics_key)
+    keyring = Keyring(settings.keys, KeyRepository(backend.documents), keyless, settings.metrics_key)
     storage = open_storage(settings)
     service, kept = (
         JobService(backend, catalog, settings),
@@ -70,21 +70,24 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
     )
     limits = KeyLimits(backend.limiter, backend.store)
     bodies = BodyBudget(settings.body_budget, settings.tenant_body_budget)
-    desk = Desk(
+    batch_context = BatchContext(
         settings,
         backend,
         service,
         catalog,
-        Batches(backend.documents, settings.file_retention, settings.tenant_batch_limit),
+        BatchRepository(backend.documents, settings.file_retention, settings.tenant_batch_limit),
         kept,
         storage,
         bodies,
     )
-    runners = BatchRunners(
-        backend.documents, desk.batches, lambda ledger: BatchRun(desk, ledger).run(), settings.batch_lease
+    runners = BatchLeaseManager(
+        backend.documents,
+        batch_context.batches,
+        lambda ledger: BatchRun(batch_context, ledger).run(),
+        settings.batch_lease,
     )
     fleet = Fleet(backend, catalog)
-    doors = Doors(
+    context = ApiContext(
         settings,
         backend,
         keyring,
@@ -93,8 +96,8 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
         catalog,
         Health(),
         kept,
-        desk.batches,
-        NamedBatches(backend.documents, desk.batches),
+        batch_context.batches,
+        IdempotentBatches(backend.documents, batch_context.batches),
         runners,
         fleet,
         bodies,
@@ -103,21 +106,21 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        doors.health.run("dead-letters", settle_dead_letters(backend, doors.service))
-        doors.health.run("sweeper", Sweeper(backend, doors.service, catalog).run(settings.sweep))
-        doors.health.run("reaper", reap(kept, storage))
+        context.health.run("dead-letters", settle_dead_letters(backend, context.service))
+        context.health.run("reconciler", Reconciler(backend, context.service, catalog).run(settings.sweep))
+        context.health.run("reaper", reap(kept, storage))
         if settings.webhook_secret is not None:
             announcing = announce_endings(
                 backend, settings.webhook_secret, private_allowed=settings.webhooks_may_be_private
             )
-            doors.health.run("webhooks", announcing)
-        doors.health.run("batches", runners.run())
-        watcher = RevocationWatcher(Revocations(backend.documents), doors.service, desk.batches)
-        doors.health.run("revocations", watcher.run())
+            context.health.run("webhooks", announcing)
+        context.health.run("batches", runners.run())
+        watcher = RevocationWatcher(Revocations(backend.documents), context.service, batch_context.batches)
+        context.health.run("revocations", watcher.run())
         try:
             yield
         finally:
-            await doors.health.close()
+            await context.health.close()
 
     # The page at /docs brings its own script: GPU fleets often have no way out to a CDN.
     app = FastAPIOffline(
@@ -129,12 +132,12 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
     )
-    app.state.doors = doors
+    app.state.context = context
     for room in (completions, stored, jobs, models, files, batches, dead, operations):
         app.include_router(room.router)
     app.include_router(health_router())
     install_error_handlers(app)
-    install_edge(app, doors)
+    install_edge(app, context)
     app.openapi = lambda: openapi_of(app, keyed=keyless is Keyless.NEVER)
     return app
 
@@ -154,21 +157,21 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def install_edge(app: FastAPI, doors: Doors) -> None:
+def install_edge(app: FastAPI, context: ApiContext) -> None:
     """Outside of everything that the framework puts around its routes."""
     inside = app.build_middleware_stack
-    app.build_middleware_stack = lambda: edge(Straight(inside(), completions.HANDLERS), doors)
+    app.build_middleware_stack = lambda: edge(FastPath(inside(), completions.HANDLERS), context)
 
 
-def edge(app: ASGIApp, doors: Doors) -> ASGIApp:
+def edge(app: ASGIApp, context: ApiContext) -> ASGIApp:
     """What every request passes, from the outside in. CORS is outside authentication, or a browser could not read a
     401.
     """
-    settings = doors.settings
-    held = HeldBodies(HeadRequests(app), doors.bodies, streamed=frozenset({FILES}))
+    settings = context.settings
+    held = HeldBodies(HeadRequests(app), context.bodies, streamed=frozenset({FILES}))
     limited = BodyLimit(held, settings.body_limit, others={FILES: settings.file_limit + FORM_ROOM})
-    counted = TenantCalls(limited, settings.tenant_call_limit, doors.connections)
-    inside = Surprises(Authentication(counted, doors.keyring, doors.limits))
+    counted = TenantCalls(limited, settings.tenant_call_limit, context.connections)
+    inside = UnhandledErrors(Authentication(counted, context.keyring, context.limits))
     names = LocalNames(settings.keyless_hosts, any_address=not settings.on_loopback)
-    guarded = BrowserGuard(inside, doors.keyring, names, expose_headers=EXPOSED, uploads=frozenset({FILES}))
+    guarded = BrowserGuard(inside, context.keyring, names, expose_headers=EXPOSED, uploads=frozenset({FILES}))
     return RequestContext(guarded)

@@ -19,7 +19,7 @@ async def first(*works: Coroutine[Any, Any, Any]) -> Any:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def unheeded(work: asyncio.Future[Any]) -> None:
+def run_and_discard(work: asyncio.Future[Any]) -> None:
     """A done callback: looks at the outcome of what nobody awaits, so that asyncio does not complain about it."""
     if not work.cancelled():
         work.exception()

@@ -44,7 +44,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class FairLine:
+class FairQueue:
     """One queue. Job ids sort by age. Whatever is told twice is done once. `jobs`: how many wait; `tokens`: of all of
     them; `started`: how many have ever been.
     """

@@ -60,7 +60,7 @@ class Allowance:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class LimitUsage:
     """What counts as used at one moment, by a key."""
 
     requests: float = 0.0
@@ -72,7 +72,7 @@ class Usage:
 class Verdict:
     """`refused` names what there was too much of; None: admitted. `usage`: after that."""
 
-    usage: Usage
+    usage: LimitUsage
     refused: Limited | None = None
 
 
@@ -188,5 +188,5 @@ class Count:
             return "requests"
         return None if fits(self.tokens, limits.tokens_per_minute, tokens) else "tokens"
 
-    def _usage(self) -> Usage:
-        return Usage(self.requests, self.tokens, len(self.jobs))
+    def _usage(self) -> LimitUsage:
+        return LimitUsage(self.requests, self.tokens, len(self.jobs))

@@ -9,10 +9,10 @@ import structlog
 from shared.errors import JobCancelled
 from shared.job import JobStatus
 from shared.ports import Claim, Delivery, NotClaimed
-from worker.context import Workplace
+from worker.context import WorkerContext
 from worker.outcome import ended_early
-from worker.piggybacked import CarriedDelivery
-from worker.retry import persistently
+from worker.piggybacked import PiggybackedDelivery
+from worker.retry import retry_while_unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -21,11 +21,11 @@ OWNER_CHECKS = (0.0, 0.02, 0.05, 0.1, 0.3)
 
 
 class Claiming:
-    def __init__(self, place: Workplace, delivery: Delivery) -> None:
-        self._place = place
+    def __init__(self, place: WorkerContext, delivery: Delivery) -> None:
+        self._context = place
         self._message = delivery.message
         self._job = delivery.message.job
-        self._carried = isinstance(delivery, CarriedDelivery)
+        self._carried = isinstance(delivery, PiggybackedDelivery)
         self._store = place.backend.store
 
     async def claim(self) -> Claim | NotClaimed:
@@ -41,8 +41,8 @@ class Claiming:
         return refusal if refusal.owner is None else await self._claim_from(refusal.owner)
 
     async def _claim_from(self, lost: str | None) -> Claim | NotClaimed:
-        place = self._place
-        return await persistently(
+        place = self._context
+        return await retry_while_unavailable(
             lambda: self._store.claim(
                 *(self._job.id, place.worker_id, place.lease_seconds),
                 lost=lost,
@@ -52,11 +52,11 @@ class Claiming:
 
     async def _lives(self, owner: str) -> bool:
         """Whether another worker holds the job."""
-        if owner == self._place.worker_id:
+        if owner == self._context.worker_id:
             return False  # Nothing here runs it: the answer to a claim of ours got lost.
         for delay in OWNER_CHECKS:
             await asyncio.sleep(delay)
-            if not await persistently(lambda: self._place.backend.registry.alive(owner)):
+            if not await retry_while_unavailable(lambda: self._context.backend.registry.alive(owner)):
                 return False
         return True
 
@@ -64,11 +64,11 @@ class Claiming:
         """Whether the store had lost the job, and knows it again from its message (a carried job's is elsewhere)."""
         if self._carried:
             return False
-        restored = await persistently(lambda: self._store.restore(self._job, body=self._message.body))
+        restored = await retry_while_unavailable(lambda: self._store.restore(self._job, body=self._message.body))
         if restored:
             log.warning("job.restored", next="the store had lost it; it is run from the start")
         return restored
 
     async def _end_cancelled(self, owner: str | None) -> None:
         ending = ended_early(JobStatus.CANCELLED, JobCancelled("The job was cancelled."))
-        await persistently(lambda: self._store.end_unclaimed(self._job.id, ending, owner=owner))
+        await retry_while_unavailable(lambda: self._store.end_unclaimed(self._job.id, ending, owner=owner))

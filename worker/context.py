@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from shared.ports import Backend
 from worker.engines.base import Engine
-from worker.failed_attempts import FailedHere
+from worker.failed_attempts import FailedAttempts
 from worker.throttle import Throttle
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
+class WorkerContext:
     """Times in seconds. `log_limit`: bytes that a job's answer may have."""
 
     worker_id: str
@@ -21,6 +21,6 @@ class Workplace:
     max_tries: int
     retry_backoff: float
     quarantine_after: int
-    failed_here: FailedHere
+    failed_attempts: FailedAttempts
     throttle: Throttle
     log_limit: int = 64 * 1024 * 1024

@@ -33,11 +33,11 @@ from shared.ports import AttemptFenced, Claim, Delivery, Ending, LogShorter, Not
 from shared.quota import LOG_ROOM
 from worker import lease
 from worker.claiming import Claiming
-from worker.context import Workplace
+from worker.context import WorkerContext
 from worker.deliveries import HeldDelivery
 from worker.openai import legacy_functions, translate
 from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain, ended_early
-from worker.retry import persistently
+from worker.retry import retry_while_unavailable
 from worker.stream.fold import Fold, plain_text
 from worker.stream.frames import FrameEncoder, FrameWriter, too_large
 from worker.stream.resume import Chunk, Replay, Sent, can_continue, is_constrained
@@ -54,8 +54,8 @@ STAND_BY = 1.0
 class Execution:
     """`claimed` is called once the job is claimed: from then on it may be put back."""
 
-    def __init__(self, place: Workplace, delivery: Delivery, claimed: Callable[[], None] | None = None) -> None:
-        self._place = place
+    def __init__(self, place: WorkerContext, delivery: Delivery, claimed: Callable[[], None] | None = None) -> None:
+        self._context = place
         self._claimed = claimed
         self._delivery = HeldDelivery(delivery)
         self._claiming = Claiming(place, delivery)
@@ -81,7 +81,7 @@ class Execution:
         if self._claimed is not None:
             self._claimed()
         bind_contextvars(attempt=claim.attempt)
-        if await persistently(lambda: self._place.failed_here.leaves(claim)):
+        if await retry_while_unavailable(lambda: self._context.failed_attempts.leaves(claim)):
             log.info("attempt.left", next="it failed here: another worker may have it")
             await self._hand_back(claim, counted=False, after=STAND_BY)
             return
@@ -105,7 +105,7 @@ class Execution:
         claim = self._held
         if self._stopped is not None or (claim is not None and claim.attempt - claim.tries > INTERRUPTIONS):
             return False
-        continues = self._place.engine.continues_text and not is_constrained(self._request)
+        continues = self._context.engine.continues_text and not is_constrained(self._request)
         return self._fold.silent or (continues and self._fold.plain)
 
     def put_back(self) -> bool:
@@ -121,12 +121,12 @@ class Execution:
 
     async def postpone(self) -> None:
         """After a crash of the execution itself, which counts as a try. A claim that cannot be given up runs out."""
-        after = self._place.retry_backoff
+        after = self._context.retry_backoff
         try:
             if self._held is not None:
                 await self._store.release(self._held.job_id, self._held.attempt, counted=True, after=after)
         except Exception as error:
-            after = self._place.lease_seconds
+            after = self._context.lease_seconds
             log.warning("claim.not_released", error=str(error), next=f"it runs out in {after:.0f} s")
         await self._delivery.let_go(after=after)
 
@@ -148,7 +148,7 @@ class Execution:
             return self._stopped or Expired()
         scope = self._scope = asyncio.timeout(left)
         try:
-            async with scope, lease.held(self._store, claim, self._place.lease_seconds, self._claim_lost):
+            async with scope, lease.held(self._store, claim, self._context.lease_seconds, self._claim_lost):
                 return await self._generate(claim)
         except TimeoutError as error:
             if not scope.expired():
@@ -161,10 +161,10 @@ class Execution:
 
     def _given_up(self, claim: Claim) -> str | None:
         """Why the job is not attempted once more."""
-        if claim.lost >= self._place.quarantine_after:
+        if claim.lost >= self._context.quarantine_after:
             log.error("job.quarantined", lost=claim.lost, next="it has failed; look at it before it is tried again")
             return f"The job lost {claim.lost} workers before it had said anything; it is not tried again."
-        if claim.tries >= self._place.max_tries:
+        if claim.tries >= self._context.max_tries:
             return f"The job was tried {claim.tries} times; it is not tried again."
         return None
 
@@ -192,7 +192,7 @@ class Execution:
             raise RequestLost("No copy of the job's request is left.")
         asked = translate.decoded(body)
         request = translate.engine_request(asked, self._job)
-        self._request = request = translate.bounded(request, self._place.engine.card.context_length)
+        self._request = request = translate.bounded(request, self._context.engine.card.context_length)
         if not self._logged(claim):
             return await self._throttled(partial(self._unary, request, asked))
         sent = await self._sent_before(claim)
@@ -208,16 +208,16 @@ class Execution:
                 self._late = f"The job's deadline passed while it waited for the engine. {overloaded.message}"
                 raise
 
-        return await self._place.throttle.run(noted, self._job.tier)
+        return await self._context.throttle.run(noted, self._job.tier)
 
     async def _unary(self, request: dict[str, Any], asked: dict[str, Any]) -> Completed:
-        answer = legacy_functions.completed(await self._place.engine.complete(request), asked)
+        answer = legacy_functions.completed(await self._context.engine.complete(request), asked)
         return Completed(self._fitting(translate.completion(self._job, answer)))
 
     def _fitting(self, result: dict[str, Any]) -> dict[str, Any]:
         """Raises AnswerTooLarge."""
-        if len(orjson.dumps(result)) > self._place.log_limit:
-            raise too_large(self._place.log_limit)
+        if len(orjson.dumps(result)) > self._context.log_limit:
+            raise too_large(self._context.log_limit)
         return result
 
     def _logged(self, claim: Claim) -> bool:
@@ -225,18 +225,18 @@ class Execution:
         return self._job.logged or claim.offset > 0 or claim.lost > 0
 
     async def _stream(self, claim: Claim, request: dict[str, Any], asked: dict[str, Any], sent: Sent) -> Completed:
-        engine = self._place.engine
+        engine = self._context.engine
         going_on = engine.continues_text and can_continue(request, sent)
         replay = Replay(Sent() if going_on else sent)
         usage = translate.include_usage(asked)
         encoder = FrameEncoder(translate.head(self._job), include_usage=usage, begun=sent.begun, ended=sent.ended)
         writer = self._writer = FrameWriter(
-            self._place.backend.log,
+            self._context.backend.log,
             claim.job_id,
             claim.attempt,
             claim.offset,
             self._claim_lost,
-            limit=self._place.log_limit,
+            limit=self._context.log_limit,
             room=LOG_ROOM if self._job.logged else 0,
         )
         generated = engine.generate(request, sent.text if going_on else "")
@@ -268,7 +268,7 @@ class Execution:
         """What earlier attempts have put into the log."""
         if not claim.offset:
             return Sent()
-        data = await persistently(lambda: self._place.backend.log.read(claim.job_id))
+        data = await retry_while_unavailable(lambda: self._context.backend.log.read(claim.job_id))
         sent = Sent.from_log(data[: claim.offset])
         for chunk in sent.chunks:
             self._fold.add(chunk)
@@ -303,19 +303,21 @@ class Execution:
 
     async def _try_again(self, claim: Claim, error: IgniteError) -> None:
         tries = claim.tries + 1
-        self._place.failed_here.note(claim)
-        if tries >= self._place.max_tries:
+        self._context.failed_attempts.note(claim)
+        if tries >= self._context.max_tries:
             exhausted = AttemptsExhausted(f"All {tries} attempts failed; the last one said: {error.message}")
             await self._finish(claim, self._early(JobStatus.FAILED, exhausted))
             return
-        after = self._place.retry_backoff * 2**claim.tries
+        after = self._context.retry_backoff * 2**claim.tries
         log.warning("attempt.failed", error=str(error), next=f"trying again in {after:.1f} s")
         await self._hand_back(claim, counted=True, after=after)
 
     async def _hand_back(self, claim: Claim, *, counted: bool, after: float) -> None:
         await self._close_writer(claim)
         try:
-            await persistently(lambda: self._store.release(claim.job_id, claim.attempt, counted=counted, after=after))
+            await retry_while_unavailable(
+                lambda: self._store.release(claim.job_id, claim.attempt, counted=counted, after=after)
+            )
         except AttemptFenced as fenced:
             log.warning("attempt.fenced", status=fenced.status)
         await self._delivery.let_go(after=after)
@@ -339,7 +341,7 @@ class Execution:
             whole = replace(ending, frames=frames + ending.frames)
             finishing = partial(self._store.finish, claim.job_id, claim.attempt, offset, whole)
             try:
-                return await persistently(finishing)
+                return await retry_while_unavailable(finishing)
             except LogShorter as shorter:
                 offset, frames = shorter.size, self._lost(shorter.size) + rest
 

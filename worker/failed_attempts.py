@@ -13,7 +13,7 @@ PATIENCE = 15.0
 REMEMBERED = 1000
 
 
-class FailedHere:
+class FailedAttempts:
     """Which jobs failed in this worker, at which attempt."""
 
     def __init__(self, registry: Registry, worker_id: str, model_id: str) -> None:

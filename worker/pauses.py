@@ -13,7 +13,7 @@ FULL_PATIENCE = 1.0
 """Seconds for which a worker without a slot for a tier keeps deliveries of it; then others may have them."""
 
 
-class Holds:
+class Pauses:
     """`group` owns the tasks that pause and resume. After `close` nothing changes any more."""
 
     def __init__(self, consumer: Consumer, group: asyncio.TaskGroup) -> None:

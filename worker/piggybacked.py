@@ -11,7 +11,7 @@ from shared.job import Job
 from shared.ports import Delivery, Message
 
 
-class CarriedDelivery:
+class PiggybackedDelivery:
     """`carrier`: the delivery that stays unacknowledged meanwhile. However the carried job ends or is given up, the
     carrier's own job has its next turn; whoever runs the carried one again, its own message is still in the queue.
     """

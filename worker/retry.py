@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-async def persistently(step: Callable[[], Awaitable[T]]) -> T:
+async def retry_while_unavailable(step: Callable[[], Awaitable[T]]) -> T:
     """Repeat a step, which may safely be repeated, until the broker and the store are back."""
     delay = 0.1
     while True:

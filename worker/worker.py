@@ -20,14 +20,14 @@ import structlog
 from shared.errors import DeadlineExceeded
 from shared.job import Job, JobStatus, QueueName, Tier
 from shared.ports import Backend, Delivery, Membership, ModelInfo, WorkerInfo
-from worker.context import Workplace
+from worker.context import WorkerContext
 from worker.engines.base import Engine
 from worker.execution import Execution
-from worker.failed_attempts import FailedHere
+from worker.failed_attempts import FailedAttempts
 from worker.outcome import Cancelled, Interrupted, ended_early
-from worker.pauses import Holds
-from worker.piggybacked import CarriedDelivery, in_time
-from worker.retry import persistently
+from worker.pauses import Pauses
+from worker.piggybacked import PiggybackedDelivery, in_time
+from worker.retry import retry_while_unavailable
 from worker.slots import TIERS, Slots
 from worker.throttle import Throttle
 
@@ -80,10 +80,10 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._throttle = Throttle(engine.concurrency, self._limit_changed)
-        self._place = Workplace(
+        self._context = WorkerContext(
             *(self.id, backend, engine, options.lease_seconds, options.max_tries, options.retry_backoff),
             quarantine_after=options.quarantine_after,
-            failed_here=FailedHere(backend.registry, self.id, engine.card.id),
+            failed_attempts=FailedAttempts(backend.registry, self.id, engine.card.id),
             log_limit=options.log_limit,
             throttle=self._throttle,
         )
@@ -95,7 +95,7 @@ class Worker:
             self._backend.queue.consume(queues, [*map(self._slots.most_of, self._queues)]) as consumer,
             asyncio.TaskGroup() as group,
         ):
-            self._consumer, self._group, self._holds = consumer, group, Holds(consumer, group)
+            self._consumer, self._group, self._pauses = consumer, group, Pauses(consumer, group)
             self.ready.set()
             log.info("worker.ready", worker=self.id, model=self._engine.card.id, concurrency=self._engine.concurrency)
             listening = group.create_task(self._listen(membership.cancels), name="worker-cancels")
@@ -104,7 +104,7 @@ class Worker:
             await stop.wait()
             taking.cancel()
             watching.cancel()
-            self._holds.close()
+            self._pauses.close()
             await consumer.pause()
             await self._drain()
             listening.cancel()
@@ -153,7 +153,7 @@ class Worker:
 
     def _watch_fullness(self) -> None:
         for tier, queue in self._queues.items():
-            self._holds.full(queue, self._is_full(tier))
+            self._pauses.full(queue, self._is_full(tier))
 
     def _is_full(self, tier: Tier) -> bool:
         """Whether no job of the tier can start here soon."""
@@ -197,18 +197,20 @@ class Worker:
     async def _turn(self, delivery: Delivery) -> Delivery:
         job, store = delivery.message.job, self._backend.store
         try:
-            other = await persistently(lambda: store.turn(job, served=delivery.served, sure=delivery.redelivered))
+            other = await retry_while_unavailable(
+                lambda: store.turn(job, served=delivery.served, sure=delivery.redelivered)
+            )
         except Exception:
             log.exception("turn.crashed", job=job.id, next="jobs are run in the order of arrival")
             return delivery
-        return delivery if other is None else CarriedDelivery(delivery, other)
+        return delivery if other is None else PiggybackedDelivery(delivery, other)
 
     async def _run(self, delivery: Delivery, *, yields: bool) -> None:
         """A job that breaks its execution takes nobody else's with it."""
         job_id = delivery.message.job.id
         if await self._adopted(delivery):
             return
-        execution = self._running[job_id] = Execution(self._place, delivery, self._consumer.look_again)
+        execution = self._running[job_id] = Execution(self._context, delivery, self._consumer.look_again)
         if yields:
             self._flex[job_id] = execution
         if self._interrupting:
@@ -227,7 +229,7 @@ class Worker:
     async def _expire(self, job: Job) -> None:
         late = DeadlineExceeded("The job's deadline passed while it was queued.", code="deadline_exceeded_in_queue")
         ending = ended_early(JobStatus.EXPIRED, late)
-        await persistently(lambda: self._backend.store.end_unclaimed(job.id, ending))
+        await retry_while_unavailable(lambda: self._backend.store.end_unclaimed(job.id, ending))
 
     def _limit_changed(self) -> None:
         """The engine takes fewer requests than there are slots, or more than before: the queue keeps the rest."""
@@ -251,11 +253,11 @@ class Worker:
             reason = await self._engine.wait_unhealthy()
             log.warning("engine.unhealthy", reason=reason, next="not ready: taking no jobs until it is back")
             membership.announce(ready=False)
-            await self._holds.hold("unhealthy", self._queues.values())
+            await self._pauses.hold("unhealthy", self._queues.values())
             await self._engine.wait_healthy()
             log.info("engine.healthy", next="ready again")
             membership.announce(ready=True)
-            self._holds.go_on("unhealthy", self._queues.values())
+            self._pauses.go_on("unhealthy", self._queues.values())
 
     async def _drain(self) -> None:
         """Finish what is held within the grace period, then hand the rest back at once for others to continue.

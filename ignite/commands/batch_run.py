@@ -148,10 +148,10 @@ class BatchClient:
     async def _follow(self, batch_id: str, progress: Progress) -> dict[str, Any]:
         """The batch when it is over and all that came of it is on disk."""
         while True:
-            batch = await insist(progress, lambda: self._api.json("GET", f"/v1/batches/{batch_id}"))
+            batch = await retry_while_unreachable(progress, lambda: self._api.json("GET", f"/v1/batches/{batch_id}"))
             progress.show(batch)
-            await insist(progress, partial(self._fetch, batch["output_file_id"], self._files.output))
-            await insist(progress, partial(self._fetch, batch["error_file_id"], self._files.errors))
+            await retry_while_unreachable(progress, partial(self._fetch, batch["output_file_id"], self._files.output))
+            await retry_while_unreachable(progress, partial(self._fetch, batch["error_file_id"], self._files.errors))
             if batch["status"] in OVER:
                 return batch
             await asyncio.sleep(POLL)
@@ -170,7 +170,7 @@ class BatchClient:
                 self._workspace.add(path, data)
 
 
-async def insist(progress: Progress, step: Callable[[], Awaitable[T]]) -> T:
+async def retry_while_unreachable(progress: Progress, step: Callable[[], Awaitable[T]]) -> T:
     """Until the API answers."""
     pause = 0.5
     while True:

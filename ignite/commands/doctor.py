@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import click
 
-from producer.auth.keys import KeyBook
+from producer.auth.keys import KeyRepository
 from producer.storage import open_storage
 from shared.backends import diagnose, open_backend, open_documents
 from shared.errors import DataDirectoryInUse, EngineError, IgniteError
@@ -140,7 +140,7 @@ async def check_keys(settings: Settings) -> AsyncIterator[Finding]:
     """Where the store does not answer, that was said already."""
     with suppress(IgniteError, SettingsError):
         async with open_documents(settings) as documents:
-            stored = len([key async for key in KeyBook(documents).all()])
+            stored = len([key async for key in KeyRepository(documents).all()])
         there_are = bool(settings.keys or stored)
         if settings.no_auth:
             yield Finding("keys", True, "none needed (no_auth): every caller is an operator")

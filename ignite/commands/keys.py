@@ -15,7 +15,7 @@ import click
 
 from ignite.commands.jobs import moment
 from ignite.commands.options import settings_of, settings_options
-from producer.auth.keys import PREFIX, KeyBook, StoredKey
+from producer.auth.keys import PREFIX, KeyRepository, StoredKey
 from shared.backends import open_documents
 from shared.errors import IgniteError
 from shared.limits import Limits
@@ -27,7 +27,7 @@ FIRST_KEY = (
     "a key made with --tenant local sees it. 'ignite up --no-auth' goes on serving without keys."
 )
 
-Work = Callable[[KeyBook], Coroutine[Any, Any, None]]
+Work = Callable[[KeyRepository], Coroutine[Any, Any, None]]
 
 
 @click.group()
@@ -66,7 +66,7 @@ def create(
     """Make a key. It is shown this once; what is kept is its hash."""
     limits = Limits(rpm, tpm, concurrency, tuple(filter(None, map(str.strip, models.split(",")))))
 
-    async def work(book: KeyBook) -> None:
+    async def work(book: KeyRepository) -> None:
         first = not await book.ever()
         secret, key = await book.create(name, tenant=tenant, limits=limits, weight=weight, operator=operator)
         click.echo(secret)
@@ -78,7 +78,7 @@ def create(
         if first and not settings.distributed:
             click.echo(FIRST_KEY, err=True)
 
-    with_book(settings, work)
+    with_repository(settings, work)
 
 
 @keys.command("ls")
@@ -87,7 +87,7 @@ def create(
 def list_keys(settings: Settings, as_json: bool) -> None:
     """All stored keys, oldest first."""
 
-    async def work(book: KeyBook) -> None:
+    async def work(book: KeyRepository) -> None:
         found = sorted([key async for key in book.all()], key=lambda key: key.created_at)
         if not as_json:
             click.echo(f"{'ID':<20}  {'NAME':<16}  {'TENANT':<16}  {'KEY':<15}  {'CREATED':<14}  MAY")
@@ -95,7 +95,7 @@ def list_keys(settings: Settings, as_json: bool) -> None:
             click.echo(json.dumps(described(key)) if as_json else row(key))
 
     require_data(settings)
-    with_book(settings, work)
+    with_repository(settings, work)
 
 
 @keys.command("revoke")
@@ -105,7 +105,7 @@ def list_keys(settings: Settings, as_json: bool) -> None:
 def revoke(settings: Settings, name_or_id: str, cancel_jobs: bool) -> None:
     """Forget a key: within seconds no server takes it any more, and calls that are open with it end."""
 
-    async def work(book: KeyBook) -> None:
+    async def work(book: KeyRepository) -> None:
         key = await book.revoke(name_or_id, cancel_jobs=cancel_jobs)
         jobs = "its jobs and batches are cancelled" if cancel_jobs else "its jobs and batches run on"
         click.echo(
@@ -119,13 +119,13 @@ def revoke(settings: Settings, name_or_id: str, cancel_jobs: bool) -> None:
             )
 
     require_data(settings)
-    with_book(settings, work)
+    with_repository(settings, work)
 
 
-def with_book(settings: Settings, work: Work) -> None:
+def with_repository(settings: Settings, work: Work) -> None:
     async def opened() -> None:
         async with open_documents(settings) as documents:
-            await work(KeyBook(documents))
+            await work(KeyRepository(documents))
 
     try:
         asyncio.run(opened())

@@ -1,4 +1,4 @@
-"""The door of the queues: gathers what admission decides by, without waiting for it."""
+"""The gate of the queues: gathers what admission decides by, without waiting for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from producer.admission import rules
 from producer.admission.drain_rate import DrainRate
 from producer.admission.rules import Facts, QueueLimits, jobs_before
-from producer.jobs.background_retries import Chores
+from producer.jobs.background_retries import BackgroundRetries
 from shared.errors import RateLimited
 from shared.job import Job, QueueName
 from shared.ports import Backlog, JobStore
@@ -31,12 +31,12 @@ class Known:
     let_in: int = 0
 
 
-class Door:
+class AdmissionGate:
     """Looks at queues in the background while jobs come; only who is about to be turned away is looked at for sure."""
 
-    def __init__(self, store: JobStore, settings: Settings, chores: Chores) -> None:
+    def __init__(self, store: JobStore, settings: Settings, background_retries: BackgroundRetries) -> None:
         self._store = store
-        self._chores = chores
+        self._background_retries = background_retries
         self._fair = settings.fairness
         self._limits = QueueLimits(settings.queue_limit, settings.queue_token_limit, settings.tenant_queue_limit)
         self._known: OrderedDict[tuple[QueueName, str], Known] = OrderedDict()
@@ -81,7 +81,9 @@ class Door:
         if now - known.at > FRESH and not known.looking:
             known.looking = True
             counted = known.let_in
-            self._chores.insist(f"look at {job.queue}", lambda: self._look(job.queue, job.tenant, counted), until=0.0)
+            self._background_retries.retry_until_done(
+                f"look at {job.queue}", lambda: self._look(job.queue, job.tenant, counted), until=0.0
+            )
         if known.backlog is None or now - known.at > GOOD_FOR:
             return None
         return known.backlog.with_more(known.let_in, job.tokens)

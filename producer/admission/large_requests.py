@@ -21,7 +21,7 @@ REST, LONGEST_REST = 2.0, 0.2
 """Times what the check took; at most so many seconds."""
 
 
-class HeavyChecks:
+class LargeRequestChecks:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="check")
 

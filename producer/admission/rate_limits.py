@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from producer.auth.keyring import Principal
-from shared.aio import unheeded
+from shared.aio import run_and_discard
 from shared.errors import NeverAllowed, RateLimited
 from shared.job import Job, JobStatus, born_at
-from shared.limits import Limits, Usage, Verdict, allowance, seconds_until_fits, tokens_used
+from shared.limits import Limits, LimitUsage, Verdict, allowance, seconds_until_fits, tokens_used
 from shared.ports import JobStore, Limiter
 
 LOOKED_AT = 100
@@ -40,7 +40,7 @@ class Meter:
     limits: Limits
     limiter: Limiter
     ended: EndedJobs
-    usage: Usage | None = None
+    usage: LimitUsage | None = None
     job_id: str | None = None
 
     async def take(self, job: Job) -> None:
@@ -132,7 +132,7 @@ def is_over(job_id: str, job: Job | None) -> bool:
 
 def forget(step: Any) -> None:
     """A step that nobody waits for; what it misses is found when the key's limit is reached."""
-    asyncio.ensure_future(step).add_done_callback(unheeded)
+    asyncio.ensure_future(step).add_done_callback(run_and_discard)
 
 
 def refusal(verdict: Verdict, limits: Limits, tokens: int) -> RateLimited:
@@ -153,7 +153,7 @@ def refusal(verdict: Verdict, limits: Limits, tokens: int) -> RateLimited:
     return RateLimited(f"{told} Please try again in {duration(wait)}.", retry_after=math.ceil(wait))
 
 
-def rate_limit_headers(usage: Usage, limits: Limits) -> dict[str, str]:
+def rate_limit_headers(usage: LimitUsage, limits: Limits) -> dict[str, str]:
     """As OpenAI names and writes them."""
     headers: dict[str, str] = {}
     for name, used, limit in (

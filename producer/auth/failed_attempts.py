@@ -45,7 +45,7 @@ class Attempts:
     failed: int = 0
 
 
-class FailedAttempts:
+class FailedAuthentications:
     def __init__(self) -> None:
         self._by_address: OrderedDict[str, Attempts] = OrderedDict()
 

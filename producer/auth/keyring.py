@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from producer.auth.failed_attempts import FailedAttempts
-from producer.auth.keys import FORM, KeyBook, StoredKey, digest
+from producer.auth.failed_attempts import FailedAuthentications
+from producer.auth.keys import FORM, KeyRepository, StoredKey, digest
 from shared.errors import AuthenticationFailed, PermissionDenied, unknown_model
 from shared.limits import UNLIMITED, Limits
 
@@ -60,12 +60,12 @@ class Keyring:
     """Tells principals by their keys: those of the settings, and those in the store."""
 
     def __init__(
-        self, configured: Mapping[str, str], stored: KeyBook, keyless: Keyless, metrics_key: str | None = None
+        self, configured: Mapping[str, str], stored: KeyRepository, keyless: Keyless, metrics_key: str | None = None
     ) -> None:
         self._configured = [(digest(key), Principal(tenant)) for key, tenant in configured.items()]
         self._stored = RecentKeys(stored)
         self._metrics_key = None if metrics_key is None else digest(metrics_key)
-        self._failed = FailedAttempts()
+        self._failed = FailedAuthentications()
         self._entry = KeylessEntry(stored, Keyless.NEVER if configured else keyless)
 
     async def is_keyless(self) -> bool:
@@ -118,7 +118,7 @@ class RecentKeys:
     the right ones out.
     """
 
-    def __init__(self, book: KeyBook) -> None:
+    def __init__(self, book: KeyRepository) -> None:
         self._book = book
         self._known: dict[str, tuple[float, StoredKey]] = {}
         self._unknown: dict[str, float] = {}
@@ -153,7 +153,7 @@ class KeylessEntry:
     it back.
     """
 
-    def __init__(self, stored: KeyBook, keyless: Keyless) -> None:
+    def __init__(self, stored: KeyRepository, keyless: Keyless) -> None:
         self._stored = stored
         self._keyless = keyless
         self._looked_at = LONG_AGO

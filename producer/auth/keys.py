@@ -95,7 +95,7 @@ def check_name(name: str, param: str) -> str:
     return name
 
 
-class KeyBook:
+class KeyRepository:
     """The stored keys of an installation."""
 
     def __init__(self, documents: Documents) -> None:

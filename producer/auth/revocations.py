@@ -14,7 +14,7 @@ import structlog
 
 from producer.auth.keyring import FRESH
 from producer.auth.keys import Revocation, Revocations
-from producer.batches.repository import Batches
+from producer.batches.repository import BatchRepository
 from producer.jobs.service import JobService
 from shared.errors import Conflict, IgniteError, NotFound
 from shared.job import JobStatus
@@ -33,7 +33,7 @@ OPEN = (JobStatus.QUEUED, JobStatus.IN_PROGRESS)
 
 
 class RevocationWatcher:
-    def __init__(self, revocations: Revocations, service: JobService, batches: Batches) -> None:
+    def __init__(self, revocations: Revocations, service: JobService, batches: BatchRepository) -> None:
         self._revocations = revocations
         self._service = service
         self._batches = batches

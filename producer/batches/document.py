@@ -69,16 +69,16 @@ class Behind(Kept):
     start: int
 
 
-class Usage(Kept):
+class BatchUsage(Kept):
     input: int = 0
     cached: int = 0
     output: int = 0
     reasoning: int = 0
 
-    def plus(self, usage: Mapping[str, Any] | None) -> Usage:
+    def plus(self, usage: Mapping[str, Any] | None) -> BatchUsage:
         """With what one completion used."""
         used: Mapping[str, Any] = usage or {}
-        return Usage(
+        return BatchUsage(
             input=self.input + (used.get("prompt_tokens") or 0),
             cached=self.cached + detail(used, "prompt_tokens_details", "cached_tokens"),
             output=self.output + (used.get("completion_tokens") or 0),
@@ -132,7 +132,7 @@ class Batch(Kept):
     completed: int = 0
     failed: int = 0
     not_run: int = 0
-    usage: Usage = Usage()
+    usage: BatchUsage = BatchUsage()
     generation: int = 0
     commits: int = 0
     next_line: int = 1

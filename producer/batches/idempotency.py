@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from producer.batches.document import Batch, Kept
-from producer.batches.repository import Batches
+from producer.batches.repository import BatchRepository
 from producer.jobs.idempotency import HEADER, digest, idempotency_key, sdk_try
 from shared.errors import key_reused
 from shared.ports import Document, DocumentChanged, Documents
@@ -51,8 +51,8 @@ def request_name(headers: Mapping[str, str], body: bytes, call: str) -> RequestN
     return RequestName(f"sent:{digest(sent.digest.encode())}", sent.digest, SENT_FOR, again=sent.again)
 
 
-class NamedBatches:
-    def __init__(self, documents: Documents, batches: Batches) -> None:
+class IdempotentBatches:
+    def __init__(self, documents: Documents, batches: BatchRepository) -> None:
         self._documents = documents
         self._batches = batches
 

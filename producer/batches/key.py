@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from producer.auth.keys import KeyBook
+from producer.auth.keys import KeyRepository
 from shared.job import Job
 from shared.limits import FOR_LINES, UNLIMITED, Limits, lines_of, seconds_until_fits
 from shared.ports import Limiter
@@ -14,7 +14,7 @@ LEAST_WAIT, MOST_WAIT = 0.1, 1.0
 class BatchKey:
     """`key`: the id of a stored key, None where the batch was asked for without one."""
 
-    def __init__(self, keys: KeyBook, limiter: Limiter, key: str | None) -> None:
+    def __init__(self, keys: KeyRepository, limiter: Limiter, key: str | None) -> None:
         self._keys = keys
         self._limiter = limiter
         self._key = key

@@ -1,7 +1,7 @@
 """Which replica runs which batch. Every replica looks for batches that nobody runs, and takes a lease on each it finds.
 
 A lease is a document that expires by the store's clock unless it is written again. It only keeps replicas from running
-into each other: should two run one batch all the same, the ledger lets but the later one write.
+into each other: should two run one batch all the same, the progress_writer lets but the later one write.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import replace
 
 import structlog
 
-from producer.batches.execution.progress_writer import Ledger, Overtaken
-from producer.batches.repository import Batches
+from producer.batches.execution.progress_writer import Overtaken, ProgressWriter
+from producer.batches.repository import BatchRepository
 from shared.aio import first
 from shared.errors import BackendUnavailable, IgniteError
 from shared.ports import FLEET, Document, DocumentChanged, Documents
@@ -27,7 +27,7 @@ LOOK_EVERY = 2.0
 """Seconds between searches for batches that nobody runs."""
 
 MOST = 1000
-"""Batches that are looked at, the oldest ones."""
+"""BatchRepository that are looked at, the oldest ones."""
 
 NEVER_MADE = 60.0
 """Seconds after which a batch that is named as open and is not there was never made."""
@@ -64,11 +64,15 @@ class Lease:
             await self._documents.delete(self._document)
 
 
-class BatchRunners:
+class BatchLeaseManager:
     """Runs batches, each in a task; `run` is for the life of the replica."""
 
     def __init__(
-        self, documents: Documents, batches: Batches, work: Callable[[Ledger], Awaitable[None]], lease: float
+        self,
+        documents: Documents,
+        batches: BatchRepository,
+        work: Callable[[ProgressWriter], Awaitable[None]],
+        lease: float,
     ) -> None:
         """`lease` in seconds: how long a batch whose runner has died waits for the next one."""
         self._documents = documents
@@ -125,13 +129,18 @@ class BatchRunners:
             await held.give_back()
 
     async def _run(self, tenant: str, batch_id: str) -> None:
-        ledger = await Ledger.take_over(self._batches, tenant, batch_id)
-        if ledger is None:
+        progress_writer = await ProgressWriter.take_over(self._batches, tenant, batch_id)
+        if progress_writer is None:
             if age_of(batch_id) > NEVER_MADE:
                 await self._batches.close(batch_id)
             return
-        log.info("batch.taken", batch=batch_id, generation=ledger.batch.generation, status=ledger.batch.status)
-        await self._work(ledger)
+        log.info(
+            "batch.taken",
+            batch=batch_id,
+            generation=progress_writer.batch.generation,
+            status=progress_writer.batch.status,
+        )
+        await self._work(progress_writer)
 
 
 def age_of(batch_id: str) -> float:

@@ -1,4 +1,4 @@
-"""Where batches are kept, and how they are changed: by clients here, by their runner through its pen (ledger.py)."""
+"""Stores batches and changes them for clients. A batch in progress is written by its progress writer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FULL_RETRY = 60.0
 """Seconds after which a client with too many batches should try again."""
 
 
-class Batches:
+class BatchRepository:
     def __init__(self, documents: Documents, retention: float, most_open: int = 0) -> None:
         """`retention`: seconds for which a batch is kept after it was to be over; `most_open`: batches of a tenant that
         may be open at a time, 0: any number.

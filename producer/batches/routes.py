@@ -11,7 +11,7 @@ from producer.batches.document import Batch
 from producer.batches.idempotency import RequestName, request_name
 from producer.batches.requests import batch_object, new_batch, parse_batch_request, retrying
 from producer.http import response_models, serializers
-from producer.http.context import doors_of, json_response, principal_of, tenant_of
+from producer.http.context import context_of, json_response, principal_of, tenant_of
 from producer.http.openapi import BATCH_REQUEST, answers, is_json
 from producer.webhooks.target import webhook_refusal
 from shared.errors import Conflict, InvalidRequest
@@ -23,26 +23,26 @@ A_BATCH = is_json(response_models.Batch, "The batch.")
 
 
 async def begin(request: Request, batch: Batch, name: RequestName | None) -> Response:
-    doors = doors_of(request)
-    file = await doors.files.get(batch.tenant, batch.input_file_id)
+    context = context_of(request)
+    file = await context.files.get(batch.tenant, batch.input_file_id)
     if file.purpose != "batch":
         raise InvalidRequest(
             f"The file {file.id} has the purpose '{file.purpose}', not 'batch'.", param="input_file_id"
         )
-    await doors.files.usage.require_room(batch.tenant)
-    async with doors.batches.room_for(batch):
-        standing = await doors.named_batches.create(batch, name)
-    doors.runners.nudge()
+    await context.files.usage.require_room(batch.tenant)
+    async with context.batches.room_for(batch):
+        standing = await context.named_batches.create(batch, name)
+    context.runners.nudge()
     return json_response(batch_object(standing))
 
 
 @router.post("", summary="Create a batch", responses=answers(A_BATCH, 400, 404), openapi_extra=BATCH_REQUEST)
 async def create_batch(request: Request) -> Response:
     """Runs the requests in a file. The file is looked at as a whole first: `errors` says what is wrong with it."""
-    body, principal, doors = await request.body(), principal_of(request), doors_of(request)
-    asked, settings = await doors.service.checks.run(body, lambda: parse_batch_request(body)), doors.settings
+    body, principal, context = await request.body(), principal_of(request), context_of(request)
+    asked, settings = await context.service.checks.run(body, lambda: parse_batch_request(body)), context.settings
     name = request_name(request.headers, body, "batch")
-    if (standing := await doors.named_batches.find(principal.tenant, name)) is not None:
+    if (standing := await context.named_batches.find(principal.tenant, name)) is not None:
         return json_response(batch_object(standing))
     if (refused := webhook_refusal(asked.webhook_url, background=True, settings=settings)) is not None:
         raise refused
@@ -60,29 +60,29 @@ async def list_batches(
     request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> Response:
     """`after`: the last id of the page before."""
-    found, more = await doors_of(request).batches.list(tenant_of(request), after=after, limit=limit)
+    found, more = await context_of(request).batches.list(tenant_of(request), after=after, limit=limit)
     return json_response(serializers.page([batch_object(batch) for batch in found], has_more=more))
 
 
 @router.get("/{batch_id}", summary="A batch's state", responses=answers(A_BATCH, 404))
 async def get_batch(request: Request, batch_id: BatchId) -> Response:
-    return json_response(batch_object(await doors_of(request).batches.get(tenant_of(request), batch_id)))
+    return json_response(batch_object(await context_of(request).batches.get(tenant_of(request), batch_id)))
 
 
 @router.post("/{batch_id}/cancel", summary="Cancel a batch", responses=answers(A_BATCH, 404, 409))
 async def cancel_batch(request: Request, batch_id: BatchId) -> Response:
     """What is done stays in the files; the rest stands in the error file as `batch_cancelled`."""
-    return json_response(batch_object(await doors_of(request).batches.cancel(tenant_of(request), batch_id)))
+    return json_response(batch_object(await context_of(request).batches.cancel(tenant_of(request), batch_id)))
 
 
 @router.post("/{batch_id}/retry", summary="Run what failed in a batch again", responses=answers(A_BATCH, 404, 409))
 async def retry_batch(request: Request, batch_id: BatchId) -> Response:
     """A new batch, with the lines in the error file of this one and as much time as it had."""
-    doors, tenant = doors_of(request), tenant_of(request)
+    context, tenant = context_of(request), tenant_of(request)
     name = request_name(request.headers, b"{}", f"retry {batch_id}")
-    if (standing := await doors.named_batches.find(tenant, name)) is not None:
+    if (standing := await context.named_batches.find(tenant, name)) is not None:
         return json_response(batch_object(standing))
-    batch = await doors.batches.get(tenant, batch_id)
+    batch = await context.batches.get(tenant, batch_id)
     if not batch.over or not batch.error.segments:
         why = "has no failed lines" if batch.over else f"is {batch.status}"
         raise Conflict(f"The batch {why}: there is nothing to run again.", code="nothing_failed")

@@ -16,18 +16,18 @@ from typing import TypeVar
 import orjson
 import structlog
 
-from producer.auth.keys import KeyBook
+from producer.auth.keys import KeyRepository
 from producer.batches.document import Batch, Problem
-from producer.batches.execution.lifecycle import Execution, Tools
+from producer.batches.execution.lifecycle import BatchLifecycle, LifecycleContext
 from producer.batches.execution.line_jobs import LineJobs
-from producer.batches.execution.line_limits import Window
+from producer.batches.execution.line_limits import LineLimit
 from producer.batches.execution.outputs import Outputs
-from producer.batches.execution.progress_writer import Ledger
+from producer.batches.execution.progress_writer import ProgressWriter
 from producer.batches.input.lines import RawLine
 from producer.batches.input.reader import LineSource, slowly
 from producer.batches.input.validation import Duplicates, Validation, in_order
 from producer.batches.key import BatchKey
-from producer.batches.repository import Batches
+from producer.batches.repository import BatchRepository
 from producer.batches.webhook import tell_webhook
 from producer.catalog import Catalog
 from producer.files.catalog import Files
@@ -48,27 +48,27 @@ MOST_ASKED = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class BatchContext:
     """What all batches of a replica share."""
 
     settings: Settings
     backend: Backend
     service: JobService
     catalog: Catalog
-    batches: Batches
+    batches: BatchRepository
     files: Files
     storage: Storage
     bodies: BodyBudget
 
 
 class BatchRun:
-    def __init__(self, desk: Desk, ledger: Ledger) -> None:
-        self._desk = desk
-        self._ledger = ledger
+    def __init__(self, batch_context: BatchContext, progress_writer: ProgressWriter) -> None:
+        self._context = batch_context
+        self._progress_writer = progress_writer
 
     @property
     def _batch(self) -> Batch:
-        return self._ledger.batch
+        return self._progress_writer.batch
 
     async def run(self) -> None:
         """Return when the batch is over. Raises Overtaken; Unavailable, after which it may be run again."""
@@ -83,15 +83,15 @@ class BatchRun:
         if not self._batch.over:
             await self._finalize()
         await self._close_files()
-        await tell_webhook(self._batch, self._desk.settings)
-        await self._desk.batches.close(self._batch.id)
+        await tell_webhook(self._batch, self._context.settings)
+        await self._context.batches.close(self._batch.id)
         batch = self._batch
         log.info("batch.over", batch=batch.id, status=batch.status, completed=batch.completed, failed=batch.failed)
 
     # ── validate ──
 
     async def _validate(self) -> None:
-        validation = Validation(self._batch.endpoint, self._desk.settings.batch_lines, await self._only())
+        validation = Validation(self._batch.endpoint, self._context.settings.batch_lines, await self._only())
         await self._look_at_all(validation)
         duplicates = Duplicates(self._batch.endpoint, validation.doubtful)
         if validation.doubtful:
@@ -111,7 +111,7 @@ class BatchRun:
             named = {"model": models[0]} if len(models) == 1 else {"asked": asked}
             return batch.with_(status="in_progress", in_progress_at=time.time(), total=validation.total, **named)
 
-        await self._ledger.commit(accepted)
+        await self._progress_writer.commit(accepted)
 
     async def _look_at_all(self, validation: Validation) -> None:
         async for raw in slowly(self._source()):
@@ -125,22 +125,24 @@ class BatchRun:
         validation.end()
 
     async def _checked(self, raw: RawLine, look: Callable[[RawLine], T]) -> T:
-        return await self._desk.service.checks.run(raw.data or b"", lambda: look(raw))
+        return await self._context.service.checks.run(raw.data or b"", lambda: look(raw))
 
     async def _require_model(self, name: str) -> None:
         """Raises NotFound, also for a model that the batch's key may not use."""
-        model = await self._desk.catalog.get(name)
+        model = await self._context.catalog.get(name)
         if self._batch.models and model.id not in self._batch.models:
             raise unknown_model(name)
 
     async def _fail(self, problems: tuple[Problem, ...]) -> None:
-        await self._ledger.commit(lambda batch: batch.with_(status="failed", failed_at=time.time(), problems=problems))
+        await self._progress_writer.commit(
+            lambda batch: batch.with_(status="failed", failed_at=time.time(), problems=problems)
+        )
 
     async def _only(self) -> Container[int] | None:
         """Hashes of the custom_ids that failed in the batch which this one retries."""
         if self._batch.retry_of is None:
             return None
-        earlier = await self._desk.batches.get(self._batch.tenant, self._batch.retry_of)
+        earlier = await self._context.batches.get(self._batch.tenant, self._batch.retry_of)
         failed: set[int] = set()
         async for raw in slowly(self._source(earlier.error.file_id)):
             failed.add(hash(orjson.loads(raw.data or b"{}").get("custom_id")))
@@ -150,44 +152,48 @@ class BatchRun:
 
     def _source(self, file_id: str | None = None, *, number: int = 1, start: int = 0) -> LineSource:
         return LineSource(
-            self._desk.files,
+            self._context.files,
             self._batch.tenant,
             file_id or self._batch.input_file_id,
-            limit=self._desk.settings.body_limit,
+            limit=self._context.settings.body_limit,
             number=number,
             start=start,
         )
 
     async def _execute(self) -> None:
-        desk, batch = self._desk, self._batch
-        key = BatchKey(KeyBook(desk.backend.documents), desk.backend.limiter, batch.made_with)
-        tools = Tools(
-            ledger=self._ledger,
-            jobs=LineJobs(desk.backend, desk.service, desk.catalog, desk.settings, batch, key),
+        batch_context, batch = self._context, self._batch
+        key = BatchKey(KeyRepository(batch_context.backend.documents), batch_context.backend.limiter, batch.made_with)
+        tools = LifecycleContext(
+            progress_writer=self._progress_writer,
+            jobs=LineJobs(
+                batch_context.backend, batch_context.service, batch_context.catalog, batch_context.settings, batch, key
+            ),
             open_source=lambda number, start: self._source(number=number, start=start),
-            outputs=Outputs(desk.storage, batch),
-            files=desk.files,
-            window=Window(desk.backend.registry, desk.catalog, desk.settings.batch_window),
+            outputs=Outputs(batch_context.storage, batch),
+            files=batch_context.files,
+            window=LineLimit(
+                batch_context.backend.registry, batch_context.catalog, batch_context.settings.batch_window
+            ),
             key=key,
-            file_retention=desk.settings.file_retention,
-            bodies=desk.bodies,
+            file_retention=batch_context.settings.file_retention,
+            bodies=batch_context.bodies,
             only=await self._only(),
         )
-        await Execution(tools).run()
+        await BatchLifecycle(tools).run()
 
     # ── finalize ──
 
     async def _finalize(self) -> None:
         """A batch that was cancelled, or out of time, keeps what it has."""
-        await self._ledger.commit(finalizing)
+        await self._progress_writer.commit(finalizing)
         await self._close_files()
-        await self._ledger.commit(ended)
+        await self._progress_writer.commit(ended)
 
     async def _close_files(self) -> None:
         for output in (self._batch.output, self._batch.error):
             parts = tuple(Part(key=each.key, size=each.size) for each in output.segments)
             with suppress(DocumentChanged):  # Whoever was quicker wrote the same.
-                await self._desk.files.complete(self._batch.tenant, output.file_id, parts)
+                await self._context.files.complete(self._batch.tenant, output.file_id, parts)
 
 
 def finalizing(batch: Batch) -> Batch:

@@ -13,7 +13,7 @@ from producer.files.entry import FileEntry, file_object, new_file_id
 from producer.files.upload import Upload, expiry_of, purpose_of
 from producer.files.usage import STEP
 from producer.http import response_models, serializers
-from producer.http.context import doors_of, json_response, tenant_of
+from producer.http.context import context_of, json_response, tenant_of
 from producer.http.errors import error_response
 from producer.http.openapi import FILE_CONTENT, FILE_UPLOAD, answers, is_json
 from shared.errors import RangeNotSatisfiable
@@ -32,23 +32,23 @@ NAME_LIMIT = 255
 )
 async def create_file(request: Request) -> Response:
     """multipart/form-data with `purpose` and `file`, in any order. A file for `batch` is a `.jsonl`."""
-    doors, tenant, now = doors_of(request), tenant_of(request), time.time()
-    upload = Upload(request.headers.get("content-type", ""), request.stream(), doors.settings.file_limit)
+    context, tenant, now = context_of(request), tenant_of(request), time.time()
+    upload = Upload(request.headers.get("content-type", ""), request.stream(), context.settings.file_limit)
     file_id = new_file_id()
-    async with doors.files.usage.room(tenant, expected_size(request, doors.settings.file_limit)) as room:
-        part = await doors.files.upload(tenant, file_id, room.counted(upload.chunks()))
+    async with context.files.usage.room(tenant, expected_size(request, context.settings.file_limit)) as room:
+        part = await context.files.upload(tenant, file_id, room.counted(upload.chunks()))
         try:
             entry = FileEntry(
                 id=file_id,
                 filename=(upload.filename or "")[-NAME_LIMIT:],
                 purpose=purpose_of(upload),
                 created_at=now,
-                expires_at=now + (expiry_of(upload) or doors.settings.file_retention),
+                expires_at=now + (expiry_of(upload) or context.settings.file_retention),
                 parts=(part,),
             )
-            await doors.files.add(tenant, entry)
+            await context.files.add(tenant, entry)
         except BaseException:
-            await doors.files.forget(part)
+            await context.files.forget(part)
             raise
         room.keep(entry)
     return json_response(file_object(entry))
@@ -69,7 +69,7 @@ async def list_files(
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """Newest first, unless `order` is `asc`. `after`: the last id of the page before."""
-    files, more = await doors_of(request).files.list(
+    files, more = await context_of(request).files.list(
         tenant_of(request), purpose=purpose, after=after, limit=limit, oldest_first=order == "asc"
     )
     return json_response(serializers.page([await shown(request, entry) for entry in files], has_more=more))
@@ -79,13 +79,13 @@ async def shown(request: Request, entry: FileEntry) -> dict[str, object]:
     """OpenAI's `file`; one that grows is as large as it is now."""
     if entry.growing is None:
         return file_object(entry)
-    content = await doors_of(request).files.content(tenant_of(request), entry)
+    content = await context_of(request).files.content(tenant_of(request), entry)
     return file_object(entry, size=content.size)
 
 
 @router.get("/{file_id}", summary="A file", responses=answers(is_json(response_models.File, "The file."), 404))
 async def get_file(request: Request, file_id: FileId) -> Response:
-    return json_response(await shown(request, await doors_of(request).files.get(tenant_of(request), file_id)))
+    return json_response(await shown(request, await context_of(request).files.get(tenant_of(request), file_id)))
 
 
 @router.get("/{file_id}/content", summary="A file's bytes", responses=answers(FILE_CONTENT, 404, 416))
@@ -94,7 +94,7 @@ async def get_content(request: Request, file_id: FileId) -> Response:
     file that a batch still writes can be read as far as it goes: then `X-Incomplete: true` and, in `X-Last-Line`, how
     many lines there are.
     """
-    files, tenant = doors_of(request).files, tenant_of(request)
+    files, tenant = context_of(request).files, tenant_of(request)
     entry = await files.get(tenant, file_id)
     content = await files.content(tenant, entry)
     etag, range_ = f'"{file_id}-{content.size}"', request.headers.get("range")
@@ -118,5 +118,5 @@ async def get_content(request: Request, file_id: FileId) -> Response:
     responses=answers(is_json(response_models.FileDeleted, "It is gone."), 404, 409),
 )
 async def delete_file(request: Request, file_id: FileId) -> Response:
-    await doors_of(request).files.delete(tenant_of(request), file_id)
+    await context_of(request).files.delete(tenant_of(request), file_id)
     return json_response({"id": file_id, "object": "file", "deleted": True})

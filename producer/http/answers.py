@@ -15,11 +15,11 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from producer.http.eager_send import Relay
+from producer.http.eager_send import EagerSender
 from producer.http.errors import error_response
 from producer.http.sse import keepalive
 from producer.jobs.service import JobService
-from producer.jobs.waiting_call import OpenCall, Waiting, waiting
+from producer.jobs.waiting_call import OpenCall, WaitingCall, waiting
 from shared.errors import IgniteError, RecordedError
 from shared.frames import error_frames
 from shared.ports import Update
@@ -35,7 +35,7 @@ ERROR_FRAME = b'data: {"error":'
 
 
 @asynccontextmanager
-async def hang_up_watched(receive: Receive, client: Waiting) -> AsyncGenerator[None]:
+async def hang_up_watched(receive: Receive, client: WaitingCall) -> AsyncGenerator[None]:
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -92,11 +92,11 @@ class CallAnswer(Response):
         del self._open_call
         return open_call
 
-    async def _serve(self, client: Waiting, send: Send) -> str:
+    async def _serve(self, client: WaitingCall, send: Send) -> str:
         """Answer; how the job ended. Raises FollowerClosed when the client has left."""
         raise NotImplementedError
 
-    async def _start(self, client: Waiting, send: Send, content_type: dict[str, str]) -> None:
+    async def _start(self, client: WaitingCall, send: Send, content_type: dict[str, str]) -> None:
         self._started = True
         headers = content_type | client.begin()
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -108,8 +108,8 @@ class StreamAnswer(CallAnswer):
 
     mode = "stream"
 
-    async def _serve(self, client: Waiting, send: Send) -> str:
-        relay = Relay(send)
+    async def _serve(self, client: WaitingCall, send: Send) -> str:
+        relay = EagerSender(send)
         while True:
             try:
                 update = await client.next(self._keepalive, relay.push if self._started else None)
@@ -130,12 +130,12 @@ class StreamAnswer(CallAnswer):
             elif update.data:
                 await self._send(client, send, update.data)
 
-    async def _send(self, client: Waiting, send: Send, data: bytes, *, more: bool = True) -> None:
+    async def _send(self, client: WaitingCall, send: Send, data: bytes, *, more: bool = True) -> None:
         if not self._started:
             await self._start(client, send, STREAM_HEADERS)
         await send_body(send, data, more=more)
 
-    async def _comment(self, client: Waiting) -> bytes:
+    async def _comment(self, client: WaitingCall) -> bytes:
         place = await client.place()
         text = keepalive(place.status, alive=place.alive, position=place.position, eta=place.eta, workers=place.workers)
         # One newline: some decoders take each blank line for the end of an event, and read an event without data.
@@ -175,7 +175,7 @@ class UnaryAnswer(CallAnswer):
         super().__init__(service, open_call, keepalive, key=key)
         self._padding = padding
 
-    async def _serve(self, client: Waiting, send: Send) -> str:
+    async def _serve(self, client: WaitingCall, send: Send) -> str:
         patience = self._padding or self._keepalive
         while True:
             update = await client.next(patience)
@@ -185,12 +185,12 @@ class UnaryAnswer(CallAnswer):
             elif update is not None and update.ending is not None:
                 return await self._answer(client, send, update)
 
-    async def _pad(self, client: Waiting, send: Send) -> None:
+    async def _pad(self, client: WaitingCall, send: Send) -> None:
         if not self._started:
             await self._start(client, send, {"content-type": "application/json"})
         await send_body(send, b"\n", more=True)
 
-    async def _answer(self, client: Waiting, send: Send, update: Update) -> str:
+    async def _answer(self, client: WaitingCall, send: Send, update: Update) -> str:
         assert update.ending is not None
         try:
             result = await client.result(update)

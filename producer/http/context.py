@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from producer.admission.rate_limits import KeyLimits, Meter
 from producer.auth.keyring import Keyring, Principal
-from producer.batches.idempotency import NamedBatches
-from producer.batches.lease import BatchRunners
-from producer.batches.repository import Batches
+from producer.batches.idempotency import IdempotentBatches
+from producer.batches.lease import BatchLeaseManager
+from producer.batches.repository import BatchRepository
 from producer.catalog import Catalog
 from producer.files.catalog import Files
 from producer.fleet import Fleet
@@ -27,7 +27,7 @@ from shared.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class ApiContext:
     settings: Settings
     backend: Backend
     keyring: Keyring
@@ -36,9 +36,9 @@ class Doors:
     catalog: Catalog
     health: Health
     files: Files
-    batches: Batches
-    named_batches: NamedBatches
-    runners: BatchRunners
+    batches: BatchRepository
+    named_batches: IdempotentBatches
+    runners: BatchLeaseManager
     fleet: Fleet
     bodies: BodyBudget
     connections: Connections
@@ -52,10 +52,10 @@ class Doors:
         return parts | {"server": "shutting down"} if self.service.draining else parts
 
 
-def doors_of(request: Request) -> Doors:
-    doors = request.app.state.doors
-    assert isinstance(doors, Doors)
-    return doors
+def context_of(request: Request) -> ApiContext:
+    context = request.app.state.context
+    assert isinstance(context, ApiContext)
+    return context
 
 
 def principal_of(request: Request) -> Principal:

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.types import Send
 
 
-class Relay:
+class EagerSender:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._begun: Begun | None = None

@@ -117,7 +117,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(IgniteError, handle_ignite_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
     app.add_exception_handler(RequestValidationError, handle_validation_error)
-    app.add_exception_handler(Exception, handle_surprise)
+    app.add_exception_handler(Exception, handle_unhandled_error)
 
 
 async def handle_cut_off(request: Request, error: Exception) -> Response:
@@ -171,12 +171,12 @@ async def handle_validation_error(request: Request, error: Exception) -> Respons
     return error_response(errors.InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param))
 
 
-async def handle_surprise(request: Request, error: Exception) -> Response:
+async def handle_unhandled_error(request: Request, error: Exception) -> Response:
     """Starlette sends the answer and raises the error all the same, which would cost the client its connection."""
     request.scope[TOLD] = True
-    return surprise_response(request.scope["path"], error)
+    return unhandled_error_response(request.scope["path"], error)
 
 
-def surprise_response(path: str, error: Exception) -> Response:
+def unhandled_error_response(path: str, error: Exception) -> Response:
     log.error("request.crashed", path=path, exc_info=error)
     return error_response(IgniteError("The server failed on this request."))

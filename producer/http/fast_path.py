@@ -18,7 +18,7 @@ from shared.errors import IgniteError
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Straight:
+class FastPath:
     """`handlers`: by path, for POST. A handler's answer has not begun where it raises."""
 
     def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:

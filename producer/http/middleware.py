@@ -18,7 +18,7 @@ from structlog.contextvars import bound_contextvars
 
 from producer.admission.rate_limits import KeyLimits, Meter
 from producer.auth.keyring import METRICS, METRICS_READER, Keyring, Principal
-from producer.http.errors import TOLD, error_response, surprise_response
+from producer.http.errors import TOLD, error_response, unhandled_error_response
 from shared.errors import IgniteError, RequestTooLarge, UnsupportedMediaType
 
 log = structlog.get_logger(__name__)
@@ -80,7 +80,7 @@ class Cors(CORSMiddleware):
             await self.app(scope, receive, send)
 
 
-class Surprises:
+class UnhandledErrors:
     """What nobody has foreseen is an error of OpenAI's shape as well. Inside of CORS, so that browsers can read it."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -96,7 +96,7 @@ class Surprises:
                 return
             if scope["type"] != "http" or scope.get(ANSWERED):
                 raise  # All that is left is to break off, as the server does.
-            await surprise_response(scope["path"], error)(scope, receive, send)
+            await unhandled_error_response(scope["path"], error)(scope, receive, send)
 
 
 class Authentication:

@@ -17,15 +17,15 @@ CLOSE_PATIENCE = 2.0
 """Seconds for what is still to be done when the process stops."""
 
 
-class Chores:
+class BackgroundRetries:
     """Owns the tasks; one that breaks says so in the log."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def insist(self, name: str, step: Callable[[], Awaitable[object]], until: float) -> None:
+    def retry_until_done(self, name: str, step: Callable[[], Awaitable[object]], until: float) -> None:
         """Take `step`, which may safely be repeated, until it has been done or the clock says `until` (Unix time)."""
-        task = asyncio.create_task(insist(name, step, until), name=name)
+        task = asyncio.create_task(retry_until_done(name, step, until), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
@@ -42,7 +42,7 @@ class Chores:
             log.error("chore.crashed", chore=task.get_name(), exc_info=error)
 
 
-async def insist(name: str, step: Callable[[], Awaitable[object]], until: float) -> None:
+async def retry_until_done(name: str, step: Callable[[], Awaitable[object]], until: float) -> None:
     while True:
         try:
             await step()

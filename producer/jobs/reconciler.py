@@ -1,4 +1,4 @@
-"""The sweeper: every job that was accepted ends, also one that the broker has lost."""
+"""The reconciler: every job that was accepted ends, also one that the broker has lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.ports import Backend
 log = structlog.get_logger(__name__)
 
 
-class Sweeper:
+class Reconciler:
     def __init__(self, backend: Backend, service: JobService, catalog: Catalog) -> None:
         self._backend = backend
         self._service = service
@@ -44,10 +44,10 @@ class Sweeper:
 
     async def sweep(self, queue: QueueName, waited: float) -> int:
         """Publish again what the broker has lost of `queue`, and end what is too late; how many there were."""
-        strays = await self._backend.strays(queue, waited)
-        for job in strays:
+        orphans = await self._backend.orphans(queue, waited)
+        for job in orphans:
             await self._mend(job)
-        return len(strays)
+        return len(orphans)
 
     async def _mend(self, job: Job) -> None:
         if job.deadline_at <= time.time():

@@ -1,4 +1,4 @@
-"""The use case: submit a request as a job, follow it, wait for it, cancel it. HTTP and gRPC are two doors to this."""
+"""The use case: submit a request as a job, follow it, wait for it, cancel it. HTTP and gRPC are two context to this."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 import structlog
 
 from producer.admission.estimate import estimated_tokens
-from producer.admission.gate import Door
-from producer.admission.large_requests import HeavyChecks
+from producer.admission.gate import AdmissionGate
+from producer.admission.large_requests import LargeRequestChecks
 from producer.admission.rate_limits import Meter
 from producer.admission.request_policy import RequestPolicy
 from producer.admission.rules import check_against_model
 from producer.auth.open_calls import OpenCalls, revoked
 from producer.catalog import Catalog
-from producer.jobs.background_retries import Chores
+from producer.jobs.background_retries import BackgroundRetries
 from producer.jobs.submission import Submission, new_job
 from producer.metrics import JOBS_SUBMITTED
 from producer.webhooks.target import webhook_refusal
@@ -83,9 +83,9 @@ class JobService:
         self._backend = backend
         self._catalog = catalog
         self._settings = settings
-        self._chores = Chores()
-        self._door = Door(backend.store, settings, self._chores)
-        self.checks = HeavyChecks()
+        self._background_retries = BackgroundRetries()
+        self._gate = AdmissionGate(backend.store, settings, self._background_retries)
+        self.checks = LargeRequestChecks()
         self.policy = RequestPolicy.of(settings)
         self.draining = False
         self.open_calls = OpenCalls()
@@ -93,7 +93,7 @@ class JobService:
     async def close(self) -> None:
         """Sees through what was begun, as far as the store lets it."""
         self.checks.close()
-        await self._chores.close()
+        await self._background_retries.close()
 
     # ── submit ──
 
@@ -104,7 +104,7 @@ class JobService:
         was cut off and its SDK sends it again, the one client of the job that was left alone.
         """
         job = await self._admit(submission)
-        if (orphan := await self._take_up(submission)) is not None:
+        if (orphan := await self._reattach(submission)) is not None:
             async with self.attach(orphan, submission.body) as call:
                 yield call
             return
@@ -118,11 +118,11 @@ class JobService:
         async with self.attach(await self.get(job.tenant, standing), body) as call:
             yield call
 
-    async def _take_up(self, submission: Submission) -> Job | None:
+    async def _reattach(self, submission: Submission) -> Job | None:
         """The job that the request has become already, if its client was cut off and asks again."""
         if submission.sent is None or not submission.sent_again:
             return None
-        job_id = await self._backend.store.take_up(submission.tenant, submission.sent)
+        job_id = await self._backend.store.reattach(submission.tenant, submission.sent)
         if job_id is None:
             return None
         if submission.meter is not None:
@@ -145,7 +145,7 @@ class JobService:
         model = await self._model_for(submission)
         job.model = model.id
         job.tokens = estimated_tokens(submission.request, len(submission.body), model.context_length)
-        await self._door.admit(job, draining=self.draining)
+        await self._gate.admit(job, draining=self.draining)
         if submission.idempotency_key is None:
             await self._count(job, submission)
         return job
@@ -187,7 +187,7 @@ class JobService:
             refusal = error
             if submission.meter is not None:
                 submission.meter.give_back()
-            self._chores.insist(
+            self._background_retries.retry_until_done(
                 f"discard {job.id}", lambda: self._undo(job, refusal, may_come=may_come), job.deadline_at
             )
             raise
@@ -217,7 +217,7 @@ class JobService:
         try:
             await self._backend.queue.publish(message)
         except QueueFull as error:
-            error.retry_after = self._door.room_in(job.queue)
+            error.retry_after = self._gate.room_in(job.queue)
             raise
 
     async def publish_again(self, job: Job, body: bytes) -> None:
@@ -302,7 +302,7 @@ class JobService:
         if now.status is JobStatus.QUEUED:
             position = await self._backend.store.position(now)
             workers = await self._catalog.workers(now.model)
-            eta = self._door.eta(now, position)
+            eta = self._gate.eta(now, position)
             return Place(now.status, position, eta if workers else None, alive=False, workers=workers)
         alive = now.owner is not None and await self._backend.registry.alive(now.owner)
         return Place(now.status, None, None, alive=alive)
@@ -386,7 +386,11 @@ class JobService:
         a job that runs then is its worker's to end.
         """
         if call.job.deadline_at - time.time() < AT_THE_DEADLINE:
-            self._chores.insist(f"expire {call.job.id}", lambda: self.expire(call.job.id), call.job.deadline_at)
+            self._background_retries.retry_until_done(
+                f"expire {call.job.id}", lambda: self.expire(call.job.id), call.job.deadline_at
+            )
         elif not (call.job.detached or call.attached):
             log.info("client.gone", job=call.job.id, next="cancelling the job")
-            self._chores.insist(f"cancel {call.job.id}", lambda: self.cancel(call.job.id), call.job.deadline_at)
+            self._background_retries.retry_until_done(
+                f"cancel {call.job.id}", lambda: self.cancel(call.job.id), call.job.deadline_at
+            )

@@ -1,4 +1,4 @@
-"""What a client asks for, whichever door it came by."""
+"""What a client asks for, whichever gate it came by."""
 
 from __future__ import annotations
 

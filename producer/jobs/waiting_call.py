@@ -1,4 +1,4 @@
-"""A call whose client waits, whichever door it came by: what its job tells, how patiently, and how it ended."""
+"""A call whose client waits, whichever gate it came by: what its job tells, how patiently, and how it ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OUTAGE_PATIENCE = 30.0
 """Seconds a waiting call outlives the store's absence."""
 
 
-class Waiting:
+class WaitingCall:
     """`ending` says how the call ended, for the metrics: whoever serves it sets it to the job's status."""
 
     def __init__(self, service: JobService, call: Call, mode: str, patience: float | None) -> None:
@@ -122,7 +122,7 @@ async def waiting(
     mode: str,
     patience: float | None = None,
     key: str | None = None,
-) -> AsyncGenerator[Waiting]:
+) -> AsyncGenerator[WaitingCall]:
     """Open a call and see how it ends; a client that left ends it quietly.
 
     `patience`: seconds after which a job that still waits is given up, where that is before its deadline. `key`: the
@@ -130,7 +130,7 @@ async def waiting(
     """
     async with open_call() as call:
         del open_call  # It holds the parsed request.
-        client = Waiting(service, call, mode, patience)
+        client = WaitingCall(service, call, mode, patience)
         with OPEN_CALLS.labels(mode).track_inprogress(), service.open_calls.ended_with(key, client.revoke):
             try:
                 yield client

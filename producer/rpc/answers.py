@@ -12,9 +12,9 @@ import orjson
 
 from producer.http.sse import Frames
 from producer.jobs.service import JobService, Submission
-from producer.jobs.waiting_call import Waiting, waiting
+from producer.jobs.waiting_call import WaitingCall, waiting
 from producer.rpc.messages import chunk_of, completion_of
-from shared.aio import unheeded
+from shared.aio import run_and_discard
 from shared.errors import RecordedError, ShuttingDown
 from shared.frames import DONE
 from shared.job import Mode
@@ -47,10 +47,10 @@ class Answer:
         self._marks = marks
         self._keepalive = keepalive
         self._since = time.perf_counter()
-        self._client: Waiting | None = None
+        self._client: WaitingCall | None = None
         self._started = self._gone = self._cut = False
         self.task = asyncio.create_task(self._work(), name=f"answer {marks['x-request-id']}")
-        self.task.add_done_callback(unheeded)
+        self.task.add_done_callback(run_and_discard)
 
     async def end(self) -> ChatCompletionResponse | None:
         """The unary answer; None once a stream has been sent. Raises FollowerClosed if the client has left."""
@@ -85,11 +85,11 @@ class Answer:
             return await self._serve(client)
         raise FollowerClosed
 
-    async def _serve(self, client: Waiting) -> ChatCompletionResponse | None:
+    async def _serve(self, client: WaitingCall) -> ChatCompletionResponse | None:
         """Answer, and note how the job ended. Raises FollowerClosed when the client has left."""
         raise NotImplementedError
 
-    async def _start(self, client: Waiting) -> None:
+    async def _start(self, client: WaitingCall) -> None:
         if not self._started:
             self._started = True
             taken = {"openai-processing-ms": str(int((time.perf_counter() - self._since) * 1000))}
@@ -114,7 +114,7 @@ class UnaryAnswer(Answer):
 
     mode = "unary"
 
-    async def _serve(self, client: Waiting) -> ChatCompletionResponse:
+    async def _serve(self, client: WaitingCall) -> ChatCompletionResponse:
         while True:
             update = await client.next(self._keepalive)
             if update is not None and update.ending is not None:
@@ -129,7 +129,7 @@ class StreamAnswer(Answer):
 
     mode = "stream"
 
-    async def _serve(self, client: Waiting) -> None:
+    async def _serve(self, client: WaitingCall) -> None:
         frames = Frames()
         while True:
             update = await client.next(self._keepalive)
@@ -144,7 +144,7 @@ class StreamAnswer(Answer):
                 raise_error(update.ending.error)
                 return
 
-    async def _send(self, client: Waiting, frame: bytes) -> None:
+    async def _send(self, client: WaitingCall, frame: bytes) -> None:
         if frame == LAST:
             return
         data = frame.removeprefix(PREFIX)

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from structlog.contextvars import bound_contextvars
 
 from producer.auth.keyring import Principal
-from producer.http.context import Doors
+from producer.http.context import ApiContext
 from producer.http.middleware import fit_request_id
 from producer.jobs.idempotency import HEADER, idempotency_key
 from producer.jobs.service import Submission
@@ -39,10 +39,10 @@ BOUNDS = MessageBounds(ChatCompletionRequest.DESCRIPTOR)
 
 
 class ModelService:
-    def __init__(self, doors: Doors) -> None:
-        self._doors = doors
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
         self._open: set[Answer] = set()
-        settings = doors.settings
+        settings = context.settings
         self._calls = OpenCalls(settings.grpc_calls)
         self._receiving = Receiving(
             memory=settings.grpc_receive_memory,
@@ -86,12 +86,12 @@ class ModelService:
         marks: dict[str, str],
     ) -> ChatCompletionResponse | None:
         principal = await self._principal_of(metadata, context)
-        with self._calls.counted(principal.tenant), self._doors.bodies.open(principal.tenant) as held:
+        with self._calls.counted(principal.tenant), self._context.bodies.open(principal.tenant) as held:
             data = await self._receiving.first(messages, principal.tenant)
             held.grow(len(data))
             submission = await self._submission(principal, data, metadata, kind.mode, context.time_remaining())
             del data
-            answer = kind(self._doors.service, submission, context, marks, self._doors.settings.keepalive)
+            answer = kind(self._context.service, submission, context, marks, self._context.settings.keepalive)
             self._open.add(answer)
             try:
                 return await answer.end()
@@ -100,9 +100,9 @@ class ModelService:
                 marks.update(answer.rate_limits())
 
     async def _principal_of(self, metadata: Mapping[str, str], context: Context) -> Principal:
-        keyring = self._doors.keyring
+        keyring = self._context.keyring
         principal = await keyring.authenticate(metadata.get("authorization"), address_of(context.peer()))
-        if await keyring.is_keyless() and (refused := browser_refusal(metadata, self._doors.settings)) is not None:
+        if await keyring.is_keyless() and (refused := browser_refusal(metadata, self._context.settings)) is not None:
             raise refused
         return principal
 
@@ -114,8 +114,8 @@ class ModelService:
         mode: Mode,
         remaining: float | None,
     ) -> Submission:
-        limit, streams = self._doors.settings.body_limit, mode == "stream"
-        body, request = await self._doors.service.checks.run(
+        limit, streams = self._context.settings.body_limit, mode == "stream"
+        body, request = await self._context.service.checks.run(
             data, lambda: read(data, limit, streams=streams), heavy=BOUNDS.is_heavy(data)
         )
         return Submission(
@@ -125,7 +125,7 @@ class ModelService:
             mode=mode,
             detached=metadata.get("x-on-disconnect", "").lower() == "continue",
             idempotency_key=idempotency_key(metadata.get(HEADER.lower()), body, mode),
-            meter=self._doors.limits.meter(principal),
+            meter=self._context.limits.meter(principal),
             traceparent=metadata.get("traceparent"),
         )
 

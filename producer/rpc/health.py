@@ -18,7 +18,7 @@ import grpc.aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from producer.auth.failed_attempts import network_of
-from producer.http.context import Doors
+from producer.http.context import ApiContext
 from producer.rpc.guarded import Methods
 from producer.rpc.peers import address_of
 from producer.rpc.receiving import StrangersReceiving
@@ -36,9 +36,9 @@ WATCHERS, WATCHERS_OF_ONE = 256, 32
 
 
 class HealthService:
-    def __init__(self, doors: Doors, services: frozenset[str], strangers: StrangersReceiving) -> None:
+    def __init__(self, context: ApiContext, services: frozenset[str], strangers: StrangersReceiving) -> None:
         """`services`: the names that may be asked for; "" is the server as a whole."""
-        self._doors = doors
+        self._context = context
         self._services = services | {""}
         self._strangers = strangers
         self._watchers: Counter[str] = Counter()
@@ -104,6 +104,6 @@ class HealthService:
 
     async def _looked(self) -> bool:
         try:
-            return not any((await self._doors.troubles()).values())
+            return not any((await self._context.troubles()).values())
         finally:
             self._looked_at = time.monotonic()

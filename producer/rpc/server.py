@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from producer.http.context import Doors
+from producer.http.context import ApiContext
 from producer.rpc.calls import ModelService
 from producer.rpc.guarded import Methods, guarded_server
 from producer.rpc.health import HealthService
@@ -48,18 +48,18 @@ class GrpcServer:
 
     task: asyncio.Task[bool]
 
-    def __init__(self, doors: Doors) -> None:
-        self._settings = doors.settings
-        self._calls = ModelService(doors)
+    def __init__(self, context: ApiContext) -> None:
+        self._settings = context.settings
+        self._calls = ModelService(context)
         names = frozenset({SERVICE, HEALTH, reflection.SERVICE_NAME})
         strangers = StrangersReceiving(slots=STRANGERS_SLOTS, timeout=STRANGERS_TIMEOUT)
         services = {
             SERVICE: methods(self._calls),
-            HEALTH: HealthService(doors, names, strangers).methods(),
+            HEALTH: HealthService(context, names, strangers).methods(),
             **reflection_services(sorted(names), strangers),
         }
-        most_calls = doors.settings.grpc_calls + UNKNOWN_CALLS
-        self._server = guarded_server(services, options(doors.settings), most_calls)
+        most_calls = context.settings.grpc_calls + UNKNOWN_CALLS
+        self._server = guarded_server(services, options(context.settings), most_calls)
         self.address = ""
 
     async def start(self) -> None:

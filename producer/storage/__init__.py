@@ -1,4 +1,4 @@
-"""Where the bytes of files are kept: a directory, or S3-compatible object storage; and the one door to them."""
+"""Where the bytes of files are kept: a directory, or S3-compatible object storage; and the one gate to them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from shared.backends.redis.connection.presence import anybody_hears
 from shared.backends.redis.connection.server import Server, open_server
 from shared.backends.redis.documents import RedisDocuments
 from shared.backends.redis.jobs.log import RedisLog, dispatch
-from shared.backends.redis.jobs.orphans import StrayFinder
+from shared.backends.redis.jobs.orphans import OrphanFinder
 from shared.backends.redis.jobs.store import RedisStore
 from shared.backends.redis.limiter import RedisLimiter
 from shared.backends.redis.outbox import RedisOutbox
@@ -66,7 +66,7 @@ class DistributedBackend:
         self.outbox = RedisOutbox(self._server.pipeline)
         self.limiter = RedisLimiter(self._server.pipeline)
         self.registry = RedisRegistry(self._server)
-        self._strays = StrayFinder(self._server.pipeline, self.queue.depth)
+        self._strays = OrphanFinder(self._server.pipeline, self.queue.depth)
 
     async def listen(self) -> None:
         """Logs can be followed from here on. Raises BackendUnavailable."""
@@ -81,7 +81,7 @@ class DistributedBackend:
                 raise SettingsError(f"The setting amqp_url does not fit the broker: {error.detail}.") from None
             log.warning("broker.away", error=str(error), next="going on; it is connected to when it is back")
 
-    async def strays(self, queue: QueueName, waited: float) -> Sequence[Job]:
+    async def orphans(self, queue: QueueName, waited: float) -> Sequence[Job]:
         return await self._strays.find(queue, waited)
 
     async def warnings(self, longest_job: float) -> Sequence[str]:

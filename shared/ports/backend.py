@@ -36,7 +36,7 @@ class Backend(Protocol):
     @property
     def registry(self) -> Registry: ...
 
-    async def strays(self, queue: QueueName, waited: float) -> Sequence[Job]:
+    async def orphans(self, queue: QueueName, waited: float) -> Sequence[Job]:
         """Jobs of `queue` that have waited for more than `waited` seconds, and for which neither a message nor a living
         worker stands, as far as can be told: what a broker lost, or a process that died between two steps.
 

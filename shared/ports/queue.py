@@ -109,7 +109,7 @@ Fate = Literal["keep", "replay", "forget"]
 
 
 class JobQueue(Protocol):
-    """Holds the work that is not done: the truth about what must still run."""
+    """Pauses the work that is not done: the truth about what must still run."""
 
     async def publish(self, message: Message) -> None:
         """Return once the message is durable. Raises QueueFull when the queue's bound is reached.

@@ -92,11 +92,11 @@ class JobStore(Protocol):
         discarded or deleted, or its creation broken off: whoever comes after a process that died has the key within
         about a second. Raises IdempotencyKeyReused where it stands for another request.
 
-        `sent`: a digest by which `take_up` finds the job, should its client be cut off and send the request again.
+        `sent`: a digest by which `reattach` finds the job, should its client be cut off and send the request again.
         """
         ...
 
-    async def take_up(self, tenant: str, sent: str) -> str | None:
+    async def reattach(self, tenant: str, sent: str) -> str | None:
         """A job of the tenant's that was created as `sent`, is neither over nor being cancelled, and is followed by no
         living replica; None if there is none. It is detached from now on, and not taken up again.
         """

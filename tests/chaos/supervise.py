@@ -25,8 +25,8 @@ CONCURRENCY = 8
 """Per worker: all of them together have less than there are clients, so that tenants wait for one another."""
 DRAIN = 5
 SWEEP, NEVER = 15, 86400
-"""Seconds between searches for strays: soon enough to be seen at the end of a campaign, too late to stand in for a
-redelivery. A broken build does without, since the sweeper would mend what its missing safeguard breaks.
+"""Seconds between searches for orphans: soon enough to be seen at the end of a campaign, too late to stand in for a
+redelivery. A broken build does without, since the reconciler would mend what its missing safeguard breaks.
 """
 TELLS_WHERE_IT_HANGS = {"PYTHONFAULTHANDLER": "1"}
 """SIGABRT makes it print where it is before it ends."""

@@ -2,14 +2,14 @@
 
 import pytest
 
-from producer.auth.keys import KIND, KeyBook, digest
+from producer.auth.keys import KIND, KeyRepository, digest
 from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.limits import Limits
 from shared.ports import FLEET, Backend
 
 
 async def test_a_key_is_found_by_its_hash_until_it_is_revoked(replicas: tuple[Backend, Backend]) -> None:
-    one, other = (KeyBook(replica.documents) for replica in replicas)
+    one, other = (KeyRepository(replica.documents) for replica in replicas)
     assert not await one.any()
     secret, key = await one.create("alice", limits=Limits(models=("a",)))
     assert await other.any()
@@ -21,14 +21,14 @@ async def test_a_key_is_found_by_its_hash_until_it_is_revoked(replicas: tuple[Ba
 
 
 async def test_the_key_itself_is_not_kept(backend: Backend) -> None:
-    secret, key = await KeyBook(backend.documents).create("alice")
+    secret, key = await KeyRepository(backend.documents).create("alice")
     (document,) = await backend.documents.list(KIND, FLEET)
     for part in (secret, secret.removeprefix("sk-ignite-")):
         assert part not in f"{document} {key!r}"
 
 
 async def test_two_keys_may_belong_to_one_tenant(backend: Backend) -> None:
-    book = KeyBook(backend.documents)
+    book = KeyRepository(backend.documents)
     (old, _), (new, second) = await book.create("alice"), await book.create("alice-2", tenant="alice")
     assert old != new
     assert second.tenant == "alice"
@@ -37,7 +37,7 @@ async def test_two_keys_may_belong_to_one_tenant(backend: Backend) -> None:
 
 
 async def test_a_key_is_revoked_by_its_name_or_its_id(backend: Backend) -> None:
-    book = KeyBook(backend.documents)
+    book = KeyRepository(backend.documents)
     for _ in range(2):
         _, key = await book.create("alice")
         assert await book.revoke(key.id) == key
@@ -46,7 +46,7 @@ async def test_a_key_is_revoked_by_its_name_or_its_id(backend: Backend) -> None:
 
 
 async def test_names_are_given_once_and_are_plain(backend: Backend) -> None:
-    book = KeyBook(backend.documents)
+    book = KeyRepository(backend.documents)
     await book.create("alice")
     with pytest.raises(Conflict):
         await book.create("alice")
@@ -61,6 +61,6 @@ async def test_names_are_given_once_and_are_plain(backend: Backend) -> None:
 
 async def test_all_are_listed_however_many(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.auth.keys.PAGE", 2)
-    book = KeyBook(backend.documents)
+    book = KeyRepository(backend.documents)
     made = [(await book.create(f"key-{number}"))[1] for number in range(5)]
     assert sorted([key async for key in book.all()], key=lambda key: key.name) == made

@@ -192,24 +192,24 @@ def flush(redis_url: str) -> None:
         client.flushdb()
 
 
-# ── strays ──
+# ── orphans ──
 
 
-async def strays(backend: Backend, waited: float = 0.0, queue: QueueName = QUEUE) -> list[str]:
-    return [job.id for job in await backend.strays(queue, waited)]
+async def orphans(backend: Backend, waited: float = 0.0, queue: QueueName = QUEUE) -> list[str]:
+    return [job.id for job in await backend.orphans(queue, waited)]
 
 
 async def test_a_queued_job_without_a_message_is_a_stray(backend: Backend) -> None:
     job = await created(backend)
     elsewhere = await created(backend, queue=QueueName("house-model", Tier.FLEX))
-    assert await wait_until(lambda: strays(backend)) == [job.id]
-    assert await wait_until(lambda: strays(backend, queue=elsewhere.queue)) == [elsewhere.id]
-    assert await strays(backend, waited=60.0) == []
+    assert await wait_until(lambda: orphans(backend)) == [job.id]
+    assert await wait_until(lambda: orphans(backend, queue=elsewhere.queue)) == [elsewhere.id]
+    assert await orphans(backend, waited=60.0) == []
 
 
 async def test_a_job_with_a_message_is_none(backend: Backend) -> None:
     await submit(backend)
-    assert await strays(backend) == []
+    assert await orphans(backend) == []
 
 
 async def test_a_running_job_is_none_while_its_worker_renews_the_claim(backend: Backend) -> None:
@@ -217,27 +217,27 @@ async def test_a_running_job_is_none_while_its_worker_renews_the_claim(backend: 
     async with consume(backend) as consumer, backend.registry.join(a_worker("worker-1")):
         delivery = await next_of(consumer)
         await claimed(backend, job, "worker-1")
-        assert await strays(backend) == []
+        assert await orphans(backend) == []
         await delivery.ack()
 
 
 async def test_a_dead_workers_job_without_a_message_is_a_stray(backend: Backend) -> None:
     job = await created(backend)
     await claimed(backend, job, "dead", lease=A_MOMENT)
-    assert await wait_until(lambda: strays(backend)) == [job.id]
+    assert await wait_until(lambda: orphans(backend)) == [job.id]
 
 
 async def test_what_is_over_is_none(backend: Backend) -> None:
     await ended(backend)
     await ended(backend, CANCELLED)
-    assert await strays(backend) == []
+    assert await orphans(backend) == []
 
 
 async def test_a_stray_that_was_published_again_is_none(backend: Backend) -> None:
     job = await created(backend)
     await backend.queue.publish(message_for(job))
     await backend.store.requeued(job.id)
-    assert await strays(backend) == []
+    assert await orphans(backend) == []
     async with consume(backend) as consumer:
         assert await taken(consumer, 1) == [job.id]
 
@@ -248,15 +248,15 @@ async def test_a_job_that_was_overtaken_is_a_stray_although_others_wait(backend:
     later = await submit(backend)
     await submit(backend)
     await publish(backend, *(new_job() for _ in range(2)))
-    assert await strays(backend) == [], "nobody has been claimed yet: it may be its turn next"
+    assert await orphans(backend) == [], "nobody has been claimed yet: it may be its turn next"
     async with consume(backend, prefetch=1) as consumer:
         for _ in range(2):  # The newest that waited when somebody last looked was the third.
             delivery = await next_of(consumer)
             claim = await claimed(backend, delivery.message.job)
             await perform(backend, claim, [])
             await delivery.ack()
-    assert lost.id in await strays(backend)
-    assert later.id not in await strays(backend)
+    assert lost.id in await orphans(backend)
+    assert later.id not in await orphans(backend)
 
 
 async def test_an_interrupted_job_keeps_its_place_and_is_none(backend: Backend) -> None:
@@ -267,4 +267,4 @@ async def test_an_interrupted_job_keeps_its_place_and_is_none(backend: Backend) 
         await write(backend, claim, some_frames(1))
         await backend.store.release(job.id, claim.attempt, counted=False)
         await delivery.retry()
-    assert await strays(backend, waited=1.0) == []
+    assert await orphans(backend, waited=1.0) == []

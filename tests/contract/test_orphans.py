@@ -1,4 +1,4 @@
-"""JobStore.take_up: a job whose client was cut off, for the client that sends its request again."""
+"""JobStore.reattach: a job whose client was cut off, for the client that sends its request again."""
 
 import asyncio
 
@@ -24,19 +24,19 @@ async def test_a_job_that_was_left_alone_is_taken_up_once(replicas: tuple[Backen
     one, other = replicas
     job = await left_alone(one)
     assert not (await record_of(one, job.id)).detached
-    assert await other.store.take_up("tenant", SENT) == job.id
+    assert await other.store.reattach("tenant", SENT) == job.id
     assert (await record_of(one, job.id)).detached
-    assert await one.store.take_up("tenant", SENT) is None
+    assert await one.store.reattach("tenant", SENT) is None
 
 
 async def test_each_gets_its_own(replicas: tuple[Backend, Backend]) -> None:
     """As many as there are: the others' requests are to be run, and nobody gets the answer of a neighbour."""
     jobs = [await left_alone(replicas[0]) for _ in range(3)]
-    taken = await asyncio.gather(*(replicas[number % 2].store.take_up("tenant", SENT) for number in range(8)))
+    taken = await asyncio.gather(*(replicas[number % 2].store.reattach("tenant", SENT) for number in range(8)))
     found = [job_id for job_id in taken if job_id is not None]
     assert len(found) == len(set(found)) >= 1
     assert set(found) <= {job.id for job in jobs}
-    rest = [await replicas[0].store.take_up("tenant", SENT) for _ in range(4 - len(found))]
+    rest = [await replicas[0].store.reattach("tenant", SENT) for _ in range(4 - len(found))]
     assert {*found, *rest} == {*(job.id for job in jobs), None}
 
 
@@ -45,22 +45,22 @@ async def test_a_job_with_a_client_is_its_clients(replicas: tuple[Backend, Backe
     job = new_job()
     async with one.log.follow(job.id, created_here=True):
         await one.store.create(job, body=b"{}", followed=True, sent=SENT)
-        assert await other.store.take_up("tenant", SENT) is None
-    assert await wait_until(lambda: other.store.take_up("tenant", SENT)) == job.id
+        assert await other.store.reattach("tenant", SENT) is None
+    assert await wait_until(lambda: other.store.reattach("tenant", SENT)) == job.id
 
 
 async def test_only_what_was_sent_by_this_tenant(backend: Backend) -> None:
     await left_alone(backend)
     unsent = new_job()
     await backend.store.create(unsent, body=b"{}")
-    assert await backend.store.take_up("tenant", "another digest") is None
-    assert await backend.store.take_up("someone else", SENT) is None
+    assert await backend.store.reattach("tenant", "another digest") is None
+    assert await backend.store.reattach("someone else", SENT) is None
 
 
 async def test_a_job_that_is_over_has_its_answer(backend: Backend) -> None:
     job = await left_alone(backend)
     await perform(backend, await claimed(backend, job), [])
-    assert await backend.store.take_up("tenant", SENT) is None
+    assert await backend.store.reattach("tenant", SENT) is None
 
 
 async def test_a_job_that_is_being_cancelled_is_not_saved(backend: Backend) -> None:
@@ -68,7 +68,7 @@ async def test_a_job_that_is_being_cancelled_is_not_saved(backend: Backend) -> N
         job = await left_alone(backend)
         await claimed(backend, job, "worker-1")
         await backend.store.cancel(job.id, CANCELLED)
-        assert await backend.store.take_up("tenant", SENT) is None
+        assert await backend.store.reattach("tenant", SENT) is None
 
 
 @pytest.mark.parametrize("kind", ["embedded", "distributed"], indirect=True)
@@ -78,4 +78,4 @@ async def test_the_clients_of_a_dead_process_have_left_theirs(maker: Maker) -> N
         await dying.store.create(job, body=b"{}", followed=True, sent=SENT)
         await publish(dying, job)
     async with maker() as living:
-        assert await wait_until(lambda: living.store.take_up("tenant", SENT)) == job.id
+        assert await wait_until(lambda: living.store.reattach("tenant", SENT)) == job.id

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.fairness import Entry, FairLine
+from shared.fairness import Entry, FairQueue
 from shared.job import Job, JobStatus, QueueName, Tier
 from shared.ports import Backend, Claim, Ending
 from tests.contract.performers import (
@@ -43,7 +43,7 @@ class Play:
 
     backend: Backend
     queue: QueueName = field(default_factory=lambda: QueueName(f"model-{os.urandom(6).hex()}", Tier.DEFAULT))
-    line: FairLine = field(default_factory=FairLine)
+    line: FairQueue = field(default_factory=FairQueue)
     waiting: dict[str, Job] = field(default_factory=dict[str, Job])
     running: dict[str, tuple[Job, Claim]] = field(default_factory=dict[str, tuple[Job, Claim]])
     served: dict[str, str] = field(default_factory=dict[str, str])

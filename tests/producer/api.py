@@ -11,7 +11,7 @@ import aiohttp
 
 from ignite.api_process import ApiServer, serving
 from ignite.worker_process import working
-from producer.http.context import Doors
+from producer.http.context import ApiContext
 from producer.jobs.service import JobService
 from shared.backends.embedded.backend import open_embedded
 from shared.errors import EngineError, EngineRefused
@@ -126,8 +126,8 @@ class Api:
         return f"{self.server.address}/v1"
 
     @property
-    def doors(self) -> Doors:
-        return self.server.config.app.state.doors
+    def context(self) -> ApiContext:
+        return self.server.config.app.state.context
 
     @property
     def grpc_address(self) -> str:
@@ -136,7 +136,7 @@ class Api:
 
     @property
     def service(self) -> JobService:
-        return self.doors.service
+        return self.context.service
 
     async def call(self, method: str, path: str, **options: Any) -> Answer:
         async with self.http.request(method, path, **options) as response:

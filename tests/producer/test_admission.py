@@ -1,4 +1,4 @@
-"""Who is turned away at the door, and that nothing of it stays."""
+"""Who is turned away at the gate, and that nothing of it stays."""
 
 import asyncio
 from collections.abc import AsyncIterator

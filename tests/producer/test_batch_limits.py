@@ -10,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types import Batch
 
-from producer.auth.keys import KeyBook
+from producer.auth.keys import KeyRepository
 from producer.batches.execution import lifecycle
 from shared.backends.distributed import open_distributed
 from shared.backends.embedded.backend import open_embedded
@@ -48,7 +48,7 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 async def made(api: Api, **limits: Any) -> tuple[AsyncOpenAI, str]:
     """A client with a key of its own, and the key's id."""
-    secret, key = await KeyBook(api.backend.documents).create("alice", limits=Limits(**limits))
+    secret, key = await KeyRepository(api.backend.documents).create("alice", limits=Limits(**limits))
     return AsyncOpenAI(base_url=api.url, api_key=secret, max_retries=0), key.id
 
 
@@ -83,7 +83,7 @@ async def test_the_batch_of_a_revoked_key_ends_and_says_why(api: Api, monkeypatc
     async with alice, other:
         batch = await begun(alice, jsonl(map(line, range(5))))
         await wait_until(lambda: api.backend.limiter.open_jobs(lines_of(key), 10), "a line to be begun")
-        await KeyBook(api.backend.documents).revoke("alice")
+        await KeyRepository(api.backend.documents).revoke("alice")
         done = await over(other, batch)
         assert (done.status, done.errors and done.errors.data and done.errors.data[0].code) == (
             "cancelled",
@@ -95,7 +95,7 @@ async def test_the_batch_of_a_revoked_key_ends_and_says_why(api: Api, monkeypatc
 
 
 async def second_key(api: Api) -> str:
-    secret, _ = await KeyBook(api.backend.documents).create("alice-2", tenant="alice")
+    secret, _ = await KeyRepository(api.backend.documents).create("alice-2", tenant="alice")
     return secret
 
 

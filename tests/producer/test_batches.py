@@ -1,4 +1,4 @@
-"""Batches, with OpenAI's own SDK: from the file that comes in to the files that go out."""
+"""BatchRepository, with OpenAI's own SDK: from the file that comes in to the files that go out."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +12,7 @@ from openai.types import Batch
 
 from ignite.worker_process import working
 from producer.batches.execution.outputs import FAN, Outputs
-from producer.batches.execution.progress_writer import Ledger, Overtaken
+from producer.batches.execution.progress_writer import Overtaken, ProgressWriter
 from producer.storage import LocalStorage
 from tests.producer.api import Api, embedded_api, running_api
 from tests.support.batches import (
@@ -320,9 +320,9 @@ async def test_another_tenants_batches_are_not_there(tmp_path: Path) -> None:
 
 async def test_a_runner_that_was_overtaken_cannot_write(api: Api, client: AsyncOpenAI) -> None:
     done = await over(client, await begun(client, GOOD))
-    batches = api.doors.batches
-    old = await Ledger.take_over(batches, "local", done.id)
-    new = await Ledger.take_over(batches, "local", done.id)
+    batches = api.context.batches
+    old = await ProgressWriter.take_over(batches, "local", done.id)
+    new = await ProgressWriter.take_over(batches, "local", done.id)
     assert old is not None and new is not None
     with pytest.raises(Overtaken):
         await old.commit(lambda batch: batch.with_(completed=100))
@@ -345,7 +345,7 @@ async def test_another_replica_goes_on_where_one_stopped(tmp_path: Path) -> None
     """The first replica stops with lines fed, answered and open; the second finds each in the state it is in."""
     async with embedded_api(files_dir=tmp_path, batch_lease=1, batch_window=20) as api:
         async with running_api(api.backend, api.settings, worker=False) as doomed:
-            await api.doors.health.close()  # This replica runs no batches for now.
+            await api.context.health.close()  # This replica runs no batches for now.
             client = AsyncOpenAI(base_url=doomed.url, api_key="none", max_retries=0)
             lines = [line(number, prompt=f"seed={number} ttft={200 if number >= 50 else 0}") for number in range(200)]
             batch = await begun(client, jsonl(lines))
@@ -353,18 +353,18 @@ async def test_another_replica_goes_on_where_one_stopped(tmp_path: Path) -> None
             api.engine.gate.clear()
             await client.close()
         api.engine.gate.set()
-        api.doors.health.run("batches", api.doors.runners.run())
+        api.context.health.run("batches", api.context.runners.run())
         async with AsyncOpenAI(base_url=api.url, api_key="none", max_retries=0) as client:
             done = await over(client, await client.batches.retrieve(batch.id))
             assert done.status == "completed"
             assert_each_once(await lines_of(client, done.output_file_id), range(200))
-        kept, _ = await api.doors.batches.find("local", batch.id) or (None, 0)
+        kept, _ = await api.context.batches.find("local", batch.id) or (None, 0)
         assert kept is not None and kept.generation >= 2
 
 
 async def test_many_small_segments_become_few(tmp_path: Path, api: Api, client: AsyncOpenAI) -> None:
     done = await over(client, await begun(client, GOOD))
-    batch = await api.doors.batches.get("local", done.id)
+    batch = await api.context.batches.get("local", done.id)
     outputs, output = Outputs(LocalStorage(tmp_path), batch), batch.error
     for number in range(FAN * FAN):
         segment = await outputs.write(output, [b"%d\n" % number])

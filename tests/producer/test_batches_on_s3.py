@@ -86,11 +86,11 @@ async def test_output_is_read_while_it_grows_and_its_objects_are_merged(
     assert whole.startswith(read)
     assert_each_once(await lines_of(client, batch.output_file_id), range(400))
 
-    document = await api.doors.batches.get("local", batch.id)
+    document = await api.context.batches.get("local", batch.id)
     named = {segment.key for segment in document.output.segments}
     assert max(segment.level for segment in document.output.segments) >= 1, "nothing was merged"
     assert named < await keys(storage)
-    await reap_once(api.doors.files, storage, before=float("inf"))
+    await reap_once(api.context.files, storage, before=float("inf"))
     assert (await client.files.content(batch.output_file_id)).content == whole
 
 

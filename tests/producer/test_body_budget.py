@@ -49,12 +49,12 @@ async def test_a_tenant_and_a_process_hold_only_so_many_bytes(api: Api) -> None:
     """From the first byte to the end of the answer; then there is room again."""
     api.engine.gate.clear()
     waiting = [asyncio.create_task(post(api, large(), ALICE)) for _ in range(2)]
-    await wait_until(lambda: api.doors.bodies.held > 1.9 * SIZE, "two bodies")
+    await wait_until(lambda: api.context.bodies.held > 1.9 * SIZE, "two bodies")
     refused = await post(api, large(), ALICE)
     assert (refused.status, refused.error["code"]) == (429, "too_many_request_bytes")
     assert int(refused.headers["retry-after"]) >= 1
     waiting.append(asyncio.create_task(post(api, large(), BOB)))
-    await wait_until(lambda: api.doors.bodies.held > 2.9 * SIZE, "three bodies")
+    await wait_until(lambda: api.context.bodies.held > 2.9 * SIZE, "three bodies")
     busy = await post(api, large(), CAROL)
     assert (busy.status, busy.error["code"]) == (503, "server_busy")
     assert int(busy.headers["retry-after"]) >= 1
@@ -64,7 +64,7 @@ async def test_a_tenant_and_a_process_hold_only_so_many_bytes(api: Api) -> None:
     assert (await api.call("GET", "/v1/models", headers=CAROL)).status == 200
     api.engine.gate.set()
     assert [answer.status for answer in await asyncio.gather(*waiting, small)] == [200] * 4
-    assert api.doors.bodies.held == 0
+    assert api.context.bodies.held == 0
     assert (await post(api, large(), ALICE)).status == 200
 
 
@@ -76,11 +76,11 @@ async def test_a_body_that_announces_no_length_is_counted_as_it_comes(api: Api) 
 
     api.engine.gate.clear()
     waiting = asyncio.create_task(post(api, large(), ALICE))
-    await wait_until(lambda: api.doors.bodies.held > 0.9 * SIZE, "a body")
+    await wait_until(lambda: api.context.bodies.held > 0.9 * SIZE, "a body")
     assert (await post(api, chunks(), ALICE)).error["code"] == "too_many_request_bytes"
     api.engine.gate.set()
     assert (await waiting).status == 200
-    await wait_until(lambda: api.doors.bodies.held == 0, "room")
+    await wait_until(lambda: api.context.bodies.held == 0, "room")
 
 
 async def test_who_announces_and_does_not_send_holds_no_more_than_a_tenant_may(api: Api) -> None:
@@ -89,10 +89,10 @@ async def test_who_announces_and_does_not_send_holds_no_more_than_a_tenant_may(a
     async with AsyncExitStack() as clients:
         for _ in range(2):
             await clients.enter_async_context(api.connected(head.encode() + b"{"))
-        await wait_until(lambda: api.doors.bodies.held == 2 * SIZE, "two bodies")
+        await wait_until(lambda: api.context.bodies.held == 2 * SIZE, "two bodies")
         assert b" 429 " in await api.raw(head.encode())
         assert (await post(api, large(), BOB)).status == 200
-    await wait_until(lambda: api.doors.bodies.held == 0, "the clients to be gone")
+    await wait_until(lambda: api.context.bodies.held == 0, "the clients to be gone")
 
 
 async def test_a_file_is_not_held(api: Api) -> None:
@@ -135,14 +135,14 @@ async def test_a_batchs_lines_wait_for_room(tmp_path: Path) -> None:
         api.engine.gate.clear()
         batch = await begun(client, jsonl(line(number, user="x" * SIZE) for number in range(6)))
         await wait_until(lambda: api.engine.working >= 2, "two lines")
-        assert 2 * SIZE < api.doors.bodies.held < 3 * SIZE
+        assert 2 * SIZE < api.context.bodies.held < 3 * SIZE
         small = asyncio.create_task(post(api, large(), {}))
         await wait_until(lambda: api.engine.working >= 3, "a call beside the batch")
         api.engine.gate.set()
         assert (await small).status == 200
         done, _ = await outcome_of(client, await over(client, batch))
         assert_each_once(done, range(6))
-        assert api.doors.bodies.held == 0
+        assert api.context.bodies.held == 0
 
 
 def test_one_body_is_taken_whatever_its_size() -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from producer.auth.keys import KeyBook
+from producer.auth.keys import KeyRepository
 from producer.http.browser_guard import LocalNames
 from shared.backends.embedded.backend import open_embedded
 from tests.producer.api import COMPLETIONS, MODEL, Api, ask, embedded_api, running_api, settings_for_tests
@@ -120,7 +120,7 @@ async def test_that_the_store_is_empty_opens_nothing() -> None:
     """Stored keys, then a store that lost them, then a restart on loopback."""
     settings = settings_for_tests(no_auth=None, models=MODEL)
     async with open_embedded(None) as backend:
-        book = KeyBook(backend.documents)
+        book = KeyRepository(backend.documents)
         _, key = await book.create("alice")
         await book.revoke(key.id)
         for document in await backend.documents.list("keyed", "", limit=9):

@@ -1,9 +1,9 @@
-"""What is known of queues at the door: limits per queue and per tenant, and deadlines that are out of reach."""
+"""What is known of queues at the gate: limits per queue and per tenant, and deadlines that are out of reach."""
 
 import pytest
 
-from producer.admission.gate import Door
-from producer.jobs.background_retries import Chores
+from producer.admission.gate import AdmissionGate
+from producer.jobs.background_retries import BackgroundRetries
 from shared.errors import QueueFull, RateLimited
 from shared.job import IdempotencyKey, Job
 from shared.ports import Backlog
@@ -27,18 +27,18 @@ class Store:
 class Hall:
     def __init__(self, **settings: object) -> None:
         self.store = Store()
-        self.chores = Chores()
-        self.door = Door(self.store, Settings(**settings), self.chores)  # type: ignore[arg-type]
+        self.background_retries = BackgroundRetries()
+        self.gate = AdmissionGate(self.store, Settings(**settings), self.background_retries)  # type: ignore[arg-type]
 
     async def admit(self, count: int = 1, **wishes: object) -> Job:
         for _ in range(count):
-            await self.door.admit(job := new_job(tokens=100, **wishes), draining=False)
+            await self.gate.admit(job := new_job(tokens=100, **wishes), draining=False)
         return job
 
     async def known(self) -> None:
         """Until the look in the background has taken place."""
         await wait_until(lambda: self.store.asked > 0, "a look")
-        await self.chores.close()
+        await self.background_retries.close()
 
 
 async def test_who_comes_is_not_kept_waiting_for_a_look() -> None:
@@ -95,15 +95,15 @@ async def test_a_deadline_out_of_reach_is_said_so(monkeypatch: pytest.MonkeyPatc
     hall.store.jobs = 1000
     await hall.admit()
     await hall.known()
-    monkeypatch.setattr(hall.door._rates, "_clock", Ticking())
+    monkeypatch.setattr(hall.gate._rates, "_clock", Ticking())
     for hall.store.started in range(0, 400, 20):  # Ten a second.
-        await hall.door._look(QUEUE, "tenant", 0)
-    assert hall.door.eta(new_job(), 99) == pytest.approx(10.0, rel=0.3)
+        await hall.gate._look(QUEUE, "tenant", 0)
+    assert hall.gate.eta(new_job(), 99) == pytest.approx(10.0, rel=0.3)
     with pytest.raises(RateLimited) as refused:
         await hall.admit(deadline=30.0)
     assert refused.value.code == "deadline_out_of_reach"
     await hall.admit(deadline=200.0)
-    await hall.chores.close()
+    await hall.background_retries.close()
 
 
 class Ticking:

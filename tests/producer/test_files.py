@@ -347,7 +347,7 @@ async def test_only_what_belongs_to_no_file_is_reaped(api: Api, client: AsyncOpe
     partial.parent.mkdir()
     for path in (orphan, partial, foreign):
         path.write_bytes(b"x")
-    files, storage = api.doors.files, LocalStorage(tmp_path)
+    files, storage = api.context.files, LocalStorage(tmp_path)
     assert await reap_once(files, storage, before=0) == 0
     assert await reap_once(files, storage, before=2**40) == 2
     assert foreign.exists()
@@ -413,7 +413,7 @@ async def test_a_refused_form_gives_back_what_it_had_taken(small: Api) -> None:
 
 
 async def test_what_has_expired_is_not_counted(small: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = small.doors.files.usage
+    usage = small.context.files.usage
     await usage.change("local", {bucket_of(time.time() + 1): MEBIBYTE})
     assert_full(await upload(small, b"x"))
     await usage.change("local", {bucket_of(time.time() + 1): -MEBIBYTE})

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from producer.admission.drain_rate import Measured
-from producer.auth.keys import KeyBook
+from producer.auth.keys import KeyRepository
 from producer.http import response_models
 from shared.job import QueueName, Tier
 from tests.producer.api import MODEL, Api, ask, embedded_api
@@ -58,7 +58,7 @@ async def test_workers_show_what_they_do(api: Api) -> None:
 @pytest.mark.parametrize("path", ["/v1/queues", "/v1/workers", "/metrics"])
 async def test_they_are_for_operators(path: str) -> None:
     async with embedded_api(api_keys="alice=secret-of-alice-4711") as api:
-        secret, _ = await KeyBook(api.backend.documents).create("ops", operator=True)
+        secret, _ = await KeyRepository(api.backend.documents).create("ops", operator=True)
         assert (await api.get(path)).status == 401
         denied = await api.get(path, authorization="Bearer secret-of-alice-4711")
         assert (denied.status, denied.error["code"]) == (403, "permission_denied")
@@ -83,8 +83,8 @@ async def test_autoscalers_find_work_in_the_metrics(idle_api: Api) -> None:
 async def test_nothing_is_estimated_where_no_worker_is(idle_api: Api) -> None:
     """However fast the queue drained while there was one."""
     job_id = await idle_api.submit(ask())
-    name, doors = str(QueueName(MODEL, Tier.DEFAULT)), idle_api.doors
-    for rates in (doors.service._door._rates, doors.fleet._rates):
+    name, context = str(QueueName(MODEL, Tier.DEFAULT)), idle_api.context
+    for rates in (context.service._door._rates, context.fleet._rates):
         rates._queues[name] = Measured(started=1000, waiting=1000, at=time.monotonic(), rate=1000.0, seen=1000)
 
     answer = await idle_api.get(f"/v1/jobs/{job_id}")

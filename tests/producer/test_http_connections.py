@@ -189,7 +189,7 @@ async def test_the_descriptors_bound_the_connections() -> None:
 async def test_few_descriptors_are_survived_and_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     async with embedded_api() as api:
         used = len(os.listdir("/proc/self/fd"))
-        monkeypatch.setattr(api.doors.connections, "descriptor_limit", used + 40)
+        monkeypatch.setattr(api.context.connections, "descriptor_limit", used + 40)
         with structlog.testing.capture_logs() as logs:
             async with opened(api, 60, b""):
                 assert (await api.get("/healthz")).status == 200

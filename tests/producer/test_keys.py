@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from ignite.api_process import require_keys
 from producer.auth.failed_attempts import BURST
-from producer.auth.keys import KeyBook
+from producer.auth.keys import KeyRepository
 from shared.backends.distributed import open_distributed
 from shared.backends.embedded.backend import open_embedded
 from shared.limits import Limits
@@ -98,7 +98,7 @@ async def test_a_browser_may_ask_before_it_sends_its_key(keyed_api: Api) -> None
 
 
 async def stored_key(api: Api, name: str, **options: object) -> dict[str, str]:
-    secret, _ = await KeyBook(api.backend.documents).create(name, **options)
+    secret, _ = await KeyRepository(api.backend.documents).create(name, **options)
     return {"authorization": f"Bearer {secret}"}
 
 
@@ -157,7 +157,7 @@ async def test_a_revoked_key_opens_nothing_on_any_replica(amqp_url: str, redis_u
         key = await stored_key(first, "alice")
         for api in (first, second):
             assert (await api.get("/v1/jobs", **key)).status == 200
-        await KeyBook(second.backend.documents).revoke("alice")
+        await KeyRepository(second.backend.documents).revoke("alice")
         for api in (first, second):
             await wait_until(lambda api=api: is_refused(api, key), "the key to be refused")
 
@@ -173,7 +173,7 @@ async def test_a_public_address_wants_a_key() -> None:
             await require_keys(backend, public)
         await require_keys(backend, settings_for_tests())
         await require_keys(backend, settings_for_tests(host="0.0.0.0", api_keys="alice=secret-of-alice-4711"))
-        await KeyBook(backend.documents).create("alice")
+        await KeyRepository(backend.documents).create("alice")
         await require_keys(backend, public)
 
 

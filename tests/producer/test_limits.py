@@ -12,7 +12,7 @@ from grpc import StatusCode
 
 from producer.admission.rate_limits import LOOKED_AT, UNBORN, KeyLimits, duration
 from producer.auth.keyring import Principal
-from producer.auth.keys import KeyBook
+from producer.auth.keys import KeyRepository
 from shared.backends.distributed import open_distributed
 from shared.backends.embedded.backend import open_embedded
 from shared.errors import RateLimited
@@ -35,7 +35,7 @@ async def limited_api() -> AsyncIterator[Api]:
 
 
 async def key(api: Api, name: str, **limits: Any) -> dict[str, str]:
-    secret, _ = await KeyBook(api.backend.documents).create(name, limits=Limits(**limits))
+    secret, _ = await KeyRepository(api.backend.documents).create(name, limits=Limits(**limits))
     return {"authorization": f"Bearer {secret}"}
 
 

@@ -10,8 +10,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from producer.batches.document import Batch
-from producer.batches.idempotency import NamedBatches, request_name
-from producer.batches.repository import OPEN, Batches
+from producer.batches.idempotency import IdempotentBatches, request_name
+from producer.batches.repository import OPEN, BatchRepository
 from producer.batches.requests import new_batch, parse_batch_request
 from shared.errors import BackendUnavailable, IdempotencyKeyReused
 from shared.ports import FLEET, Document
@@ -101,7 +101,7 @@ async def test_keys_are_their_tenants_own(tmp_path: Path) -> None:
     async with embedded_api(
         worker=False, files_dir=tmp_path, api_keys="alice=sk-alice-1-0123456789,bob=sk-bob-12-0123456789"
     ) as api:
-        named = NamedBatches(api.backend.documents, api.doors.batches)
+        named = IdempotentBatches(api.backend.documents, api.context.batches)
         mine, theirs = [await named.create(a_batch(tenant), a_name()) for tenant in ("alice", "bob")]
         assert (mine.tenant, theirs.tenant) == ("alice", "bob")
         assert mine.id != theirs.id
@@ -123,16 +123,16 @@ async def test_a_retry_under_a_key_is_one_batch(tmp_path: Path) -> None:
 async def test_an_sdk_that_was_cut_off_has_one_batch(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer to its first try never comes back; openai-python asks again by itself."""
     file_id = await uploaded(api)
-    create, tries = NamedBatches.create, list[str]()
+    create, tries = IdempotentBatches.create, list[str]()
 
-    async def cut_off(self: NamedBatches, *args: Any) -> Batch:
+    async def cut_off(self: IdempotentBatches, *args: Any) -> Batch:
         batch = await create(self, *args)
         tries.append(batch.id)
         if len(tries) < 3:
             raise BackendUnavailable("The answer gets lost.", retry_after=1)
         return batch
 
-    monkeypatch.setattr(NamedBatches, "create", cut_off)
+    monkeypatch.setattr(IdempotentBatches, "create", cut_off)
     async with AsyncOpenAI(base_url=api.url, api_key="none", max_retries=2) as client:
         batch = await client.batches.create(input_file_id=file_id, endpoint=ENDPOINT, completion_window="24h")
     assert await batch_ids(api) == [batch.id]
@@ -184,7 +184,7 @@ def a_name(body: bytes = b"{}") -> Any:
     return request_name({"Idempotency-Key": "k"}, body, "batch")
 
 
-class Dying(Batches):
+class Dying(BatchRepository):
     """Dies before the batch is written: its name stands already."""
 
     async def create(self, batch: Batch) -> None:
@@ -192,12 +192,12 @@ class Dying(Batches):
 
 
 async def test_whoever_comes_after_one_that_died_makes_its_batch(api: Api) -> None:
-    documents, batches = api.backend.documents, api.doors.batches
+    documents, batches = api.backend.documents, api.context.batches
     doomed = a_batch()
     with pytest.raises(BackendUnavailable, match="killed"):
-        await NamedBatches(documents, Dying(documents, 60)).create(doomed, a_name())
+        await IdempotentBatches(documents, Dying(documents, 60)).create(doomed, a_name())
     assert await batches.find("local", doomed.id) is None
-    named = NamedBatches(documents, batches)
+    named = IdempotentBatches(documents, batches)
     with pytest.raises(IdempotencyKeyReused):
         await named.find("local", a_name(b"[]"))
     heirs = await asyncio.gather(*(named.create(a_batch(), a_name()) for _ in range(20)))
@@ -207,9 +207,9 @@ async def test_whoever_comes_after_one_that_died_makes_its_batch(api: Api) -> No
 
 
 async def test_a_batch_that_was_forgotten_before_it_was_made_is_named_again(embedded: Api) -> None:
-    documents, batches = embedded.backend.documents, embedded.doors.batches
-    await embedded.doors.health.close()  # No runner takes it meanwhile.
-    named, batch = NamedBatches(documents, batches), a_batch()
+    documents, batches = embedded.backend.documents, embedded.context.batches
+    await embedded.context.health.close()  # No runner takes it meanwhile.
+    named, batch = IdempotentBatches(documents, batches), a_batch()
     await named.create(batch, a_name())
     await batches.close(batch.id)
     assert await documents.get(OPEN, FLEET, batch.id) is None

@@ -16,7 +16,7 @@ async def test_a_background_task_that_dies_makes_the_replica_not_ready(api: Api)
     async def die() -> None:
         raise RuntimeError("for no reason")
 
-    health = api.server.config.app.state.doors.health
+    health = api.server.config.app.state.context.health
     health.run("mortal", die())
     while not health.complaints:
         await api.get("/healthz")

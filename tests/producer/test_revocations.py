@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from producer.auth import revocations
-from producer.auth.keys import KeyBook
+from producer.auth.keys import KeyRepository
 from shared.backends.distributed import open_distributed
 from shared.backends.embedded.backend import open_embedded
 from shared.settings import Settings
@@ -70,7 +70,7 @@ async def test_open_calls_end_and_jobs_run_on(api: Api) -> None:
         unary = asyncio.create_task(refused(client.unary(ENDLESS, metadata=alice)))
         stream = asyncio.create_task(refused(client.stream(ENDLESS, metadata=alice)))
         await wait_until(lambda: api.engine.working == 6)
-        await KeyBook(api.backend.documents).revoke("alice")
+        await KeyRepository(api.backend.documents).revoke("alice")
 
         streamed, *answers = await asyncio.gather(*calls)
         assert streamed.frames[-1]["error"]["code"] == "invalid_api_key"
@@ -90,7 +90,7 @@ async def test_a_stream_of_events_ends(api: Api) -> None:
     job = await api.submit(ENDLESS, **alice)
     async with api.http.get(f"/v1/jobs/{job}/events", headers=alice) as events:
         assert await events.content.readline()
-        await KeyBook(api.backend.documents).revoke("alice", cancel_jobs=True)
+        await KeyRepository(api.backend.documents).revoke("alice", cancel_jobs=True)
         with pytest.raises(aiohttp.ClientPayloadError):
             await events.content.read()
     await wait_until(lambda: not api.engine.working)
@@ -102,7 +102,7 @@ async def test_jobs_and_batches_are_cancelled_where_asked(api: Api) -> None:
     others = await api.submit(ENDLESS, **other)
     batch = await a_batch(api, alice)
     await wait_until(lambda: api.engine.working >= 3)
-    await KeyBook(api.backend.documents).revoke("alice", cancel_jobs=True)
+    await KeyRepository(api.backend.documents).revoke("alice", cancel_jobs=True)
 
     async def statuses() -> list[str]:
         paths = (f"/v1/jobs/{running}", f"/v1/batches/{batch}", f"/v1/jobs/{others}")
@@ -132,7 +132,7 @@ async def test_a_server_that_starts_later_cancels_all_the_same(tmp_path: Path) -
     async with embedded_api(api_keys=KEYS, worker=False) as api:
         alice = await stored_key(api, "alice")
         job = await api.submit(ask(), **alice)
-        await KeyBook(api.backend.documents).revoke("alice", cancel_jobs=True)
+        await KeyRepository(api.backend.documents).revoke("alice", cancel_jobs=True)
         async with running_api(api.backend, settings_for_tests(api_keys=KEYS), worker=False) as later:
             other = await stored_key(later, "alice-2", tenant="alice")
             await wait_until(lambda: is_cancelled(later, job, other), "the job to be cancelled")

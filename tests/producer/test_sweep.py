@@ -1,4 +1,4 @@
-"""What the sweeper finds: a job that somebody waits for is published again, and one that serves nobody is not run."""
+"""The reconciler publishes a lost job that a client waits for again, and cancels one that serves no client."""
 
 import time
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from producer.auth.keyring import ANYONE
-from producer.jobs.reconciler import Sweeper
+from producer.jobs.reconciler import Reconciler
 from shared.backends.distributed import DistributedBackend, open_distributed
 from shared.job import Job, QueueName, Tier, new_job_id
 from tests.producer.api import MODEL, Api, ask
@@ -28,7 +28,7 @@ def new_job(*, detached: bool = False) -> Job:
 
 
 async def swept(api: Api) -> int:
-    return await Sweeper(api.backend, api.service, api.doors.catalog).sweep(QUEUE, 0.0)
+    return await Reconciler(api.backend, api.service, api.context.catalog).sweep(QUEUE, 0.0)
 
 
 async def test_a_call_whose_api_died_before_it_was_accepted_is_cancelled_and_not_run(

@@ -202,7 +202,7 @@ async def large_bodies(victim: Victim) -> None:
 
 
 async def newlines(victim: Victim) -> None:
-    """Batches of 20 MB of newlines."""
+    """BatchRepository of 20 MB of newlines."""
     kind = "multipart/form-data; boundary=x"
     data = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x\r\n'
     data += b'Content-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'

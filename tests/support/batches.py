@@ -1,4 +1,4 @@
-"""Batches for the simulated engine, and whether what came of them is right."""
+"""BatchRepository for the simulated engine, and whether what came of them is right."""
 
 import asyncio
 import json

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from producer.auth import keyring as auth_keyring
 from producer.auth.keyring import ANYONE, FRESH, Keyless, Keyring, Principal, RecentKeys, require_operator
-from producer.auth.keys import FORM, KeyBook, digest
+from producer.auth.keys import FORM, KeyRepository, digest
 from shared.backends.embedded.backend import open_embedded
 from shared.errors import AuthenticationFailed, NotFound, PermissionDenied, unknown_model
 from shared.limits import Limits
@@ -39,11 +39,11 @@ class Watched:
 @asynccontextmanager
 async def ring(
     keys: Mapping[str, str] = KEYS, keyless: Keyless = Keyless.NEVER
-) -> AsyncIterator[tuple[Keyring, KeyBook, Watched]]:
+) -> AsyncIterator[tuple[Keyring, KeyRepository, Watched]]:
     async with open_embedded(None) as backend:
         watched = Watched(backend.documents)
-        keyring = Keyring(keys, KeyBook(watched), keyless)  # type: ignore[arg-type]
-        yield keyring, KeyBook(backend.documents), watched
+        keyring = Keyring(keys, KeyRepository(watched), keyless)  # type: ignore[arg-type]
+        yield keyring, KeyRepository(backend.documents), watched
 
 
 @contextmanager
@@ -77,7 +77,7 @@ async def test_a_key_is_its_tenant(key: str, tenant: str, scheme: str) -> None:
 @given(st.none() | st.text() | st.text().map("Bearer {}".format))
 async def test_nothing_else_opens(authorization: str | None) -> None:
     assume((authorization or "").partition(" ")[2].strip() not in KEYS)
-    keyring = Keyring(KEYS, KeyBook(None), Keyless.ALWAYS)  # type: ignore[arg-type]
+    keyring = Keyring(KEYS, KeyRepository(None), Keyless.ALWAYS)  # type: ignore[arg-type]
     with pytest.raises(AuthenticationFailed):
         await keyring.principal_of(authorization)
 
@@ -124,7 +124,7 @@ async def test_the_first_key_closes_the_door_for_good(monkeypatch: pytest.Monkey
             wait(FRESH)
             assert await refused(keyring, None)
             assert await refused(keyring, secret)
-        started_again = Keyring({}, KeyBook(watched), Keyless.UNTIL_FIRST_KEY)  # type: ignore[arg-type]
+        started_again = Keyring({}, KeyRepository(watched), Keyless.UNTIL_FIRST_KEY)  # type: ignore[arg-type]
         assert await refused(started_again, None)
 
 
@@ -163,7 +163,7 @@ async def test_what_does_not_look_like_a_key_is_not_looked_up() -> None:
 async def test_a_flood_of_wrong_keys_pushes_the_right_ones_not_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth_keyring, "REMEMBERED", 10)
     async with ring() as (_, book, watched):
-        recent = RecentKeys(KeyBook(watched))  # type: ignore[arg-type]
+        recent = RecentKeys(KeyRepository(watched))  # type: ignore[arg-type]
         secret, key = await book.create("alice")
         assert await recent.find(digest(secret)) == key
         for number in range(50):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from producer.batches.document import Batch, Output
 from producer.batches.execution import line_scheduler as module
-from producer.batches.execution.line_scheduler import MOST_BEHIND, Feed
+from producer.batches.execution.line_scheduler import MOST_BEHIND, LineScheduler
 from producer.batches.input import reader
 from producer.batches.input.lines import RawLine
 from producer.batches.input.reader import LineSource
@@ -63,13 +63,13 @@ def batch_of(models: str, **fields: Any) -> Batch:
     )
 
 
-def feeding(models: str, batch: Batch | None = None) -> tuple[Feed, Text]:
+def feeding(models: str, batch: Batch | None = None) -> tuple[LineScheduler, Text]:
     text = Text("".join(f"{model}\n" for model in models).encode())
 
     def open_source(number: int, start: int) -> LineSource:
         return LineSource(text, "t", "f", limit=100, number=number, start=start)  # pyright: ignore[reportArgumentType]
 
-    return Feed(batch or batch_of(models), open_source, model_of), text
+    return LineScheduler(batch or batch_of(models), open_source, model_of), text
 
 
 def model_of(raw: RawLine) -> str:
@@ -77,7 +77,7 @@ def model_of(raw: RawLine) -> str:
     return raw.data.decode()
 
 
-async def taken(feed: Feed, rooms: dict[str, int]) -> list[tuple[int, str]]:
+async def taken(feed: LineScheduler, rooms: dict[str, int]) -> list[tuple[int, str]]:
     """What is taken until nothing has room; uses it up."""
     found: list[tuple[int, str]] = []
     feed.begin()

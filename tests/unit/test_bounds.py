@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from producer.admission.large_requests import HeavyChecks
+from producer.admission.large_requests import LargeRequestChecks
 from shared.errors import InvalidRequest
 from shared.schema import ChatCompletionRequest, is_heavy, parse_json, parse_request, parsing
 from shared.schema.bounds import MAX_CONTAINERS, MAX_VALUES, UNCOUNTED, Census
@@ -143,7 +143,7 @@ def test_validation_stops_at_the_first_error_of_a_kind(kind: str) -> None:
     ],
 )
 async def test_large_bodies_are_checked_beside_the_event_loop(body: bytes, heavy: bool) -> None:
-    checks = HeavyChecks()
+    checks = LargeRequestChecks()
     try:
         assert is_heavy(body) is heavy
         assert (await checks.run(body, threading.get_ident) != threading.get_ident()) is heavy
@@ -154,7 +154,7 @@ async def test_large_bodies_are_checked_beside_the_event_loop(body: bytes, heavy
 
 
 async def test_large_bodies_are_checked_one_at_a_time() -> None:
-    checks, body, at_once, most = HeavyChecks(), bytes(300_000), 0, 0
+    checks, body, at_once, most = LargeRequestChecks(), bytes(300_000), 0, 0
 
     def check() -> None:
         nonlocal at_once, most

@@ -6,7 +6,7 @@ from typing import Any, cast
 from starlette.types import Message
 
 from producer.http.answers import StreamAnswer
-from producer.jobs.waiting_call import Waiting
+from producer.jobs.waiting_call import WaitingCall
 from shared.errors import LogLost
 from shared.job import JobStatus
 from shared.ports import Sink, Update
@@ -40,7 +40,7 @@ async def test_what_is_being_sent_is_sent_before_the_error_that_ends_the_stream(
 
     answer: Any = StreamAnswer(cast(Any, None), cast(Any, None), keepalive=15.0)
     async with asyncio.timeout(5):
-        assert await answer._serve(cast(Waiting, LosesItsLog(free)), send) == "failed"
+        assert await answer._serve(cast(WaitingCall, LosesItsLog(free)), send) == "failed"
 
     _, first, second, error = bodies
     assert (first, second) == (b"data: 1\n\n", b"data: 2\n\n")

@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from producer.auth import failed_attempts
-from producer.auth.failed_attempts import BURST, REFILL, FailedAttempts, network_of
+from producer.auth.failed_attempts import BURST, REFILL, FailedAuthentications, network_of
 from producer.rpc.peers import address_of
 from shared.errors import AuthenticationFailed, RateLimited
 
@@ -22,12 +22,12 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return lambda seconds: now.__setitem__(0, now[0] + seconds)
 
 
-def limited(attempts: FailedAttempts, peer: str, *, with_key: bool = True) -> bool:
+def limited(attempts: FailedAuthentications, peer: str, *, with_key: bool = True) -> bool:
     return isinstance(attempts.note(peer, UNKNOWN, with_key=with_key), RateLimited)
 
 
 def test_an_address_has_its_wrong_keys_and_gets_them_back_with_time(wait: Callable[[float], None]) -> None:
-    attempts = FailedAttempts()
+    attempts = FailedAuthentications()
     assert [limited(attempts, "192.0.2.1") for _ in range(BURST + 5)] == [False] * BURST + [True] * 5
     assert not limited(attempts, "192.0.2.2")
     wait(3 / REFILL)
@@ -37,7 +37,7 @@ def test_an_address_has_its_wrong_keys_and_gets_them_back_with_time(wait: Callab
 
 
 def test_the_answer_says_when_to_come_again(wait: Callable[[float], None]) -> None:
-    attempts = FailedAttempts()
+    attempts = FailedAuthentications()
     for _ in range(BURST):
         attempts.note("192.0.2.1", UNKNOWN, with_key=True)
     refusal = attempts.note("192.0.2.1", UNKNOWN, with_key=True)
@@ -45,13 +45,13 @@ def test_the_answer_says_when_to_come_again(wait: Callable[[float], None]) -> No
 
 
 def test_calls_without_a_key_guess_nothing(wait: Callable[[float], None]) -> None:
-    attempts = FailedAttempts()
+    attempts = FailedAuthentications()
     assert not any(limited(attempts, "192.0.2.1", with_key=False) for _ in range(10 * BURST))
     assert not limited(attempts, "192.0.2.1")
 
 
 def test_a_network_of_ipv6_is_one_address(wait: Callable[[float], None]) -> None:
-    attempts = FailedAttempts()
+    attempts = FailedAuthentications()
     answers = [limited(attempts, f"2001:db8:0:1::{number:x}") for number in range(BURST + 1)]
     assert answers[-1]
     assert not limited(attempts, "2001:db8:0:2::1")
@@ -89,7 +89,7 @@ def test_peers_of_grpc(peer: str, address: str) -> None:
 
 def test_addresses_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failed_attempts, "REMEMBERED", 100)
-    attempts = FailedAttempts()
+    attempts = FailedAuthentications()
     for number in range(1000):
         attempts.note(f"10.0.{number >> 8}.{number & 255}", UNKNOWN, with_key=True)
     assert len(attempts._by_address) == 100  # pyright: ignore[reportPrivateUsage]
@@ -99,7 +99,7 @@ def test_a_flood_is_a_line_now_and_then_and_counted_whole(wait: Callable[[float]
     def counted() -> float:
         return REGISTRY.get_sample_value("ignite_auth_failures_total", {"reason": "unknown_key"}) or 0
 
-    attempts, before = FailedAttempts(), counted()
+    attempts, before = FailedAuthentications(), counted()
     with capture_logs() as lines:
         for _ in range(1000):
             attempts.note("192.0.2.1", UNKNOWN, with_key=True)

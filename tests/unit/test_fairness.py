@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.fairness import Entry, FairLine
+from shared.fairness import Entry, FairQueue
 from tests.support.clock import Clock
 
 TOKENS = st.integers(1, 5000)
@@ -18,7 +18,7 @@ class Queue:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.line = FairLine(self.clock)
+        self.line = FairQueue(self.clock)
         self.messages: list[str] = []
         self.tenant_of: dict[str, str] = {}
         self.served: dict[str, str] = {}

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from starlette.types import Message
 
-from producer.http.eager_send import Begun, Relay
+from producer.http.eager_send import Begun, EagerSender
 
 
 class Server:
@@ -24,7 +24,7 @@ class Server:
 
 async def test_a_server_that_takes_it_at_once_has_it_when_push_returns() -> None:
     server = Server()
-    relay = Relay(server.send)
+    relay = EagerSender(server.send)
     assert relay.push(b"one")
     assert server.taken == [b"one"]
     await relay.settle()
@@ -34,7 +34,7 @@ async def test_a_server_that_takes_it_at_once_has_it_when_push_returns() -> None
 async def test_what_a_server_does_not_take_at_once_is_sent_by_whoever_settles() -> None:
     server = Server()
     server.free.clear()
-    relay = Relay(server.send)
+    relay = EagerSender(server.send)
     assert not relay.push(b"one")
     settling = asyncio.create_task(relay.settle())
     await asyncio.wait([settling], timeout=0)
@@ -49,7 +49,7 @@ async def test_an_error_is_raised_where_it_is_waited_for() -> None:
     async def send(_: Message) -> None:
         raise RuntimeError("broken")
 
-    relay = Relay(send)
+    relay = EagerSender(send)
     assert not relay.push(b"one")
     with pytest.raises(RuntimeError, match="broken"):
         await relay.settle()

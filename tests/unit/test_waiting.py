@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from producer.jobs.service import Call
-from producer.jobs.waiting_call import OUTAGE_PATIENCE, Waiting
+from producer.jobs.waiting_call import OUTAGE_PATIENCE, WaitingCall
 from shared.errors import BackendUnavailable
 from shared.job import JobStatus
 from shared.ports import Sink, Update
@@ -58,8 +58,8 @@ def told(_: bytes) -> bool:
     return True
 
 
-def waiting_on(stage: Stage) -> Waiting:
-    return Waiting(cast(Any, None), Call(new_job(), cast(Any, stage)), "stream", None)
+def waiting_on(stage: Stage) -> WaitingCall:
+    return WaitingCall(cast(Any, None), Call(new_job(), cast(Any, stage)), "stream", None)
 
 
 async def test_a_long_stream_outlives_an_outage_as_a_short_one_does(clock: Clock) -> None:

@@ -16,10 +16,10 @@ from shared.job import Job, JobStatus
 from shared.ports import Backend, Consumer, Delivery, Ending, Message, ModelInfo, WorkerInfo
 from tests.contract.performers import QUEUE, message_for, new_job, next_of, record_of
 from tests.support.wait_until import wait_until
-from worker.context import Workplace
+from worker.context import WorkerContext
 from worker.engines.base import Chunk, Completion, ModelCard, Request
 from worker.execution import Execution
-from worker.failed_attempts import FailedHere
+from worker.failed_attempts import FailedAttempts
 from worker.stream.fold import fold
 from worker.throttle import Throttle
 
@@ -208,13 +208,13 @@ class Bench:
     def __init__(self, backend: Backend, consumer: Consumer, engine: ScriptedEngine) -> None:
         self.backend = backend
         self.engine = engine
-        self.place = Workplace(
+        self.place = WorkerContext(
             *(WORKER, backend, engine),
             lease_seconds=30.0,
             max_tries=3,
             retry_backoff=0.01,
             quarantine_after=2,
-            failed_here=FailedHere(backend.registry, WORKER, QUEUE.model),
+            failed_attempts=FailedAttempts(backend.registry, WORKER, QUEUE.model),
             throttle=Throttle(engine.concurrency),
         )
         self._consumer = consumer

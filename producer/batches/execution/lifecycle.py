@@ -20,7 +20,7 @@ So, where the runner dies, or is stopped and wakes when another runs the batch:
     the record has expired, or was lost     the job is made and run again; no answer of it was written down
     answers taken, no segment written       as above: they are still open
     segment written, no checkpoint          nobody names the segment; the lines are open, and written into another
-    checkpoint written, answer lost         the ledger writes the same again, and finds that it is there
+    checkpoint written, answer lost         the progress_writer writes the same again, and finds that it is there
     merged, no checkpoint                   the small segments stand; nobody names the merged one
     merged, small ones not removed          nobody names them
     finalizing                              every step of it can be taken again (run.py)
@@ -38,10 +38,10 @@ import structlog
 
 from producer.batches.document import Batch, OpenLine, Output, Problem, Segment
 from producer.batches.execution.line_jobs import Answer, LineJobs, place
-from producer.batches.execution.line_limits import MOST_OF_ALL, Window
-from producer.batches.execution.line_scheduler import Feed, OpenSource
+from producer.batches.execution.line_limits import MOST_OF_ALL, LineLimit
+from producer.batches.execution.line_scheduler import LineScheduler, OpenSource
 from producer.batches.execution.outputs import Outputs, entry_of
-from producer.batches.execution.progress_writer import Ledger
+from producer.batches.execution.progress_writer import ProgressWriter
 from producer.batches.input.lines import RawLine, parse_line
 from producer.batches.key import BatchKey
 from producer.files.catalog import Files
@@ -60,31 +60,31 @@ LOOK_EVERY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class LifecycleContext:
     """What an execution works with. `file_retention` in seconds; `only`: hashes of the custom_ids that are run, where
     not all are.
     """
 
-    ledger: Ledger
+    progress_writer: ProgressWriter
     jobs: LineJobs
     open_source: OpenSource
     outputs: Outputs
     files: Files
-    window: Window
+    window: LineLimit
     key: BatchKey
     file_retention: float
     bodies: BodyBudget
     only: Container[int] | None = None
 
 
-class Execution:
+class BatchLifecycle:
     """`open`: the lines that were fed and are not written down yet."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: LifecycleContext) -> None:
         self._tools = tools
-        self._ledger = tools.ledger
+        self._progress_writer = tools.progress_writer
         self._jobs = tools.jobs
-        self._feed = Feed(tools.ledger.batch, tools.open_source, self._model_of)
+        self._feed = LineScheduler(tools.progress_writer.batch, tools.open_source, self._model_of)
         self._open: dict[int, OpenLine] = {}
         self._running: dict[asyncio.Task[Answer], tuple[str, int]] = {}
         self._of_model: Counter[str] = Counter()
@@ -99,7 +99,7 @@ class Execution:
         """Return when every line is written down. Raises Overtaken, Unavailable, NotFound when the input goes."""
         await self._look_at_key()
         try:
-            for line in self._ledger.batch.open:
+            for line in self._progress_writer.batch.open:
                 raw = await self._tools.open_source(line.number, line.start).at(line)
                 self._start(raw, self._model_of(raw) or "", fed_before=True)
             while self._running or not self._feed.ended:
@@ -126,13 +126,13 @@ class Execution:
                 self._open[raw.number] = place(raw)
                 self._take(self._jobs.not_run(raw))
             else:
-                self._start(raw, model, fed_before=self._ledger.batch.generation > 1)
+                self._start(raw, model, fed_before=self._progress_writer.batch.generation > 1)
 
     def _room(self, model: str) -> int:
         """How many more lines of the model may be started now: none while the process holds many bytes of requests."""
         if self._jobs.stop is not None:
             return CHECKPOINT_LINES - len(self._answers)
-        if self._running and not self._tools.bodies.has_room(self._ledger.batch.tenant):
+        if self._running and not self._tools.bodies.has_room(self._progress_writer.batch.tenant):
             return 0
         return min(self._tools.window.size(model) - self._of_model[model], MOST_OF_ALL - len(self._running))
 
@@ -140,7 +140,7 @@ class Execution:
         """What the line names as its model. None where it is none of this batch's: one that did well in the batch that
         this one retries.
         """
-        batch, only = self._ledger.batch, self._tools.only
+        batch, only = self._progress_writer.batch, self._tools.only
         if only is None and batch.model is not None:
             return batch.model
         line = parse_line(raw.data, batch.endpoint)
@@ -149,11 +149,11 @@ class Execution:
     def _start(self, raw: RawLine, model: str, *, fed_before: bool) -> None:
         self._open[raw.number] = place(raw)
         answering = self._jobs.answer(raw, fed_before=fed_before)
-        task = asyncio.create_task(answering, name=f"{self._ledger.batch.id} {raw.number}")
+        task = asyncio.create_task(answering, name=f"{self._progress_writer.batch.id} {raw.number}")
         size = raw.end - raw.start
         self._running[task] = model, size
         self._of_model[model] += 1
-        self._tools.bodies.add(self._ledger.batch.tenant, size)
+        self._tools.bodies.add(self._progress_writer.batch.tenant, size)
         task.add_done_callback(self._answered)
 
     # ── answers in ──
@@ -161,7 +161,7 @@ class Execution:
     def _answered(self, task: asyncio.Task[Answer]) -> None:
         model, size = self._running.pop(task)
         self._of_model[model] -= 1
-        self._tools.bodies.add(self._ledger.batch.tenant, -size)
+        self._tools.bodies.add(self._progress_writer.batch.tenant, -size)
         if not task.cancelled():
             self._take(task.result())
 
@@ -192,15 +192,17 @@ class Execution:
         """Write down what has come in: segments first, then the document that names them."""
         answers, self._answers, self._size = self._answers, [], 0
         if answers:
-            good = await self._segment(self._ledger.batch.output, "output", [each.data for each in answers if each.ok])
+            good = await self._segment(
+                self._progress_writer.batch.output, "output", [each.data for each in answers if each.ok]
+            )
             bad = await self._segment(
-                self._ledger.batch.error, "errors", [each.data for each in answers if not each.ok]
+                self._progress_writer.batch.error, "errors", [each.data for each in answers if not each.ok]
             )
             for each in answers:
                 del self._open[each.line.number]
             still_open = tuple(self._open.values())
             noted = self._feed.noted
-            await self._ledger.commit(lambda batch: noted(advanced(answers, good, bad, still_open, batch)))
+            await self._progress_writer.commit(lambda batch: noted(advanced(answers, good, bad, still_open, batch)))
             await self._merge()
         self._written_at = self._looked_at = time.monotonic()
 
@@ -208,10 +210,10 @@ class Execution:
         if not lines:
             return None
         segment = await self._tools.outputs.write(output, lines)
-        tenant = self._ledger.batch.tenant
+        tenant = self._progress_writer.batch.tenant
         if not output.segments:
             entry = entry_of(
-                self._ledger.batch, output, kind=kind, now=time.time(), retention=self._tools.file_retention
+                self._progress_writer.batch, output, kind=kind, now=time.time(), retention=self._tools.file_retention
             )
             await self._tools.files.add(tenant, entry)
         try:
@@ -222,10 +224,10 @@ class Execution:
 
     async def _merge(self) -> None:
         """Segments stay few. Only the runner changes them, so what was merged is still what is there."""
-        before, outputs = self._ledger.batch, self._tools.outputs
+        before, outputs = self._progress_writer.batch, self._tools.outputs
         output, error = await outputs.merged(before.output), await outputs.merged(before.error)
         if (output, error) != (before.output, before.error):
-            await self._ledger.commit(lambda batch: batch.with_(output=output, error=error))
+            await self._progress_writer.commit(lambda batch: batch.with_(output=output, error=error))
             await outputs.forget(before.output, output)
             await outputs.forget(before.error, error)
 
@@ -235,10 +237,10 @@ class Execution:
         """See whether the batch is to end early, and call off what is open then."""
         await self._look()
         if (refusal := self._refusal) is not None and self._jobs.stop is None:
-            await self._ledger.commit(lambda batch: refused(batch, refusal))
-        self._jobs.stop = self._jobs.stop or stop_reason(self._ledger.batch)
+            await self._progress_writer.commit(lambda batch: refused(batch, refusal))
+        self._jobs.stop = self._jobs.stop or stop_reason(self._progress_writer.batch)
         if self._jobs.stop is not None and not self._called_off:
-            log.info("batch.stops", batch=self._ledger.batch.id, reason=self._jobs.stop)
+            log.info("batch.stops", batch=self._progress_writer.batch.id, reason=self._jobs.stop)
             self._called_off = True
             await self._jobs.call_off(self._open.values())
 
@@ -247,10 +249,10 @@ class Execution:
             return
         self._looked_at = time.monotonic()
         try:
-            await self._ledger.look()
+            await self._progress_writer.look()
             await self._look_at_key()
         except BackendUnavailable as error:
-            log.warning("batch.not_looked_at", batch=self._ledger.batch.id, error=str(error))
+            log.warning("batch.not_looked_at", batch=self._progress_writer.batch.id, error=str(error))
 
     async def _look_at_key(self) -> None:
         await self._tools.key.look()

@@ -19,7 +19,7 @@ MOST_OF_ALL = 2 * MOST
 """Lines of all models: what is open stands in the batch's document."""
 
 
-class Window:
+class LineLimit:
     """Twice the slots of a model's workers, or what the settings say: while one line is worked on another one waits."""
 
     def __init__(self, registry: Registry, catalog: Catalog, fixed: int | None) -> None:

@@ -48,7 +48,7 @@ class Lane:
         self.number, self.start = raw.number + 1, raw.end
 
 
-class Feed:
+class LineScheduler:
     """`model_of` tells which model a line is for, None where it is not to be run at all. `paused`: the last call of
     `next` gave up because it had passed over much, not because there was no line.
     """

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from producer.batches.document import Batch
-from producer.batches.repository import Batches
+from producer.batches.repository import BatchRepository
 from shared.errors import BackendUnavailable
 from shared.ports import DocumentChanged
 
@@ -21,14 +21,14 @@ class Overtaken(Exception):
     """Another replica runs this batch now, or it is gone."""
 
 
-class Ledger:
-    def __init__(self, batches: Batches, batch: Batch, version: int) -> None:
+class ProgressWriter:
+    def __init__(self, batches: BatchRepository, batch: Batch, version: int) -> None:
         self._batches = batches
         self._version = version
         self.batch = batch
 
     @classmethod
-    async def take_over(cls, batches: Batches, tenant: str, batch_id: str) -> Ledger | None:
+    async def take_over(cls, batches: BatchRepository, tenant: str, batch_id: str) -> ProgressWriter | None:
         """Become the runner: from here on no earlier one can write. None where there is no such batch."""
         while True:
             found = await batches.find(tenant, batch_id)

@@ -33,7 +33,7 @@ class RawLine:
 
 
 class LineReader:
-    """Cuts a file into lines while it is read. Holds no more of it than one line and what it was fed last."""
+    """Cuts a file into lines while it is read. Pauses no more of it than one line and what it was fed last."""
 
     def __init__(self, limit: int, *, number: int = 1, start: int = 0) -> None:
         """`limit`: bytes that a line may have. The file is read from the line `number`, which begins at `start`."""

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from producer.http import serializers
 from producer.http.answers import StreamAnswer, UnaryAnswer
-from producer.http.context import Doors, doors_of, meter_of, principal_of
+from producer.http.context import ApiContext, context_of, meter_of, principal_of
 from producer.http.openapi import (
     COMPLETION,
     COMPLETION_REQUEST,
@@ -64,48 +64,48 @@ HANDLERS = {"/v1/chat/completions": create_completion, "/v1/chat/completions/str
 
 
 async def answer(request: Request, *, stream: bool | None) -> Response:
-    doors = doors_of(request)
+    context = context_of(request)
     submission, preferences = await read_submission(request, stream)
     if submission.background:
-        return await answer_with_job(doors, submission, preferences)
+        return await answer_with_job(context, submission, preferences)
     if submission.mode == "stream":
         return StreamAnswer(
-            doors.service,
-            lambda: doors.service.call(submission),
-            doors.settings.keepalive,
+            context.service,
+            lambda: context.service.call(submission),
+            context.settings.keepalive,
             patience=submission.patience,
             key=submission.principal.key,
         )
     return UnaryAnswer(
-        doors.service,
-        lambda: doors.service.call(submission),
-        doors.settings.keepalive,
-        padding=doors.settings.unary_padding,
+        context.service,
+        lambda: context.service.call(submission),
+        context.settings.keepalive,
+        padding=context.settings.unary_padding,
         key=submission.principal.key,
     )
 
 
-async def answer_with_job(doors: Doors, submission: Submission, preferences: Preferences) -> Response:
+async def answer_with_job(context: ApiContext, submission: Submission, preferences: Preferences) -> Response:
     """202 and the job; the completion itself where it is done within the `wait` that the client prefers."""
-    job = await doors.service.submit(submission)
+    job = await context.service.submit(submission)
     if preferences.wait:
         with suppress(BackendUnavailable):  # It is accepted all the same.
-            job = await wait_for_end(doors, job, min(preferences.wait, MAX_WAIT), submission.principal.key)
+            job = await wait_for_end(context, job, min(preferences.wait, MAX_WAIT), submission.principal.key)
         if job.status.terminal:
             about = serializers.about_job(job, time.time())
-            return Response(await doors.service.result(job), media_type="application/json", headers=about)
-    response = await job_response(doors, job, status=202)
+            return Response(await context.service.result(job), media_type="application/json", headers=about)
+    response = await job_response(context, job, status=202)
     response.headers["location"] = f"/v1/jobs/{job.id}"
     if preferences.applied:
         response.headers["preference-applied"] = preferences.applied
     return response
 
 
-async def wait_for_end(doors: Doors, job: Job, seconds: float, key: str | None) -> Job:
+async def wait_for_end(context: ApiContext, job: Job, seconds: float, key: str | None) -> Job:
     """Two changes at most: queued → in progress → over."""
     until = time.monotonic() + seconds
     while not job.status.terminal and (left := until - time.monotonic()) > 0:
-        job = await doors.service.wait_change(job, left, key=key)
+        job = await context.service.wait_change(job, left, key=key)
     return job
 
 
@@ -114,7 +114,7 @@ async def read_submission(request: Request, stream: bool | None) -> tuple[Submis
     if not JSON_TYPES.fullmatch(content_type):
         raise UnsupportedMediaType(f"The content type {content_type!r} is not supported; send application/json.")
     body = await request.body()
-    checked = await doors_of(request).service.checks.run(body, lambda: check(request.headers, body, stream))
+    checked = await context_of(request).service.checks.run(body, lambda: check(request.headers, body, stream))
     again = checked.sent
     submission = Submission(
         principal=principal_of(request),

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from producer.auth.keyring import require_operator
 from producer.http import response_models, serializers
-from producer.http.context import doors_of, json_response, principal_of
+from producer.http.context import context_of, json_response, principal_of
 from producer.http.openapi import FOR_A_JOB, answers, is_json
 from producer.http.routes.jobs import JobId, job_response
 from shared.errors import NotFound
@@ -42,7 +42,7 @@ async def list_dead(
     request: Request, model: str | None = None, after: str | None = None, limit: Limit = 20
 ) -> Response:
     """Jobs that failed for too many attempts or lost workers. `after`: the last id of the page before."""
-    store = doors_of(request).backend.store
+    store = context_of(request).backend.store
     jobs = await store.dead(model=model, after=after, limit=limit + 1)
     page = [serializers.job_object(job) | {"tenant": job.tenant} for job in jobs[:limit]]
     return json_response(serializers.page(page, has_more=len(jobs) > limit))
@@ -55,8 +55,8 @@ async def list_dead(
 )
 async def retry_dead(request: Request, job_id: JobId) -> Response:
     """As its owner could: the same id, a fresh log."""
-    doors = doors_of(request)
-    return await job_response(doors, await doors.service.retry(await job_of_anybody(request, job_id)))
+    context = context_of(request)
+    return await job_response(context, await context.service.retry(await job_of_anybody(request, job_id)))
 
 
 @router.get(
@@ -91,7 +91,7 @@ async def forget_message(request: Request, message_id: MessageId) -> Response:
 
 
 async def job_of_anybody(request: Request, job_id: str) -> Job:
-    job = await doors_of(request).backend.store.get(job_id)
+    job = await context_of(request).backend.store.get(job_id)
     if job is None:
         raise NotFound(f"No job '{job_id}'.")
     return job
@@ -108,7 +108,7 @@ async def settle(request: Request, message_id: str, fate: Fate) -> Response:
 
 
 async def review(request: Request, decide: Callable[[Undecodable], Fate]) -> list[Undecodable]:
-    return list(await doors_of(request).backend.queue.undecodable(decide, MOST_MESSAGES))
+    return list(await context_of(request).backend.queue.undecodable(decide, MOST_MESSAGES))
 
 
 def message_object(message: Undecodable) -> dict[str, object]:

@@ -70,7 +70,7 @@ class Health:
 
 
 def health_router() -> APIRouter:
-    from producer.http.context import doors_of, json_response, principal_of
+    from producer.http.context import context_of, json_response, principal_of
 
     router = APIRouter(tags=["operations"])
 
@@ -80,7 +80,7 @@ def health_router() -> APIRouter:
 
     @router.get("/readyz", summary="Readiness: the broker and the store answer", responses=READINESS)
     async def readyz(request: Request) -> Response:
-        parts = await doors_of(request).troubles()
+        parts = await context_of(request).troubles()
         ready = not any(parts.values())
         shown = {name: problem or "ok" for name, problem in parts.items()}
         return json_response({"status": "ok" if ready else "unavailable", "checks": shown}, 200 if ready else 503)
@@ -91,7 +91,7 @@ def health_router() -> APIRouter:
         require_operator(principal_of(request))
         TASKS.set(len(asyncio.all_tasks()))
         with suppress(BackendUnavailable):  # What this process counts itself is wanted most when the rest is away.
-            await measure(doors_of(request).fleet)
+            await measure(context_of(request).fleet)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -9,7 +9,7 @@ from producer.http import serializers
 from producer.http.answers import STREAM_HEADERS, StreamAnswer, send_body
 from producer.http.sse import Numbered
 from producer.jobs.service import JobService
-from producer.jobs.waiting_call import Waiting
+from producer.jobs.waiting_call import WaitingCall
 from shared.errors import IgniteError
 from shared.job import Job, JobStatus
 from shared.ports import Update
@@ -29,7 +29,7 @@ class EventsAnswer(StreamAnswer):
         self._numbered = Numbered(after)
         self._empty = True
 
-    async def _serve(self, client: Waiting, send: Send) -> str:
+    async def _serve(self, client: WaitingCall, send: Send) -> str:
         await self._start(client, send, STREAM_HEADERS)
         while True:
             try:
@@ -45,7 +45,7 @@ class EventsAnswer(StreamAnswer):
             if update.ending is not None:
                 return update.ending.status
 
-    async def _whole(self, client: Waiting, update: Update) -> bytes:
+    async def _whole(self, client: WaitingCall, update: Update) -> bytes:
         """A completion that was made in one piece left no frames; its readers get the ones it stands for."""
         self._empty = self._empty and not update.data
         if update.ending is None or update.ending.status is not JobStatus.COMPLETED or not self._empty:

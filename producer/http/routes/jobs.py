@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from producer.http import response_models, serializers
-from producer.http.context import Doors, doors_of, json_response, principal_of, tenant_of
+from producer.http.context import ApiContext, context_of, json_response, principal_of, tenant_of
 from producer.http.openapi import (
     FOR_A_JOB,
     LAST_EVENT_ID,
@@ -35,11 +35,11 @@ MAX_WAIT = 300.0
 """Seconds a poll may be held."""
 
 
-async def job_response(doors: Doors, job: Job, status: int = 200, *, known: str = "") -> Response:
+async def job_response(context: ApiContext, job: Job, status: int = 200, *, known: str = "") -> Response:
     """The job object with where it waits; polls learn from the headers when to come back and whether anything
     changed. `known`: the client's If-None-Match.
     """
-    place = await place_of(doors, job)
+    place = await place_of(context, job)
     tag = serializers.etag(job, place and place.position, place and place.workers)
     headers = {"etag": tag, **serializers.about_job(job, time.time())}
     if place is not None:
@@ -54,12 +54,12 @@ async def job_response(doors: Doors, job: Job, status: int = 200, *, known: str 
     return json_response(body, status, headers)
 
 
-async def place_of(doors: Doors, job: Job) -> Place | None:
+async def place_of(context: ApiContext, job: Job) -> Place | None:
     """None where it does not wait, or the store cannot say: a job that was accepted is not to be answered with 503."""
     if job.status is not JobStatus.QUEUED:
         return None
     try:
-        return await doors.service.place(job)
+        return await context.service.place(job)
     except BackendUnavailable:
         return None
 
@@ -82,7 +82,7 @@ async def list_jobs(
     before.
     """
     where = JobFilter(status, model, code, metadata_filter(request))
-    jobs, more = await doors_of(request).service.list(tenant_of(request), where, after=after, limit=limit)
+    jobs, more = await context_of(request).service.list(tenant_of(request), where, after=after, limit=limit)
     return json_response(serializers.page([serializers.job_object(job) for job in jobs], has_more=more))
 
 
@@ -106,10 +106,10 @@ async def get_job(
     request: Request, job_id: JobId, wait: Annotated[float, Query(ge=0, le=MAX_WAIT, allow_inf_nan=False)] = 0
 ) -> Response:
     """`wait`: seconds to hold the answer until the status changes."""
-    doors = doors_of(request)
-    job = await doors.service.get(tenant_of(request), job_id)
-    job = await doors.service.wait_change(job, wait, key=principal_of(request).key)
-    return await job_response(doors, job, known=request.headers.get("if-none-match", ""))
+    context = context_of(request)
+    job = await context.service.get(tenant_of(request), job_id)
+    job = await context.service.wait_change(job, wait, key=principal_of(request).key)
+    return await job_response(context, job, known=request.headers.get("if-none-match", ""))
 
 
 @router.delete(
@@ -119,7 +119,7 @@ async def get_job(
 )
 async def delete_job(request: Request, job_id: JobId) -> Response:
     """At once and for good: its record, its stream and its result. One that is not over is cancelled first."""
-    service = doors_of(request).service
+    service = context_of(request).service
     await service.delete(await service.get(tenant_of(request), job_id))
     return json_response(serializers.deleted(job_id, "chat.completion.job.deleted"))
 
@@ -131,7 +131,7 @@ async def delete_job(request: Request, job_id: JobId) -> Response:
 )
 async def get_result(request: Request, job_id: JobId) -> Response:
     """The `chat.completion`, verbatim; before the end 409."""
-    service = doors_of(request).service
+    service = context_of(request).service
     job = await service.get(tenant_of(request), job_id)
     return Response(
         await service.result(job), media_type="application/json", headers=serializers.about_job(job, time.time())
@@ -148,11 +148,11 @@ async def get_events(
     request: Request, job_id: JobId, starting_after: Annotated[int | None, Query(ge=-1, le=MAX_FRAME)] = None
 ) -> Response:
     """SSE, each frame with its number as `id`. Resumes after `starting_after`, or after `Last-Event-ID`."""
-    doors = doors_of(request)
-    job = await doors.service.get(tenant_of(request), job_id)
+    context = context_of(request)
+    job = await context.service.get(tenant_of(request), job_id)
     after = last_event(request) if starting_after is None else starting_after
     job = replace(job, result=None)  # It would be held for as long as the client reads the stream.
-    return EventsAnswer(doors.service, job, after, doors.settings.keepalive, key=principal_of(request).key)
+    return EventsAnswer(context.service, job, after, context.settings.keepalive, key=principal_of(request).key)
 
 
 def last_event(request: Request) -> int:
@@ -171,9 +171,9 @@ def last_event(request: Request) -> int:
 )
 async def cancel_job(request: Request, job_id: JobId) -> Response:
     """Idempotent; the job as it is afterwards comes back."""
-    doors = doors_of(request)
-    job = await doors.service.get(tenant_of(request), job_id)
-    return await job_response(doors, await doors.service.cancel_and_wait(job))
+    context = context_of(request)
+    job = await context.service.get(tenant_of(request), job_id)
+    return await job_response(context, await context.service.cancel_and_wait(job))
 
 
 @router.post(
@@ -183,6 +183,6 @@ async def cancel_job(request: Request, job_id: JobId) -> Response:
 )
 async def retry_job(request: Request, job_id: JobId) -> Response:
     """The same id, a fresh log, and as much time as it had at first. A job that waits or runs is left as it is."""
-    doors = doors_of(request)
-    job = await doors.service.get(tenant_of(request), job_id)
-    return await job_response(doors, await doors.service.retry(job))
+    context = context_of(request)
+    job = await context.service.get(tenant_of(request), job_id)
+    return await job_response(context, await context.service.retry(job))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import Response
 
-from producer.http.context import doors_of, json_response, principal_of
+from producer.http.context import context_of, json_response, principal_of
 from producer.http.openapi import answers, is_json
 from producer.http.response_models import Model, ModelList
 from producer.http.serializers import model_object
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 @router.get("", summary="List models", responses=answers(is_json(ModelList, "The catalog.")))
 async def list_models(request: Request) -> Response:
     """Those that the key may use."""
-    catalog, principal = doors_of(request).catalog, principal_of(request)
+    catalog, principal = context_of(request).catalog, principal_of(request)
     models = [model for model in await catalog.models() if principal.may_use(model.id)]
     data = [model_object(model, await catalog.workers(model.id)) for model in models]
     return json_response({"object": "list", "data": data})
@@ -27,7 +27,7 @@ async def get_model(request: Request, model_id: str) -> Response:
     """By its id, or by another name that it has."""
     if not model_id:
         raise HTTPException(404)  # A trailing slash, and no model.
-    catalog = doors_of(request).catalog
+    catalog = context_of(request).catalog
     model = await catalog.get(model_id)
     principal_of(request).require_model(model.id, model_id)
     return json_response(model_object(model, await catalog.workers(model.id)))

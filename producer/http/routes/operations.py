@@ -10,7 +10,7 @@ from starlette.responses import Response
 from producer.auth.keyring import require_operator
 from producer.fleet import QueueView
 from producer.http import response_models
-from producer.http.context import doors_of, json_response, principal_of
+from producer.http.context import context_of, json_response, principal_of
 from producer.http.openapi import answers, is_json
 from shared.ports import WorkerInfo
 
@@ -21,14 +21,14 @@ router = APIRouter(prefix="/v1", tags=["operations"])
 async def list_queues(request: Request) -> Response:
     """What waits and runs, by model and tier. For operators' keys."""
     require_operator(principal_of(request))
-    return json_response(listed([queue_object(view) for view in await doors_of(request).fleet.queues()]))
+    return json_response(listed([queue_object(view) for view in await context_of(request).fleet.queues()]))
 
 
 @router.get("/workers", summary="Workers", responses=answers(is_json(response_models.WorkerList, "All workers."), 403))
 async def list_workers(request: Request) -> Response:
     """The workers that are there now. For operators' keys."""
     require_operator(principal_of(request))
-    return json_response(listed([worker_object(worker) for worker in await doors_of(request).fleet.workers()]))
+    return json_response(listed([worker_object(worker) for worker in await context_of(request).fleet.workers()]))
 
 
 def listed(objects: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from producer.http import response_models, serializers
-from producer.http.context import doors_of, json_response, tenant_of
+from producer.http.context import context_of, json_response, tenant_of
 from producer.http.openapi import FOR_A_JOB, METADATA_FILTER, METADATA_UPDATE, answers, is_json
 from producer.http.routes.jobs import JobId, metadata_filter
 from shared.job import JobStatus
@@ -33,7 +33,7 @@ async def list_stored(
 ) -> Response:
     """By age, oldest first unless `order` says otherwise. Filters: `model`, `metadata[key]=value`."""
     where = JobFilter(JobStatus.COMPLETED, model, metadata=metadata_filter(request), stored=True)
-    jobs, more = await doors_of(request).service.list(
+    jobs, more = await context_of(request).service.list(
         tenant_of(request), where, after=after, limit=limit, oldest_first=order == "asc"
     )
     return json_response(serializers.page([serializers.stored_completion(job) for job in jobs], has_more=more))
@@ -46,7 +46,7 @@ async def list_stored(
 )
 async def get_stored(request: Request, completion_id: JobId) -> Response:
     """The completion with its metadata."""
-    job = await doors_of(request).service.get_stored(tenant_of(request), completion_id)
+    job = await context_of(request).service.get_stored(tenant_of(request), completion_id)
     return json_response(serializers.stored_completion(job))
 
 
@@ -58,7 +58,7 @@ async def get_stored(request: Request, completion_id: JobId) -> Response:
 )
 async def update_stored(request: Request, completion_id: JobId) -> Response:
     """The new metadata takes the place of the old."""
-    service = doors_of(request).service
+    service = context_of(request).service
     body = await request.body()
     metadata = await service.checks.run(body, lambda: parse_metadata(body))
     job = await service.get_stored(tenant_of(request), completion_id)
@@ -72,7 +72,7 @@ async def update_stored(request: Request, completion_id: JobId) -> Response:
 )
 async def delete_stored(request: Request, completion_id: JobId) -> Response:
     """And its job with it."""
-    service = doors_of(request).service
+    service = context_of(request).service
     await service.delete(await service.get_stored(tenant_of(request), completion_id))
     return json_response(serializers.deleted(completion_id, "chat.completion.deleted"))
 
@@ -86,7 +86,7 @@ async def list_stored_messages(
     request: Request, completion_id: JobId, after: str | None = None, limit: Limit = 20, order: Order = "asc"
 ) -> Response:
     """In the order of the request unless `order` says otherwise."""
-    service = doors_of(request).service
+    service = context_of(request).service
     job = await service.get_stored(tenant_of(request), completion_id)
     messages = serializers.stored_messages(job.id, orjson.loads(await service.request_of(job))["messages"])
     return json_response(serializers.page_of(messages if order == "asc" else messages[::-1], after=after, limit=limit))

@@ -71,9 +71,9 @@ class EmbeddedBackend:
         if self._path is not None:
             self._inode = self._path.stat().st_ino
 
-    async def strays(self, queue: QueueName, waited: float) -> Sequence[Job]:
+    async def orphans(self, queue: QueueName, waited: float) -> Sequence[Job]:
         now = time.time()
-        return await self._database.run(lambda db: views.strays(db, queue, now - waited, now))
+        return await self._database.run(lambda db: views.orphans(db, queue, now - waited, now))
 
     async def warnings(self, longest_job: float) -> Sequence[str]:
         del longest_job

@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from shared.backends.embedded.database.connection import Connection
-from shared.fairness import Entry, FairLine
+from shared.fairness import Entry, FairQueue
 from shared.job import Job, QueueName, Tier
 
 
 class EmbeddedLines:
     def __init__(self) -> None:
-        self._lines: defaultdict[QueueName, FairLine] = defaultdict(FairLine)
+        self._lines: defaultdict[QueueName, FairQueue] = defaultdict(FairQueue)
         self._queue_of: dict[str, QueueName] = {}
 
     def load(self, found: Iterable[tuple[str, QueueName, Entry]]) -> None:
@@ -23,7 +23,7 @@ class EmbeddedLines:
             self._queue_of[job_id] = queue
             self._lines[queue].add(job_id, entry)
 
-    def of(self, queue: QueueName) -> FairLine:
+    def of(self, queue: QueueName) -> FairQueue:
         return self._lines[queue]
 
     def add(self, job: Job) -> None:

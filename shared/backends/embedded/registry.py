@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 import orjson
 
-from shared.aio import unheeded
+from shared.aio import run_and_discard
 from shared.backends.announced import decode_model
 from shared.backends.embedded.database.connection import Connection, Database
 from shared.errors import BackendUnavailable
@@ -70,7 +70,7 @@ class EmbeddedRegistry:
             del self._workers[worker.id]
             member.requests.put(None)
             # Not awaited: a worker that leaves is seen to leave at once, whatever the disk does.
-            self._announce(worker.model).add_done_callback(unheeded)
+            self._announce(worker.model).add_done_callback(run_and_discard)
 
     async def alive(self, worker_id: str) -> bool:
         return self.joined(worker_id)

@@ -58,9 +58,9 @@ class EmbeddedStore:
             after=lambda holder: self._created(job, holder),
         )
 
-    async def take_up(self, tenant: str, sent: str) -> str | None:
+    async def reattach(self, tenant: str, sent: str) -> str | None:
         followed = self._hub.__contains__
-        return await self._database.run(lambda db: jobs.take_up(db, tenant, sent, followed, time.time()))
+        return await self._database.run(lambda db: jobs.reattach(db, tenant, sent, followed, time.time()))
 
     def _created(self, job: Job, holder: str) -> str:
         if holder == job.id:
@@ -140,7 +140,7 @@ class EmbeddedStore:
         return None
 
     async def requeued(self, job_id: str) -> None:
-        """A message that was published again is in the database, and that is what `strays` looks for."""
+        """A message that was published again is in the database, and that is what `orphans` looks for."""
 
     async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
         line = self._lines.of(queue)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from shared.aio import unheeded
+from shared.aio import run_and_discard
 from shared.backends.redis import keys
 from shared.backends.redis.connection.driver import Pipeline
 from shared.backends.redis.jobs.records import milliseconds
@@ -61,7 +61,7 @@ class RedisDocuments:
         """The index keeps the ids of documents that have expired until somebody stumbles over them."""
         for id in ids:
             gone = Document(kind, tenant, id, b"")
-            self._redis.step("document_delete", keys_of(gone), id, 0).add_done_callback(unheeded)
+            self._redis.step("document_delete", keys_of(gone), id, 0).add_done_callback(run_and_discard)
 
 
 def keys_of(document: Document) -> tuple[str, str]:

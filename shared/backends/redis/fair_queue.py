@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from shared.aio import unheeded
+from shared.aio import run_and_discard
 from shared.backends.redis import keys
 from shared.backends.redis.connection.driver import Pipeline
 from shared.fairness import estimated_rank
@@ -30,7 +30,7 @@ class Contenders(NamedTuple):
     at: float = float("-inf")
 
 
-class RedisLine:
+class RedisFairQueue:
     def __init__(self, pipeline: Pipeline) -> None:
         self._redis = pipeline
         self._contenders: dict[str, Contenders] = {}
@@ -52,7 +52,7 @@ class RedisLine:
         """Positions and the sweeper hang on it, and the sweeper mends it: so nobody waits for the answer."""
         used = "" if tokens is None else tokens
         step = self._redis.step("line_leave", self._keys(queue), job_id, used, patient=True)
-        step.add_done_callback(unheeded)
+        step.add_done_callback(run_and_discard)
 
     async def turn(self, job: Job, served: str | None, *, sure: bool) -> str:
         """The id of the job to start under the delivery of `job`. Costs nothing while no other tenant is known to wait,

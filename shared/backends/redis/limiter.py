@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.backends.redis import keys
 from shared.backends.redis.connection.driver import Pipeline
-from shared.limits import FOR_LINES, Limits, Usage, Verdict, of_lines
+from shared.limits import FOR_LINES, Limits, LimitUsage, Verdict, of_lines
 
 
 class RedisLimiter:
@@ -23,7 +23,7 @@ class RedisLimiter:
             *(limits.requests_per_minute or 0, limits.tokens_per_minute or 0, limits.concurrency or 0),
             FOR_LINES if lines else "",
         )
-        return Verdict(Usage(float(requests), float(used), open_jobs), refused.decode() or None)
+        return Verdict(LimitUsage(float(requests), float(used), open_jobs), refused.decode() or None)
 
     def settle(self, key: str, job_id: str, *, used: int | None) -> asyncio.Future[Any]:
         return self._redis.step("limit_settle", keys.of_limits(key), job_id, "" if used is None else used, 0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared import quota
-from shared.aio import unheeded
+from shared.aio import run_and_discard
 from shared.backends.redis import keys
 from shared.backends.redis.connection.driver import Pipeline
 from shared.backends.redis.connection.pipeline import Argument
@@ -63,7 +63,7 @@ class KeptBytes:
     def tell(self, moved: Sequence[bytes]) -> None:
         """What a step that moved a job's bytes has left to do."""
         if moved:
-            self._move(*moved).add_done_callback(unheeded)
+            self._move(*moved).add_done_callback(run_and_discard)
 
     async def reserve(self, job_id: str, attempt: int, room: int) -> None:
         """More room for a job's log. Raises AttemptFenced, StorageQuotaExceeded."""

@@ -149,7 +149,7 @@ def body_size(db: Connection, key: int) -> int:
     return size
 
 
-def take_up(db: Connection, tenant: str, sent: str, followed: Callable[[str], bool], now: float) -> str | None:
+def reattach(db: Connection, tenant: str, sent: str, followed: Callable[[str], bool], now: float) -> str | None:
     rows = db.execute(
         "SELECT id FROM jobs WHERE tenant = ? AND sent = ? AND finished_at IS NULL AND cancelling = 0 AND purge_at > ?"
         " ORDER BY id",

@@ -138,7 +138,7 @@ def source_of(tenant: str | None, where: JobFilter, pair: int | None) -> str:
     return "jobs"
 
 
-def strays(db: Connection, queue: QueueName, before: float, now: float) -> list[Job]:
+def orphans(db: Connection, queue: QueueName, before: float, now: float) -> list[Job]:
     """Jobs of the queue that are not over, are older than `before`, and have no message (a dead letter is one)."""
     rows = db.execute(
         f"{RECORD} WHERE model = ? AND tier = ? AND finished_at IS NULL AND created_at <= ? AND purge_at > ?"

@@ -31,7 +31,7 @@ Exchange = Callable[[Sequence[Command]], Awaitable[Sequence[Any]]]
 BackendUnavailable where there was no answer."""
 
 
-class Waiting(NamedTuple):
+class PendingCommand(NamedTuple):
     """A command whose answer somebody awaits, since the loop's clock said `since`."""
 
     future: asyncio.Future[Any]
@@ -45,7 +45,7 @@ class Gathering:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._waiting: list[Waiting] = []
+        self._waiting: list[PendingCommand] = []
         self._runner: asyncio.Task[None] | None = None
         self._hurried = False
         self._gathering: asyncio.Future[None] | None = None
@@ -63,7 +63,7 @@ class Gathering:
         """As `command`; one that is made only when it is sent can say what has gathered until then."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append(Waiting(future, command, read, loop.time()))
+        self._waiting.append(PendingCommand(future, command, read, loop.time()))
         if not patient:
             self.hurry()
         if self._runner is None:
@@ -106,7 +106,7 @@ class Gathering:
             timer.cancel()
             self._gathering = None
 
-    async def _send(self, batch: list[Waiting]) -> None:
+    async def _send(self, batch: list[PendingCommand]) -> None:
         self._sent_at = asyncio.get_running_loop().time()
         try:
             commands = [each.command() if callable(each.command) else each.command for each in batch]
@@ -121,7 +121,7 @@ class Gathering:
         for each, answer in zip(batch, answers, strict=True):
             resolve(each, answer)
 
-    def _tired(self) -> list[Waiting]:
+    def _tired(self) -> list[PendingCommand]:
         """Those who have waited so long for their turn that they need not wait as long again to hear the same."""
         since = asyncio.get_running_loop().time() - ANSWER_TIMEOUT / 2
         tired = [each for each in self._waiting if each.since < since]
@@ -134,7 +134,7 @@ def settle(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def resolve(waiting: Waiting, answer: Any) -> None:
+def resolve(waiting: PendingCommand, answer: Any) -> None:
     """Hand an answer, or the error in its place, to whoever still waits."""
     future, read = waiting.future, waiting.read
     if future.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 
-from shared.aio import unheeded
+from shared.aio import run_and_discard
 from shared.backends.ending import decode_ending
 from shared.backends.follower import FollowerHub, LogFollower, Snapshot
 from shared.backends.redis import keys
@@ -40,7 +40,7 @@ class RedisLog:
                 yield follower
         finally:
             if not follower.ended and job_id not in self._hub:
-                self._redis.step("unfollow", [keys.job(job_id)], self._replica).add_done_callback(unheeded)
+                self._redis.step("unfollow", [keys.job(job_id)], self._replica).add_done_callback(run_and_discard)
 
     async def followed(self, job_id: str) -> bool:
         replicas = await self._redis.command("HGET", keys.job(job_id), "followers")

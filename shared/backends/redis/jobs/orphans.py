@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from shared.backends.redis import keys
 from shared.backends.redis.connection.driver import Pipeline
-from shared.backends.redis.fair_queue import RedisLine
+from shared.backends.redis.fair_queue import RedisFairQueue
 from shared.backends.redis.jobs.records import decode_job, fields_of
 from shared.backends.redis.jobs.store import RUNNING
 from shared.job import Job, JobStatus, QueueName
@@ -31,7 +31,7 @@ MARKS = 64
 CLAIMED = {JobStatus.IN_PROGRESS, JobStatus.COMPLETED, JobStatus.FAILED}
 
 
-class Waiting(NamedTuple):
+class WaitingJob(NamedTuple):
     """A job in its queue's index, and since when anybody could have claimed it."""
 
     job_id: str
@@ -52,12 +52,12 @@ class Gone(NamedTuple):
         return max(self.everyone, self.tenants.get(tenant, 0.0))
 
 
-class StrayFinder:
+class OrphanFinder:
     """`depth`: how many messages of a queue wait to be delivered."""
 
     def __init__(self, pipeline: Pipeline, depth: Callable[[QueueName], Awaitable[int]]) -> None:
         self._redis = pipeline
-        self._line = RedisLine(pipeline)
+        self._line = RedisFairQueue(pipeline)
         self._depth = depth
         self._marks: defaultdict[QueueName, OrderedDict[str, float]] = defaultdict(OrderedDict)
         self._overtaken: defaultdict[QueueName, dict[str, float]] = defaultdict(dict)
@@ -88,19 +88,19 @@ class StrayFinder:
         if len(marks) > MARKS:
             marks.popitem(last=False)
 
-    async def _open(self, queue: QueueName, latest: float) -> list[Waiting]:
+    async def _open(self, queue: QueueName, latest: float) -> list[WaitingJob]:
         waiting = await self._range(queue, "-inf", latest, limit=PAGE)
         return waiting + await self._range(queue, RUNNING, RUNNING + latest, limit=PAGE)
 
     async def _range(
         self, queue: QueueName, start: float | str, stop: float | str, *how: str, limit: int
-    ) -> list[Waiting]:
+    ) -> list[WaitingJob]:
         found = await self._redis.command(
             *("ZRANGE", keys.open_jobs(str(queue)), start, stop, "BYSCORE", *how, "LIMIT", 0, limit, "WITHSCORES")
         )
-        return [Waiting(raw.decode(), float(score)) for raw, score in zip(found[::2], found[1::2], strict=True)]
+        return [WaitingJob(raw.decode(), float(score)) for raw, score in zip(found[::2], found[1::2], strict=True)]
 
-    async def _look(self, waiting: Waiting, queue: QueueName, gone: Gone) -> Job | None:
+    async def _look(self, waiting: WaitingJob, queue: QueueName, gone: Gone) -> Job | None:
         """The job, if nobody could be running it."""
         record = fields_of(await self._redis.command("HGETALL", keys.job(waiting.job_id)))
         job = decode_job(record)

@@ -17,7 +17,7 @@ def remember_sent(redis: Pipeline, job: Job, sent: str, ttl: int) -> asyncio.Fut
     return redis.step("index", [keys.sent(job.tenant, sent)], job.id, 0, ttl, "")
 
 
-async def take_up_orphan(redis: Pipeline, tenant: str, sent: str) -> str | None:
+async def reattach_newest(redis: Pipeline, tenant: str, sent: str) -> str | None:
     """Whoever takes an id out of the set has the job: two that ask at once get two."""
     index = keys.sent(tenant, sent)
     for raw in await redis.command("ZRANGE", index, 0, -1):
@@ -27,7 +27,7 @@ async def take_up_orphan(redis: Pipeline, tenant: str, sent: str) -> str | None:
         if channels and await anybody_hears(redis, *channels):
             continue
         if await redis.command("ZREM", index, job_id) and await redis.step(
-            *("take_up", [keys.job(job_id)]), *(OPEN, followers)
+            *("reattach", [keys.job(job_id)]), *(OPEN, followers)
         ):
             return job_id
     return None

@@ -11,15 +11,15 @@ from typing import Any
 
 import orjson
 
-from shared.aio import unheeded
+from shared.aio import run_and_discard
 from shared.backends.ending import encode_ending
 from shared.backends.redis import keys
 from shared.backends.redis.connection.driver import Pipeline
-from shared.backends.redis.fair_queue import RedisLine
+from shared.backends.redis.fair_queue import RedisFairQueue
 from shared.backends.redis.jobs.idempotency import KeyedJobs
 from shared.backends.redis.jobs.lists import UNWELL, among_indexes, list_jobs, source_of
 from shared.backends.redis.jobs.metadata_index import PairIndex
-from shared.backends.redis.jobs.reattach import remember_sent, take_up_orphan
+from shared.backends.redis.jobs.reattach import reattach_newest, remember_sent
 from shared.backends.redis.jobs.records import MEMORY_OF_IDS, decode_job, milliseconds, oldest_kept, time_to_live
 from shared.backends.redis.limiter import RedisLimiter
 from shared.backends.redis.outbox import await_ending, note_ending
@@ -74,7 +74,7 @@ class RedisStore:
         self._redis = pipeline
         self._keyed = KeyedJobs(pipeline)
         self._replica = replica
-        self._line = RedisLine(pipeline)
+        self._line = RedisFairQueue(pipeline)
         self._pairs = PairIndex(pipeline)
         self._limiter = RedisLimiter(pipeline)
         self._noted: dict[str, float] = {}
@@ -94,8 +94,8 @@ class RedisStore:
             raise StoreUnavailable("The store (Redis) was too slow for this request.", retry_after=1)
         return holder
 
-    async def take_up(self, tenant: str, sent: str) -> str | None:
-        return await take_up_orphan(self._redis, tenant, sent)
+    async def reattach(self, tenant: str, sent: str) -> str | None:
+        return await reattach_newest(self._redis, tenant, sent)
 
     async def _create(
         self, job: Job, body: bytes, *, follower: str = "", restored: bool = False, sent: str | None = None
@@ -154,18 +154,18 @@ class RedisStore:
             self._line.leave(queue.decode(), job_id, (ending.usage or {}).get("total_tokens"))
             self._bury(job_id, ending)
         if webhook:
-            note_ending(self._redis, job_id).add_done_callback(unheeded)
+            note_ending(self._redis, job_id).add_done_callback(run_and_discard)
 
     def _settle(self, key: str, job_id: str, used: int | None) -> None:
         """Should it get lost, it is found when the key's limit is reached."""
-        self._limiter.settle(key, job_id, used=used).add_done_callback(unheeded)
+        self._limiter.settle(key, job_id, used=used).add_done_callback(run_and_discard)
 
     def _bury(self, job_id: str, ending: Ending) -> None:
         """List a dead job for whoever looks after all tenants'."""
         if (ending.error or {}).get("code") == AttemptsExhausted.default_code:
             oldest = new_job_id(time.time() - MEMORY_OF_DEAD)
             step = self._redis.step("index", [keys.DEAD], job_id, 0, milliseconds(MEMORY_OF_DEAD), oldest)
-            step.add_done_callback(unheeded)
+            step.add_done_callback(run_and_discard)
 
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
         left = milliseconds(job.deadline_at - time.time()) if may_come else ""
