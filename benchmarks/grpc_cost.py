@@ -100,7 +100,7 @@ async def running_server() -> AsyncGenerator[tuple[int, str, str]]:
     with TemporaryDirectory() as data:
         command = ("up", "--engine", "simulated", "--port", "0", "--grpc-port", "0", "--data-dir", data)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "ignite", *command, "--log-level", "warning"), stdout=asyncio.subprocess.PIPE
+            sys.executable, "-m", "ignite", *command, "--log-level", "warning", stdout=asyncio.subprocess.PIPE
         )
         assert process.stdout is not None
         try:

@@ -68,7 +68,9 @@ async def spawned(
     began = time.perf_counter()
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", *arguments),
+            sys.executable,
+            "-m",
+            *arguments,
             cwd=Path(__file__).parent.parent,
             env={**os.environ, **(env or {}), "PYTHONUNBUFFERED": "1"},
             stdin=asyncio.subprocess.DEVNULL,
@@ -121,7 +123,11 @@ class Distributed:
     def api(self, port: int):
         many = ("--processes", str(self._processes)) if self._processes > 1 else ()
         return spawned(
-            *("ignite", "api", "--port", str(port), *many),
+            "ignite",
+            "api",
+            "--port",
+            str(port),
+            *many,
             directory=self._directory,
             ready="ignite api is ready",
             env=self._env,
@@ -130,7 +136,15 @@ class Distributed:
     def worker(self):
         many = ("--processes", str(self._processes)) if self._processes > 1 else ()
         return spawned(
-            *("ignite", "worker", "--engine", "simulated", "--model", MODEL, "--concurrency", "12000", *many),
+            "ignite",
+            "worker",
+            "--engine",
+            "simulated",
+            "--model",
+            MODEL,
+            "--concurrency",
+            "12000",
+            *many,
             directory=self._directory,
             ready="ignite worker is ready",
             env=self._env,

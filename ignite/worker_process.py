@@ -104,7 +104,11 @@ async def running_engine(settings: Settings) -> AsyncGenerator[Engine]:
 
 def worker_options(settings: Settings) -> WorkerOptions:
     return WorkerOptions(
-        *(settings.lease, settings.drain, settings.max_tries, settings.retry_backoff, settings.quarantine_after),
+        settings.lease,
+        settings.drain,
+        settings.max_tries,
+        retry_backoff=settings.retry_backoff,
+        quarantine_after=settings.quarantine_after,
         reserved_slots=settings.reserved_slots,
         flex_patience=settings.flex_patience,
         aliases=tuple(split_list(settings.model_aliases)),

@@ -62,7 +62,7 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
     """
     catalog = Catalog(backend.registry, configured_models(settings))
     keyless = keyless_by(settings, keyless)
-    keyring = Keyring(settings.keys, KeyRepository(backend.documents), keyless, settings.metrics_key)
+    keyring = Keyring(settings.keys, KeyRepository(backend.documents), keyless, metrics_key=settings.metrics_key)
     storage = open_storage(settings)
     service, kept = (
         JobService(backend, catalog, settings),
@@ -72,36 +72,36 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
     bodies = BodyBudget(settings.body_budget, settings.tenant_body_budget)
     batch_context = BatchContext(
         settings,
-        backend,
-        service,
-        catalog,
-        BatchRepository(backend.documents, settings.file_retention, settings.tenant_batch_limit),
-        kept,
-        storage,
-        bodies,
+        backend=backend,
+        service=service,
+        catalog=catalog,
+        batches=BatchRepository(backend.documents, settings.file_retention, settings.tenant_batch_limit),
+        files=kept,
+        storage=storage,
+        bodies=bodies,
     )
     runners = BatchLeaseManager(
         backend.documents,
         batch_context.batches,
         lambda ledger: BatchRun(batch_context, ledger).run(),
-        settings.batch_lease,
+        lease=settings.batch_lease,
     )
     fleet = Fleet(backend, catalog)
     context = ApiContext(
         settings,
-        backend,
-        keyring,
-        limits,
-        service,
-        catalog,
-        Health(),
-        kept,
-        batch_context.batches,
-        IdempotentBatches(backend.documents, batch_context.batches),
-        runners,
-        fleet,
-        bodies,
-        Connections(settings),
+        backend=backend,
+        keyring=keyring,
+        limits=limits,
+        service=service,
+        catalog=catalog,
+        health=Health(),
+        files=kept,
+        batches=batch_context.batches,
+        named_batches=IdempotentBatches(backend.documents, batch_context.batches),
+        runners=runners,
+        fleet=fleet,
+        bodies=bodies,
+        connections=Connections(settings),
     )
 
     @asynccontextmanager

@@ -45,7 +45,7 @@ class Catalog:
         self._registry = registry
         self._patience = configured.patience
         self._configured = {
-            name: ModelInfo(name, "configured", time.time(), 0.0, aliases=aliases_of(name, configured.aliases))
+            name: ModelInfo(name, "configured", time.time(), seen_at=0.0, aliases=aliases_of(name, configured.aliases))
             for name in configured.models
         }
         self._known: dict[str, ModelInfo] = {}

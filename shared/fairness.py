@@ -138,7 +138,7 @@ class FairQueue:
         tenant = self._jobs[job_id].tenant
         rank = bisect_left(self._waiting[tenant], job_id)
         others = [(self._tags[other], len(line)) for other, line in self._waiting.items() if other != tenant]
-        return estimated_rank(rank, self._tags[tenant], self.tokens / self.jobs, others)
+        return estimated_rank(rank, self._tags[tenant], self.tokens / self.jobs, others=others)
 
     # ── parts ──
 

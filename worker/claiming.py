@@ -44,7 +44,9 @@ class Claiming:
         place = self._context
         return await retry_while_unavailable(
             lambda: self._store.claim(
-                *(self._job.id, place.worker_id, place.lease_seconds),
+                self._job.id,
+                place.worker_id,
+                place.lease_seconds,
                 lost=lost,
                 with_body=self._message.body is None,
             )

@@ -148,7 +148,7 @@ class Execution:
             return self._stopped or Expired()
         scope = self._scope = asyncio.timeout(left)
         try:
-            async with scope, lease.held(self._store, claim, self._context.lease_seconds, self._claim_lost):
+            async with scope, lease.held(self._store, claim, self._context.lease_seconds, lost=self._claim_lost):
                 return await self._generate(claim)
         except TimeoutError as error:
             if not scope.expired():
@@ -234,8 +234,8 @@ class Execution:
             self._context.backend.log,
             claim.job_id,
             claim.attempt,
-            claim.offset,
-            self._claim_lost,
+            offset=claim.offset,
+            failed=self._claim_lost,
             limit=self._context.log_limit,
             room=LOG_ROOM if self._job.logged else 0,
         )
@@ -281,7 +281,7 @@ class Execution:
         match outcome:
             case Completed(result, frames):
                 result_bytes = orjson.dumps(result)
-                await self._finish(claim, Ending(JobStatus.COMPLETED, frames, result_bytes, result["usage"]))
+                await self._finish(claim, Ending(JobStatus.COMPLETED, frames, result_bytes, usage=result["usage"]))
             case Failed(error):
                 await self._finish(claim, self._early(JobStatus.FAILED, error))
             case Cancelled():

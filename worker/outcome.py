@@ -60,4 +60,4 @@ def ended_early(
     status: JobStatus, error: IgniteError, *, result: bytes | None = None, usage: dict[str, Any] | None = None
 ) -> Ending:
     record = error.to_dict()
-    return Ending(status, error_frames(record), result, usage, record)
+    return Ending(status, error_frames(record), result, usage=usage, error=record)

@@ -81,7 +81,12 @@ class Worker:
         self._idle.set()
         self._throttle = Throttle(engine.concurrency, self._limit_changed)
         self._context = WorkerContext(
-            *(self.id, backend, engine, options.lease_seconds, options.max_tries, options.retry_backoff),
+            self.id,
+            backend=backend,
+            engine=engine,
+            lease_seconds=options.lease_seconds,
+            max_tries=options.max_tries,
+            retry_backoff=options.retry_backoff,
             quarantine_after=options.quarantine_after,
             failed_attempts=FailedAttempts(backend.registry, self.id, engine.card.id),
             log_limit=options.log_limit,

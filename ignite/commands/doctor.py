@@ -48,7 +48,11 @@ def run_doctor(options: Mapping[str, Any]) -> None:
     try:
         settings = load_settings(options)
     except SettingsError as error:
-        report(Finding("settings", False, str(error), "Correct the option, the variable or the line in ignite.toml."))
+        report(
+            Finding(
+                "settings", False, str(error), advice="Correct the option, the variable or the line in ignite.toml."
+            )
+        )
         raise SystemExit(1) from None
     bad = asyncio.run(examine(settings))
     click.echo("Something is wrong: see above." if bad else "All is well.")
@@ -84,7 +88,7 @@ def report(finding: Finding) -> None:
 async def check_python(_: Settings) -> AsyncIterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     fine = sys.version_info >= LEAST_PYTHON
-    yield Finding("python", fine, version, f"Install Python {'.'.join(map(str, LEAST_PYTHON))} or newer.")
+    yield Finding("python", fine, version, advice=f"Install Python {'.'.join(map(str, LEAST_PYTHON))} or newer.")
 
 
 async def check_settings(settings: Settings) -> AsyncIterator[Finding]:
@@ -104,10 +108,10 @@ async def check_backend(settings: Settings) -> AsyncIterator[Finding]:
     try:
         parts = await diagnose(settings)
     except SettingsError as error:
-        yield Finding("store", False, str(error), ADVICE["store"])
+        yield Finding("store", False, str(error), advice=ADVICE["store"])
         return
     for part, problem in parts.items():
-        yield Finding(part, problem is None, str(problem or "answers"), ADVICE[part])
+        yield Finding(part, problem is None, str(problem or "answers"), advice=ADVICE[part])
     if not any(parts.values()):
         async for finding in check_open_backend(settings):
             yield finding
@@ -123,7 +127,7 @@ async def check_open_backend(settings: Settings) -> AsyncIterator[Finding]:
         async with asyncio.timeout(3 * ANSWER_TIMEOUT), open_backend(settings) as backend:
             if not settings.distributed:
                 for part, problem in (await backend.check()).items():
-                    yield Finding(part, problem is None, str(problem or "answers"), advice)
+                    yield Finding(part, problem is None, str(problem or "answers"), advice=advice)
             for warning in await backend.warnings(settings.job_deadline):
                 yield Finding("note", True, warning)
             async for finding in check_workers(settings, backend):
@@ -131,9 +135,11 @@ async def check_open_backend(settings: Settings) -> AsyncIterator[Finding]:
     except DataDirectoryInUse as error:
         yield Finding("database", True, str(error))
     except SettingsError as error:
-        yield Finding("store", False, str(error), "Change Redis's configuration, or the setting that the line names.")
+        yield Finding(
+            "store", False, str(error), advice="Change Redis's configuration, or the setting that the line names."
+        )
     except (IgniteError, TimeoutError) as error:
-        yield Finding("backend", False, str(error) or "did not answer in time", advice)
+        yield Finding("backend", False, str(error) or "did not answer in time", advice=advice)
 
 
 async def check_keys(settings: Settings) -> AsyncIterator[Finding]:
@@ -147,7 +153,7 @@ async def check_keys(settings: Settings) -> AsyncIterator[Finding]:
             return
         detail = f"{len(settings.keys)} in IGNITE_API_KEYS, {stored} stored" if there_are else "none"
         advice = "Make a key with 'ignite keys create --name NAME', or serve this machine with --no-auth."
-        yield Finding("keys", there_are or (settings.on_loopback and not settings.distributed), detail, advice)
+        yield Finding("keys", there_are or (settings.on_loopback and not settings.distributed), detail, advice=advice)
 
 
 async def check_files(settings: Settings) -> AsyncIterator[Finding]:
@@ -159,9 +165,9 @@ async def check_files(settings: Settings) -> AsyncIterator[Finding]:
             async for _ in open_storage(settings).objects():
                 break
     except TimeoutError:
-        yield Finding("files", False, f"{where} has not answered within {ANSWER_TIMEOUT:g} s", advice)
+        yield Finding("files", False, f"{where} has not answered within {ANSWER_TIMEOUT:g} s", advice=advice)
     except (IgniteError, SettingsError) as error:
-        yield Finding("files", False, str(error), advice)
+        yield Finding("files", False, str(error), advice=advice)
     else:
         yield Finding("files", True, where)
 
@@ -172,7 +178,7 @@ async def check_workers(settings: Settings, backend: Backend) -> AsyncIterator[F
         serving = ", ".join(sorted({worker.model.id for worker in workers}))
         detail = f"{len(workers)} there, serving {serving}" if workers else "none there"
         advice = "Start one: ignite worker --engine … --model … (with the same two URLs)."
-        yield Finding("workers", bool(workers), detail, advice)
+        yield Finding("workers", bool(workers), detail, advice=advice)
 
 
 async def check_engine(settings: Settings) -> AsyncIterator[Finding]:
@@ -191,14 +197,16 @@ def check_llamacpp(settings: Settings) -> Finding:
     from importlib.util import find_spec
 
     if find_spec("xllamacpp") is None:
-        return Finding("engine", False, "xllamacpp is not installed", "Run 'make up' once, or pip install xllamacpp.")
+        return Finding(
+            "engine", False, "xllamacpp is not installed", advice="Run 'make up' once, or pip install xllamacpp."
+        )
     path = Path(settings.model) if settings.model else None
     if path is None:
         return Finding("engine", True, "llamacpp with the demo model")
     try:
         check_gguf(path)
     except EngineError as error:
-        return Finding("engine", False, str(error), "Name a whole GGUF file with --model.")
+        return Finding("engine", False, str(error), advice="Name a whole GGUF file with --model.")
     return Finding("engine", True, f"llamacpp with {path}")
 
 
@@ -206,13 +214,15 @@ def check_command(settings: Settings) -> Finding:
     program = (settings.engine_command or "vllm serve").split()[0]
     found = shutil.which(program)
     advice = f"Install it (pip install {program}), or name another serving command with --engine-command."
-    return Finding("engine", found is not None, found or f"the command {program!r} is not on PATH", advice)
+    return Finding("engine", found is not None, found or f"the command {program!r} is not on PATH", advice=advice)
 
 
 async def check_server(settings: Settings) -> Finding:
     url = settings.engine_url
     if url is None:
-        return Finding("engine", False, "the openai engine has no server", "Set --engine-url http://host:port/v1.")
+        return Finding(
+            "engine", False, "the openai engine has no server", advice="Set --engine-url http://host:port/v1."
+        )
     shown = without_password(url)
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT)
     headers = {"authorization": f"Bearer {settings.engine_api_key}"} if settings.engine_api_key else {}
@@ -228,7 +238,9 @@ async def check_server(settings: Settings) -> Finding:
         fine, detail = False, f"{shown} has not answered within {ANSWER_TIMEOUT:g} s"
     except (aiohttp.ClientError, ValueError) as error:
         fine, detail = False, f"{shown} does not answer ({type(error).__name__})"
-    return Finding("engine", fine, detail, "Start that server, or correct --engine-url (up to and including /v1).")
+    return Finding(
+        "engine", fine, detail, advice="Start that server, or correct --engine-url (up to and including /v1)."
+    )
 
 
 def is_sign_of_life(status: int) -> bool:
@@ -243,7 +255,7 @@ async def check_port(settings: Settings) -> AsyncIterator[Finding]:
         if (error := refusal_to_bind(settings.host, port)) is None:
             yield Finding(option, True, f"{settings.host}:{port} is free")
         else:
-            yield await check_who_is_there(settings, option, port, error)
+            yield await check_who_is_there(settings, option, port, error=error)
 
 
 def refusal_to_bind(host: str, port: int) -> OSError | None:
@@ -262,7 +274,7 @@ async def check_who_is_there(settings: Settings, option: str, port: int, error: 
     if await answers_as_ignite(f"http://{settings.host}:{settings.port}/readyz", timeout):
         return Finding(option, True, f"{settings.host}:{port}: an Ignite is running there, and ready")
     advice = f"Stop what listens there, or choose another with --{option}."
-    return Finding(option, False, f"{settings.host}:{port} cannot be bound: {error.strerror}", advice)
+    return Finding(option, False, f"{settings.host}:{port} cannot be bound: {error.strerror}", advice=advice)
 
 
 async def answers_as_ignite(url: str, timeout: aiohttp.ClientTimeout) -> bool:

@@ -64,7 +64,7 @@ def create(
     operator: bool,
 ) -> None:
     """Make a key. It is shown this once; what is kept is its hash."""
-    limits = Limits(rpm, tpm, concurrency, tuple(filter(None, map(str.strip, models.split(",")))))
+    limits = Limits(rpm, tpm, concurrency, models=tuple(filter(None, map(str.strip, models.split(",")))))
 
     async def work(book: KeyRepository) -> None:
         first = not await book.ever()

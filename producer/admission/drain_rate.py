@@ -44,12 +44,12 @@ class DrainRate:
         last = self._queues.get(queue)
         if last is None or started < last.started or not last.waiting:
             rate, seen = (last.rate, last.seen) if last else (None, 0)
-            self._queues[queue] = Measured(started, waiting, now, rate, seen)
+            self._queues[queue] = Measured(started, waiting, now, rate=rate, seen=seen)
         elif now - last.at >= WINDOW:
             count = started - last.started
             fresh = count / (now - last.at)
             rate = fresh if last.rate is None else last.rate + SMOOTHING * (fresh - last.rate)
-            self._queues[queue] = Measured(started, waiting, now, rate, last.seen + count)
+            self._queues[queue] = Measured(started, waiting, now, rate=rate, seen=last.seen + count)
 
     def estimate(self, queue: str, position: int) -> float | None:
         """Seconds until the job at `position` (from 0) is started; None where nothing has been measured."""

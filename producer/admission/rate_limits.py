@@ -123,7 +123,7 @@ class KeyLimits:
     def meter(self, principal: Principal) -> Meter | None:
         if principal.key is None or not principal.limits.counted:
             return None
-        return Meter(principal.key, principal.limits, self._limiter, self._ended)
+        return Meter(principal.key, principal.limits, self._limiter, ended=self._ended)
 
 
 def is_over(job_id: str, job: Job | None) -> bool:

@@ -104,7 +104,7 @@ class Keyring:
         stored = await self._stored.find(offered) if FORM.fullmatch(key) else None
         if stored is None or not hmac.compare_digest(stored.digest, offered):
             return None
-        return Principal(stored.tenant, stored.id, stored.limits, stored.weight, stored.operator)
+        return Principal(stored.tenant, stored.id, stored.limits, weight=stored.weight, operator=stored.operator)
 
 
 def key_in(authorization: str | None) -> str:

@@ -123,8 +123,17 @@ class KeyRepository:
             raise Conflict(f"There is a key named {name!r} already: revoke it first, or choose another name.")
         await self._note_keyed()
         secret = PREFIX + secrets.token_urlsafe(BITS // 8)
-        key = StoredKey(digest(secret), secret[-HINT:], name, tenant or name, time.time(), limits, weight, operator)
-        await self._documents.put(Document(KIND, FLEET, key.digest, key.encode()), expires_in=FOR_GOOD)
+        key = StoredKey(
+            digest(secret),
+            hint=secret[-HINT:],
+            name=name,
+            tenant=tenant or name,
+            created_at=time.time(),
+            limits=limits,
+            weight=weight,
+            operator=operator,
+        )
+        await self._documents.put(Document(KIND, FLEET, key.digest, value=key.encode()), expires_in=FOR_GOOD)
         return secret, key
 
     async def find(self, digest: str) -> StoredKey | None:
@@ -147,7 +156,7 @@ class KeyRepository:
 
     async def _note_keyed(self) -> None:
         """A server that serves without keys until the first one must not do so again when the last one is revoked."""
-        await self._documents.put(Document(KEYED, FLEET, KEYED, b"{}"), expires_in=FOR_GOOD)
+        await self._documents.put(Document(KEYED, FLEET, KEYED, value=b"{}"), expires_in=FOR_GOOD)
 
     async def all(self) -> AsyncGenerator[StoredKey]:
         """All of them, in no order that means anything."""
@@ -187,8 +196,8 @@ class Revocations:
 
     async def add(self, key: StoredKey, *, cancel_jobs: bool) -> None:
         now = time.time()
-        revocation = Revocation(f"{int(now * 1000):013d}-{key.id}", key.id, key.tenant, now, cancel_jobs)
-        document = Document(REVOKED, FLEET, revocation.id, orjson.dumps(revocation))
+        revocation = Revocation(f"{int(now * 1000):013d}-{key.id}", key.id, key.tenant, at=now, cancel_jobs=cancel_jobs)
+        document = Document(REVOKED, FLEET, revocation.id, value=orjson.dumps(revocation))
         await self._documents.put(document, expires_in=TOLD_FOR)
 
     async def all(self) -> AsyncGenerator[Revocation]:

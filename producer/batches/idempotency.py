@@ -92,7 +92,7 @@ class IdempotentBatches:
     async def _put(self, batch: Batch, name: RequestName, version: int) -> Document:
         """No longer than the batch: a name that outlived it would have it run again."""
         value = Named(fingerprint=name.fingerprint, batch=batch, again=name.again).model_dump_json().encode()
-        document = Document(kind_of(name), batch.tenant, KIND, value, version)
+        document = Document(kind_of(name), batch.tenant, KIND, value=value, version=version)
         return await self._documents.put(document, expires_in=min(name.kept, self._batches.life(batch)))
 
 

@@ -107,7 +107,7 @@ class BatchLeaseManager:
 
     async def _take(self, batch_id: str) -> Document | None:
         try:
-            lease = Document(LEASE, FLEET, batch_id, str(time.time()).encode())
+            lease = Document(LEASE, FLEET, batch_id, value=str(time.time()).encode())
             return await self._documents.put(lease, expires_in=self._lease)
         except DocumentChanged:
             return None

@@ -85,13 +85,13 @@ class BatchRepository:
         return found[0]
 
     async def _open(self, batch: Batch) -> None:
-        pointer = Document(OPEN, FLEET, batch.id, batch.tenant.encode())
+        pointer = Document(OPEN, FLEET, batch.id, value=batch.tenant.encode())
         with suppress(DocumentChanged):  # It is named already.
             await self._documents.put(pointer, expires_in=self.life(batch))
 
     async def write(self, batch: Batch, version: int) -> int:
         """The new version. Raises DocumentChanged where `version` is not the one that is there."""
-        document = Document(KIND, batch.tenant, batch.id, batch.model_dump_json().encode(), version)
+        document = Document(KIND, batch.tenant, batch.id, value=batch.model_dump_json().encode(), version=version)
         return (await self._documents.put(document, expires_in=self.life(batch))).version
 
     async def find(self, tenant: str, batch_id: str) -> tuple[Batch, int] | None:

@@ -166,7 +166,12 @@ class BatchRun:
         tools = LifecycleContext(
             progress_writer=self._progress_writer,
             jobs=LineJobs(
-                batch_context.backend, batch_context.service, batch_context.catalog, batch_context.settings, batch, key
+                batch_context.backend,
+                service=batch_context.service,
+                catalog=batch_context.catalog,
+                settings=batch_context.settings,
+                batch=batch,
+                key=key,
             ),
             open_source=lambda number, start: self._source(number=number, start=start),
             outputs=Outputs(batch_context.storage, batch),

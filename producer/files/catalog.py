@@ -44,7 +44,7 @@ class Files:
         value = entry.model_dump_json().encode()
         expires_in = max(1.0, entry.expires_at - time.time())
         try:
-            await self._documents.put(Document(KIND, tenant, entry.id, value), expires_in=expires_in)
+            await self._documents.put(Document(KIND, tenant, entry.id, value=value), expires_in=expires_in)
         except DocumentChanged:
             return
 

@@ -109,7 +109,9 @@ async def get_content(request: Request, file_id: FileId) -> Response:
         refusal = error_response(error)
         refusal.headers["content-range"] = f"bytes */{content.size}"
         return refusal
-    return ContentAnswer(lambda start, end: files.read(tenant, file_id, start, end), content.size, span, headers)
+    return ContentAnswer(
+        lambda start, end: files.read(tenant, file_id, start, end), content.size, span, headers=headers
+    )
 
 
 @router.delete(

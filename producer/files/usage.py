@@ -73,7 +73,7 @@ class FileUsage:
                 continue
 
     async def _read(self, tenant: str) -> Document:
-        return await self._documents.get(KIND, tenant, KIND) or Document(KIND, tenant, KIND, b"{}")
+        return await self._documents.get(KIND, tenant, KIND) or Document(KIND, tenant, KIND, value=b"{}")
 
     @asynccontextmanager
     async def room(self, tenant: str, expected: int) -> AsyncGenerator[Room]:

@@ -54,7 +54,7 @@ def job_object(
         "finished_at": whole(job.finished_at),
         "deadline_at": int(job.deadline_at),
         "expires_at": whole(job.expires_at),
-        "queue": queue_place(job, position, eta, workers),
+        "queue": queue_place(job, position, eta, workers=workers),
         "progress": progress(job),
         "attempts": job.attempt,
         "result": orjson.Fragment(job.result) if job.result else None,

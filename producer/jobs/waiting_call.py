@@ -130,7 +130,7 @@ async def waiting(
     """
     async with open_call() as call:
         del open_call  # It holds the parsed request.
-        client = WaitingCall(service, call, mode, patience)
+        client = WaitingCall(service, call, mode, patience=patience)
         with OPEN_CALLS.labels(mode).track_inprogress(), service.open_calls.ended_with(key, client.revoke):
             try:
                 yield client

@@ -89,7 +89,9 @@ class ModelService:
         with self._calls.counted(principal.tenant), self._context.bodies.open(principal.tenant) as held:
             data = await self._receiving.first(messages, principal.tenant)
             held.grow(len(data))
-            submission = await self._submission(principal, data, metadata, kind.mode, context.time_remaining())
+            submission = await self._submission(
+                principal, data, metadata, mode=kind.mode, remaining=context.time_remaining()
+            )
             del data
             answer = kind(self._context.service, submission, context, marks, self._context.settings.keepalive)
             self._open.add(answer)

@@ -23,7 +23,8 @@ def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncCo
         from shared.backends.distributed import open_distributed
 
         return open_distributed(
-            *(settings.amqp_url, settings.redis_url),
+            settings.amqp_url,
+            settings.redis_url,
             queue_limit=settings.queue_limit * MESSAGES_PER_JOB,
             fair=settings.fairness,
             consumer_timeout=settings.consumer_timeout,

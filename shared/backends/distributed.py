@@ -60,7 +60,7 @@ class DistributedBackend:
         self._live = server.subscription(keys.replica(replica), partial(dispatch, hub), hub.distrust_all)
         self.queue = RabbitQueue(amqp_url, queue_limit=queue_limit, consumer_timeout=consumer_timeout)
         kept = KeptBytes(server.pipeline, usual_limit(memory_of(facts)) if tenant_limit is None else tenant_limit)
-        self.log = RedisLog(self._server.pipeline, hub, replica, kept)
+        self.log = RedisLog(self._server.pipeline, hub, replica, kept=kept)
         self.store = RedisStore(self._server.pipeline, replica, fair=fair, kept=kept)
         self.documents = RedisDocuments(self._server.pipeline)
         self.outbox = RedisOutbox(self._server.pipeline)
@@ -136,7 +136,9 @@ async def open_distributed(
         await server.close()
         raise
     backend = DistributedBackend(
-        *(amqp_url, server, facts),
+        amqp_url,
+        server,
+        facts,
         queue_limit=queue_limit,
         fair=fair,
         consumer_timeout=consumer_timeout,

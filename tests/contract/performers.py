@@ -127,7 +127,17 @@ async def ended(backend: Backend, ending: Ending = COMPLETED, frames: int = 3, *
 
 def a_worker(worker_id: str = "worker-1", model: str = QUEUE.model) -> WorkerInfo:
     now = time.time()
-    info = ModelInfo(model, "simulated", now, now, 4096, "for tests", ("tools",), ("text", "image"), ("other",))
+    info = ModelInfo(
+        model,
+        engine="simulated",
+        created_at=now,
+        seen_at=now,
+        context_length=4096,
+        description="for tests",
+        capabilities=("tools",),
+        modalities=("text", "image"),
+        aliases=("other",),
+    )
     return WorkerInfo(worker_id, info, concurrency=4, started_at=now)
 
 

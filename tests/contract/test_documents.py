@@ -12,7 +12,7 @@ DAY = 86400.0
 
 
 def a_document(id: str = "b-1", *, kind: str = "batch", tenant: str = "alice", value: bytes = b'{"n":1}') -> Document:
-    return Document(kind, tenant, id, value)
+    return Document(kind, tenant, id, value=value)
 
 
 async def put(backend: Backend, document: Document) -> Document:

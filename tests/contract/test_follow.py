@@ -201,7 +201,9 @@ async def test_the_ending_says_how_it_ended(replicas: tuple[Backend, Backend], e
         assert await is_told(read, JobStatus.QUEUED)
         log = await perform(other, await claimed(other, job), some_frames(2), ending)
         stories = [await read_to_end(live), await read_to_end(read), await follow_to_end(other, job.id)]
-    wanted = Ending(ending.status, b"", ending.result if mode == "unary" else None, ending.usage, ending.error)
+    wanted = Ending(
+        ending.status, b"", ending.result if mode == "unary" else None, usage=ending.usage, error=ending.error
+    )
     assert [story.ending for story in stories] == [wanted] * 3
     assert [story.data for story in stories] == [log] * 3
 
@@ -212,10 +214,10 @@ async def test_an_ending_without_frames_is_told(backend: Backend) -> None:
     async with backend.log.follow(job.id, created_here=True) as follower:
         await backend.store.create(job, body=b"{}", followed=True)
         claim = await claimed(backend, job)
-        await backend.store.finish(job.id, claim.attempt, 0, Ending(JobStatus.COMPLETED, b"", b"{}", {"n": 1}))
+        await backend.store.finish(job.id, claim.attempt, 0, Ending(JobStatus.COMPLETED, b"", b"{}", usage={"n": 1}))
         story = await read_to_end(follower)
     assert story.data == b""
-    assert story.ending == Ending(JobStatus.COMPLETED, b"", b"{}", {"n": 1})
+    assert story.ending == Ending(JobStatus.COMPLETED, b"", b"{}", usage={"n": 1})
 
 
 async def test_the_second_attempt_continues_the_same_log(replicas: tuple[Backend, Backend]) -> None:

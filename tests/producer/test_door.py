@@ -21,7 +21,7 @@ class Store:
 
     async def backlog(self, *_: object) -> Backlog:
         self.asked += 1
-        return Backlog(self.jobs, self.jobs * 100, 2, self.tenant_jobs, self.started)
+        return Backlog(self.jobs, self.jobs * 100, 2, tenant_jobs=self.tenant_jobs, started=self.started)
 
 
 class Hall:

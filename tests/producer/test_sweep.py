@@ -24,7 +24,7 @@ async def dying(amqp_url: str, redis_url: str) -> AsyncIterator[DistributedBacke
 
 def new_job(*, detached: bool = False) -> Job:
     now = time.time()
-    return Job(new_job_id(now), ANYONE, *(MODEL, Tier.DEFAULT, "stream"), now, now + 600, 60, detached=detached)
+    return Job(new_job_id(now), ANYONE, MODEL, Tier.DEFAULT, "stream", now, now + 600, 60, detached=detached)
 
 
 async def swept(api: Api) -> int:

@@ -54,7 +54,11 @@ async def besieged(server: Besieged, attack: str | None, seconds: float, after: 
 
 async def timed(server: Besieged, attack: str | None, seconds: float) -> dict[str, Any]:
     client = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.support.healthy", server.url, CLIENTS_KEY),
+        sys.executable,
+        "-m",
+        "tests.support.healthy",
+        server.url,
+        CLIENTS_KEY,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -133,10 +133,12 @@ async def test_the_first_key_closes_the_door_for_good(monkeypatch: pytest.Monkey
 
 async def test_a_stored_key_brings_what_it_allows() -> None:
     async with ring() as (keyring, book, _):
-        limits = Limits(60, 10_000, 4, ("a", "b"))
+        limits = Limits(60, 10_000, 4, models=("a", "b"))
         secret, key = await book.create("ci", tenant="alice", limits=limits, weight=2, operator=True)
         assert FORM.fullmatch(secret)
-        assert await keyring.principal_of(f"Bearer {secret}") == Principal("alice", key.id, limits, 2, True)
+        assert await keyring.principal_of(f"Bearer {secret}") == Principal(
+            "alice", key.id, limits, weight=2, operator=True
+        )
 
 
 async def test_the_store_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

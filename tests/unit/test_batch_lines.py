@@ -138,7 +138,7 @@ def test_a_good_line_is_good() -> None:
 def validated(*lines: bytes, limit: int = 100) -> Validation:
     validation = Validation(ENDPOINT, limit)
     for number, data in enumerate(lines, 1):
-        validation.look(RawLine(number, 0, 0, data))
+        validation.look(RawLine(number, 0, 0, data=data))
     validation.end()
     return validation
 
@@ -146,7 +146,8 @@ def validated(*lines: bytes, limit: int = 100) -> Validation:
 def test_the_first_line_of_each_model_is_told() -> None:
     validation = Validation(ENDPOINT, 10)
     models = [
-        validation.look(RawLine(n, 0, 0, changed(custom_id=str(n), body={"model": m}))) for n, m in enumerate("abab")
+        validation.look(RawLine(n, 0, 0, data=changed(custom_id=str(n), body={"model": m})))
+        for n, m in enumerate("abab")
     ]
     assert models == ["a", "b", None, None]
     assert validation.models == {"a": 0, "b": 1}
@@ -165,7 +166,7 @@ def test_the_same_custom_id_twice_is_told_with_its_second_line() -> None:
     validation = validated(*lines)
     duplicates = Duplicates(ENDPOINT, validation.doubtful)
     for number, data in enumerate(lines, 1):
-        duplicates.look(RawLine(number, 0, 0, data))
+        duplicates.look(RawLine(number, 0, 0, data=data))
     assert [(problem.line, problem.code) for problem in duplicates.problems] == [
         (3, "duplicate_custom_id"),
         (5, "duplicate_custom_id"),

@@ -71,7 +71,7 @@ asyncio.run(live_and_die())
 async def killed(data_dir: Path) -> list[str]:
     """The ids of a job that was over, one that waited, one that ran, and one that was never accepted."""
     victim = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", VICTIM, str(data_dir)), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+        sys.executable, "-c", VICTIM, str(data_dir), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
     out, _ = await asyncio.wait_for(victim.communicate(), 30)
     assert victim.returncode == -9

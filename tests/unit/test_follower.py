@@ -46,7 +46,7 @@ class Stage:
             raise BackendUnavailable("no answer")
         if self.gone:
             return None
-        answer = Snapshot(self.log[offset:][: min(limit, self.limit)], len(self.log), self.status, self.ending)
+        answer = Snapshot(self.log[offset:][: min(limit, self.limit)], len(self.log), self.status, ending=self.ending)
         if self.during_read is not None:
             next(self.during_read, None)
         return answer

@@ -11,7 +11,7 @@ INFO = (
     b"# Server\r\nredis_version:7.0.15\r\n# Memory\r\nmaxmemory:1000\r\nmaxmemory_policy:noeviction\r\n"
     b"# Persistence\r\naof_enabled:1\r\n"
 )
-GOOD = StoreFacts((7, 0, 15), "noeviction", 1000, True)
+GOOD = StoreFacts((7, 0, 15), "noeviction", 1000, saves=True)
 FORBIDDEN = NoPermissionError("this user has no permissions to run the 'config|get' command")
 
 

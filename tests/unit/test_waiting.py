@@ -59,7 +59,7 @@ def told(_: bytes) -> bool:
 
 
 def waiting_on(stage: Stage) -> WaitingCall:
-    return WaitingCall(cast(Any, None), Call(new_job(), cast(Any, stage)), "stream", None)
+    return WaitingCall(cast(Any, None), Call(new_job(), cast(Any, stage)), "stream", patience=None)
 
 
 async def test_a_long_stream_outlives_an_outage_as_a_short_one_does(clock: Clock) -> None:

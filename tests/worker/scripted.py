@@ -209,7 +209,9 @@ class Bench:
         self.backend = backend
         self.engine = engine
         self.place = WorkerContext(
-            *(WORKER, backend, engine),
+            WORKER,
+            backend,
+            engine,
             lease_seconds=30.0,
             max_tries=3,
             retry_backoff=0.01,
@@ -287,7 +289,7 @@ def ended_with_nothing(status: JobStatus = JobStatus.CANCELLED) -> Ending:
 
 def a_worker(worker_id: str) -> WorkerInfo:
     now = time.time()
-    return WorkerInfo(worker_id, ModelInfo(QUEUE.model, "scripted", now, now), concurrency=4, started_at=now)
+    return WorkerInfo(worker_id, ModelInfo(QUEUE.model, "scripted", now, seen_at=now), concurrency=4, started_at=now)
 
 
 @asynccontextmanager

@@ -202,7 +202,7 @@ class Writing:
         self.log.data = b"." * offset
         self.failures: list[BaseException] = []
         log: Any = self.log
-        self.writer = FrameWriter(log, "job", 1, offset, self.failures.append)
+        self.writer = FrameWriter(log, "job", 1, offset=offset, failed=self.failures.append)
 
 
 @pytest.fixture

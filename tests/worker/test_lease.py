@@ -31,7 +31,7 @@ class ScriptedStore:
 def held(store: ScriptedStore, lost: list[AttemptFenced], seconds: float = SHORT) -> Any:
     scripted: Any = store
     port: JobStore = scripted
-    return lease.held(port, CLAIM, seconds, lost.append)
+    return lease.held(port, CLAIM, seconds, lost=lost.append)
 
 
 async def test_it_is_renewed_while_the_work_runs() -> None:

@@ -109,7 +109,7 @@ def _vllm(settings: EngineSettings) -> Engine:
     upstream = _upstream(settings, Address("", settings.api_key), "none" if settings.command else "vllm")
     # The process may serve the model under a name of its own choice: whatever it lists is asked for.
     upstream = replace(upstream, model=None, model_id=settings.model_id or settings.model)
-    return ManagedEngine(ManagedOptions(settings.model, upstream, command, settings.extra_args))
+    return ManagedEngine(ManagedOptions(settings.model, upstream, command, extra_args=settings.extra_args))
 
 
 def _upstream(settings: EngineSettings, address: Address, continuation: Continuation) -> UpstreamOptions:

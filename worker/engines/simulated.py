@@ -87,7 +87,7 @@ class SimulatedEngine:
         itl_ms: int = 0,
         ttft_ms: int = 0,
     ) -> None:
-        self.card = ModelCard(model_id, "simulated", CONTEXT_LENGTH, DESCRIPTION)
+        self.card = ModelCard(model_id, "simulated", CONTEXT_LENGTH, description=DESCRIPTION)
         self.concurrency = concurrency
         self._tokens, self._seed, self._itl_ms, self._ttft_ms = tokens, seed, itl_ms, ttft_ms
         self._health = Health()

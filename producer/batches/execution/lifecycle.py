@@ -202,7 +202,9 @@ class BatchLifecycle:
                 del self._open[each.line.number]
             still_open = tuple(self._open.values())
             noted = self._feed.noted
-            await self._progress_writer.commit(lambda batch: noted(advanced(answers, good, bad, still_open, batch)))
+            await self._progress_writer.commit(
+                lambda batch: noted(advanced(answers, good, bad, still_open=still_open, batch=batch))
+            )
             await self._merge()
         self._written_at = self._looked_at = time.monotonic()
 

@@ -142,7 +142,7 @@ class LineJobs:
         if self._batch.models and model.id not in self._batch.models:
             raise unknown_model(line.model)
         check_against_model(request, model, self._settings)
-        return self._job(raw, line, request, model)
+        return self._job(raw, line, request, model=model)
 
     async def _model(self, name: str) -> ModelInfo:
         """The model of that name; workers for it may come later. One that is not known was, when the batch was
@@ -221,7 +221,7 @@ class LineJobs:
     def _told(self, raw: RawLine, line: BatchLine, ending: Ending) -> Answer:
         if ending.status is JobStatus.COMPLETED and ending.result is not None:
             job_id = self._job_id(raw.number)
-            data = answer_line(self._request_id(raw), line.custom_id, job_id, 200, ending.result)
+            data = answer_line(self._request_id(raw), line.custom_id, job_id, status=200, body=ending.result)
             return Answer(place(raw), data, ok=True, usage=ending.usage)
         if ending.status is JobStatus.EXPIRED and time.time() >= self._batch.expires_at:
             self.stop = self.stop or "batch_expired"
@@ -233,7 +233,9 @@ class LineJobs:
         custom_id = "" if line is None else line.custom_id
         body = error_body(error.to_dict())
         job_id = self._job_id(raw.number)
-        return Answer(place(raw), answer_line(self._request_id(raw), custom_id, job_id, status_of(error), body))
+        return Answer(
+            place(raw), answer_line(self._request_id(raw), custom_id, job_id, status=status_of(error), body=body)
+        )
 
 
 def place(raw: RawLine) -> OpenLine:

@@ -83,13 +83,13 @@ class LineReader:
         self._number, self._start = number + 1, start + size
         self._held, self._size = [], 0
         if size > self._limit:
-            yield RawLine(number, start, start + size, None)
+            yield RawLine(number, start, start + size, data=None)
             return
         data = b"".join(held)
         if start == 0:
             data = data.removeprefix(BOM)
         if data := data.strip():
-            yield RawLine(number, start, start + size, data)
+            yield RawLine(number, start, start + size, data=data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +122,10 @@ def parse_line(data: bytes | None, endpoint: str) -> BatchLine:
         message = "The URL provided for this request does not match the batch endpoint."
         raise BadLine("invalid_url", f"{message[:-1]}, '{endpoint}'.", "url")
     body = required(line, "body", dict)
-    model = required(body, "model", str, "body.")
+    model = required(body, "model", str, path="body.")
     if body.get("stream"):
         raise BadLine("invalid_value", "A request in a batch cannot be streamed.", "body.stream")
-    return BatchLine(custom_id, model, body, {name: line[name] for name in line.keys() - LINE_FIELDS})
+    return BatchLine(custom_id, model, body, beside={name: line[name] for name in line.keys() - LINE_FIELDS})
 
 
 def checked_line(data: bytes | None, endpoint: str) -> BatchLine:

@@ -42,7 +42,9 @@ class Refused(Exception):
         self.refusal = refusal
 
 
-NO_ROOM = Refusal(503, "too_many_connections", "The server has too many open connections; try again soon.", 2)
+NO_ROOM = Refusal(
+    503, "too_many_connections", "The server has too many open connections; try again soon.", retry_after=2
+)
 HEAD_LATE = Refusal(408, "request_timeout", "The request's head did not arrive in time.")
 BODY_LATE = Refusal(408, "request_timeout", "The request's body did not arrive in time.")
 URL_TOO_LONG = Refusal(414, "url_too_long", f"The request's URL is longer than {URL_LIMIT:,} bytes.")

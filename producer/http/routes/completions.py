@@ -90,7 +90,7 @@ async def answer_with_job(context: ApiContext, submission: Submission, preferenc
     job = await context.service.submit(submission)
     if preferences.wait:
         with suppress(BackendUnavailable):  # It is accepted all the same.
-            job = await wait_for_end(context, job, min(preferences.wait, MAX_WAIT), submission.principal.key)
+            job = await wait_for_end(context, job, min(preferences.wait, MAX_WAIT), key=submission.principal.key)
         if job.status.terminal:
             about = serializers.about_job(job, time.time())
             return Response(await context.service.result(job), media_type="application/json", headers=about)
@@ -155,7 +155,7 @@ def check(headers: Mapping[str, str], body: bytes, stream: bool | None) -> Check
     mode: Mode = "stream" if streams and not background else "unary"
     key = idempotency_key(headers.get(HEADER), body, mode)
     sent = None if background or key else sdk_try(headers, body, mode)
-    return Checked(request, preferences, mode, background, key, sent)
+    return Checked(request, preferences=preferences, mode=mode, background=background, key=key, sent=sent)
 
 
 def said_deadline(headers: Mapping[str, str]) -> float | None:

@@ -81,7 +81,7 @@ async def list_jobs(
     """Filters: `status`, `model`, `code` (of the error), `metadata[key]=value`. `after`: the last id of the page
     before.
     """
-    where = JobFilter(status, model, code, metadata_filter(request))
+    where = JobFilter(status, model, code, metadata=metadata_filter(request))
     jobs, more = await context_of(request).service.list(tenant_of(request), where, after=after, limit=limit)
     return json_response(serializers.page([serializers.job_object(job) for job in jobs], has_more=more))
 
@@ -152,7 +152,9 @@ async def get_events(
     job = await context.service.get(tenant_of(request), job_id)
     after = last_event(request) if starting_after is None else starting_after
     job = replace(job, result=None)  # It would be held for as long as the client reads the stream.
-    return EventsAnswer(context.service, job, after, context.settings.keepalive, key=principal_of(request).key)
+    return EventsAnswer(
+        context.service, job, after, keepalive=context.settings.keepalive, key=principal_of(request).key
+    )
 
 
 def last_event(request: Request) -> int:

@@ -59,7 +59,13 @@ class EmbeddedBackend:
         self.limiter = EmbeddedLimiter()
         self.registry = EmbeddedRegistry(self._database, model_retention)
         self.store = EmbeddedStore(
-            *(self._database, self._hub, self.registry, self._purge, self.limiter), fair=fair, tenant_limit=limit
+            self._database,
+            self._hub,
+            self.registry,
+            purge=self._purge,
+            limiter=self.limiter,
+            fair=fair,
+            tenant_limit=limit,
         )
 
     async def open(self) -> None:

@@ -54,7 +54,7 @@ class EmbeddedConsumer:
                     self._queue.place(entry)
                 raise
             if message is not None:
-                return EmbeddedDelivery(self._queue, self, entry, message)
+                return EmbeddedDelivery(self._queue, self, entry, message=message)
             self.let_go(entry)  # An ack that was given up for lost has taken place after all.
 
     def look_again(self) -> None:

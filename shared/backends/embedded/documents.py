@@ -28,7 +28,9 @@ class EmbeddedDocuments:
         self, kind: str, tenant: str, *, after: str | None = None, limit: int = 100, oldest_first: bool = False
     ) -> Sequence[Document]:
         return await self._database.run(
-            lambda db: list_documents(db, kind, tenant, after, limit, oldest_first, time.time())
+            lambda db: list_documents(
+                db, kind=kind, tenant=tenant, after=after, limit=limit, oldest_first=oldest_first, now=time.time()
+            )
         )
 
     async def delete(self, document: Document) -> bool:

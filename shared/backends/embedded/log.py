@@ -39,10 +39,10 @@ class EmbeddedLog:
         return job_id in self._hub
 
     async def read(self, job_id: str, offset: int = 0) -> bytes:
-        return await self._database.run(lambda db: views.read_all(db, job_id, offset, time.time()))
+        return await self._database.run(lambda db: views.read_all(db, job_id, offset, now=time.time()))
 
     async def _snapshot(self, job_id: str, offset: int, limit: int) -> Snapshot | None:
-        return await self._database.run(lambda db: views.snapshot(db, job_id, offset, limit, time.time()))
+        return await self._database.run(lambda db: views.snapshot(db, job_id, offset, limit=limit, now=time.time()))
 
 
 def tell_extended(hub: FollowerHub, job_id: str, extended: jobs.Extended | None) -> None:

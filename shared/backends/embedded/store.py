@@ -144,7 +144,9 @@ class EmbeddedStore:
 
     async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
         line = self._lines.of(queue)
-        return Backlog(line.jobs, line.tokens, len(line.tenants), line.jobs_of(tenant), line.started)
+        return Backlog(
+            line.jobs, line.tokens, len(line.tenants), tenant_jobs=line.jobs_of(tenant), started=line.started
+        )
 
     async def queue_state(self, queue: QueueName) -> QueueState:
         line = self._lines.of(queue)

@@ -245,7 +245,7 @@ class Line:
         except (KeyError, ValueError, TypeError) as error:
             await self._set_aside(raw, error)
             return
-        delivery = RabbitDelivery(message, raw, self._publisher, partial(self._put_first, self._broken))
+        delivery = RabbitDelivery(message, raw, self._publisher, back=partial(self._put_first, self._broken))
         if self._paused:
             await delivery.retry()
         else:

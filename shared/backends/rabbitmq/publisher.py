@@ -102,7 +102,7 @@ class Publisher:
     async def _send(self, exchange: str, body: bytes, properties: Properties, key: str, target: Target) -> None:
         try:
             with lost_is_no_cancellation():
-                await self._deliver(exchange, body, properties, key, target)
+                await self._deliver(exchange, body, properties, key=key, target=target)
         except DeliveryError as error:
             raise await self._refused(target, key) from error
         except FAILURES as error:

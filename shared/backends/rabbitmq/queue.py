@@ -38,13 +38,13 @@ class RabbitQueue:
     async def consume(self, queues: Sequence[QueueName], prefetch: int | Sequence[int]) -> AsyncGenerator[Consumer]:
         each = [prefetch] * len(queues) if isinstance(prefetch, int) else prefetch
         declares: dict[Key, Declare] = {queue: partial(self._declare_jobs, queue) for queue in queues}
-        async with RabbitConsumer(self._urls, self._publisher, declares, each) as consumer:
+        async with RabbitConsumer(self._urls, self._publisher, declares, prefetch=each) as consumer:
             yield consumer
 
     @asynccontextmanager
     async def dead_letters(self) -> AsyncGenerator[Consumer]:
         declares: dict[Key, Declare] = {None: self._declare_dead}
-        async with RabbitConsumer(self._urls, self._publisher, declares, [DEAD_LETTERS_PREFETCH]) as consumer:
+        async with RabbitConsumer(self._urls, self._publisher, declares, prefetch=[DEAD_LETTERS_PREFETCH]) as consumer:
             yield consumer
 
     async def undecodable(self, decide: Callable[[Undecodable], Fate], limit: int) -> Sequence[Undecodable]:

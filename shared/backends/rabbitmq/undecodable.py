@@ -29,7 +29,7 @@ async def review(publisher: Publisher, decide: Callable[[Undecodable], Fate], li
     deliveries, and may drop what was looked at too often.
     """
     async with publisher.borrowed() as channel:
-        return await review_on(channel, publisher, decide, limit)
+        return await review_on(channel, publisher, decide, limit=limit)
 
 
 async def review_on(
@@ -43,7 +43,7 @@ async def review_on(
             break
         found = told(raw)
         seen.append(found)
-        await carry_out(publisher, raw, found, decide(found))
+        await carry_out(publisher, raw, found, fate=decide(found))
         await raw.ack()
     return seen
 
@@ -51,7 +51,7 @@ async def review_on(
 async def carry_out(publisher: Publisher, raw: AbstractIncomingMessage, found: Undecodable, fate: Fate) -> None:
     match fate:
         case "keep":
-            await publisher.send_raw("", copy_of(raw.body, raw.headers, found.id, raw.timestamp), UNDECODABLE)
+            await publisher.send_raw("", copy_of(raw.body, raw.headers, found.id, at=raw.timestamp), UNDECODABLE)
         case "replay":
             ours = {name: value for name, value in raw.headers.items() if name not in (FROM, WHY)}
             await publisher.send_raw(JOBS, copy_of(raw.body, ours, found.id), found.queue)

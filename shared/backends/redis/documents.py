@@ -19,8 +19,12 @@ class RedisDocuments:
 
     async def put(self, document: Document, *, expires_in: float) -> Document:
         version = await self._redis.step(
-            *("document_put", keys_of(document)),
-            *(document.id, document.version, document.value, milliseconds(expires_in)),
+            "document_put",
+            keys_of(document),
+            document.id,
+            document.version,
+            document.value,
+            milliseconds(expires_in),
         )
         if not version:
             raise DocumentChanged(f"{document.kind} {document.id}")
@@ -28,7 +32,7 @@ class RedisDocuments:
 
     async def get(self, kind: str, tenant: str, id: str) -> Document | None:
         version, value = await self._redis.command("HMGET", keys.document(kind, tenant, id), "version", "value")
-        return Document(kind, tenant, id, value, int(version)) if version else None
+        return Document(kind, tenant, id, value=value, version=int(version)) if version else None
 
     async def list(
         self, kind: str, tenant: str, *, after: str | None = None, limit: int = 100, oldest_first: bool = False
@@ -36,7 +40,7 @@ class RedisDocuments:
         found: list[Document] = []
         while len(found) < limit:
             wanted = limit - len(found)
-            ids = await self._ids(kind, tenant, after, wanted, oldest_first)
+            ids = await self._ids(kind, tenant, after, limit=wanted, oldest_first=oldest_first)
             documents = await asyncio.gather(*(self.get(kind, tenant, id) for id in ids))
             found += [document for document in documents if document is not None]
             self._forget(kind, tenant, [id for id, document in zip(ids, documents, strict=True) if document is None])
@@ -60,7 +64,7 @@ class RedisDocuments:
     def _forget(self, kind: str, tenant: str, ids: list[str]) -> None:
         """The index keeps the ids of documents that have expired until somebody stumbles over them."""
         for id in ids:
-            gone = Document(kind, tenant, id, b"")
+            gone = Document(kind, tenant, id, value=b"")
             self._redis.step("document_delete", keys_of(gone), id, 0).add_done_callback(run_and_discard)
 
 

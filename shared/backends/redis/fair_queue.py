@@ -37,7 +37,7 @@ class RedisFairQueue:
 
     def add(self, job: Job, place: float, ttl: int) -> asyncio.Future[Any]:
         return self._redis.step(
-            *("line_add", self._keys(str(job.queue))), *(job.id, place, ttl, job.tokens, job.weight, job.tenant)
+            "line_add", self._keys(str(job.queue)), job.id, place, ttl, job.tokens, job.weight, job.tenant
         )
 
     def start(self, queue: str, job_id: str) -> None:
@@ -81,7 +81,7 @@ class RedisFairQueue:
             for name, other, waiting in zip(tags[::2], tags[1::2], counts, strict=True)
             if name != tenant
         )
-        return estimated_rank(rank, float(tag), int(tokens) / count, others)
+        return estimated_rank(rank, float(tag), int(tokens) / count, others=others)
 
     def _keys(self, queue: str) -> Sequence[str]:
         """The step itself needs to be told no more than how the names begin."""

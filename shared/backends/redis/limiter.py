@@ -18,9 +18,14 @@ class RedisLimiter:
     async def take(self, key: str, limits: Limits, job_id: str, *, tokens: int, until: float) -> Verdict:
         _, lines = of_lines(key)
         refused, requests, used, open_jobs = await self._redis.step(
-            *("limit_take", keys.of_limits(key)),
-            *(job_id, tokens, until),
-            *(limits.requests_per_minute or 0, limits.tokens_per_minute or 0, limits.concurrency or 0),
+            "limit_take",
+            keys.of_limits(key),
+            job_id,
+            tokens,
+            until,
+            limits.requests_per_minute or 0,
+            limits.tokens_per_minute or 0,
+            limits.concurrency or 0,
             FOR_LINES if lines else "",
         )
         return Verdict(LimitUsage(float(requests), float(used), open_jobs), refused.decode() or None)

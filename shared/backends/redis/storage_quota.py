@@ -73,7 +73,7 @@ class KeptBytes:
             raise quota.store_full(answer[1], answer[2])
         if answer[0] == b"apart":
             _, account, bucket, more = answer
-            total, limit = await self._move(account, bucket, 0, bucket, more, heed=True)
+            total, limit = await self._move(account, bucket, 0, after=bucket, bytes_=more, heed=True)
             if limit:
                 raise quota.store_full(total, limit)
             raise_if_refused(await self._redis.step("reserve", [keys.job(job_id)], attempt, room, 1))

@@ -22,7 +22,15 @@ async def buf_curl(api: Api, method: str, body: dict[str, Any], *options: str) -
     """Exit status, output, and complaints."""
     url = f"http://{api.grpc_address}/{SERVICE}/{method}"
     process = await asyncio.create_subprocess_exec(
-        *(BUF, "curl", "--http2-prior-knowledge", "--protocol", "grpc", "--data", "@-", *options, url),
+        BUF,
+        "curl",
+        "--http2-prior-knowledge",
+        "--protocol",
+        "grpc",
+        "--data",
+        "@-",
+        *options,
+        url,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -26,7 +26,12 @@ class ServingProcess:
         """`name` stands before each line that it prints; `title` is what messages call it."""
         # The pipe to its standard input is never written to: its end tells the guardian of ours.
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", guardian.__file__, name, *command),
+            sys.executable,
+            "-I",
+            "-S",
+            guardian.__file__,
+            name,
+            *command,
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
             env=environment(),

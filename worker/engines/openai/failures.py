@@ -70,7 +70,7 @@ def of_status(status: int, headers: Mapping[str, str], body: bytes) -> IgniteErr
     if status == 401 or (status == 403 and not _is_error_object(body)):
         return key_refused(status)
     words = words_of(said) or f"HTTP status {status}"
-    return _error(status, headers, said, f"The engine's server answered {status}: {words}")
+    return _error(status, headers, said, failed=f"The engine's server answered {status}: {words}")
 
 
 def in_band(error: Any) -> IgniteError:
@@ -82,7 +82,7 @@ def in_band(error: Any) -> IgniteError:
     status = _status(said)
     if status == 401:
         return key_refused(status)
-    return _error(status, {}, said, f"The engine failed: {words_of(said) or 'it did not say why.'}")
+    return _error(status, {}, said, failed=f"The engine failed: {words_of(said) or 'it did not say why.'}")
 
 
 def _error(status: int | None, headers: Mapping[str, str], said: Mapping[str, Any], failed: str) -> IgniteError:

@@ -146,7 +146,7 @@ class ToolCalls:
             raise malformed(f"it makes more than {MOST:,} tool calls", delta)
         taken = {call.id for call in self._calls}
         own = raw_id if isinstance(raw_id, str) and raw_id not in taken else f"call_{os.urandom(12).hex()}"
-        call = _Call(_index(delta.get("index")), raw_id, own, kind)
+        call = _Call(_index(delta.get("index")), raw_id, own, type=kind)
         self._calls.append(call)
         return call
 

@@ -266,7 +266,7 @@ class Database:
     ) -> asyncio.Future[Any]:
         """Commit `step` with this turn's others; it is under way when this returns. The answer is `after`'s, if any."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        work = Work(step, after, durable, future)
+        work = Work(step, after, durable, future=future)
         if self._closed:
             work.fail(StoreUnavailable("The database is closed."))
             return future

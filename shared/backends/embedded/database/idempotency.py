@@ -14,7 +14,7 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None, now: float, 
     tenant may keep. Raises StorageQuotaExceeded.
     """
     key = job.idempotency_key
-    if key is not None and (holder := holder_of(db, job, key, now)) is not None:
+    if key is not None and (holder := holder_of(db, job, key, now=now)) is not None:
         return holder
     jobs.create(db, job, body, sent, limit)
     if key is not None:

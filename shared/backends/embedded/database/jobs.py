@@ -93,7 +93,7 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit
     purge_at = job.deadline_at + job.retention + ABANDONED_AFTER
     own, room = quota.RECORD + 2 * quota.size_of(job.metadata), quota.LOG_ROOM if job.logged else 0
     kept = own + room + len(body)
-    check_room(db, job.tenant, kept, limit, job.id)
+    check_room(db, job.tenant, kept, limit=limit, job_id=job.id)
     created = db.execute(
         "INSERT OR IGNORE INTO jobs (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached,"
         " stored, seed, metadata, idempotency_key, webhook_url, limit_key, made_with, tokens, weight, status, purge_at,"
@@ -140,7 +140,7 @@ def reserve(db: Connection, job_id: str, attempt: int, room: int, limit: int, no
     if more <= 0:
         return
     (tenant,) = db.execute("SELECT tenant FROM jobs WHERE key = ?", (row.key,)).fetchone()
-    check_room(db, tenant, more, limit)
+    check_room(db, tenant, more, limit=limit)
     db.execute("UPDATE jobs SET room = ?, kept = kept + ? WHERE key = ?", (room, more, row.key))
 
 
@@ -184,7 +184,9 @@ def claim(db: Connection, job_id: str, owner: str, lease: float, lost: str | Non
         " started_at = coalesce(started_at, ?) WHERE key = ?",
         (advance(row.status, JobEvent.CLAIM), tries, losses, row.size, owner, now + lease, now, row.key),
     )
-    return Claim(job_id, row.attempt + 1, tries, losses, row.size, row.deadline_at)
+    return Claim(
+        job_id, attempt=row.attempt + 1, tries=tries, lost=losses, offset=row.size, deadline_at=row.deadline_at
+    )
 
 
 def blame(row: Row, owner: str) -> tuple[int, int]:
@@ -239,7 +241,7 @@ def append(db: Connection, job_id: str, attempt: int, offset: int, frames: bytes
     row = running(db, job_id, attempt, now)
     if row.cancelling:
         raise AttemptFenced(row.status, cancelling=True)
-    return extend(db, row, offset, frames, now)
+    return extend(db, row, offset, data=frames, now=now)
 
 
 def finish(db: Connection, job_id: str, attempt: int, offset: int, ending: Ending, now: float) -> Ended | None:
@@ -294,7 +296,7 @@ def extend(db: Connection, row: Row, offset: int, data: bytes, now: float) -> Ex
 
 def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> Ended:
     status, header = advance(row.status, ENDINGS[ending.status]), encode_ending(ending)
-    extended = extend(db, row, offset, ending.frames, now) if ending.frames else None
+    extended = extend(db, row, offset, data=ending.frames, now=now) if ending.frames else None
     size = row.size + (len(extended.data) if extended else 0)
     said = row.chunks + (count_frames(extended.data) if extended else 0) - count_frames(ending.frames)
     expires_at = now + row.retention
@@ -308,7 +310,7 @@ def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> En
     )
     if row.webhook_url is not None:
         outbox.note_ending(db, row.id)
-    told = Ending(status, b"", ending.result if row.mode == "unary" else None, ending.usage, ending.error)
+    told = Ending(status, b"", ending.result if row.mode == "unary" else None, usage=ending.usage, error=ending.error)
     return Ended(extended, size, told, expires_at, row.limit_key, said)
 
 

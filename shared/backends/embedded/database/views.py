@@ -24,12 +24,12 @@ def snapshot(db: Connection, job_id: str, offset: int, limit: int, now: float) -
     if row.status.terminal:
         header, result = db.execute("SELECT ending, result FROM jobs WHERE key = ?", (row.key,)).fetchone()
         ending = decode_ending(header, result if row.mode == "unary" else None)
-    return Snapshot(read_log(db, row.key, offset, limit), row.size, row.status, ending)
+    return Snapshot(read_log(db, row.key, offset, limit=limit), row.size, row.status, ending=ending)
 
 
 def read_all(db: Connection, job_id: str, offset: int, now: float) -> bytes:
     row = find(db, job_id, now)
-    return read_log(db, row.key, offset, row.size) if row else b""
+    return read_log(db, row.key, offset, limit=row.size) if row else b""
 
 
 def read_log(db: Connection, key: int, offset: int, limit: int) -> bytes:

@@ -58,7 +58,7 @@ def facts_of(info: Any, save: Any) -> StoreFacts:
         version_of(fields.get("redis_version")),
         fields.get("maxmemory_policy"),
         number_of(fields.get("maxmemory")),
-        saves_of(fields, save),
+        saves=saves_of(fields, save),
     )
 
 

@@ -33,7 +33,7 @@ class RedisServer:
         self.pipeline = ServerPipeline(self._steps.exchange)
 
     def subscription(self, channel: str, receive: Receive, broken: Broken) -> Subscription:
-        return Subscription(lambda: [Wire(self._url)], channel, receive, broken)
+        return Subscription(lambda: [Wire(self._url)], channel, receive, broken=broken)
 
     async def close(self) -> None:
         await self.pipeline.close()
@@ -49,7 +49,11 @@ class RedisCluster:
 
     def subscription(self, channel: str, receive: Receive, broken: Broken) -> Subscription:
         return Subscription(
-            lambda: [Wire(url) for url in self._nodes.any_order()], channel, receive, broken, ping_after=PING_AFTER
+            lambda: [Wire(url) for url in self._nodes.any_order()],
+            channel,
+            receive,
+            broken=broken,
+            ping_after=PING_AFTER,
         )
 
     async def close(self) -> None:

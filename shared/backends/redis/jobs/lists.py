@@ -73,7 +73,7 @@ def indexes_for(tenant: str, where: JobFilter) -> Sequence[str]:
 
 def among_indexes(redis: Pipeline, indexes: Sequence[str], oldest_first: bool) -> NextIds:
     async def next_ids(after: str | None, count: int) -> Sequence[str]:
-        steps = (redis.command(*ids_in_order(index, after, count, oldest_first)) for index in indexes)
+        steps = (redis.command(*ids_in_order(index, after, count, oldest_first=oldest_first)) for index in indexes)
         ids = {raw.decode() for page in await asyncio.gather(*steps) for raw in page}
         return sorted(ids, reverse=not oldest_first)[:count]
 

@@ -56,7 +56,7 @@ class RedisLog:
             return None
         status, data, size, header, result, epoch = answer
         ending = decode_ending(header, result or None) if header else None
-        return Snapshot(data, size, JobStatus(status.decode()), ending, epoch=int(epoch))
+        return Snapshot(data, size, JobStatus(status.decode()), ending=ending, epoch=int(epoch))
 
 
 def dispatch(hub: FollowerHub, message: bytes) -> None:
@@ -66,7 +66,7 @@ def dispatch(hub: FollowerHub, message: bytes) -> None:
         start = message.index(b"\n", at) + 1
         raw_id, kind, number, size = message[at : start - 1].split(b" ")
         at = start + int(size)
-        hear(hub, raw_id.decode(), kind, int(number), message[start:at])
+        hear(hub, raw_id.decode(), kind, number=int(number), payload=message[start:at])
 
 
 def hear(hub: FollowerHub, job_id: str, kind: bytes, number: int, payload: bytes) -> None:

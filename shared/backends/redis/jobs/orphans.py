@@ -96,7 +96,7 @@ class OrphanFinder:
         self, queue: QueueName, start: float | str, stop: float | str, *how: str, limit: int
     ) -> list[WaitingJob]:
         found = await self._redis.command(
-            *("ZRANGE", keys.open_jobs(str(queue)), start, stop, "BYSCORE", *how, "LIMIT", 0, limit, "WITHSCORES")
+            "ZRANGE", keys.open_jobs(str(queue)), start, stop, "BYSCORE", *how, "LIMIT", 0, limit, "WITHSCORES"
         )
         return [WaitingJob(raw.decode(), float(score)) for raw, score in zip(found[::2], found[1::2], strict=True)]
 

@@ -27,7 +27,7 @@ async def reattach_newest(redis: Pipeline, tenant: str, sent: str) -> str | None
         if channels and await anybody_hears(redis, *channels):
             continue
         if await redis.command("ZREM", index, job_id) and await redis.step(
-            *("reattach", [keys.job(job_id)]), *(OPEN, followers)
+            "reattach", [keys.job(job_id)], OPEN, followers
         ):
             return job_id
     return None

@@ -108,9 +108,20 @@ class RedisStore:
             self._kept.check(await counting)
         made, counted, *_ = await asyncio.gather(
             self._redis.step(
-                *("create", keys.of_job(job.id)),
-                *(spec, job.mode, job.retention, job.deadline_at, ttl, follower, body, str(job.queue)),
-                *(job.created_at, int(job.detached), int(restored), int(job.webhook_url is not None)),
+                "create",
+                keys.of_job(job.id),
+                spec,
+                job.mode,
+                job.retention,
+                job.deadline_at,
+                ttl,
+                follower,
+                body,
+                str(job.queue),
+                job.created_at,
+                int(job.detached),
+                int(restored),
+                int(job.webhook_url is not None),
                 job.limit_key or "",
                 *self._kept.of_record(opening),
             ),
@@ -119,7 +130,7 @@ class RedisStore:
             *self._note_queue(str(job.queue), ttl),
             *self._pairs.add(job, job.metadata, ttl),
             *([await_ending(self._redis, job, ttl)] if job.webhook_url else []),
-            *([remember_sent(self._redis, job, sent, ttl)] if sent else []),
+            *([remember_sent(self._redis, job, sent, ttl=ttl)] if sent else []),
         )
         try:
             self._kept.check(counted)
@@ -199,14 +210,16 @@ class RedisStore:
         self, job_id: str, owner: str, lease: float, *, lost: str | None = None, with_body: bool = False
     ) -> Claim | NotClaimed:
         answer = await self._redis.step(
-            *("claim", keys.of_job(job_id)), *(job_id, owner, lease, lost or "", CLAIMABLE, int(with_body))
+            "claim", keys.of_job(job_id), job_id, owner, lease, lost or "", CLAIMABLE, int(with_body)
         )
         if answer[0] == b"no":
             _, status, holder, cancelling = answer
             return NotClaimed(status_of(status), owner=holder.decode() or None, cancelling=bool(cancelling))
         _, attempt, tries, losses, offset, deadline, queue, body = answer
         self._line.start(queue.decode(), job_id)
-        return Claim(job_id, attempt, tries, losses, offset, float(deadline), body)
+        return Claim(
+            job_id, attempt=attempt, tries=tries, lost=losses, offset=offset, deadline_at=float(deadline), body=body
+        )
 
     async def renew(self, job_id: str, attempt: int, lease: float) -> None:
         raise_if_refused(await self._redis.step("renew", [keys.job(job_id)], attempt, lease))
@@ -215,7 +228,7 @@ class RedisStore:
         answer = await self._redis.step("release", [keys.job(job_id)], job_id, attempt, int(counted), RELEASABLE, after)
         raise_if_refused(answer)
         _, queue, place = answer
-        await self._line.back(queue.decode(), job_id, float(place), float(place) if after > 0 else 0)
+        await self._line.back(queue.decode(), job_id, float(place), due=float(place) if after > 0 else 0)
 
     async def _list_unwell(self, job_id: str, status: JobStatus) -> None:
         """Before the step that ends the job so: one in the list that has not ended so is passed over there."""
@@ -225,9 +238,17 @@ class RedisStore:
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
         await self._list_unwell(job_id, ending.status)
         answer = await self._redis.step(
-            *("finish", keys.of_job(job_id)),
-            *(job_id, attempt, offset, ending.frames, count_frames(ending.frames)),
-            *(ending.status, encode_ending(ending), ending.result or b"", endable(ending.status)),
+            "finish",
+            keys.of_job(job_id),
+            job_id,
+            attempt,
+            offset,
+            ending.frames,
+            count_frames(ending.frames),
+            ending.status,
+            encode_ending(ending),
+            ending.result or b"",
+            endable(ending.status),
         )
         raise_if_refused(answer)
         _, queue, webhook, key, moved, frames = answer
@@ -237,9 +258,15 @@ class RedisStore:
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         await self._list_unwell(job_id, ending.status)
         queue, webhook, key, moved, frames = await self._redis.step(
-            *("end_unclaimed", keys.of_job(job_id)),
-            *(job_id, owner or "", ending.frames, count_frames(ending.frames)),
-            *(ending.status, encode_ending(ending), endable(ending.status)),
+            "end_unclaimed",
+            keys.of_job(job_id),
+            job_id,
+            owner or "",
+            ending.frames,
+            count_frames(ending.frames),
+            ending.status,
+            encode_ending(ending),
+            endable(ending.status),
         )
         self._kept.tell(moved)
         self._ended(job_id, queue, webhook, key, ending, frames)
@@ -265,7 +292,7 @@ class RedisStore:
             await await_ending(self._redis, job, ttl)
         await self._line.add(job, now, ttl)
         queue, moved = await self._redis.step(
-            *("retry", keys.of_job(job_id)), *(job_id, deadline_at, ttl, now, RETRIABLE, LOG_ROOM)
+            "retry", keys.of_job(job_id), job_id, deadline_at, ttl, now, RETRIABLE, LOG_ROOM
         )
         self._kept.tell(moved)
         return bool(queue)
@@ -273,7 +300,7 @@ class RedisStore:
     async def requeued(self, job_id: str) -> None:
         now = time.time()
         if queue := await self._redis.step("requeued", [keys.job(job_id)], now, OPEN):
-            await self._line.back(queue.decode(), job_id, now, 0)
+            await self._line.back(queue.decode(), job_id, now, due=0)
 
     async def turn(self, job: Job, *, served: str | None = None, sure: bool = False) -> Job | None:
         while self._fair and (chosen := await self._line.turn(job, served, sure=sure)) != job.id:
