@@ -84,7 +84,7 @@ async def test_nothing_is_estimated_where_no_worker_is(idle_api: Api) -> None:
     """However fast the queue drained while there was one."""
     job_id = await idle_api.submit(ask())
     name, context = str(QueueName(MODEL, Tier.DEFAULT)), idle_api.context
-    for rates in (context.service._door._rates, context.fleet._rates):
+    for rates in (context.service._gate._rates, context.fleet._rates):
         rates._queues[name] = Measured(started=1000, waiting=1000, at=time.monotonic(), rate=1000.0, seen=1000)
 
     answer = await idle_api.get(f"/v1/jobs/{job_id}")

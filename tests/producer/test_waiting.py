@@ -30,7 +30,7 @@ async def test_a_stream_that_waits_for_a_worker_says_so() -> None:
         api.connected(raw_post(ask(stream=True))) as reader,
     ):
         assert b"200 OK" in await reader.readline()
-        assert await reader.readuntil(b": queued position=1 workers=0\n\n")
+        assert await reader.readuntil(b": queued position=1 workers=0\n")
         async with api.worker():
             rest = await reader.readuntil(b"data: [DONE]\n\n")
     assert rest.count(b"data: ") == 6
@@ -40,15 +40,15 @@ async def test_the_place_in_the_queue_is_told() -> None:
     async with embedded_api(worker=False, keepalive=0.05) as api:
         await api.submit(ask())
         async with api.connected(raw_post(ask(stream=True))) as reader:
-            assert await reader.readuntil(b": queued position=2 workers=0\n\n")
+            assert await reader.readuntil(b": queued position=2 workers=0\n")
 
 
 async def test_a_stream_whose_worker_thinks_says_that_it_runs() -> None:
     async with embedded_api(keepalive=0.05) as api:
         api.engine.gate.clear()
         async with api.connected(raw_post(ask(stream=True))) as reader:
-            assert await reader.readuntil(b": running\n\n")
-            assert await reader.readuntil(b": running\n\n")
+            assert await reader.readuntil(b": running\n")
+            assert await reader.readuntil(b": running\n")
             api.engine.gate.set()
             assert await reader.readuntil(b"data: [DONE]\n\n")
 
@@ -59,7 +59,7 @@ async def test_after_the_first_comment_a_refusal_comes_in_band() -> None:
         async with api.http.post(COMPLETIONS, json=ask("refuse", stream=True)) as response:
             api.engine.gate.set()
             body = await response.read()
-    assert body.startswith(b": running\n\n")
+    assert body.startswith(b": running\n")
     assert b'data: {"error":{' in body
     assert body.endswith(b"data: [DONE]\n\n")
 
