@@ -66,7 +66,7 @@ class DistributedBackend:
         self.outbox = RedisOutbox(self._server.pipeline)
         self.limiter = RedisLimiter(self._server.pipeline)
         self.registry = RedisRegistry(self._server)
-        self._strays = OrphanFinder(self._server.pipeline, self.queue.depth)
+        self._orphans = OrphanFinder(self._server.pipeline, self.queue.depth)
 
     async def listen(self) -> None:
         """Logs can be followed from here on. Raises BackendUnavailable."""
@@ -82,7 +82,7 @@ class DistributedBackend:
             log.warning("broker.away", error=str(error), next="going on; it is connected to when it is back")
 
     async def orphans(self, queue: QueueName, waited: float) -> Sequence[Job]:
-        return await self._strays.find(queue, waited)
+        return await self._orphans.find(queue, waited)
 
     async def warnings(self, longest_job: float) -> Sequence[str]:
         """What is known of the store is told also while the broker is away."""

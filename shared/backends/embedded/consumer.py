@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -14,19 +14,37 @@ from shared.errors import BackendUnavailable, BrokerUnavailable
 from shared.job import QueueName
 from shared.ports import Choose, Delivery, Message
 
-if TYPE_CHECKING:
-    from shared.backends.embedded.queue import EmbeddedQueue
-
 log = structlog.get_logger(__name__)
 
 TRY_AGAIN = 1.0
 """Seconds until a message is read again that could not be read."""
 
 
+class EntryStore(Protocol):
+    """What a consumer needs of its queue: the entries that wait, and what becomes of one."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    def waiting(self, key: Key) -> int: ...
+
+    def take(self, key: Key) -> Entry | None: ...
+
+    def place(self, entry: Entry) -> None: ...
+
+    async def message(self, entry: Entry) -> Message | None: ...
+
+    async def forget(self, entry: Entry) -> None: ...
+
+    async def postpone(self, entry: Entry, after: float) -> None: ...
+
+    async def set_aside(self, entry: Entry) -> None: ...
+
+
 class EmbeddedConsumer:
     """`prefetch`: how many of each queue it may hold."""
 
-    def __init__(self, queue: EmbeddedQueue, prefetch: Mapping[Key, int]) -> None:
+    def __init__(self, queue: EntryStore, prefetch: Mapping[Key, int]) -> None:
         self.keys = tuple(prefetch)
         self._queue = queue
         self._prefetch = prefetch
@@ -116,7 +134,7 @@ class EmbeddedConsumer:
 class EmbeddedDelivery:
     """Settled a second time, or after its consumer has left, it does nothing: the message is somebody else's."""
 
-    _queue: EmbeddedQueue
+    _queue: EntryStore
     _consumer: EmbeddedConsumer
     _entry: Entry
     message: Message

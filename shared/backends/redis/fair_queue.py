@@ -49,7 +49,7 @@ class RedisFairQueue:
         return self._redis.step("line_back", self._keys(queue), job_id, place, due)
 
     def leave(self, queue: str, job_id: str, tokens: int | None = None) -> None:
-        """Positions and the sweeper hang on it, and the sweeper mends it: so nobody waits for the answer."""
+        """No caller waits for the answer: positions follow from it, and the reconciler repairs it."""
         used = "" if tokens is None else tokens
         step = self._redis.step("line_leave", self._keys(queue), job_id, used, patient=True)
         step.add_done_callback(run_and_discard)

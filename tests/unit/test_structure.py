@@ -1,0 +1,97 @@
+"""The tree can be read: no package is crowded, no import runs in a circle, and retired words stay away."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("ignite", "producer", "worker", "shared")
+MOST_MODULES = 15
+GENERATED = "_pb2"
+
+RETIRED = {
+    "chores": "background retries",
+    "strays": "orphans",
+    "sweeper": "reconciler",
+    "doors_of": "context_of",
+    "Workplace": "WorkerContext",
+    "persistently": "retry_while_unavailable",
+    "take_up": "reattach",
+    "StrayFinder": "OrphanFinder",
+    "KeyBook": "KeyRepository",
+    "FairLine": "FairQueue",
+    "CarriedDelivery": "PiggybackedDelivery",
+    "unheeded": "run_and_discard",
+}
+"""Words that only this project used, each with the field's word for it."""
+
+
+def modules() -> list[Path]:
+    return [
+        path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")) if GENERATED not in path.name
+    ]
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """What a module imports at its top, for type checkers too."""
+    waiting: list[ast.stmt] = [*ast.parse(path.read_text()).body]
+    while waiting:
+        statement = waiting.pop()
+        if isinstance(statement, ast.If):
+            waiting += [*statement.body, *statement.orelse]
+        elif isinstance(statement, ast.Try):
+            waiting += statement.body
+        elif isinstance(statement, ast.Import):
+            yield from (alias.name for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom) and statement.module:
+            yield statement.module
+            yield from (f"{statement.module}.{alias.name}" for alias in statement.names)
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """One circle of imports, or nothing."""
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        for imported in sorted(graph[name]):
+            if found := visit(imported, [*path, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := visit(name, []))), [])
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    paths = {name_of(path): path for path in modules() if path.name != "__init__.py"}
+    graph = {name: {other for other in imports_of(path) if other in paths} for name, path in paths.items()}
+    assert cycle_in(graph) == []
+
+
+@pytest.mark.parametrize("package", sorted({path.parent for path in modules()}), ids=lambda path: path.name)
+def test_no_package_has_too_many_modules(package: Path) -> None:
+    own = [path.name for path in package.glob("*.py") if path.name != "__init__.py" and GENERATED not in path.name]
+    assert len(own) <= MOST_MODULES, f"{package.relative_to(ROOT)} has {len(own)} modules: {own}"
+
+
+def test_retired_words_stay_away() -> None:
+    files = [*modules(), *(ROOT / "docs").rglob("*.md"), *(ROOT / "shared").rglob("*.lua"), ROOT / "README.md"]
+    found = [
+        f"{path.relative_to(ROOT)}: {word!r}, say {better!r}"
+        for path in files
+        if "adr" not in path.parts
+        for word, better in RETIRED.items()
+        if re.search(rf"\b{word}\b", path.read_text())
+    ]
+    assert found == []
