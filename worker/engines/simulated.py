@@ -31,6 +31,9 @@ CONTEXT_LENGTH = 1_000_000
 TOKENS = tuple(f" t{number:03d}" for number in range(1000))
 DESCRIPTION = "Simulated: numbered tokens at a set pace. For load tests only; there is no model behind it."
 
+LONG_TEXT = 100_000
+"""Characters of a text in which knobs are looked for and words are counted exactly."""
+
 # Eighteen digits: nobody means more, and int() refuses thousands of them.
 _KNOBS = re.compile(r"\b(seed|itl|ttft|sign)=(\d{1,18})")
 
@@ -188,7 +191,7 @@ class SimulatedEngine:
             tokens=tokens,
             skipped=min(tokens, len(prefix) // (TOKEN_CHARS + len(mark))),
             choices=request.get("n") or 1,
-            prompt_tokens=sum(len(_text(message).split()) for message in messages),
+            prompt_tokens=sum(_words(_text(message)) for message in messages),
             itl=knobs.get("itl", self._itl_ms) / 1000,
             ttft=knobs.get("ttft", self._ttft_ms) / 1000,
             mark=mark,
@@ -225,6 +228,11 @@ def _part_texts(parts: Iterable[dict[str, Any]]) -> Iterator[str]:
     return (part["text"] for part in parts if isinstance(part.get("text"), str))
 
 
+def _words(text: str) -> int:
+    """Counts words, and in a long text its spaces: a list of millions of words would cost more than the request."""
+    return len(text.split()) if len(text) < LONG_TEXT else text.count(" ") + 1
+
+
 def _knobs(text: str) -> dict[str, int]:
-    """What is said first counts."""
-    return {name: int(value) for name, value in reversed(_KNOBS.findall(text))}
+    """Reads the knobs from the beginning of `text`. The first value of a knob counts."""
+    return {name: int(value) for name, value in reversed(_KNOBS.findall(text[:LONG_TEXT]))}
