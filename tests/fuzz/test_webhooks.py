@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 from hypothesis import given
 from hypothesis import strategies as st
-from producer.webhook_target import sendable
+from producer.webhooks.target import sendable
 from yarl import URL
 
 from tests.support.fuzz import examples

@@ -102,12 +102,12 @@ class RawUpstream:
         if line.startswith("GET"):
             self.models_asked += 1
             status, body = self.models
-            await Call({}, headers, writer, attached=0).answer(body, status)
+            await Call({}, headers, writer, time_asked=0).answer(body, status)
             return
         request = orjson.loads(data)
         prompt = str(request["messages"][-1]["content"])
         self._asked[prompt] = self._asked.get(prompt, 0) + 1
-        call = Call(request, headers, writer, attached=self._asked[prompt])
+        call = Call(request, headers, writer, time_asked=self._asked[prompt])
         self.calls.append(call)
         await self.script(call)
 
