@@ -11,7 +11,7 @@ up: install ## API and worker in one process on 127.0.0.1:8000 with the demo mod
 test: install-dev ## every check, and every test but the long fault runs; brings RabbitMQ and Redis (ARGS="-k stream")
 	@scripts/test.sh $(ARGS)
 
-bench: install-dev ## against bare servers, in turn (ARGS="--rounds 5 --only streams,unary"); see docs/performance.md
+bench: install-dev ## against bare servers, in turn (ARGS="--rounds 5 --only streams,unary"); see docs/explanation/performance.md
 	@scripts/install-servers.sh > /dev/null
 	@.venv/bin/python -m benchmarks $(ARGS)
 
@@ -26,7 +26,7 @@ faults: install-dev ## every fault test, the long ones too
 fuzz: install-dev ## every fuzzer, seed after seed, until the time is over (ARGS="--minutes 10 --seed 7")
 	@.venv/bin/python -m tests.fuzz $(ARGS)
 
-attack: install-dev ## a healthy client's times while others attack; see docs/security.md (ARGS="--only heads,uploads")
+attack: install-dev ## a healthy client's times while others attack; see docs/explanation/security.md (ARGS="--only heads,uploads")
 	@scripts/install-servers.sh > /dev/null
 	@.venv/bin/python -m benchmarks.attacks $(ARGS)
 

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.curves [--streams 10000] [--jobs 1000000]
 
-Figures go to results/curves.json; docs/streams-*.svg and docs/queued-jobs.svg are drawn from them.
+Figures go to results/curves.json; docs/explanation/streams-*.svg and docs/explanation/queued-jobs.svg are drawn from them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.workloads import JOB_TOKENS
 from tests.support.server import free_ports
 
 RESULTS = Path(__file__).parent / "results" / "curves.json"
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs" / "explanation"
 STREAMS = (1, 10, 100, 200, 1_000, 3_000, 10_000)
 JOBS = (1, 10, 100, 1_000, 10_000, 30_000, 100_000, 300_000, 600_000, 1_000_000)
 TOKENS_A_SECOND, QUICKEST_PACE = 2_000, 20

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.sizing [--pace 20] [--answer 500] [--busy 0.6]
 
-Prints the tables of docs/sizing.md, where the arithmetic is explained.
+Prints the tables of docs/explanation/sizing.md, where the arithmetic is explained.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-# CPU in ms per 1000 tokens of paced streams (docs/performance.md).
+# CPU in ms per 1000 tokens of paced streams (docs/explanation/performance.md).
 API_TOKENS, WORKER_TOKENS, REDIS_TOKENS = 36, 38, 20
 # RabbitMQ's part of that, 11 ms, belongs to the calls: 1000 tokens were 15.6 of them.
 RABBITMQ_STREAM = 0.70
-# CPU in ms per unary call of 16 tokens (docs/performance.md).
+# CPU in ms per unary call of 16 tokens (docs/explanation/performance.md).
 API_CALL, WORKER_CALL, REDIS_CALL, RABBITMQ_CALL = 0.43, 0.30, 0.17, 0.14
 # Memory in KB: of an open stream in the API and in its worker; in Redis of a streamed call that is over, and of each of
 # its tokens; of an API process with nothing to do.

@@ -1,6 +1,6 @@
 """While others attack, a healthy client's calls succeed, and the API's memory stays where it was meant to stay.
 
-How long its calls take is measured by `make attack`; see docs/security.md.
+How long its calls take is measured by `make attack`; see docs/explanation/security.md.
 """
 
 import sys

@@ -18,14 +18,14 @@ READ = {".md", ".py", ".sh", ".yaml", ".yml", ".toml"}
 
 
 def test_every_setting_is_documented_with_its_description() -> None:
-    page = (ROOT / "docs" / "settings.md").read_text()
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
     for name, field in Settings.model_fields.items():
         assert f"| `{name}` |" in page
         assert str(field.description) in page
 
 
 def test_the_page_documents_no_setting_that_is_gone() -> None:
-    page = (ROOT / "docs" / "settings.md").read_text()
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(Settings.model_fields)
 
 
@@ -56,7 +56,7 @@ def test_the_distribution_has_its_name_everywhere() -> None:
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
-    page = (ROOT / "docs" / "metrics.md").read_text()
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     ours = {
         f"{metric.name}_total" if metric.type == "counter" else metric.name
         for metric in REGISTRY.collect()
@@ -66,9 +66,9 @@ def test_every_metric_is_documented_and_no_other() -> None:
 
 
 def test_the_tables_of_sizing_are_what_is_computed() -> None:
-    page = (ROOT / "docs" / "sizing.md").read_text()
+    page = (ROOT / "docs" / "explanation" / "sizing.md").read_text()
     for table in tables(Assumed()):
-        assert f"\n\n{table}\n\n" in page, f"docs/sizing.md should say\n\n{table}"
+        assert f"\n\n{table}\n\n" in page, f"docs/explanation/sizing.md should say\n\n{table}"
 
 
 def test_links_between_documents_lead_somewhere() -> None:
