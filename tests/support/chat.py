@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import aiohttp
 from tests.support.wait_until import wait_until
 
 DONE = "data: [DONE]\n\n"
+COMMENT = re.compile(r"(?m)^:.*\n+")
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,12 @@ class Stream:
     @property
     def frames(self) -> list[str]:
         """Those that are complete, comments left out."""
-        parts = self._data.decode(errors="replace").split("\n\n")[:-1]
-        return [part + "\n\n" for part in parts if not part.startswith(":")]
+        parts = COMMENT.sub("", self._data.decode(errors="replace")).split("\n\n")[:-1]
+        return [part + "\n\n" for part in parts]
 
     @property
     def comments(self) -> list[str]:
-        return [part for part in self._data.decode().split("\n\n") if part.startswith(":")]
+        return [line.rstrip("\n") for line in COMMENT.findall(self._data.decode())]
 
     def assert_whole(self) -> None:
         """Byte for byte what an undisturbed answer is, and nothing after it."""

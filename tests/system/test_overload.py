@@ -164,6 +164,34 @@ async def test_a_deadline_ends_the_wait_with_the_upstreams_words(full: tuple[Api
     assert "Rate limit reached for up." in answer.error["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_overload_inside_an_answer_fails_after_three_tries_with_the_upstreams_words(stream: bool) -> None:
+    asked: list[dict[str, Any]] = []
+
+    async def refuse(call: Call) -> None:
+        asked.append(call.body)
+        limit = {"error": {"message": "Rate limit reached, quota exceeded", "code": 429}}
+        await call.answer(frame(limit) + DONE if stream else limit)
+
+    async with upstream_api(refuse) as (api, _), asyncio.timeout(60):
+        answer = await api.post(ask("now", stream=stream, tools=[], tool_choice="auto"))
+    assert "Rate limit reached, quota exceeded" in answer.body.decode()
+    assert len(asked) == 3
+    assert all("tools" not in body and "tool_choice" not in body for body in asked)
+
+
+async def test_overload_inside_an_answer_that_says_how_long_to_wait_is_waited_for() -> None:
+    async def refuse_five_times(call: Call) -> None:
+        limit = {"error": {"message": "Rate limit reached. Please try again in 20ms.", "code": 429}}
+        await call.answer(limit if call.time_asked <= 5 else ANSWER)
+
+    async with upstream_api(refuse_five_times) as (api, _):
+        answer = await api.post(ask("now"))
+        job = await api.job(answer.json["id"])
+    assert answer.status == 200
+    assert job["attempts"] == 1
+
+
 async def test_a_drain_hands_back_what_waits_and_counts_no_try() -> None:
     server = Busy(0)
     async with upstream_api(server.script, concurrency=4, drain=0) as (api, worker):

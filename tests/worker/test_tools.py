@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from worker.openai.allowed_tools import with_allowed_tools
+from worker.openai.allowed_tools import with_allowed_tools, without_empty_tools
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("add", "search")]
 CUSTOM = {"type": "custom", "custom": {"name": "run"}}
@@ -30,3 +30,15 @@ def test_allowed_tools_are_the_only_ones_there(mode: str) -> None:
 def test_where_none_is_allowed_none_is_called() -> None:
     request = {"tools": TOOLS, "tool_choice": allowed(mode="required")}
     assert with_allowed_tools(request) == {"tools": TOOLS, "tool_choice": "none"}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tools": []}, {"tools": None}, {"tool_choice": "auto"}, {"tools": [], "parallel_tool_calls": True}]
+)
+def test_fields_that_need_tools_are_dropped_where_there_are_none(fields: dict[str, Any]) -> None:
+    assert without_empty_tools({"n": 2, **fields}) == {"n": 2}
+
+
+def test_fields_that_need_tools_stay_with_them() -> None:
+    request = {"tools": TOOLS, "tool_choice": "none", "parallel_tool_calls": False}
+    assert without_empty_tools(request) == request

@@ -1,4 +1,4 @@
-"""The tools that an answer may call, in terms that every engine knows. Pure."""
+"""Translates the tools that an answer may call into fields that every engine knows. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any, cast
 
 Tool = Mapping[str, Any]
 
+ONLY_WITH_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
+"""Fields that OpenAI and strict servers refuse where there are no tools."""
+
 
 def tool_name(tool: Tool) -> str:
-    """`{"type": "function", "function": {"name": …}}`, and likewise for other types."""
+    """Returns the name in `{"type": "function", "function": {"name": …}}`; likewise for other types."""
     definition: Mapping[str, Any] = tool.get(str(tool.get("type"))) or {}
     return str(definition.get("name"))
 
@@ -19,7 +22,7 @@ def only(tools: Iterable[Tool], names: Sequence[str]) -> list[Tool]:
 
 
 def with_allowed_tools(request: dict[str, Any]) -> dict[str, Any]:
-    """`allowed_tools` is OpenAI's alone: to an engine, only those that are allowed are there."""
+    """Replaces OpenAI's `allowed_tools` choice, which engines do not know, by a list of only the allowed tools."""
     choice = request.get("tool_choice")
     if not isinstance(choice, dict):
         return request
@@ -31,3 +34,10 @@ def with_allowed_tools(request: dict[str, Any]) -> dict[str, Any]:
     if not tools:
         return {**request, "tool_choice": "none"}
     return {**request, "tools": tools, "tool_choice": allowed.get("mode", "auto")}
+
+
+def without_empty_tools(request: dict[str, Any]) -> dict[str, Any]:
+    """Drops an empty `tools` and the fields that need tools. The API has accepted only choices that need none."""
+    if request.get("tools"):
+        return request
+    return {key: value for key, value in request.items() if key not in ONLY_WITH_TOOLS}

@@ -11,7 +11,7 @@ from shared.errors import EngineError, InvalidRequest
 from shared.job import Job
 from shared.schema import NOT_FOR_ENGINES
 from worker.engines.base import EngineRequest
-from worker.openai.allowed_tools import with_allowed_tools
+from worker.openai.allowed_tools import with_allowed_tools, without_empty_tools
 from worker.openai.legacy_functions import as_tools
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
@@ -33,7 +33,7 @@ def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
     request = {key: value for key, value in asked.items() if key not in NOT_FOR_ENGINES}
     if request.get("seed") is None and job.seed is not None:
         request["seed"] = job.seed
-    found = EngineRequest(with_allowed_tools(as_tools(request)))
+    found = EngineRequest(without_empty_tools(with_allowed_tools(as_tools(request))))
     found.added = frozenset(key for key in ("seed", "parallel_tool_calls") if asked.get(key) is None)
     return found
 

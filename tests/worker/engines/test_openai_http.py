@@ -376,6 +376,20 @@ async def test_nothing_in_an_answer_says_that_the_server_is_ill(
     unhealthy.cancel()
 
 
+async def test_a_silent_server_is_unhealthy_until_it_answers_a_probe(upstream: UpstreamServer) -> None:
+    engine = open_engine(settings(upstream, stall_timeout=0.2))
+    await engine.start()
+    asked = upstream.model_asked
+    upstream.behaviour = streams(BEGIN, then="hang")
+    with pytest.raises(EngineError, match="silent"):
+        await read(engine, ask())
+    assert "127.0.0.1" in await engine.wait_unhealthy()
+    assert upstream.model_asked == asked
+    await engine.wait_healthy()
+    assert upstream.model_asked == asked + 1
+    await engine.close()
+
+
 # ── servers without a list of models ──
 
 

@@ -301,10 +301,14 @@ class OpenAIEngine:
     # ── health: whether the server can be reached; nothing that an answer contains counts ──
 
     def _suspect(self, upstream: Upstream, lost: UpstreamLost) -> None:
-        """A connection was lost: the server is ill if it cannot be reached, and is asked where that is not known."""
+        """Marks a server that is silent or cannot be reached as unhealthy at once; probes one that hung up.
+
+        Without that, the failed jobs would use up their tries on it while the probe waits. `wait_healthy` probes a
+        silent server at once, so one that only neglects a request is healthy again within a round trip.
+        """
         if upstream is not self._upstream:
             return
-        if not lost.reached:
+        if not lost.hung_up:
             self._health.failed(lost.detail)
         elif self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._ask_whether_there(), name="engine-probe")

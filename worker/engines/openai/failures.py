@@ -13,7 +13,7 @@ from typing import Any, cast
 import orjson
 
 from shared.errors import EngineError, EngineOverloaded, EngineRefused, IgniteError
-from worker.engines.openai.retry_after import retry_after
+from worker.engines.openai.retry_after import WAIT_FIELDS, retry_after
 
 REFUSALS = frozenset({400, 402, 404, 405, 406, 409, 410, 411, 413, 414, 415, 416, 417, 422, 431, 451})
 """HTTP statuses that say that this request will never be answered."""
@@ -74,15 +74,25 @@ def of_status(status: int, headers: Mapping[str, str], body: bytes) -> IgniteErr
 
 
 def in_band(error: Any) -> IgniteError:
-    """An error that came as an answer, or inside of one; its `code` is then often an HTTP status."""
+    """Returns the error of an HTTP 200 answer that is, or contains, an error; its `code` is often an HTTP status.
+
+    An overload that does not say how long to wait is a failed try: without an HTTP status it may be a limit that
+    lasts, so the client gets the server's words after a few tries and not at the deadline.
+    """
     said: dict[str, Any] = cast(dict[str, Any], error) if isinstance(error, dict) else {"message": error}
     inner = said.get("error")
     if inner and isinstance(inner, (dict, str)):
-        return in_band(cast(Any, inner))
+        found: dict[str, Any] = {"message": inner} if isinstance(inner, str) else cast(dict[str, Any], inner)
+        outer = {key: said[key] for key in WAIT_FIELDS & said.keys()}
+        return in_band({**outer, **found})
     status = _status(said)
     if status == 401:
         return key_refused(status)
-    return _error(status, {}, said, failed=f"The engine failed: {words_of(said) or 'it did not say why.'}")
+    failed = f"The engine failed: {words_of(said) or 'it did not say why.'}"
+    found_error = _error(status, {}, said, failed=failed)
+    if isinstance(found_error, EngineOverloaded) and found_error.retry_after is None:
+        return UpstreamFailed(failed, said)
+    return found_error
 
 
 def _error(status: int | None, headers: Mapping[str, str], said: Mapping[str, Any], failed: str) -> IgniteError:
@@ -92,7 +102,7 @@ def _error(status: int | None, headers: Mapping[str, str], said: Mapping[str, An
         return refusal(said)
     if status in OVERLOADS or any(map(OVERLOADED.search, names)):
         message = f"The engine's server is overloaded: {words or f'HTTP status {status}'}"
-        return EngineOverloaded(message, retry_after=retry_after(headers, said))
+        return EngineOverloaded(message, retry_after=retry_after(headers, {**said, "message": words}))
     if (status in REFUSALS or status == 403) and not SOUNDS_OVERLOADED.search(words):
         return refusal(said)
     return UpstreamFailed(failed, said)

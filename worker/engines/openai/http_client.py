@@ -34,12 +34,15 @@ Patience = Callable[[], float | None]
 
 
 class UpstreamLost(EngineError):
-    """The server cannot be reached, hung up, or went silent. `detail` is for the operator."""
+    """The server cannot be reached, closed the connection, or went silent. `detail` is for the operator.
 
-    def __init__(self, message: str, *, detail: str = "", reached: bool = True) -> None:
+    `hung_up`: the server closed the connection, so it may still be well.
+    """
+
+    def __init__(self, message: str, *, detail: str = "", hung_up: bool = False) -> None:
         super().__init__(message)
         self.detail = detail or message
-        self.reached = reached
+        self.hung_up = hung_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,18 +194,18 @@ class Upstream:
         try:
             yield
         except aiohttp.ClientConnectorError as error:
-            raise self._lost("The engine's server cannot be reached.", error, reached=False) from error
+            raise self._lost("The engine's server cannot be reached.", error) from error
         except (TimeoutError, aiohttp.ServerTimeoutError) as error:
             raise self._lost("The engine's server went silent.", error) from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, RuntimeError) as error:
-            raise self._lost("The connection to the engine's server was lost.", error) from error
+            raise self._lost("The connection to the engine's server was lost.", error, hung_up=True) from error
         except (aiohttp.ClientError, ValueError) as error:
             log.warning("engine.bad_response", server=self._address.shown, error=str(error) or type(error).__name__)
             raise EngineError("The engine's server does not answer as an HTTP server should.") from error
 
-    def _lost(self, message: str, error: Exception, *, reached: bool = True) -> UpstreamLost:
+    def _lost(self, message: str, error: Exception, *, hung_up: bool = False) -> UpstreamLost:
         detail = f"Lost {self._address.shown}: {str(error) or type(error).__name__}"
-        return UpstreamLost(message, detail=detail, reached=reached)
+        return UpstreamLost(message, detail=detail, hung_up=hung_up)
 
 
 @dataclass(slots=True)

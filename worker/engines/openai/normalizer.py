@@ -19,6 +19,7 @@ from worker.engines.openai.delta import MessagePieces
 from worker.engines.openai.failures import in_band, malformed
 from worker.engines.openai.finish_reasons import FAILED, meaning_of
 from worker.engines.openai.json_text import NotJson, decode, is_shallow, scrubbed
+from worker.engines.openai.retry_after import WAIT_FIELDS
 from worker.engines.openai.sse import FailureEvent
 
 HEAD = ("id", "object", "created", "model")
@@ -303,7 +304,7 @@ def _head(chunk: Mapping[str, Any]) -> Chunk:
 def _raise_failure(chunk: dict[str, Any]) -> None:
     error = chunk.get("error")
     if error and (not isinstance(error, dict) or any(cast(dict[str, Any], error).values())):
-        raise in_band(cast(Any, error))
+        raise in_band(chunk if WAIT_FIELDS & chunk.keys() else cast(Any, error))
     if chunk.get("object") == "error" or chunk.get("type") == "error":
         raise in_band(chunk)
     if chunk.get("choices") or "usage" in chunk:

@@ -18,6 +18,9 @@ WORDS = re.compile(
 EPOCH = 1e9
 """Greater numbers are points in time, in seconds or in milliseconds."""
 
+WAIT_FIELDS = frozenset({"retryDelay", "retry_after", "retry_after_seconds", "retryAfter"})
+"""Fields of an error object that say how long to wait."""
+
 LIMITS = ("requests", "tokens", "")
 
 
@@ -59,7 +62,7 @@ def _of_resets(headers: Mapping[str, str]) -> float | None:
 def _of_object(said: Mapping[str, Any]) -> float | None:
     """Google's `RetryInfo`, and fields named `retry_after`."""
     for each in _objects(said):
-        for name in ("retryDelay", "retry_after", "retry_after_seconds", "retryAfter"):
+        for name in WAIT_FIELDS:
             value = each.get(name)
             if isinstance(value, (int, float, str)) and (seconds := _seconds(str(value))) is not None:
                 return seconds

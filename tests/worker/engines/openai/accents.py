@@ -433,7 +433,24 @@ OVERLOADED: dict[str, dict[str, Any]] = {
     "a code": {"error": {"message": "slow down", "code": "rate_limit_exceeded"}},
     "Google's": {"error": {"message": "slow down", "code": 0, "status": "RESOURCE_EXHAUSTED"}},
     "beside an answer": {**COST, "error": {"message": "slow down", "code": 429}, "choices": [{"message": {}}]},
+    "in a choice": {**COST, "choices": [{"error": {"message": "slow down", "code": 429}, "delta": {}}]},
 }
+"""Errors inside a 200 that do not say how long to wait."""
+WAITS: dict[str, dict[str, Any]] = {
+    "a field": {"error": {"message": "slow down", "code": 429, "retry_after": 7}},
+    "a field beside the error": {"error": {"message": "slow down", "code": 429}, "retry_after": 7},
+    "its metadata": {"error": {"message": "slow down", "code": 429, "metadata": {"retry_after_seconds": 7}}},
+    "Google's": {
+        "error": {
+            "message": "slow down",
+            "status": "RESOURCE_EXHAUSTED",
+            "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}],
+        }
+    },
+    "its words": {"error": {"message": "slow down, please try again in 7s", "type": "rate_limit_error"}},
+    "its words elsewhere": {"error": {"detail": "slow down, retry after 7 seconds", "code": 503}},
+}
+"""The same, with a wait of 7 s."""
 FAILED: dict[str, tuple[list[Event], str]] = {
     "an error": ([HEL, {"error": {"message": "out of memory", "code": 500}}], "out of memory"),
     "an error of one word": ([{"error": "EXPLODED"}], "EXPLODED"),

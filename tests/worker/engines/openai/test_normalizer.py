@@ -23,12 +23,14 @@ from tests.worker.engines.openai.accents import (
     LO,
     OVERLOADED,
     REFUSED,
+    WAITS,
     Accent,
     piece,
 )
 from tests.worker.scripted import decoded
 from worker.engines.base import Chunk
 from worker.engines.openai.body import AnswerBody
+from worker.engines.openai.failures import UpstreamFailed
 from worker.engines.openai.normalizer import Normalizer
 from worker.openai import translate
 from worker.stream.fold import Fold, fold, plain_text
@@ -102,10 +104,19 @@ def test_a_refusal_is_passed_on_in_the_servers_words(said: dict[str, Any], words
 
 
 @pytest.mark.parametrize("said", OVERLOADED.values(), ids=OVERLOADED)
-def test_overload_that_comes_as_an_answer_is_overload(said: dict[str, Any]) -> None:
+def test_overload_inside_an_answer_is_a_failed_try(said: dict[str, Any]) -> None:
     for body in (Accent([said]).body, orjson.dumps(said)):
-        with pytest.raises(EngineOverloaded, match="slow down"):
+        with pytest.raises(UpstreamFailed, match="slow down") as failed:
             normalized(body)
+        assert failed.value.retryable
+
+
+@pytest.mark.parametrize("said", WAITS.values(), ids=WAITS)
+def test_overload_inside_an_answer_that_says_how_long_to_wait_is_waited_for(said: dict[str, Any]) -> None:
+    for body in (Accent([said]).body, orjson.dumps(said)):
+        with pytest.raises(EngineOverloaded, match="slow down") as overloaded:
+            normalized(body)
+        assert overloaded.value.retry_after == 7
 
 
 @pytest.mark.parametrize(("events", "words"), FAILED.values(), ids=FAILED)
