@@ -56,177 +56,323 @@ class Settings(BaseSettings):
 
     # the backend
     amqp_url: str | None = Field(
-        None, description="RabbitMQ, a cluster's nodes separated by commas; with redis_url: the distributed backend"
+        None,
+        description="RabbitMQ's URL, or the URLs of a cluster's nodes, comma-separated. Set it together with "
+        "redis_url; without both, the embedded backend is used.",
     )
     redis_url: str | None = Field(
         None,
-        description="Redis, or nodes of a Redis Cluster separated by commas; with amqp_url: the distributed backend",
+        description="Redis's URL, or URLs of a Redis Cluster's nodes, comma-separated. Set it together with amqp_url; "
+        "without both, the embedded backend is used.",
     )
     redis_eviction: bool = Field(
-        False, description="whether a Redis that evicts keys when it is full (maxmemory-policy) is used all the same"
+        False,
+        description="True: accept a Redis whose maxmemory-policy evicts keys when it is full, which can lose jobs and "
+        "API keys. False: refuse to start with it.",
     )
-    data_dir: Path = Field(Path("ignite-data"), description="the embedded backend's files")
-    queue_limit: int = Field(100_000, ge=1, description="jobs that may wait in one queue before submits are refused")
-    queue_token_limit: int = Field(0, ge=0, description="the same in tokens, as estimated; 0: any number")
+    data_dir: Path = Field(Path("ignite-data"), description="Directory of the embedded backend's database and files.")
+    queue_limit: int = Field(
+        100_000,
+        ge=1,
+        description="Most jobs that may wait in one queue (a model and a tier). Further jobs are refused.",
+    )
+    queue_token_limit: int = Field(
+        0, ge=0, description="Most estimated tokens of the jobs that may wait in one queue. 0: unlimited."
+    )
     tenant_queue_limit: int = Field(
-        20_000, ge=0, description="jobs of one tenant that may wait in one queue; 0: any number"
+        20_000, ge=0, description="Most jobs of one tenant that may wait in one queue. 0: unlimited."
     )
     tenant_store_limit: int | None = Field(
         None,
         ge=0,
-        description="bytes of requests, streams and results that a tenant may keep in the store; 0: any number; "
-        "None: a quarter of Redis's maxmemory, or 2 GiB",
+        description="Most bytes of requests, streams and results that one tenant may keep in the store. 0: unlimited. "
+        "Default: a quarter of Redis's maxmemory, or 2 GiB.",
     )
-    fairness: bool = Field(True, description="tenants take turns in a queue, by tokens; off: in the order of arrival")
-    tenant_weights: str = Field("", description="comma-separated name=weight pairs: tenants whose share is not 1")
-    consumer_timeout: float = Field(1800, gt=0, description="what RabbitMQ before 3.12 has been told by that name")
+    fairness: bool = Field(
+        True,
+        description="True: the tenants of a queue share its workers by tokens. False: jobs start in the order of "
+        "arrival.",
+    )
+    tenant_weights: str = Field(
+        "",
+        description="Shares of tenants in a queue: comma-separated tenant=weight pairs. A tenant that is not named "
+        "has weight 1.",
+    )
+    consumer_timeout: float = Field(
+        1800,
+        gt=0,
+        description="RabbitMQ's consumer_timeout, in seconds. Needed before RabbitMQ 3.12, which cannot report it.",
+    )
 
     # the API
-    host: str = Field("127.0.0.1", description="address to bind")
-    port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
-    grpc: bool = Field(True, description="whether gRPC is served beside HTTP")
-    grpc_port: int = Field(50051, ge=0, le=65535, description="port to bind for gRPC; 0 takes a free one")
-    grpc_connections: int = Field(1000, ge=1, description="connections that gRPC takes at a time")
-    grpc_streams: int = Field(1000, ge=1, description="calls that one gRPC connection may have open; more wait")
-    grpc_calls: int = Field(10_000, ge=2, description="calls that gRPC has open at a time; one tenant has half of that")
-    grpc_receive_memory: int = Field(
-        160 * 1024 * 1024, ge=1024, description="of messages that gRPC reads at a time, each counted as body_limit"
+    host: str = Field("127.0.0.1", description="Address that HTTP and gRPC bind to.")
+    port: int = Field(8000, ge=0, le=65535, description="Port for HTTP. 0: a free one.")
+    grpc: bool = Field(True, description="Whether gRPC is served beside HTTP.")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="Port for gRPC. 0: a free one.")
+    grpc_connections: int = Field(1000, ge=1, description="Most gRPC connections open at a time.")
+    grpc_streams: int = Field(
+        1000, ge=1, description="Most calls open at a time on one gRPC connection. Further calls wait."
     )
-    grpc_receive_timeout: float = Field(30, gt=0, description="for a message to come in whole over gRPC")
-    api_keys: str = Field("", description="comma-separated name=key pairs, beside the keys that 'ignite keys' makes")
+    grpc_calls: int = Field(
+        10_000, ge=2, description="Most gRPC calls open at a time. One tenant may have half of them."
+    )
+    grpc_receive_memory: int = Field(
+        160 * 1024 * 1024,
+        ge=1024,
+        description="Most bytes of gRPC messages received at a time; each message counts as body_limit.",
+    )
+    grpc_receive_timeout: float = Field(
+        30, gt=0, description="Seconds within which a gRPC message must arrive completely."
+    )
+    api_keys: str = Field(
+        "", description="API keys: comma-separated name=key pairs. Keys that `ignite keys` creates are valid as well."
+    )
     metrics_key: str | None = Field(
-        None, description="a key that reads /metrics and nothing else, beside operators' keys"
+        None, description="A key that may read /metrics and nothing else. Operators' keys may read it as well."
     )
     no_auth: bool | None = Field(
         None,
-        description="serve calls without a key, as an operator; None: in `ignite up` on its own files and loopback, "
-        "until the first key is made",
+        description="True: serve calls without an API key, with an operator's rights. False: require keys. Default: "
+        "only `ignite up` with its embedded backend, bound to loopback, serves without keys, until the "
+        "first key is created.",
     )
-    no_auth_anywhere: bool = Field(False, description="allow no_auth on an address that is not loopback")
+    no_auth_anywhere: bool = Field(False, description="Allows no_auth on an address that is not loopback.")
     no_auth_hosts: str = Field(
-        "", description="comma-separated host names, beside loopback's, that no_auth takes in Host and Origin"
+        "",
+        description="Further host names that calls without a key may use in Host and Origin, comma-separated. "
+        "Loopback's names are always allowed.",
     )
-    head_limit: int = Field(64 * 1024, ge=1024, description="largest head of an HTTP request")
+    head_limit: int = Field(
+        64 * 1024, ge=1024, description="Most bytes of an HTTP request's head (request line and headers)."
+    )
     connection_limit: int = Field(
-        10_000, ge=1, description="HTTP connections of one process; fewer where its descriptors do not suffice"
+        10_000,
+        ge=1,
+        description="Most HTTP connections of one process. Lower where the process may not open so many files.",
     )
     address_connection_limit: int = Field(
-        8_000, ge=1, description="the same from one address; at most four fifths of all"
+        8_000,
+        ge=1,
+        description="Most HTTP connections of one client address to one process; at most four fifths of "
+        "connection_limit.",
     )
     tenant_call_limit: int = Field(
-        8_000, ge=1, description="requests of one tenant that a process serves at a time; at most four fifths of all"
+        8_000,
+        ge=1,
+        description="Most requests of one tenant that one process serves at a time; at most four fifths of "
+        "connection_limit.",
     )
-    head_timeout: float = Field(30, gt=0, description="for an HTTP request's head to come in, from its first byte")
-    body_timeout: float = Field(30, gt=0, description="without a byte of a request's body that is not complete")
-    idle_timeout: float = Field(75, gt=0, description="until a kept HTTP connection without a request is closed")
-    write_timeout: float = Field(60, gt=0, description="until a client that takes nothing of its answer is cut")
-    body_limit: int = Field(20 * 1024 * 1024, ge=1024, description="largest request body")
+    head_timeout: float = Field(
+        30, gt=0, description="Seconds within which an HTTP request's head must arrive, from its first byte."
+    )
+    body_timeout: float = Field(
+        30, gt=0, description="Seconds without a byte of an incomplete request body after which the request is refused."
+    )
+    idle_timeout: float = Field(75, gt=0, description="Seconds after which an idle HTTP connection is closed.")
+    write_timeout: float = Field(
+        60, gt=0, description="Seconds after which a client that does not read its response is disconnected."
+    )
+    body_limit: int = Field(20 * 1024 * 1024, ge=1024, description="Most bytes of one request's body.")
     body_budget: int = Field(
-        256 * 1024 * 1024, ge=1024, description="bytes of request bodies that one API process holds at a time"
+        256 * 1024 * 1024,
+        ge=1024,
+        description="Most bytes of request bodies that one API process holds at a time. Further requests get 503.",
     )
     media_urls: Literal["data", "https", "any"] = Field(
         "https",
-        description="what images of requests may be: data (data: URLs), https (and public https URLs), any",
+        description="Which image URLs requests may contain. data: only data: URLs. https: also public https URLs. "
+        "any: every URL.",
     )
     engine_fields: str = Field(
-        "", description="comma-separated engine fields that are refused otherwise, such as chat_template; *: all"
+        "",
+        description="Engine fields of requests that are allowed though they are refused by default, such as "
+        "chat_template; comma-separated. *: all.",
     )
-    tenant_body_budget: int = Field(128 * 1024 * 1024, ge=1024, description="the same for one tenant")
+    tenant_body_budget: int = Field(
+        128 * 1024 * 1024,
+        ge=1024,
+        description="Most bytes of one tenant's request bodies that one API process holds at a time. Further requests "
+        "get 429.",
+    )
     answer_token_limit: int = Field(
         1_000_000,
         ge=0,
-        description="most tokens that a request may ask for: max_completion_tokens times n; 0: any number",
+        description="Most tokens that one request may ask for: max_completion_tokens times n. 0: unlimited.",
     )
     models: str = Field(
-        "", description="comma-separated model ids that are served even while no worker is up; alias=id names one anew"
+        "",
+        description="Models that are served even while they have no worker: comma-separated ids. `alias=id` adds an "
+        "alias for a model.",
     )
     worker_patience: float = Field(
         600,
         ge=0,
-        description="how long jobs for a model that is not in models are taken after its last worker was seen",
+        description="Seconds after a model's last worker was seen during which its jobs are still accepted. Models "
+        "named in models have no such limit.",
     )
-    job_deadline: float = Field(86_400, gt=0, description="a job's deadline where the client sets none")
-    retention: float = Field(3_600, gt=0, description="how long a finished call's record and log are kept")
-    job_retention: float = Field(86_400, gt=0, description="the same for jobs that were asked for as such")
-    store_retention: float = Field(30 * 86_400, gt=0, description="the same for completions with `store: true`")
-    keepalive: float = Field(10, gt=0, description="between keep-alives of a quiet stream")
-    sweep: float = Field(60, gt=0, description="between searches for jobs that the broker has lost")
-    file_limit: int = Field(512 * 1024 * 1024, ge=1, description="largest file that may be uploaded")
+    job_deadline: float = Field(86_400, gt=0, description="Seconds until a job's deadline, where the client sets none.")
+    retention: float = Field(
+        3_600, gt=0, description="Seconds for which the record and log of a finished call are kept."
+    )
+    job_retention: float = Field(
+        86_400, gt=0, description="Seconds for which the record and log of a finished job (POST /v1/jobs) are kept."
+    )
+    store_retention: float = Field(
+        30 * 86_400, gt=0, description="Seconds for which a completion with `store: true` is kept."
+    )
+    keepalive: float = Field(
+        10, gt=0, description="Seconds without a chunk after which a stream sends a keep-alive comment."
+    )
+    sweep: float = Field(60, gt=0, description="Seconds between searches for jobs whose message the broker has lost.")
+    file_limit: int = Field(512 * 1024 * 1024, ge=1, description="Most bytes of one uploaded file.")
     tenant_file_limit: int = Field(
-        10 * 1024**3, ge=0, description="bytes that a tenant's files may have, with 64 KiB more for each; 0: any number"
+        10 * 1024**3,
+        ge=0,
+        description="Most bytes of one tenant's files; each file counts 64 KiB more than its size. 0: unlimited.",
     )
     file_retention: float = Field(
-        30 * 86_400, gt=0, description="how long a file is kept where its client does not say, and a batch"
+        30 * 86_400, gt=0, description="Seconds for which batches are kept, and files whose client sets no expiry."
     )
-    files_dir: Path | None = Field(None, description="where files are kept; None: 'files' in data_dir")
-    files_url: str | None = Field(None, description="s3://bucket/prefix: files are kept there instead")
-    files_endpoint: str | None = Field(None, description="the S3 server's URL; None: Amazon's")
-    webhook_secret: str | None = Field(None, description="signs webhooks: whsec_ and 24 to 64 bytes in base64")
+    files_dir: Path | None = Field(None, description="Directory of uploaded files. Default: `files` in data_dir.")
+    files_url: str | None = Field(
+        None, description="Keeps uploaded files in S3 instead of files_dir: s3://bucket/prefix."
+    )
+    files_endpoint: str | None = Field(None, description="URL of the S3 server. Default: Amazon's.")
+    webhook_secret: str | None = Field(
+        None, description="Secret that signs webhooks: whsec_ followed by 24 to 64 bytes in base64."
+    )
     webhook_private: bool | None = Field(
-        None, description="whether webhooks may go to private addresses; None: while bound to loopback"
+        None,
+        description="Whether webhooks may be sent to private addresses. Default: only while the API is bound to "
+        "loopback.",
     )
-    batch_lines: int = Field(50_000, ge=1, description="most lines of one batch")
-    tenant_batch_limit: int = Field(
-        100, ge=0, description="batches of a tenant that may be open at a time; 0: any number"
-    )
+    batch_lines: int = Field(50_000, ge=1, description="Most lines (requests) of one batch.")
+    tenant_batch_limit: int = Field(100, ge=0, description="Most open batches of one tenant. 0: unlimited.")
     batch_window: int | None = Field(
         None,
         ge=1,
-        description="lines of a batch that are jobs at a time, of each model; None: twice its workers' slots",
+        description="Most lines of one batch that are jobs at a time, per model. Default: twice the slots of the "
+        "model's workers.",
     )
-    batch_lease: float = Field(10, gt=0, description="how long a batch waits when the API process that ran it has died")
-    unary_padding: float = Field(30, ge=0, description="until a waiting unary answer sends newlines; 0: it never does")
+    batch_lease: float = Field(
+        10, gt=0, description="Seconds after which another API process continues a batch whose process has died."
+    )
+    unary_padding: float = Field(
+        30,
+        ge=0,
+        description="Seconds after which an unfinished response without streaming sends newlines, so that proxies "
+        "keep the connection. 0: never.",
+    )
 
     # the worker
-    engine: EngineName = Field("llamacpp", description="what generates")
-    model: str | None = Field(None, description="what the engine loads; None: the demo model")
-    model_id: str | None = Field(None, description="the name it is served under")
-    model_aliases: str = Field("", description="comma-separated other names that requests may call it by")
-    model_modalities: str = Field(
-        "", description="what the model takes: comma-separated text, image, audio, file; empty: as the engine tells"
+    engine: EngineName = Field(
+        "llamacpp",
+        description="The inference engine. llamacpp: runs a GGUF model on this machine. openai: calls a server "
+        "that speaks OpenAI's protocol. vllm: starts vLLM and calls it. simulated: generates counting "
+        "tokens, for tests.",
     )
-    engine_url: str | None = Field(None, description="the openai engine's server, up to and including /v1")
-    engine_api_key: str | None = Field(None, description="the key for that server")
-    engine_command: str | None = Field(None, description="serving command with {model} and {port} or {uds}")
-    engine_args: str = Field("", description="more arguments for the serving command")
+    model: str | None = Field(
+        None,
+        description="The model that the engine loads: a file, or a name that the engine knows. Default: the demo "
+        "model.",
+    )
+    model_id: str | None = Field(
+        None, description="The name by which requests call the model. Default: derived from model."
+    )
+    model_aliases: str = Field("", description="Further names by which requests may call the model, comma-separated.")
+    model_modalities: str = Field(
+        "",
+        description="Inputs that the model accepts: comma-separated, of text, image, audio, file. Default: as the "
+        "engine reports.",
+    )
+    engine_url: str | None = Field(None, description="URL of the openai engine's server, up to and including /v1.")
+    engine_api_key: str | None = Field(None, description="API key for the openai engine's server.")
+    engine_command: str | None = Field(
+        None, description="Command that starts the engine's server, with the placeholders {model} and {port} or {uds}."
+    )
+    engine_args: str = Field("", description="Further arguments for the command that starts the engine's server.")
     engine_continuation: Literal["vllm", "prefill", "none"] | None = Field(
-        None, description="how the engine's server goes on after a partial answer; None: as the engine is known to"
+        None,
+        description="How the engine's server continues a partial answer after a worker was lost: vllm (its "
+        "continue_final_message), prefill (the last message is the partial answer), or none (it starts "
+        "again). Default: by the engine.",
     )
     engine_omit: str = Field(
-        "", description="comma-separated request fields that the engine's server is never sent, such as seed"
+        "", description="Request fields that are never sent to the engine's server, comma-separated, such as seed."
     )
     engine_max_tokens: bool = Field(
-        False, description="whether the engine's server knows max_tokens and not max_completion_tokens"
+        False, description="True: the engine's server is sent max_tokens. False: it is sent max_completion_tokens."
     )
-    engine_start_timeout: float = Field(600, gt=0, description="for the engine to load and answer")
-    concurrency: int | None = Field(None, ge=1, description="requests the engine works on at once")
-    context_length: int | None = Field(None, ge=16, description="tokens per request")
-    threads: int | None = Field(None, ge=1, description="threads of the llamacpp engine")
-    gpu_layers: int | None = Field(None, description="layers that the llamacpp engine puts on the GPU")
-    simulated_tokens: int = Field(64, ge=1, description="the simulated engine: tokens where the request sets none")
-    simulated_seed: int = Field(0, ge=0, description="the simulated engine: the token it counts up from")
-    simulated_itl_ms: int = Field(0, ge=0, description="the simulated engine: milliseconds between tokens")
-    simulated_ttft_ms: int = Field(0, ge=0, description="the simulated engine: milliseconds to the first token")
-    lease: float = Field(30, gt=0, description="how long a silent worker keeps its jobs")
-    max_tries: int = Field(3, ge=1, description="failed attempts before a job has failed")
-    retry_backoff: float = Field(1, gt=0, description="before the second try; doubles with each, give or take a half")
+    engine_start_timeout: float = Field(
+        600, gt=0, description="Seconds within which the engine must load its model and answer."
+    )
+    concurrency: int | None = Field(
+        None, ge=1, description="Requests that the engine works on at a time (slots). Default: by the engine."
+    )
+    context_length: int | None = Field(
+        None,
+        ge=16,
+        description="Most tokens of one request, prompt and answer together. Default: by the engine and the model.",
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of the llamacpp engine. Default: all cores but one."
+    )
+    gpu_layers: int | None = Field(
+        None, description="Layers that the llamacpp engine puts on the GPU. Default: by the engine."
+    )
+    simulated_tokens: int = Field(
+        64, ge=1, description="Simulated engine: tokens of an answer where the request sets no limit."
+    )
+    simulated_seed: int = Field(0, ge=0, description="Simulated engine: the number from which its tokens count up.")
+    simulated_itl_ms: int = Field(0, ge=0, description="Simulated engine: milliseconds between tokens.")
+    simulated_ttft_ms: int = Field(0, ge=0, description="Simulated engine: milliseconds until the first token.")
+    lease: float = Field(
+        30,
+        gt=0,
+        description="Seconds for which a worker that does not renew its lease keeps its jobs. After that another "
+        "worker takes them.",
+    )
+    max_tries: int = Field(3, ge=1, description="Failed attempts after which a job fails.")
+    retry_backoff: float = Field(
+        1,
+        gt=0,
+        description="Seconds before a job's second attempt; doubled for each further one, varied by up to half.",
+    )
     quarantine_after: int = Field(
-        2, ge=1, description="workers lost in a row before a job that said nothing has failed"
+        2, ge=1, description="Workers lost in a row, without any output of the job, after which the job fails."
     )
-    reserved_slots: float = Field(0.125, ge=0, lt=1, description="share of a worker's slots that flex jobs never take")
-    flex_patience: float = Field(60, ge=0, description="how long flex waits behind higher tiers until it has a turn")
+    reserved_slots: float = Field(
+        0.125, ge=0, lt=1, description="Fraction of a worker's slots that jobs of the flex tier never use (0 to 1)."
+    )
+    flex_patience: float = Field(
+        60, ge=0, description="Seconds that flex jobs wait behind higher tiers until one of them is started anyway."
+    )
     processes: int = Field(
-        1, ge=1, le=1024, description="of `ignite api`, and of `ignite worker` if its engine is elsewhere"
+        1,
+        ge=1,
+        le=1024,
+        description="Number of processes: of `ignite api`; of `ignite worker` only where the engine is a separate "
+        "server.",
     )
-    drain: float = Field(60, ge=0, description="for finishing what is held after SIGTERM")
+    drain: float = Field(
+        60, ge=0, description="Seconds after SIGTERM in which running jobs and open requests may finish."
+    )
     job_log_limit: int = Field(
-        64 * 1024 * 1024, ge=64 * 1024, description="bytes that one job's answer may have, as a stream or as a whole"
+        64 * 1024 * 1024, ge=64 * 1024, description="Most bytes of one job's answer, streamed or not."
     )
-    stall_timeout: float = Field(300, gt=0, description="an engine that says nothing for so long has failed")
+    stall_timeout: float = Field(
+        300, gt=0, description="Seconds without output after which an engine's attempt at a job has failed."
+    )
 
     # all
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
-    log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, else JSON lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is logged: debug, info, warning or error."
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto",
+        description="Format of logs. text: for people. json: one JSON object per line. auto: text on a terminal, "
+        "otherwise json.",
+    )
 
     @classmethod
     def settings_customise_sources(
