@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.curves [--streams 10000] [--jobs 1000000]
 
-Figures go to results/curves.json; docs/explanation/streams-*.svg and docs/explanation/queued-jobs.svg are drawn from them.
+Figures go to results/curves.json; streams-*.svg and queued-jobs.svg in docs/explanation/ are drawn from them.
 """
 
 from __future__ import annotations
