@@ -71,7 +71,36 @@ def test_the_tables_of_sizing_are_what_is_computed() -> None:
         assert f"\n\n{table}\n\n" in page, f"docs/explanation/sizing.md should say\n\n{table}"
 
 
+def anchors_of(page: Path) -> set[str]:
+    """What a link into a page can name, as GitHub derives it from headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} points to {target}"
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
+    for page in [*pages, *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]:
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.name} points to {target}"
+            assert not anchor or anchor in anchors_of(linked), f"{page.name} points to {target}#{anchor}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    decisions = {page for page in pages if page.startswith("adr/")}
+    assert pages - decisions - {"README.md"} <= set(re.findall(r"\]\(([^)]+)\)", index))
+    listed = (ROOT / "docs" / "adr" / "README.md").read_text()
+    assert {page for page in decisions if page not in ("adr/README.md",)} <= {
+        f"adr/{target}" for target in re.findall(r"\]\(([^)]+)\)", listed)
+    }
+
+
+def test_every_path_that_the_architecture_names_exists() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    for row in re.findall(r"^\| [^|]+ \| (.+) \|$", page, re.MULTILINE):
+        for name in re.findall(r"`([\w/.]*/[\w/.]*)`", row):
+            assert (ROOT / name).exists(), f"architecture.md names {name}"
+    for name in re.findall(r"`([\w/]+\.(?:py|lua|proto))`", page):
+        assert (ROOT / name).is_file(), f"architecture.md names {name}, which is no path from the root"

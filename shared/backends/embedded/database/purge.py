@@ -63,7 +63,7 @@ class Purge:
 
     def _retry_failed(self, swept: asyncio.Future[None]) -> None:
         if (error := swept.exception()) is not None and not self._database.closed:
-            log.warning("expired jobs were not removed; trying again", error=str(error), after_s=RETRY_AFTER)
+            log.warning("database.not_purged", error=str(error), next=f"trying again in {RETRY_AFTER:.0f} s")
             self._set(time.time() + RETRY_AFTER, RETRY_AFTER)
 
 
