@@ -24,7 +24,7 @@ from producer.files import routes as files
 from producer.files.catalog import Files
 from producer.files.reaper import reap
 from producer.fleet import Fleet
-from producer.http.body_budget import BodyBudget, HeldBodies
+from producer.http.body_budget import BodyBudget, BodyBudgetMiddleware
 from producer.http.browser_guard import BrowserGuard, LocalNames
 from producer.http.connection.limits import Connections
 from producer.http.context import ApiContext
@@ -168,7 +168,7 @@ def edge(app: ASGIApp, context: ApiContext) -> ASGIApp:
     401.
     """
     settings = context.settings
-    held = HeldBodies(HeadRequests(app), context.bodies, streamed=frozenset({FILES}))
+    held = BodyBudgetMiddleware(HeadRequests(app), context.bodies, streamed=frozenset({FILES}))
     limited = BodyLimit(held, settings.body_limit, others={FILES: settings.file_limit + FORM_ROOM})
     counted = TenantCalls(limited, settings.tenant_call_limit, context.connections)
     inside = UnhandledErrors(Authentication(counted, context.keyring, context.limits))

@@ -1,7 +1,7 @@
-"""HTTP answers to clients that wait: the stream, and the unary answer. Both notice a hang-up at once and always let go
-of their job's follower.
+"""Answers waiting HTTP clients, as a stream or with one completion. Both notice a disconnect at once and always close
+their job's follower.
 
-Raw ASGI, because a generator behind Starlette's StreamingResponse is not closed when the client vanishes while the
+Raw ASGI, because a generator behind Starlette's StreamingResponse is not closed when the client disconnects while the
 server waits in `send`.
 """
 
@@ -35,7 +35,7 @@ ERROR_FRAME = b'data: {"error":'
 
 
 @asynccontextmanager
-async def hang_up_watched(receive: Receive, client: WaitingCall) -> AsyncGenerator[None]:
+async def watching_disconnect(receive: Receive, client: WaitingCall) -> AsyncGenerator[None]:
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -45,12 +45,11 @@ async def hang_up_watched(receive: Receive, client: WaitingCall) -> AsyncGenerat
     try:
         yield
     finally:
-        # Not waited for: it holds nothing, and there is one for every call.
-        watching.cancel()
+        watching.cancel()  # Not awaited: the task owns no resource, and awaiting it would cost a step in every call.
 
 
 class CallAnswer(Response):
-    """What both kinds share: open the call, serve it, and see how it ended."""
+    """Opens the call, serves it, and records how it ended. The base of both kinds of answers."""
 
     mode = ""
 
@@ -63,8 +62,8 @@ class CallAnswer(Response):
         patience: float | None = None,
         key: str | None = None,
     ) -> None:
-        """`patience`: seconds after which a job that still waits is given up, where that is before its deadline.
-        `key`: the stored key that the call came with, which may be revoked.
+        """`keepalive`: seconds between signs of life. `patience`: seconds after which a job that is still queued is
+        given up, if its deadline is later. `key`: the id of the call's stored key; the call ends if it is revoked.
         """
         super().__init__()
         self._service = service
@@ -77,7 +76,7 @@ class CallAnswer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with (
             waiting(self._service, self._take_open_call(), self.mode, self._patience, self._key) as client,
-            hang_up_watched(receive, client),
+            watching_disconnect(receive, client),
         ):
             try:
                 client.ending = await self._serve(client, send)
@@ -87,13 +86,13 @@ class CallAnswer(Response):
                 await error_response(error, client.about_job())(scope, receive, send)
 
     def _take_open_call(self) -> OpenCall:
-        """What opens the call holds its whole request, and a call may wait for hours."""
+        """Returns `open_call` and drops it here: it holds the whole request, and a call may wait for hours."""
         open_call = self._open_call
         del self._open_call
         return open_call
 
     async def _serve(self, client: WaitingCall, send: Send) -> str:
-        """Answer; how the job ended. Raises FollowerClosed when the client has left."""
+        """Sends the answer and returns the job's final status. Raises FollowerClosed when the client has left."""
         raise NotImplementedError
 
     async def _start(self, client: WaitingCall, send: Send, content_type: dict[str, str]) -> None:
@@ -104,22 +103,22 @@ class CallAnswer(Response):
 
 
 class StreamAnswer(CallAnswer):
-    """SSE: relays the log's bytes as they are, what has gathered in one write."""
+    """Sends the log's bytes as SSE, unchanged; bytes that have gathered leave in one write."""
 
     mode = "stream"
 
     async def _serve(self, client: WaitingCall, send: Send) -> str:
-        relay = EagerSender(send)
+        sender = EagerSender(send)
         while True:
             try:
-                update = await client.next(self._keepalive, relay.push if self._started else None)
-                await relay.settle()
+                update = await client.next(self._keepalive, sender.push if self._started else None)
+                await sender.flush()
                 if update is not None and not self._started:
-                    raise_plain_error(update)
+                    raise_early_error(update)
             except IgniteError as error:
                 if not self._started:
                     raise
-                await relay.settle()
+                await sender.flush()
                 await send_body(send, error_frames(error.to_dict()), more=False)
                 return "failed"
             if update is None:
@@ -138,33 +137,33 @@ class StreamAnswer(CallAnswer):
     async def _comment(self, client: WaitingCall) -> bytes:
         place = await client.place()
         text = keepalive(place.status, alive=place.alive, position=place.position, eta=place.eta, workers=place.workers)
-        # One newline: some decoders take each blank line for the end of an event, and read an event without data.
+        # One newline: some decoders treat each blank line as the end of an event, and yield an event without data.
         return text.encode() + b"\n"
 
 
-def raise_plain_error(update: Update) -> None:
-    """A job that failed before it said anything answers with a proper status, not with an error inside a 200."""
-    said_nothing = not update.data or update.data.startswith(ERROR_FRAME)
-    if update.ending is not None and update.ending.error and said_nothing:
+def raise_early_error(update: Update) -> None:
+    """Raises the error of a job that failed before its first chunk: it gets its own status, not an error in a 200."""
+    no_chunk = not update.data or update.data.startswith(ERROR_FRAME)
+    if update.ending is not None and update.ending.error and no_chunk:
         raise RecordedError(update.ending.error)
 
 
 LARGE = 8 * 1024
-"""Bytes of a piece after which nothing is read from the log until the client has taken it."""
+"""Bytes. After a larger chunk the log is not read until the client has taken the chunk."""
 
 
 async def send_body(send: Send, data: bytes, *, more: bool) -> None:
     large = len(data) > LARGE
     await send({"type": "http.response.body", "body": data, "more_body": more})
-    del data  # The server has a copy; this one would be held for as long as the client does not read.
+    del data  # The server has a copy; this one would stay in memory for as long as the client does not read.
     if more and large:
-        # The server waits before it takes a piece, not after: without this one more would be held.
+        # The server waits before it takes a chunk, not after: without this, one more chunk would stay in memory.
         await send({"type": "http.response.body", "body": b"", "more_body": True})
 
 
 class UnaryAnswer(CallAnswer):
-    """The completion's bytes, once the job is over. After `padding` seconds newlines go ahead of it: they keep clients
-    from timing out, and JSON may begin with white space. 0: they never do.
+    """Sends the completion once the job has ended. After `padding` seconds (0: never) it sends newlines first, which
+    keep clients from timing out; JSON may begin with white space.
     """
 
     mode = "unary"
@@ -197,7 +196,7 @@ class UnaryAnswer(CallAnswer):
         except IgniteError as error:
             if not self._started:
                 raise
-            # An error body after a 200 would be read as a completion: breaking off is the only honest end.
+            # The status 200 has been sent, and a client would read an error's body as a completion: close instead.
             log.warning("unary.aborted", job=client.job.id, error=str(error))
             return "failed"
         if not self._started:

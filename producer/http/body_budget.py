@@ -1,8 +1,8 @@
-"""How many bytes of request bodies a process holds at a time.
+"""Limits the bytes of request bodies that a process holds at a time.
 
-A body is held from its first byte to the end of its answer: a call that waits keeps its request, so that its job can be
-submitted again where the store has lost it. What would go beyond the budget is refused at its first byte, by the length
-that it announces; a body of unknown length is counted as it comes in.
+A body is held from its first byte to the end of its answer: a waiting call keeps its request, so that its job can be
+submitted again if the store loses it. A body that exceeds the budget is refused by its Content-Length before it is
+read; a body of unknown length is counted as it arrives.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from producer.metrics import BODIES_REFUSED, BODY_BYTES
 from shared.errors import IgniteError, RateLimited, Unavailable
 
 SMALL = 16 * 1024
-"""Bytes: a body that is no larger does not count."""
+"""Bytes. Bodies up to this size are not counted."""
 
-COME_BACK = 2.0
+RETRY_AFTER = 2.0
 """Seconds after which a client should send its request again."""
 
 
 class BodyBudget:
-    """`limit` and `tenant_limit` in bytes, of all bodies and of one tenant's. Without any body in its way, one of a
-    tenant is always taken.
+    """Counts the bytes of all bodies (`limit`) and of each tenant's (`tenant_limit`). The only body of a process or a
+    tenant is accepted whatever its size.
     """
 
     def __init__(self, limit: int, tenant_limit: int) -> None:
@@ -44,17 +44,21 @@ class BodyBudget:
         if held and held + more > self._tenant_limit:
             BODIES_REFUSED.labels("tenant").inc()
             message = (
-                f"Your requests hold {held:,} bytes of this server, and may hold {self._tenant_limit:,} at a time."
+                f"The bodies of your open requests have {held:,} bytes, and this one would exceed the limit of "
+                f"{self._tenant_limit:,} bytes. Send it again when others have been answered."
             )
-            return RateLimited(message, code="too_many_request_bytes", retry_after=COME_BACK)
+            return RateLimited(message, code="too_many_request_bytes", retry_after=RETRY_AFTER)
         if self.held and self.held + more > self._limit:
             BODIES_REFUSED.labels("process").inc()
-            message = f"This server holds {self._limit:,} bytes of requests at a time, and this one would be too much."
-            return Unavailable(message, code="server_busy", retry_after=COME_BACK)
+            message = (
+                f"The bodies of open requests would exceed this server's limit of {self._limit:,} bytes. "
+                "Send this request again later."
+            )
+            return Unavailable(message, code="server_busy", retry_after=RETRY_AFTER)
         return None
 
     def has_room(self, tenant: str) -> bool:
-        """For what may wait: half of the budget is left to what may not."""
+        """Whether deferrable work may start: half of the budget is reserved for requests that cannot wait."""
         return self.held < self._limit / 2 and self._tenants.get(tenant, 0) < self._tenant_limit / 2
 
     def add(self, tenant: str, size: int) -> None:
@@ -66,7 +70,7 @@ class BodyBudget:
 
 
 class HeldBody:
-    """What one request holds of the budget."""
+    """One request's share of the budget."""
 
     def __init__(self, budget: BodyBudget, tenant: str) -> None:
         self._budget = budget
@@ -80,7 +84,7 @@ class HeldBody:
         self.release()
 
     def grow(self, size: int) -> None:
-        """To `size` bytes, where it is not as large already. Raises RateLimited, Unavailable."""
+        """Raises the share to `size` bytes; never lowers it. Raises RateLimited, Unavailable."""
         more = size - self._size
         if more <= 0:
             return
@@ -94,8 +98,8 @@ class HeldBody:
         self._size = 0
 
 
-class HeldBodies:
-    """Counts bodies against the budget. `streamed`: paths whose bodies are passed on as they come in."""
+class BodyBudgetMiddleware:
+    """Counts bodies against the budget. `streamed`: paths whose bodies are passed on in chunks and not counted."""
 
     def __init__(self, app: ASGIApp, budget: BodyBudget, streamed: Collection[str]) -> None:
         self._app = app
@@ -121,7 +125,7 @@ class HeldBodies:
 
 
 def announced_size(scope: Scope) -> int | None:
-    """Bytes of the request's body; None where its head does not tell."""
+    """Returns the body's size in bytes, or None if the request's head does not give it."""
     headers = Headers(scope=scope)
     if "transfer-encoding" in headers:
         return None

@@ -1,5 +1,5 @@
-"""What a server without keys takes from browsers. Any web page can send requests to a server on its visitor's machine,
-under a name of its own (DNS rebinding) or across origins, and without keys nothing else tells it from the user.
+"""Protects a server without keys against web pages. Any page can send requests to a server on its visitor's machine,
+under a host name of the page's own (DNS rebinding) or across origins; without keys they look like the user's requests.
 """
 
 from __future__ import annotations
@@ -19,38 +19,37 @@ from shared.errors import BackendUnavailable, IgniteError, PermissionDenied, Uns
 
 JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json", re.IGNORECASE)
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?", re.IGNORECASE)
-SETTING = "'no_auth_hosts' adds names, and with keys every name and every origin is taken."
+SETTING = "add the name to the setting 'no_auth_hosts', or create a key with 'ignite keys create --name NAME'."
 
 
 class LocalNames:
-    """The host names by which a server without keys may be called, and whose pages may call it."""
+    """The host names that requests to a server without keys may have in Host and Origin."""
 
     def __init__(self, more: Iterable[str], *, any_address: bool) -> None:
-        """`any_address`: the server is on other addresses than loopback, and may be called by those. A page cannot make
-        its visitor's browser send an address as the host name unless that is where the page comes from.
+        """`more`: names in addition to this machine's. `any_address`: every IP address is allowed as well, because the
+        server listens beyond loopback. A page cannot make a browser send an address as Host unless it came from there.
         """
         self._more = frozenset(more)
         self._any_address = any_address
 
     def refusal(self, headers: Headers, method: str, *, upload: bool) -> IgniteError | None:
-        """Why a request is not served. `upload`: its route takes a form."""
+        """Returns the error for a request that is not allowed, else None. `upload`: its route takes a form."""
         for host in headers.getlist("host"):
             if not self.takes_host(host):
                 return PermissionDenied(
-                    f"Without keys this server is called by a name of this machine only, not by {host[:100]!r}: "
-                    + SETTING,
+                    f"Without keys this server accepts only this machine as Host, not {host[:100]!r}: {SETTING}",
                     code="host_not_allowed",
                 )
         for origin in headers.getlist("origin"):
             if not self.takes_origin(origin):
                 return PermissionDenied(
-                    f"Without keys this server takes no calls from web pages of {origin[:100]!r}: {SETTING}",
+                    f"Without keys this server refuses requests from web pages of {origin[:100]!r}: {SETTING}",
                     code="origin_not_allowed",
                 )
         if not self._any_address and any(not is_loopback(each) for each in forwarded_for(headers)):
             return PermissionDenied(
-                "Without keys this server takes no calls that a proxy passed on for another machine: make a key with "
-                "'ignite keys create --name NAME'.",
+                "Without keys this server refuses requests that a proxy forwards for another machine: create a key "
+                "with 'ignite keys create --name NAME'.",
                 code="proxy_not_allowed",
             )
         if "origin" not in headers:
@@ -58,7 +57,7 @@ class LocalNames:
         return None if upload else form_refusal(headers, method)
 
     def takes_host(self, host: str) -> bool:
-        """`host`: a name or an address, with a port or without."""
+        """Whether `host`, a name or an address with or without a port, is allowed."""
         found = HOST.fullmatch(host)
         return found is not None and self._takes(found[1].lower())
 
@@ -86,13 +85,13 @@ def is_loopback(name: str) -> bool:
 
 
 def forwarded_for(headers: Headers) -> list[str]:
-    """The clients for whom proxies say that they pass the request on."""
+    """Returns the client addresses in X-Forwarded-For."""
     return [each.strip() for value in headers.getlist("x-forwarded-for") for each in value.split(",") if each.strip()]
 
 
 def cross_site_refusal(headers: Headers, method: str) -> IgniteError | None:
-    """What a browser sends for another site without an Origin: an image, a script, a form of an old browser. Following
-    a link is allowed, because it shows the answer to the user alone.
+    """Returns the error for a cross-site request without an Origin, such as an image, a script, or a form of an old
+    browser. Following a link is allowed, because only the user sees the answer.
     """
     if headers.get("sec-fetch-site") != "cross-site":
         return None
@@ -100,19 +99,20 @@ def cross_site_refusal(headers: Headers, method: str) -> IgniteError | None:
     if followed:
         return None
     return PermissionDenied(
-        f"Without keys this server takes no calls from web pages of other sites: {SETTING}", code="origin_not_allowed"
+        f"Without keys this server refuses requests from web pages of other sites: {SETTING}",
+        code="origin_not_allowed",
     )
 
 
 def form_refusal(headers: Headers, method: str) -> IgniteError | None:
-    """A browser asks first (preflight) before it sends JSON as such to another origin, but not for other types."""
+    """Returns the error for a body that is not JSON: browsers send those to other origins without a preflight."""
     if method in ("GET", "HEAD", "OPTIONS", "DELETE") or is_empty(headers):
         return None
     content_type = headers.get("content-type", "").partition(";")[0].strip()
     if JSON_TYPE.fullmatch(content_type):
         return None
     return UnsupportedMediaType(
-        f"A web page's request must be sent as application/json, not as {content_type or 'nothing in particular'!r}."
+        f"Send Content-Type: application/json: a web page's request may not have the type {content_type!r}."
     )
 
 
@@ -121,7 +121,7 @@ def is_empty(headers: Headers) -> bool:
 
 
 class LocalCors(Cors):
-    """CORS for a server without keys: its own machine's pages only."""
+    """CORS for a server without keys: allows pages of this machine only."""
 
     def __init__(self, app: ASGIApp, names: LocalNames, expose_headers: Iterable[str]) -> None:
         super().__init__(app, (), ["*"], ["*"], expose_headers=tuple(expose_headers))
@@ -132,7 +132,7 @@ class LocalCors(Cors):
 
 
 class BrowserGuard:
-    """Chooses between CORS for all origins, which keys protect, and what a server without keys allows."""
+    """Applies CORS for all origins where keys protect the server, and `LocalNames` where there are none."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What handlers work with, hung on the application: no module state, so that one process may hold several."""
+"""The handlers' dependencies, kept on the application instead of in modules: a process may run several applications."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class ApiContext:
     bodies: BodyBudget
     connections: Connections
 
-    async def troubles(self) -> Mapping[str, str | None]:
-        """Each part this replica needs with None if it answers, else with one sentence for clients on what is wrong."""
+    async def readiness(self) -> Mapping[str, str | None]:
+        """Checks each part that this replica needs: None if it answers, else a sentence for clients on the fault."""
         checked = await self.backend.check()
         self.health.log_changes(checked)
         found = {name: problem and problem.message for name, problem in checked.items()}
-        parts = {**found, **self.health.complaints}
+        parts = {**found, **self.health.dead_tasks}
         return parts | {"server": "shutting down"} if self.service.draining else parts
 
 

@@ -1,7 +1,7 @@
-"""Pieces of an answer's body, sent from where they arrive: the task that serves the client is not woken for them.
+"""Writes chunks to the socket from the subscriber callback, without waking the request's task.
 
-A server takes a piece without waiting, as long as its client reads. So the sending is begun at once, and is over at
-once; only where it has to wait does the task see it to its end.
+The server takes a chunk without waiting as long as its client reads, so `send` usually finishes in its first step.
+Where it has to wait, the request's task finishes it (`flush`).
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from starlette.types import Send
 class EagerSender:
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._begun: Begun | None = None
+        self._unfinished: EagerAwaitable | None = None
 
     def push(self, data: bytes) -> bool:
-        """A sink (see `Follower.next`): False where the sending is not over."""
-        begun = Begun(self._send({"type": "http.response.body", "body": data, "more_body": True}))
-        if begun.over:
+        """Sends a chunk; a sink for `Follower.next`. Returns False where `flush` has to finish the write."""
+        started = EagerAwaitable(self._send({"type": "http.response.body", "body": data, "more_body": True}))
+        if started.done:
             return True
-        self._begun = begun
+        self._unfinished = started
         return False
 
-    async def settle(self) -> None:
-        """Wait for what is not over. Raises what the sending raised."""
-        if self._begun is not None:
-            begun, self._begun = self._begun, None
-            await begun
+    async def flush(self) -> None:
+        """Finishes the write that is still open. Raises what `send` raised."""
+        if self._unfinished is not None:
+            started, self._unfinished = self._unfinished, None
+            await started
 
 
-class Begun:
-    """An awaitable that has been run up to where it waits. Who awaits it goes on from there."""
+class EagerAwaitable:
+    """Runs an awaitable up to its first wait; awaiting this object resumes it there."""
 
     def __init__(self, awaitable: Awaitable[Any]) -> None:
-        self.over = False
+        self.done = False
         self._error: BaseException | None = None
         self._steps = awaitable.__await__()
         self._waits_for: Any = None
         try:
             self._waits_for = next(self._steps)
         except StopIteration:
-            self.over = True
+            self.done = True
         except Exception as error:
             self._error = error
 
@@ -51,14 +51,14 @@ class Begun:
         if self._error is not None:
             raise self._error
         waits_for = self._waits_for
-        while not self.over:
+        while not self.done:
             try:
-                said = yield waits_for
+                value = yield waits_for
             except BaseException as error:
                 resume, argument = self._steps.throw, error
             else:
-                resume, argument = self._steps.send, said
+                resume, argument = self._steps.send, value
             try:
                 waits_for = resume(argument)
             except StopIteration:
-                self.over = True
+                self.done = True

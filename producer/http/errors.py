@@ -1,4 +1,4 @@
-"""The only map from errors to HTTP. Every path answers OpenAI's error shape, whatever went wrong."""
+"""Maps errors to HTTP answers, here only. Every failure is answered with OpenAI's error object."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
-from producer.http.paths import meant
+from producer.http.paths import likely_path
 from shared import errors
 from shared.errors import AttemptsExhausted, IgniteError, RecordedError
 
@@ -47,7 +47,7 @@ STATUS_OF_TYPE: Mapping[str, int] = {
     "rate_limit_error": 429,
     "timeout_error": 504,
 }
-"""For errors read back from a job, whose class is not known any more."""
+"""For errors read back from a job, whose class is no longer known."""
 
 STATUS_OF_CODE: Mapping[str, int] = {"cancelled": 409, "not_found": 404, "model_not_found": 404}
 
@@ -58,11 +58,11 @@ CODES: Mapping[int, str] = {
     415: "unsupported_media_type",
 }
 
-TOLD = "ignite.surprise_told"
-"""In a request's scope once its client has been told of a surprise."""
+ERROR_SENT = "ignite.error_sent"
+"""Key of a request's scope: set once the answer to an unhandled error has been sent."""
 
 METHODS = ("DELETE", "GET", "POST")
-"""Of all routes that there are."""
+"""The methods of all routes."""
 
 RETRY_AFTER_RANGE = (1, 120)
 """Seconds. Above 120 openai-python does not retry at all."""
@@ -80,8 +80,8 @@ def headers_of(error: IgniteError, status: int) -> dict[str, str]:
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     if status == 409 or error.code == AttemptsExhausted.default_code or isinstance(error, errors.NeverAllowed):
-        # SDKs retry 409, 429 and 500 by themselves. Ours mean that the state will not change by asking again; that the
-        # key will never be allowed so much; that the job was tried often enough, or has cost workers their lives.
+        # SDKs retry 409, 429 and 500 automatically. Here a retry cannot help: the job's state stays, the key's limit
+        # is below the request, or the job has failed its last attempt.
         headers["x-should-retry"] = "false"
     if status == 413:
         headers["connection"] = "close"  # The rest of the body is not read.
@@ -100,14 +100,14 @@ def error_body(error: Mapping[str, Any]) -> bytes:
 
 
 def error_response(error: IgniteError, about: Mapping[str, str] | None = None) -> Response:
-    """`about`: headers on what the error is about."""
+    """Returns OpenAI's error object as an answer. `about`: headers on the job that the error belongs to."""
     status = status_of(error)
     headers = headers_of(error, status) | dict(about or {})
     return Response(error_body(error.to_dict()), status, headers, "application/json")
 
 
 class HttpError(IgniteError):
-    """What the framework itself refuses: no such path, no such method."""
+    """An error that the framework raises, such as an unknown path or method."""
 
     type = "invalid_request_error"
 
@@ -121,7 +121,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 async def handle_cut_off(request: Request, error: Exception) -> Response:
-    """The client left before its body was complete: nobody reads the answer."""
+    """Answers a client that disconnected before its body was complete; the answer is not sent anywhere."""
     return Response(status_code=499)
 
 
@@ -134,7 +134,7 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status, path = error.status_code, request.scope["path"]
     message = {
-        404: f"Unknown request URL: {request.method} {path}.{instead(request)}",
+        404: f"Unknown request URL: {request.method} {path}.{suggestion(request)}",
         405: f"{request.method} is not allowed on {path}.",
     }.get(status, error.detail or HTTPStatus(status).phrase)
     body = HttpError(message, code=CODES.get(status, "http_error")).to_dict()
@@ -143,7 +143,7 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
 
 
 def allowed(request: Request) -> str:
-    """The methods of all routes that the path has; the framework names those of the first."""
+    """Returns the methods of all the path's routes; the framework gives those of the first only."""
     found = methods_of(request, request.scope["path"])
     return ", ".join(sorted({*found, "HEAD"} if "GET" in found else found))
 
@@ -153,8 +153,8 @@ def methods_of(request: Request, path: str) -> list[str]:
     return [str(scope["method"]) for scope in scopes if any(matches(route, scope) for route in request.app.routes)]
 
 
-def instead(request: Request) -> str:
-    path = meant(request.scope["path"], lambda path: bool(methods_of(request, path)))
+def suggestion(request: Request) -> str:
+    path = likely_path(request.scope["path"], lambda path: bool(methods_of(request, path)))
     return f" Call {path} instead." if path else ""
 
 
@@ -163,7 +163,7 @@ def matches(route: BaseRoute, scope: Scope) -> bool:
 
 
 async def handle_validation_error(request: Request, error: Exception) -> Response:
-    """A bad query parameter or header: 400, naming it."""
+    """Answers 400 for a bad query parameter or header, with its name."""
     assert isinstance(error, RequestValidationError)
     problem = error.errors()[0]
     param = str(problem["loc"][-1])
@@ -172,8 +172,10 @@ async def handle_validation_error(request: Request, error: Exception) -> Respons
 
 
 async def handle_unhandled_error(request: Request, error: Exception) -> Response:
-    """Starlette sends the answer and raises the error all the same, which would cost the client its connection."""
-    request.scope[TOLD] = True
+    """Answers an error that no code handles. Starlette raises it again afterwards; the mark in the scope lets
+    `UnhandledErrors` drop it, so that the client keeps its connection.
+    """
+    request.scope[ERROR_SENT] = True
     return unhandled_error_response(request.scope["path"], error)
 
 

@@ -1,7 +1,7 @@
-"""The calls that carry nearly all traffic, straight from the edge to their handlers.
+"""Calls the handlers of the busiest routes without FastAPI's routing.
 
-FastAPI describes them and serves everything else. Its own way to a handler (dependencies, two exit stacks, three layers
-of error handling around each) took a quarter of what such a call costs here, and they use none of it.
+FastAPI describes these routes in /openapi.json and serves all others. Its dependencies, exit stacks and layers of error
+handling took a quarter of such a call's CPU time, and these handlers use none of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class FastPath:
-    """`handlers`: by path, for POST. A handler's answer has not begun where it raises."""
+    """`handlers`: POST handlers by path. A handler raises only before its answer has started."""
 
     def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:
         self._app = app

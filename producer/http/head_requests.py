@@ -1,4 +1,4 @@
-"""HEAD on every route that takes GET: the same answer without its body."""
+"""Answers HEAD on every GET route: the same answer without its body."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HeadRequests:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         async def receive_or_leave() -> Message:
-            # A stream's body would go on; what makes it is told that its reader has left.
+            # Ends a stream's handler, which would otherwise go on sending its body.
             return {"type": "http.disconnect"} if answered else await receive()
 
         await self._app({**scope, "method": "GET"}, receive_or_leave, send_head)

@@ -1,6 +1,4 @@
-"""Pure ASGI middleware: Starlette's BaseHTTPMiddleware would hide the hang-up of an unary call from whoever serves
-it.
-"""
+"""Pure ASGI middleware. Starlette's BaseHTTPMiddleware would hide a client's disconnect from unary calls."""
 
 from __future__ import annotations
 
@@ -18,23 +16,23 @@ from structlog.contextvars import bound_contextvars
 
 from producer.admission.rate_limits import KeyLimits, Meter
 from producer.auth.keyring import METRICS, METRICS_READER, Keyring, Principal
-from producer.http.errors import TOLD, error_response, unhandled_error_response
+from producer.http.errors import ERROR_SENT, error_response, unhandled_error_response
 from shared.errors import IgniteError, RequestTooLarge, UnsupportedMediaType
 
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 ANSWERED = "ignite.answered"
-"""In a request's scope once its answer has begun."""
+"""Key of a request's scope: set once its answer has started."""
 
 OPENAI_VERSION = (b"openai-version", b"2020-10-01")
-"""What OpenAI's own answers carry: the version of its REST API."""
+"""The header of OpenAI's answers: the version of its REST API."""
 
 DOCS_ASSETS = "/docs-assets"
 
 
 class RequestContext:
-    """Gives every answer its id and its time, and every log line the id."""
+    """Adds the request id and the processing time to every answer, and the id to every log line."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -62,7 +60,7 @@ class RequestContext:
 
 
 def request_id_of(scope: Scope) -> str:
-    """The client's own id where it is one that may be echoed."""
+    """Returns the client's X-Request-ID if it may be echoed, else a new id."""
     return fit_request_id(Headers(scope=scope).get("x-request-id", ""))
 
 
@@ -71,7 +69,7 @@ def fit_request_id(given: str) -> str:
 
 
 class Cors(CORSMiddleware):
-    """Starlette's, for those who say where they come from; what no browser sends, nobody looks at."""
+    """Starlette's CORS, skipped for requests without an Origin."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
@@ -81,7 +79,7 @@ class Cors(CORSMiddleware):
 
 
 class UnhandledErrors:
-    """What nobody has foreseen is an error of OpenAI's shape as well. Inside of CORS, so that browsers can read it."""
+    """Answers unhandled exceptions with OpenAI's error object. Runs inside CORS, so that browsers can read it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -92,15 +90,15 @@ class UnhandledErrors:
         except ClientDisconnect:
             log.debug("request.cut_off", path=scope["path"])
         except Exception as error:
-            if scope.get(TOLD):
+            if scope.get(ERROR_SENT):
                 return
             if scope["type"] != "http" or scope.get(ANSWERED):
-                raise  # All that is left is to break off, as the server does.
+                raise  # The answer has started: the server closes the connection.
             await unhandled_error_response(scope["path"], error)(scope, receive, send)
 
 
 class Authentication:
-    """No key, no entry. Puts the principal into the scope's state, and the call's meter where its key has limits."""
+    """Refuses calls without a valid key. Puts the principal, and a meter if its key has limits, into the state."""
 
     OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 
@@ -132,20 +130,20 @@ class Authentication:
 
 
 def with_rate_limits(send: Send, meter: Meter) -> Send:
-    """The answer tells how the key stands, once something has been counted."""
+    """Adds the key's rate limit headers to the answer, if the call was counted."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            told = [(name.encode(), value.encode()) for name, value in meter.headers().items()]
-            message["headers"] = [*message.get("headers", ()), *told]
+            limits = [(name.encode(), value.encode()) for name, value in meter.headers().items()]
+            message["headers"] = [*message.get("headers", ()), *limits]
         await send(message)
 
     return send_with_headers
 
 
 class BodyLimit:
-    """Refuses larger bodies with 413, by their announced length or while they come in. `others`: paths that have a
-    limit of their own.
+    """Refuses bodies above `limit` bytes with 413, by their Content-Length or as they arrive. `others`: paths with
+    their own limits.
     """
 
     def __init__(self, app: ASGIApp, limit: int, others: Mapping[str, int]) -> None:
@@ -183,7 +181,7 @@ class BodyLimit:
 
 
 PACKED = UnsupportedMediaType(
-    "Request bodies with a Content-Encoding are not taken: send the body as it is.", param="Content-Encoding"
+    "Content-Encoding is not supported: send the request body without compression.", param="Content-Encoding"
 )
 
 

@@ -1,4 +1,4 @@
-"""What /openapi.json says beyond what FastAPI can see: handlers read bytes and answer bytes."""
+"""Describes requests and answers for /openapi.json. FastAPI cannot derive them: handlers read and return bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.schema import MAX_DEADLINE, ChatCompletionRequest, MetadataUpdate
 JSON = "application/json"
 SSE = "text/event-stream"
 MAX_FRAME = 2**53
-"""The greatest frame number that a client may name: JSON's numbers are exact up to here."""
+"""The greatest frame number in a request: JSON numbers are exact up to here."""
 
 COMPONENTS = "#/components/schemas/"
 
@@ -29,13 +29,13 @@ ERRORS: Mapping[int, str] = {
     400: "The request is wrong; `param` names the field.",
     401: "No API key, or an unknown one.",
     403: "The key may not do this.",
-    404: "No such model, or no such thing of yours.",
-    409: "Not in the present state of the job.",
-    410: "It existed; its data has expired.",
+    404: "Unknown model, or no such object of this tenant.",
+    409: "The job's state does not allow it.",
+    410: "The data has expired.",
     413: "The body is too large.",
-    415: "The body is of another type than this call takes.",
-    416: "There is nothing in this range.",
-    429: "Too much for now: come back after `Retry-After` seconds.",
+    415: "The call does not support the body's media type.",
+    416: "The range is beyond the end of the file.",
+    429: "A limit is reached: retry after `Retry-After` seconds.",
     500: "The engine failed.",
     503: "The broker or the store does not answer, or this server is shutting down.",
     504: "The deadline passed.",
@@ -46,7 +46,7 @@ FOR_A_JOB = (400, 404, 410)
 
 
 def answers(success: Answers, *errors: int) -> Answers:
-    """A route's `responses`: what it answers when it goes well, the errors it is known for, and the shape of all."""
+    """Returns a route's `responses`: its success, its documented errors, and the error object as the default."""
     known: Answers = {status: {"model": Error, "description": ERRORS[status]} for status in (*errors, 401, 503)}
     return success | dict(sorted(known.items(), key=str)) | {"default": {"model": Error, "description": "An error."}}
 
@@ -64,13 +64,13 @@ def is_stream(description: str) -> Answers:
 COMPLETION = is_json(ChatCompletion, "The completion; its stream where `stream` is true.")
 COMPLETION[200]["content"] = is_stream("")[200]["content"]
 COMPLETION_STREAM = is_stream("Chunks, each in a `data:` line with a blank line after it, then `data: [DONE]`.")
-ALIVE = is_json(HealthReport, "This process is there.")
+ALIVE = is_json(HealthReport, "This process runs.")
 FILE_CONTENT: Answers = {
-    200: {"description": "All of it.", "content": {"application/octet-stream": {}}},
-    206: {"description": "The range that was asked for.", "content": {"application/octet-stream": {}}},
+    200: {"description": "The whole file.", "content": {"application/octet-stream": {}}},
+    206: {"description": "The requested range.", "content": {"application/octet-stream": {}}},
 }
-READINESS = is_json(HealthReport, "All parts answer.") | is_json(HealthReport, "One does not.", 503)
-UNCHANGED: Answers = {304: {"description": "As it was, for `If-None-Match`."}}
+READINESS = is_json(HealthReport, "All parts answer.") | is_json(HealthReport, "A part does not answer.", 503)
+UNCHANGED: Answers = {304: {"description": "Unchanged since the ETag in `If-None-Match`."}}
 JOB_CREATED = is_json(Job, "The job, for `background` and `Prefer: respond-async`.", 202)
 
 
@@ -80,7 +80,7 @@ def header(name: str, description: str, **schema: Any) -> dict[str, Any]:
 
 IDEMPOTENCY_KEY = header(
     "Idempotency-Key",
-    "Sent again within 24 hours, the request finds what it has become.",
+    "A request that is sent again with this key within 24 hours gets the same job's answer.",
     type="string",
     minLength=1,
     maxLength=255,
@@ -94,8 +94,8 @@ COMPLETION_REQUEST: dict[str, Any] = {
     },
     "parameters": [
         header("Prefer", "`respond-async`: a job. `wait=N`: the completion if it is done in N seconds.", type="string"),
-        header("Cancel-After", "The deadline in seconds; the body's comes first.", **DEADLINE),
-        header("X-On-Disconnect", "`continue`: run on when this client leaves.", type="string"),
+        header("Cancel-After", "The deadline in seconds; `deadline_seconds` in the body overrides it.", **DEADLINE),
+        header("X-On-Disconnect", "`continue`: the job goes on when this client disconnects.", type="string"),
         IDEMPOTENCY_KEY,
     ],
 }
@@ -107,7 +107,7 @@ METADATA_FILTER: dict[str, Any] = {
             "required": False,
             "style": "deepObject",
             "explode": True,
-            "description": "`metadata[key]=value`: only those with this in their metadata.",
+            "description": "`metadata[key]=value`: returns only objects with this metadata.",
             "schema": {
                 "type": "object",
                 "propertyNames": {"minLength": 1},
@@ -154,7 +154,7 @@ LAST_EVENT_ID: dict[str, Any] = {
 
 
 def openapi_of(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
-    """The whole document, made once. `keyed`: whether a key is needed in any case."""
+    """Returns the document, built once. `keyed`: whether every call needs a key."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document["components"]["schemas"]
@@ -169,7 +169,7 @@ def openapi_of(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
 
 
 def without_nulls(document: Mapping[str, Any]) -> None:
-    """A query cannot say null: a parameter that may be left out is of its type, and that is all."""
+    """Removes null from the types of optional query parameters: a query cannot express it."""
     for path in document["paths"].values():
         for operation in path.values():
             for parameter in operation.get("parameters", ()):

@@ -1,4 +1,4 @@
-"""What a client probably meant by a path that there is not."""
+"""Suggests a path to clients that call an unknown one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 SLASHES = re.compile("/{2,}")
 LONGEST = 1000
-"""Characters of a path that is looked at."""
+"""Characters. No suggestion is made for longer paths."""
 
 
-def meant(path: str, exists: Callable[[str], bool]) -> str | None:
-    """A path that exists: without doubled and trailing slashes, and with `/v1` in its front once."""
+def likely_path(path: str, exists: Callable[[str], bool]) -> str | None:
+    """Returns an existing path that differs only in double or trailing slashes, case, or the `/v1` prefix."""
     if len(path) > LONGEST:
         return None
     plain = SLASHES.sub("/", path).rstrip("/")

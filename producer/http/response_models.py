@@ -1,4 +1,4 @@
-"""The shapes of answers, for /openapi.json only: handlers send bytes, and these models never touch them."""
+"""Models of answers for /openapi.json only. Handlers send bytes that the serializers build."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class StoredCompletionList(BaseModel):
 
 
 class StoredMessage(BaseModel):
-    """A message of the request, and what else the client put into it."""
+    """A message of the request, with the client's other fields."""
 
     id: str
     role: str
     content: str | None
-    content_parts: list[dict[str, Any]] | None = Field(description="Of content that came in parts: text and images.")
+    content_parts: list[dict[str, Any]] | None = Field(description="The text and image parts of content in parts.")
     name: str | None
     refusal: str | None
 
@@ -109,7 +109,7 @@ class ChatCompletionChunk(BaseModel):
 class JobQueuePlace(BaseModel):
     position: int | None = Field(description="From 1.")
     eta_seconds: int | None
-    workers: int | None = Field(description="How many there are that could take the job.")
+    workers: int | None = Field(description="Ready workers that serve the job's model.")
 
 
 class JobProgress(BaseModel):
@@ -125,7 +125,7 @@ class JobUrls(BaseModel):
 
 
 class Job(BaseModel):
-    """Times are Unix seconds. A job that ended early keeps the part of its result that there is."""
+    """Times are Unix seconds. A job that ended early keeps its partial result."""
 
     id: str
     object: Literal["chat.completion.job"]
@@ -194,7 +194,7 @@ class Model(BaseModel):
     context_length: int | None
     description: str | None
     capabilities: list[str]
-    modalities: list[str] = Field(description="What it takes; empty where its engine does not tell.")
+    modalities: list[str] = Field(description="Supported inputs; empty if the engine does not report them.")
     aliases: list[str]
     workers: int
 
@@ -298,22 +298,22 @@ class BatchList(BaseModel):
 
 class HealthReport(BaseModel):
     status: Literal["ok", "unavailable"]
-    checks: dict[str, str] = Field({}, description="Each part with `ok`, or what is wrong with it.")
+    checks: dict[str, str] = Field({}, description="Each part with `ok` or its fault.")
 
 
 class Queue(BaseModel):
-    """A queue: one per model and tier. Estimates are null until something has been measured."""
+    """A queue: one per model and tier. Estimates are null until there is a measurement."""
 
     object: Literal["queue"]
     model: str
     tier: str
     waiting: int
     running: int
-    waiting_tokens: int = Field(description="Estimates, prompts and answers.")
+    waiting_tokens: int = Field(description="Estimated tokens of prompts and answers.")
     waiting_tenants: int
     oldest_wait_seconds: float
     started_per_second: float | None
-    backlog_seconds: float | None = Field(description="Until the last job that waits is started, at this rate.")
+    backlog_seconds: float | None = Field(description="Until the last waiting job starts, at this rate.")
 
 
 class QueueList(BaseModel):
@@ -327,7 +327,7 @@ class Worker(BaseModel):
     model: str
     engine: str
     slots: int
-    running: int = Field(description="Jobs, as the worker last said.")
+    running: int = Field(description="Jobs, as the worker last reported.")
     ready: bool = Field(description="Its engine can generate.")
     version: str
     started_at: int

@@ -1,4 +1,4 @@
-"""OpenAI's shapes on the producer's side: what clients read. Pure."""
+"""Builds the JSON objects and headers that clients read. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.job import Job, JobStatus
 from shared.ports import ModelInfo
 
 POLLS = (1, 120)
-"""Retry-After of a job that is not over, in seconds: the shortest and the longest."""
+"""Seconds. The shortest and the longest Retry-After of an unfinished job."""
 
 
 def job_path(job_id: str) -> str:
@@ -20,19 +20,19 @@ def job_path(job_id: str) -> str:
 
 
 def about_job(job: Job, now: float) -> dict[str, str]:
-    """Headers of answers about a job: its id, and for how long it waited, so far or until it was begun or ended."""
+    """Returns headers with the job's id and its queue wait: until it started or ended, or until now."""
     waited = (job.started_at or job.finished_at or now) - job.created_at
     return {"x-job-id": job.id, "x-queue-wait-ms": str(max(0, int(waited * 1000)))}
 
 
-def about_place(position: int | None, eta: float | None) -> dict[str, str]:
-    """Headers of answers about a job that waits, as far as its place is known."""
-    said = {"x-queue-position": None if position is None else position + 1, "x-queue-eta-seconds": eta and round(eta)}
-    return {name: str(value) for name, value in said.items() if value is not None}
+def queue_headers(position: int | None, eta: float | None) -> dict[str, str]:
+    """Returns headers with a queued job's position (from 0 in, from 1 out) and ETA in seconds, as far as known."""
+    known = {"x-queue-position": None if position is None else position + 1, "x-queue-eta-seconds": eta and round(eta)}
+    return {name: str(value) for name, value in known.items() if value is not None}
 
 
 def poll_after(eta: float | None) -> int:
-    """Half of what is left: who comes back then is there in time, also if the queue moves faster than it did."""
+    """Returns Retry-After in seconds: half of the ETA, so that clients are in time if the queue speeds up."""
     shortest, longest = POLLS
     return max(shortest, min(longest, int((eta or 0.0) / 2)))
 
@@ -40,7 +40,7 @@ def poll_after(eta: float | None) -> int:
 def job_object(
     job: Job, *, position: int | None = None, eta: float | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """`chat.completion.job`."""
+    """Returns the `chat.completion.job`. `position` counts from 0; `eta` in seconds."""
     path = job_path(job.id)
     return {
         "id": job.id,
@@ -71,7 +71,7 @@ def job_object(
 
 
 def queue_place(job: Job, position: int | None, eta: float | None, workers: int | None) -> dict[str, Any] | None:
-    """Where the job waits. Positions count from 1; `workers`: how many there are that could take it."""
+    """Returns a queued job's `queue` object, whose positions count from 1. `workers`: those that serve its model."""
     if job.status is not JobStatus.QUEUED:
         return None
     place = None if position is None else position + 1
@@ -79,7 +79,7 @@ def queue_place(job: Job, position: int | None, eta: float | None, workers: int 
 
 
 def progress(job: Job) -> dict[str, int]:
-    """Until the engine tells its usage, tokens are counted by their chunks; the first chunk carries the role."""
+    """Returns the job's progress. Until the engine reports usage, each chunk but the first (the role) is one token."""
     tokens = (job.usage or {}).get("completion_tokens", max(0, job.chunks - 1))
     return {"chunks": job.chunks, "completion_tokens": tokens}
 
@@ -89,7 +89,7 @@ def whole(moment: float | None) -> int | None:
 
 
 def etag(job: Job, position: int | None = None, workers: int | None = None) -> str:
-    """Changes whenever the job object does."""
+    """Returns an ETag that changes whenever the job object does."""
     place = "" if position is None else f"{position}-{workers}"
     return f'"{job.status}-{job.attempt}-{job.chunks}-{place}"'
 
@@ -105,9 +105,7 @@ def page(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]
 
 
 def page_of(data: Sequence[Mapping[str, Any]], *, after: str | None, limit: int) -> dict[str, Any]:
-    """The page of a list that is at hand as a whole: what comes behind the id `after`; nothing, where it is not
-    there.
-    """
+    """Returns the items of a complete list that follow the id `after`; none if that id is unknown."""
     ids = [item["id"] for item in data]
     start = 0 if after is None else ids.index(after) + 1 if after in ids else len(ids)
     rest = data[start:]
@@ -119,12 +117,12 @@ def deleted(id: str, kind: str) -> dict[str, Any]:
 
 
 def stored_completion(job: Job) -> dict[str, Any]:
-    """A completion as the list of stored ones shows it: with the metadata of its request, or what replaced it."""
+    """Returns a stored completion with its current metadata."""
     return {**orjson.loads(job.result or b"{}"), "metadata": job.metadata}
 
 
 def stored_messages(job_id: str, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A request's messages. Their ids are numbers behind the completion's, as OpenAI's are."""
+    """Returns a request's messages. Their ids are the completion's id with a number, as OpenAI's are."""
     return [
         {"name": None, "refusal": None, **message, "id": f"{job_id}-{index}", **split_content(message.get("content"))}
         for index, message in enumerate(messages)
@@ -132,7 +130,7 @@ def stored_messages(job_id: str, messages: Sequence[Mapping[str, Any]]) -> list[
 
 
 def split_content(content: Any) -> dict[str, Any]:
-    """Content that came in parts is shown as those of them that the API knows how to show."""
+    """Splits content into OpenAI's two fields: text, or the text and image parts."""
     if not isinstance(content, list):
         return {"content": content, "content_parts": None}
     parts = cast(list[dict[str, Any]], content)
@@ -156,7 +154,7 @@ def model_object(model: ModelInfo, workers: int) -> dict[str, Any]:
 
 
 def unfold(result: bytes) -> bytes:
-    """The frames of a completion that was made in one piece, for readers of events: the same ones every time."""
+    """Returns the SSE frames of a completion without a stream log, for readers of events; the same in every call."""
     completion = orjson.loads(result)
     head = {key: value for key, value in completion.items() if key not in ("object", "choices", "usage")}
     head["object"] = "chat.completion.chunk"

@@ -1,4 +1,4 @@
-"""SSE beside the frames themselves: keep-alives, and frames with their numbers. Pure."""
+"""Builds SSE keep-alive comments, splits logs into frames, and numbers frames. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from shared.job import JobStatus
 def keepalive(
     status: JobStatus, *, alive: bool, position: int | None, eta: float | None, workers: int | None = None
 ) -> str:
-    """The comment's text. `running` only while the worker that holds the job is alive; `workers=0` where none is there
-    that could take it.
+    """Returns the comment's text. `position` counts from 0, `eta` is in seconds. `running` only while the job's worker
+    is alive; `workers=0` if no worker serves its model.
     """
     if status is JobStatus.IN_PROGRESS and alive:
         return ": running"
@@ -25,9 +25,7 @@ def keepalive(
 
 
 class Frames:
-    """A log's frames, each without the blank line that ends it. Bytes may come cut anywhere; a frame leaves when it is
-    whole.
-    """
+    """Splits a log's bytes, which may be cut anywhere, into whole frames without the blank line at their end."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -38,7 +36,7 @@ class Frames:
 
 
 class Numbered:
-    """Gives each frame of a log its sequence number as `id:`, from the frame after number `after` onwards."""
+    """Adds each frame's sequence number as `id:`. Drops the frames up to number `after`."""
 
     def __init__(self, after: int = -1) -> None:
         self._after = after

@@ -1,4 +1,4 @@
-"""How many requests of one tenant a process serves at a time."""
+"""Limits the open requests of one tenant in a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.errors import RateLimited
 
 
 class TenantCalls:
-    """Inside of the authentication, which puts the principal into the scope's state."""
+    """Runs inside of `Authentication`, which puts the principal into the scope's state."""
 
     def __init__(self, app: ASGIApp, limit: int, connections: Connections) -> None:
         self._app = app
@@ -40,5 +40,5 @@ class TenantCalls:
 
 
 def too_many(limit: int) -> RateLimited:
-    message = f"This process serves {limit:,} open requests of one tenant, and as many are open; wait for one to end."
+    message = f"Your tenant has {limit:,} open requests on this server, which is the limit; wait until one ends."
     return RateLimited(message, code="too_many_open_calls", retry_after=2)

@@ -104,6 +104,6 @@ class HealthService:
 
     async def _looked(self) -> bool:
         try:
-            return not any((await self._context.troubles()).values())
+            return not any((await self._context.readiness()).values())
         finally:
             self._looked_at = time.monotonic()

@@ -93,9 +93,9 @@ def test_who_polls_comes_back_in_time(eta: float | None, seconds: int) -> None:
 
 
 def test_a_place_is_told_as_far_as_it_is_known() -> None:
-    assert serializers.about_place(None, None) == {}
-    assert serializers.about_place(0, None) == {"x-queue-position": "1"}
-    assert serializers.about_place(6, 11.6) == {"x-queue-position": "7", "x-queue-eta-seconds": "12"}
+    assert serializers.queue_headers(None, None) == {}
+    assert serializers.queue_headers(0, None) == {"x-queue-position": "1"}
+    assert serializers.queue_headers(6, 11.6) == {"x-queue-position": "7", "x-queue-eta-seconds": "12"}
 
 
 # ── browsers ──

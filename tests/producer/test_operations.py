@@ -18,7 +18,7 @@ async def test_a_background_task_that_dies_makes_the_replica_not_ready(api: Api)
 
     health = api.server.config.app.state.context.health
     health.run("mortal", die())
-    while not health.complaints:
+    while not health.dead_tasks:
         await api.get("/healthz")
     answer = await api.get("/readyz")
     assert (answer.status, "mortal" in answer.json["checks"]) == (503, True)

@@ -37,7 +37,7 @@ class Health:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-        self.complaints: dict[str, str] = {}
+        self.dead_tasks: dict[str, str] = {}
         self._ill: frozenset[str] = frozenset()
 
     def run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -52,7 +52,7 @@ class Health:
         log.critical(
             "background.died", task=task.get_name(), exc_info=task.exception(), next="this replica is not ready"
         )
-        self.complaints[task.get_name()] = "it has died: restart this process"
+        self.dead_tasks[task.get_name()] = "it has died: restart this process"
 
     def log_changes(self, parts: Mapping[str, IgniteError | None]) -> None:
         """What is wrong with the parts is for the log; who asks for readiness is told that something is."""
@@ -80,7 +80,7 @@ def health_router() -> APIRouter:
 
     @router.get("/readyz", summary="Readiness: the broker and the store answer", responses=READINESS)
     async def readyz(request: Request) -> Response:
-        parts = await context_of(request).troubles()
+        parts = await context_of(request).readiness()
         ready = not any(parts.values())
         shown = {name: problem or "ok" for name, problem in parts.items()}
         return json_response({"status": "ok" if ready else "unavailable", "checks": shown}, 200 if ready else 503)

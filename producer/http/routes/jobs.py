@@ -43,7 +43,7 @@ async def job_response(context: ApiContext, job: Job, status: int = 200, *, know
     tag = serializers.etag(job, place and place.position, place and place.workers)
     headers = {"etag": tag, **serializers.about_job(job, time.time())}
     if place is not None:
-        headers |= serializers.about_place(place.position, place.eta)
+        headers |= serializers.queue_headers(place.position, place.eta)
     if not job.status.terminal:
         headers["retry-after"] = str(serializers.poll_after(place and place.eta))
     if tag in (entry.strip().removeprefix("W/") for entry in known.split(",")):

@@ -1,4 +1,4 @@
-"""Sending from where bytes arrive: at once where the server takes them, and to the end by whoever waits where not."""
+"""EagerSender writes at once where the server takes the bytes; `flush` finishes a write that had to wait."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 from starlette.types import Message
 
-from producer.http.eager_send import Begun, EagerSender
+from producer.http.eager_send import EagerAwaitable, EagerSender
 
 
 class Server:
-    """Takes messages at once, unless it is busy: then those wait their turn."""
+    """Takes messages at once, unless it is busy: then they wait."""
 
     def __init__(self) -> None:
         self.taken: list[bytes] = []
@@ -24,35 +24,35 @@ class Server:
 
 async def test_a_server_that_takes_it_at_once_has_it_when_push_returns() -> None:
     server = Server()
-    relay = EagerSender(server.send)
-    assert relay.push(b"one")
+    sender = EagerSender(server.send)
+    assert sender.push(b"one")
     assert server.taken == [b"one"]
-    await relay.settle()
+    await sender.flush()
     assert server.taken == [b"one"]
 
 
-async def test_what_a_server_does_not_take_at_once_is_sent_by_whoever_settles() -> None:
+async def test_what_a_server_does_not_take_at_once_is_sent_by_flush() -> None:
     server = Server()
     server.free.clear()
-    relay = EagerSender(server.send)
-    assert not relay.push(b"one")
-    settling = asyncio.create_task(relay.settle())
-    await asyncio.wait([settling], timeout=0)
+    sender = EagerSender(server.send)
+    assert not sender.push(b"one")
+    flushing = asyncio.create_task(sender.flush())
+    await asyncio.wait([flushing], timeout=0)
     assert server.taken == []
     server.free.set()
-    await settling
+    await flushing
     assert server.taken == [b"one"]
-    assert relay.push(b"two")
+    assert sender.push(b"two")
 
 
 async def test_an_error_is_raised_where_it_is_waited_for() -> None:
     async def send(_: Message) -> None:
         raise RuntimeError("broken")
 
-    relay = EagerSender(send)
-    assert not relay.push(b"one")
+    sender = EagerSender(send)
+    assert not sender.push(b"one")
     with pytest.raises(RuntimeError, match="broken"):
-        await relay.settle()
+        await sender.flush()
 
 
 async def twice(pause: Callable[[], Awaitable[object]], seen: list[str]) -> None:
@@ -64,17 +64,17 @@ async def twice(pause: Callable[[], Awaitable[object]], seen: list[str]) -> None
 
 async def test_it_goes_on_through_several_waits() -> None:
     seen: list[str] = []
-    begun = Begun(twice(lambda: asyncio.sleep(0), seen))
-    assert not begun.over
-    await begun
-    assert begun.over
+    started = EagerAwaitable(twice(lambda: asyncio.sleep(0), seen))
+    assert not started.done
+    await started
+    assert started.done
     assert seen == ["once", "twice"]
 
 
-async def test_whoever_waits_for_it_can_be_cancelled() -> None:
+async def test_the_task_that_awaits_it_can_be_cancelled() -> None:
     seen: list[str] = []
-    begun = Begun(twice(asyncio.Event().wait, seen))
-    waiting = asyncio.ensure_future(wait_for(begun))
+    started = EagerAwaitable(twice(asyncio.Event().wait, seen))
+    waiting = asyncio.ensure_future(wait_for(started))
     await asyncio.wait([waiting], timeout=0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -82,5 +82,5 @@ async def test_whoever_waits_for_it_can_be_cancelled() -> None:
     assert seen == []
 
 
-async def wait_for(begun: Begun) -> None:
-    await begun
+async def wait_for(started: EagerAwaitable) -> None:
+    await started
