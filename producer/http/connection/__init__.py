@@ -1,1 +1,1 @@
-"""HTTP/1.1 on one connection: parsed, bounded in bytes and in time."""
+"""Parses HTTP/1.1 on one connection and bounds its bytes and its time."""

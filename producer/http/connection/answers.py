@@ -1,4 +1,4 @@
-"""Answers whose framing depends on how their request came."""
+"""Adapts an answer's framing to its request: Expect: 100-continue and HTTP/1.0."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 def closing_where_unread(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
-    """An answer that comes before the client was asked for its body ends the connection: the client may send the body
-    all the same, or another request instead, and nothing tells them apart.
+    """Closes the connection after an answer that is sent before `100 Continue`. The client may send its body or another
+    request next, and the server cannot tell which.
     """
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
@@ -27,7 +27,7 @@ def closing_where_unread(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
 
 
 def without_chunks(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
-    """HTTP/1.0 knows no chunks: an answer of unknown length ends with the connection."""
+    """Sends an answer of unknown length without chunks, which HTTP/1.0 lacks: its end is the connection's end."""
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         unbounded = False

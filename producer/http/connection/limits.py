@@ -1,7 +1,7 @@
-"""The open HTTP connections of a process: how many there may be, and how long each may keep the server waiting.
+"""Limits a process's open HTTP connections and the time for which each may wait for its client.
 
 A connection that waits for its client is on one of a few lists, ordered by time, so that neither a request nor the
-periodic check looks at all connections. When a cap is met, a connection that serves no request gives way to a new one.
+periodic check looks at all connections. At a limit, a new connection replaces one that serves no request.
 """
 
 from __future__ import annotations
@@ -23,54 +23,54 @@ from shared.settings import Settings
 log = structlog.get_logger(__name__)
 
 CHECK_EVERY = 1.0
-"""Seconds between looks at the lists."""
+"""Seconds between checks of the lists."""
 
 LOG_EVERY = 10.0
 """Seconds between log lines about the same reason."""
 
 LEAST_BODY_RATE = 256
-"""Bytes of a body a second that a client must send on average."""
+"""Bytes per second of a body that a client must send on average."""
 
-GIVES_WAY_AFTER = 2.0
-"""Seconds without a byte after which an unfinished body, or a reader, gives way to a new connection."""
+REPLACEABLE_AFTER = 2.0
+"""Seconds without a byte after which a slow sender or reader is replaced by a new connection."""
 
 ROOM_FOR_REFUSALS = 16
 """Connections beyond the limit that are answered before they are closed."""
 
-LOOKED_THROUGH = 256
-"""Connections of a list that are looked at to find one that gives way."""
+EXAMINED = 256
+"""Connections of each list that are examined to find one to replace."""
 
 
 class Connection(Protocol):
-    """What the lists know of a connection."""
+    """A connection as `Connections` uses it."""
 
     address: str
 
     def cut(self, reason: str) -> None:
-        """End it, with an answer where one can still be given."""
+        """Closes the connection, with an answer if one can still be sent."""
         ...
 
     def read_on(self) -> bool:
-        """Whether the server is waiting for the client's next bytes, and not the client for the server."""
+        """Whether the server waits for the client's bytes; False while the server itself has paused reading."""
         ...
 
     def unsent(self) -> int:
-        """Bytes of answers that the client has not taken."""
+        """Returns the bytes of answers that the client has not taken."""
         ...
 
 
 @dataclass(slots=True)
 class Progress:
-    """`taken`: bytes so far, of a body; or bytes left, of what a reader has to take."""
+    """Progress of a body or a reader. `amount`: a body's received bytes, or a reader's unsent bytes."""
 
     since: float
     last: float
-    taken: int = 0
+    amount: int = 0
 
 
 class Connections:
     def __init__(self, settings: Settings, descriptors: int | None = None) -> None:
-        """`descriptors`: how many this process may open; by default as the system tells."""
+        """`descriptors`: file descriptors that this process may open; default: its RLIMIT_NOFILE."""
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if descriptors is None else descriptors
         self.descriptor_limit = max(most // 2, most - max(64, most // 16))
         self.limit = min(settings.connection_limit, self.descriptor_limit)
@@ -86,15 +86,17 @@ class Connections:
         self._bodies: dict[Connection, Progress] = {}
         self._readers: dict[Connection, Progress] = {}
         self._closing: dict[Connection, float] = {}
-        self._noted: dict[str, float] = {}
-        self._unsaid: Counter[str] = Counter()
+        self._logged_at: dict[str, float] = {}
+        self._unlogged: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
         self._interval = min(CHECK_EVERY, self._head_timeout / 2, self._body_timeout / 2, self._write_timeout / 2)
 
-    # ── how many ──
+    # ── number of connections ──
 
     def admit(self, connection: Connection, descriptor: int) -> bool:
-        """Whether there is room for it, made where some other gives way. Call `forget` when it is gone."""
+        """Registers a connection and returns whether it may be served. At a limit, closes one that serves no request
+        to make room. The caller calls `forget` when the connection is closed.
+        """
         reason = self._full(connection.address, descriptor)
         admitted = reason is None or self._make_room(connection.address if reason == "address_limit" else None)
         if reason is not None:
@@ -104,11 +106,11 @@ class Connections:
         CONNECTIONS.set(len(self._open))
         if admitted:
             self._heads[connection] = self._now() + self._head_timeout
-        self._see_to_it()
+        self._schedule()
         return admitted
 
     def crowded(self, descriptor: int) -> bool:
-        """Whether so many are refused at the moment that one more gets no answer."""
+        """Whether too many connections are being refused to answer one more."""
         return max(len(self._open) - self.limit, descriptor - self.descriptor_limit) > ROOM_FOR_REFUSALS
 
     def forget(self, connection: Connection) -> None:
@@ -132,13 +134,13 @@ class Connections:
         return None
 
     def _make_room(self, address: str | None) -> bool:
-        """Cut the connection that has waited longest for its client, of this address where one is given."""
-        quiet = self._now() - GIVES_WAY_AFTER
+        """Closes a connection that waits for its client, the longest wait first. `address`: only this address's."""
+        quiet = self._now() - REPLACEABLE_AFTER
         candidates: tuple[Iterable[Connection], ...] = (
-            islice(self._heads, LOOKED_THROUGH),
-            islice(self._idle, LOOKED_THROUGH),
-            (each for each, seen in islice(self._bodies.items(), LOOKED_THROUGH) if seen.last < quiet),
-            (each for each, seen in islice(self._readers.items(), LOOKED_THROUGH) if seen.last < quiet),
+            islice(self._heads, EXAMINED),
+            islice(self._idle, EXAMINED),
+            (each for each, seen in islice(self._bodies.items(), EXAMINED) if seen.last < quiet),
+            (each for each, seen in islice(self._readers.items(), EXAMINED) if seen.last < quiet),
         )
         for some in candidates:
             found = next((each for each in some if address in (None, each.address)), None)
@@ -148,38 +150,38 @@ class Connections:
                 return True
         return False
 
-    # ── how long ──
+    # ── time limits ──
 
     def await_head(self, connection: Connection) -> None:
-        """Its client has begun a request's head."""
+        """Starts the head timeout: the client has begun a request's head."""
         self._idle.pop(connection, None)
         if connection in self._open:
             self._heads.setdefault(connection, self._now() + self._head_timeout)
 
     def serve(self, connection: Connection) -> None:
-        """A head is complete."""
+        """Ends the head and idle timeouts: a request's head is complete."""
         self._heads.pop(connection, None)
         self._idle.pop(connection, None)
 
     def await_body(self, connection: Connection, received: int) -> None:
-        """Some bytes of a body have come, and more are to come."""
+        """Starts or extends the body timeout: `received` bytes of an unfinished body have arrived."""
         now = self._now()
         seen = self._bodies.get(connection)
         if seen is None:
             seen = self._bodies[connection] = Progress(now, now)
         seen.last = now
-        seen.taken += received
+        seen.amount += received
 
     def has_body(self, connection: Connection) -> None:
         self._bodies.pop(connection, None)
 
     def rest(self, connection: Connection) -> None:
-        """It is kept alive, and no request is open."""
+        """Starts the idle timeout: the connection has no open request."""
         if connection in self._open:
             self._idle[connection] = self._now() + self._idle_timeout
 
     def await_reader(self, connection: Connection) -> None:
-        """Its client does not take what it is sent."""
+        """Starts the write timeout: the client does not read its answer."""
         now = self._now()
         if connection in self._open:
             self._readers[connection] = Progress(now, now, connection.unsent())
@@ -188,7 +190,7 @@ class Connections:
         self._readers.pop(connection, None)
 
     def await_end(self, connection: Connection, within: float | None = None) -> None:
-        """It is closed as soon as its client has taken the rest."""
+        """Starts the closing timeout, of `within` seconds: the client has still to read the rest of its answer."""
         self._heads.pop(connection, None)
         self._idle.pop(connection, None)
         self._bodies.pop(connection, None)
@@ -196,7 +198,7 @@ class Connections:
             self._closing[connection] = self._now() + (self._write_timeout if within is None else within)
 
     def check(self) -> None:
-        """Cut those that are overdue."""
+        """Closes the connections whose timeouts have passed."""
         now = self._now()
         for deadlines, reason in ((self._heads, "head_timeout"), (self._idle, "idle"), (self._closing, "closing")):
             for connection in overdue(deadlines, now, ordered=deadlines is not self._closing):
@@ -207,9 +209,9 @@ class Connections:
                 del self._bodies[connection]
                 self._cut(connection, "body_timeout")
         for connection, seen in [*self._readers.items()]:
-            if (unsent := connection.unsent()) < seen.taken:
+            if (unsent := connection.unsent()) < seen.amount:
                 seen.last = now
-            seen.taken = unsent
+            seen.amount = unsent
             if now > seen.last + self._write_timeout:
                 del self._readers[connection]
                 self._cut(connection, "write_timeout")
@@ -219,7 +221,7 @@ class Connections:
             seen.since += self._interval
             seen.last = now
             return False
-        allowed = self._body_timeout + seen.taken / LEAST_BODY_RATE
+        allowed = self._body_timeout + seen.amount / LEAST_BODY_RATE
         return now > seen.last + self._body_timeout or now > seen.since + allowed
 
     def _cut(self, connection: Connection, reason: str) -> None:
@@ -227,7 +229,7 @@ class Connections:
             self.note(reason)
         connection.cut(reason)
 
-    def _see_to_it(self) -> None:
+    def _schedule(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._interval, self._tick)
 
@@ -237,25 +239,29 @@ class Connections:
             self.check()
         finally:
             if self._open:
-                self._see_to_it()
+                self._schedule()
 
-    # ── what is said about it ──
+    # ── metrics and log ──
 
     def note(self, reason: str, *, admitted: bool = False) -> None:
-        """Count a connection that was refused or cut, and log it, but not each of very many."""
+        """Counts a connection that was refused or closed. Logs once in LOG_EVERY seconds for each reason."""
         CONNECTIONS_CUT.labels(reason).inc()
-        self._unsaid[reason] += 1
+        self._unlogged[reason] += 1
         now = self._now()
-        if now - self._noted.get(reason, -LOG_EVERY) < LOG_EVERY:
+        if now - self._logged_at.get(reason, -LOG_EVERY) < LOG_EVERY:
             return
-        self._noted[reason] = now
+        self._logged_at[reason] = now
         caps = ("connection_limit", "address_limit", "descriptors")
-        say = log.warning if reason in caps else log.info
-        then = "connections without a request give way; others are answered 503" if reason in caps else "it is closed"
-        say(
+        write = log.warning if reason in caps else log.info
+        then = (
+            "connections without a request are closed for new ones; if there are none, new ones get 503"
+            if reason in caps
+            else "the connection is closed"
+        )
+        write(
             "connections.bounded",
             reason=reason,
-            times=self._unsaid.pop(reason),
+            times=self._unlogged.pop(reason),
             open=len(self._open),
             limit=self.limit,
             admitted=admitted,
@@ -267,7 +273,7 @@ class Connections:
 
 
 def overdue(deadlines: dict[Connection, float], now: float, *, ordered: bool) -> list[Connection]:
-    """`ordered`: the first deadline comes first."""
+    """Returns the connections whose deadlines have passed. `ordered`: the deadlines are sorted."""
     late: list[Connection] = []
     for connection, deadline in deadlines.items():
         if deadline <= now:
@@ -278,7 +284,7 @@ def overdue(deadlines: dict[Connection, float], now: float, *, ordered: bool) ->
 
 
 def address_of(host: str | None) -> str:
-    """Whom connections are counted for: an address; of IPv6 the network of 64 bits that one client usually has."""
+    """Returns the address that connections are counted by: IPv4 whole, IPv6 by the /64 network of one client."""
     if host is None or ":" not in host:
         return host or ""
     try:

@@ -1,6 +1,6 @@
-"""uvicorn's HTTP protocol with bounds, less a system call an answer.
+"""uvicorn's HTTP protocol with limits on bytes and time, and with one system call less per answer.
 
-Bytes of a head are counted before the parser sees them, since it copies what it has again with every piece.
+A head's bytes are counted before they are parsed, because the parser copies the head again with every piece.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from producer.http.connection.refusals import Refusal, Refused
 from producer.http.connection.transport import HeadHolder
 
 WRITE_BUFFER = 16 * 1024
-"""Bytes for a client beyond which the server waits for it to read."""
+"""Bytes. Above this many unsent bytes the server waits for the client to read."""
 
 KERNEL_BUFFER = 64 * 1024
-"""Bytes for a client that the kernel keeps beside those on their way."""
+"""Bytes that the kernel buffers for a client in addition to those in flight."""
 
 DRAIN_LIMIT = 32 * 1024 * 1024
-"""Bytes of a body that are read and dropped once its answer is given, so that the client gets to read the answer."""
+"""Bytes of a body that are read and dropped after its answer, so that the client gets to read the answer."""
 
 LINGER = 5.0
-"""Seconds for which a client may go on sending after the last answer."""
+"""Seconds for which a client may continue to send after the last answer."""
 
 OVERHEAD_LIMIT = 64 * 1024
 OVERHEAD_OF_CHUNK = 16
-"""Bytes of a chunked body that are not its content: altogether, and more for each chunk."""
+"""Bytes of chunk sizes, extensions and trailers in a chunked body: in total, plus an allowance per chunk."""
 
 PIPELINE_LIMIT = 128
 """Requests that may wait for the answers to earlier ones of their connection."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection."""
+    """The protocol of one connection."""
 
     def __init__(self, connections: Connections, head_limit: int, **given: Any) -> None:
         super().__init__(**given)
         self.address = ""
-        self._all = connections
+        self._connections = connections
         self._head_limit = head_limit
         self._in_head = True
         self._heads = 0
@@ -57,8 +57,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._body_fed = self._body_bytes = self._body_pieces = 0
         self._dropped = 0
-        self._deaf = False
-        """What still comes is dropped."""
+        self._dropping = False
+        """Bytes that still arrive are dropped."""
         self._lost = False
 
     # ── the connection ──
@@ -70,22 +70,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.address = address_of(self.client[0] if self.client else None)
         bound_kernel_buffer(plain)
         descriptor = plain.get_extra_info("socket").fileno()
-        if not self._all.admit(self, descriptor):
-            if self._all.crowded(descriptor):
+        if not self._connections.admit(self, descriptor):
+            if self._connections.crowded(descriptor):
                 plain.abort()
             else:
                 self._refuse(refusals.NO_ROOM)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
-        self._all.forget(self)
+        self._connections.forget(self)
         super().connection_lost(exc)
 
     def cut(self, reason: str) -> None:
         if self._lost:
             return
         late = {"head_timeout": refusals.HEAD_LATE, "body_timeout": refusals.BODY_LATE}.get(reason)
-        if late is not None and not self._deaf and (self._head_bytes or not self._in_head):
+        if late is not None and not self._dropping and (self._head_bytes or not self._in_head):
             self._refuse(late)
         elif reason == "idle":
             self.transport.close()
@@ -94,7 +94,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     @property
     def _begun(self) -> bool:
-        """Whether a request of it has been begun to be served."""
+        """Whether a request of this connection has been passed to the application."""
         return bool(self.cycle)
 
     def read_on(self) -> bool:
@@ -102,7 +102,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return not (self.flow.read_paused or waits)
 
     def unsent(self) -> int:
-        """What the kernel still holds counts too: it takes more only after much has been read."""
+        """Includes the kernel's buffer, which accepts more bytes only after the client has read many."""
         try:
             queued = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
         except OSError:
@@ -111,47 +111,47 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._all.await_reader(self)
+        self._connections.await_reader(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._all.reads(self)
+        self._connections.reads(self)
 
     def shutdown(self) -> None:
-        if self._deaf and self.transport.is_closing():
+        if self._dropping and self.transport.is_closing():
             self.transport.abort()
         else:
             super().shutdown()
 
     def _lingers(self) -> bool:
-        """At the close: our half only, where the client is in the middle of a request; it would lose the answer."""
-        unread = self._deaf or not self._in_head
-        self._deaf = True
+        """Whether to close only the sending half: a client that is still sending would lose the answer otherwise."""
+        unread = self._dropping or not self._in_head
+        self._dropping = True
         if self._lost or not unread:
-            self._all.await_end(self)
+            self._connections.await_end(self)
             return False
         self._dropped = 0
         self.flow.resume_reading()
         self.transport.write_eof()
-        self._all.await_end(self, LINGER)
+        self._connections.await_end(self, LINGER)
         return True
 
-    # ── what comes in ──
+    # ── received bytes ──
 
     def data_received(self, data: bytes) -> None:
-        while data and not self._deaf:
+        while data and not self._dropping:
             room = self._head_limit - self._head_bytes
             if not self._in_head or len(data) <= room:
                 piece, data = data, b""
             else:
                 piece, data = data[:room], data[room:]
             self._feed(piece)
-        if self._deaf:
+        if self._dropping:
             self._drop(len(data))
         elif not self._in_head:
-            self._all.await_body(self, len(data))
+            self._connections.await_body(self, len(data))
         elif self._head_bytes and not (self._begun and not self.cycle.response_complete):
-            self._all.await_head(self)
+            self._connections.await_head(self)
 
     def _feed(self, piece: bytes) -> None:
         heads, in_head = self._heads, self._in_head
@@ -169,7 +169,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 refusal = cause.refusal if isinstance(cause, Refused) else refusals.not_http(piece, reason.rstrip("."))
                 self._refuse(refusal)
                 return
-        if self._deaf:
+        if self._dropping:
             return
         if self._in_head:
             self._head_bytes = self._head_bytes + len(piece) if in_head and heads == self._heads else 0
@@ -187,13 +187,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer where the client would take the answer for its request's, and read no more."""
-        self._deaf = True
+        """Sends a refusal and stops reading. Sends nothing if the client would mistake it for another answer."""
+        self._dropping = True
         self.pipeline.clear()
         cycle = self.cycle
         if self._begun and not cycle.response_complete:
             if not cycle.more_body:
-                cycle.keep_alive = False  # Its request was whole: the connection ends after its answer.
+                cycle.keep_alive = False  # Its request is complete: the connection closes after its answer.
                 return
             cycle.disconnected = True
             cycle.message_event.set()
@@ -201,7 +201,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self.transport.abort()
                 return
         if refusal is not refusals.NO_ROOM:
-            self._all.note(refusal.code)
+            self._connections.note(refusal.code)
         self.transport.write(refusal.answer(self.server_state.default_headers))
         self.transport.close()
 
@@ -218,7 +218,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
-            return  # A trailer: the request is judged by its head.
+            return  # Trailers are ignored.
         self._header_bytes += len(name) + len(value) + 4
         if self._header_bytes > self._head_limit:
             raise Refused(refusals.head_too_large(self._head_limit))
@@ -227,7 +227,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._all.serve(self)
+        self._connections.serve(self)
         version = self.parser.get_http_version()
         refusal = refusals.refusal_of_head(self.parser.get_method(), version, self.headers)
         if refusal is None and len(self.pipeline) >= PIPELINE_LIMIT:
@@ -258,15 +258,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade() and self._framing():
-            return  # The body is read by the parser that follows (see _stay_with_http1).
+            return  # ContinuedParser reads the body (see _stay_with_http1).
         self.end_message()
 
     def end_message(self) -> None:
         self._in_head = True
-        self._all.has_body(self)
+        self._connections.has_body(self)
         cycle = self.cycle
         if cycle.response_complete:
-            self._all.rest(self)
+            self._connections.rest(self)
             return
         cycle.more_body = False
         cycle.message_event.set()
@@ -275,12 +275,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return [pair for pair in self.headers if pair[0] in (b"content-length", b"transfer-encoding")]
 
     def _stay_with_http1(self) -> None:
-        """The client offers another protocol, which we do not take up. The parser gives up there, though the body is
-        still to come: another one takes over, and is told what the head said of the body.
+        """Ignores an Upgrade. The parser stops there, before the body: a new parser gets the body's framing headers
+        and continues.
         """
         framing = self._framing()
-        follower = FollowingParser(self, in_body=bool(framing))
-        self.parser = httptools.HttpRequestParser(follower)
+        callbacks = ContinuedParser(self, in_body=bool(framing))
+        self.parser = httptools.HttpRequestParser(callbacks)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         if framing:
             lines = b"".join(b"%s: %s\r\n" % pair for pair in framing)
@@ -299,18 +299,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        if self._deaf:
+        if self._dropping:
             self.transport.close()
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._in_head:
-            self._all.rest(self)
+            self._connections.rest(self)
 
 
-class FollowingParser:
-    """The callbacks of a parser that takes over: of the head that it is primed with, nothing is passed on."""
+class ContinuedParser:
+    """Callbacks of the parser that continues after an Upgrade. Hides the head that the parser was given."""
 
     def __init__(self, protocol: BoundedHttpProtocol, *, in_body: bool) -> None:
         self._protocol = protocol
@@ -344,13 +344,13 @@ class FollowingParser:
 
 
 def bound_kernel_buffer(transport: asyncio.Transport) -> None:
-    """The kernel would keep megabytes for a client that does not read."""
+    """Limits the kernel's send buffer, which would grow to megabytes for a client that does not read."""
     with suppress(OSError, AttributeError):
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BUFFER)
 
 
 def with_path(url: bytes) -> bytes:
-    """An absolute target may lack its path."""
+    """Adds the path `/` to an absolute request target without one."""
     parsed = httptools.parse_url(url)
     if parsed.path or not parsed.host:
         return url

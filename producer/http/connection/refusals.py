@@ -1,4 +1,4 @@
-"""What the HTTP protocol itself refuses, before there is a request: OpenAI's error as a whole answer."""
+"""Refusals at the protocol level, before a request reaches the application, with OpenAI's error object."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ URL_LIMIT = 32 * 1024
 """Bytes of a request's target."""
 
 HEADER_LIMIT = 256
-"""Headers of a request."""
+"""Number of headers of a request."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Refusal:
 
 
 class Refused(Exception):
-    """Raised inside of the parser's callbacks."""
+    """Raised in the parser's callbacks."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message)
@@ -50,13 +50,15 @@ BODY_LATE = Refusal(408, "request_timeout", "The request's body did not arrive i
 URL_TOO_LONG = Refusal(414, "url_too_long", f"The request's URL is longer than {URL_LIMIT:,} bytes.")
 TOO_MANY_HEADERS = Refusal(431, "headers_too_large", f"The request has more than {HEADER_LIMIT} headers.")
 CHUNKS_TOO_LARGE = Refusal(
-    400, "invalid_http", "The body's chunk extensions or trailers are larger than the server takes."
+    400, "invalid_http", "The body's chunk extensions or trailers are too large; send the body without them."
 )
-PIPELINED_TOO_MUCH = Refusal(400, "invalid_http", "Too many requests were sent ahead of their answers.")
+PIPELINED_TOO_MUCH = Refusal(
+    400, "invalid_http", "Too many pipelined requests: read the answers before you send more requests."
+)
 NEEDS_ONE_HOST = Refusal(400, "invalid_http", "An HTTP/1.1 request needs exactly one Host header.")
-NO_SUCH_VERSION = Refusal(505, "invalid_http", "This server speaks HTTP/1.1 and HTTP/1.0.")
-NO_TUNNELS = Refusal(405, "method_not_allowed", "CONNECT is not allowed: this server is no proxy.")
-ONLY_CHUNKED = Refusal(501, "invalid_http", "The only Transfer-Encoding that is taken is 'chunked', over HTTP/1.1.")
+NO_SUCH_VERSION = Refusal(505, "invalid_http", "Unknown HTTP version: this server supports HTTP/1.1 and HTTP/1.0.")
+NO_TUNNELS = Refusal(405, "method_not_allowed", "CONNECT is not allowed: this server is not a proxy.")
+ONLY_CHUNKED = Refusal(501, "invalid_http", "The only supported Transfer-Encoding is 'chunked', over HTTP/1.1.")
 
 
 def head_too_large(limit: int) -> Refusal:
@@ -70,7 +72,7 @@ def not_http(data: bytes, reason: str) -> Refusal:
 
 
 def refusal_of_head(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | None:
-    """What a head says that is well-formed and cannot be served."""
+    """Returns the refusal of a well-formed head that cannot be served, else None."""
     if version not in ("1.1", "1.0"):
         return NO_SUCH_VERSION
     if method == b"CONNECT":

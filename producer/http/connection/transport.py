@@ -1,4 +1,4 @@
-"""The transport that uvicorn's protocol writes to: a head leaves with its body, and a close waits for the client."""
+"""A transport for uvicorn's protocol: sends a head together with its body, and waits for the client at the close."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 class HeadHolder:
-    """A transport that keeps a head until something is written after it, but not beyond the turn.
+    """Delays an answer's head until the body's first bytes, at most to the next event loop iteration.
 
-    `lingers`: asked when it is to be closed; whether the other side is still sending, so that only our half is closed.
+    `lingers`: called at the close; returns True if the client is still sending, and only our half is to be closed.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class HeadHolder:
             data, self._head = self._head + data, b""
         elif data.startswith(b"HTTP/1.1 "):
             self._head = data
-            self._loop.call_soon(self._let_go)
+            self._loop.call_soon(self._send_head)
             return
         self._transport.write(data)
 
     def close(self) -> None:
-        self._let_go()
+        self._send_head()
         if self._ended:
             return
         self._ended = True
@@ -47,11 +47,11 @@ class HeadHolder:
     def is_closing(self) -> bool:
         return self._ended or self._transport.is_closing()
 
-    def _let_go(self) -> None:
+    def _send_head(self) -> None:
         if self._head:
             head, self._head = self._head, b""
             self._transport.write(head)
 
     def __getattr__(self, name: str) -> Any:
-        """All else is the transport's own."""
+        """Returns the wrapped transport's attributes."""
         return getattr(self._transport, name)

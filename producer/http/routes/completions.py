@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: a waiting call, a stream, or a job."""
+"""POST /v1/chat/completions: answers with a completion, a stream, or a job."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ JSON_TYPES = re.compile(r"application/(.*\+)?json", re.IGNORECASE)
     openapi_extra=COMPLETION_REQUEST,
 )
 async def create_completion(request: Request) -> Response:
-    """Unary; SSE when `stream` is true; 202 and a job with `background` or `Prefer: respond-async`."""
+    """Returns a completion; SSE when `stream` is true; 202 and a job with `background` or `Prefer: respond-async`."""
     return await answer(request, stream=None)
 
 
@@ -55,12 +55,12 @@ async def create_completion(request: Request) -> Response:
     openapi_extra=COMPLETION_REQUEST,
 )
 async def stream_completion(request: Request) -> Response:
-    """SSE always, whatever `stream` says."""
+    """Returns SSE and ignores the request's `stream`."""
     return await answer(request, stream=True)
 
 
 HANDLERS = {"/v1/chat/completions": create_completion, "/v1/chat/completions/stream": stream_completion}
-"""For whoever takes these calls straight to their handlers."""
+"""The handlers that the fast path calls, by path."""
 
 
 async def answer(request: Request, *, stream: bool | None) -> Response:
@@ -86,10 +86,10 @@ async def answer(request: Request, *, stream: bool | None) -> Response:
 
 
 async def answer_with_job(context: ApiContext, submission: Submission, preferences: Preferences) -> Response:
-    """202 and the job; the completion itself where it is done within the `wait` that the client prefers."""
+    """Answers 202 with the job, or with the completion if the job ends within the client's `Prefer: wait`."""
     job = await context.service.submit(submission)
     if preferences.wait:
-        with suppress(BackendUnavailable):  # It is accepted all the same.
+        with suppress(BackendUnavailable):  # The job is already accepted.
             job = await wait_for_end(context, job, min(preferences.wait, MAX_WAIT), key=submission.principal.key)
         if job.status.terminal:
             about = serializers.about_job(job, time.time())
@@ -102,7 +102,7 @@ async def answer_with_job(context: ApiContext, submission: Submission, preferenc
 
 
 async def wait_for_end(context: ApiContext, job: Job, seconds: float, key: str | None) -> Job:
-    """Two changes at most: queued → in progress → over."""
+    """Waits for the job's end, at most `seconds`: the status changes at most twice on the way."""
     until = time.monotonic() + seconds
     while not job.status.terminal and (left := until - time.monotonic()) > 0:
         job = await context.service.wait_change(job, left, key=key)
@@ -123,7 +123,7 @@ async def read_submission(request: Request, stream: bool | None) -> tuple[Submis
         mode=checked.mode,
         detached=request.headers.get("x-on-disconnect", "").lower() == "continue",
         background=checked.background,
-        deadline_seconds=said_deadline(request.headers),
+        deadline_seconds=header_deadline(request.headers),
         patience=None if checked.background or checked.key else sdk_patience(request.headers),
         idempotency_key=checked.key,
         meter=meter_of(request),
@@ -136,7 +136,7 @@ async def read_submission(request: Request, stream: bool | None) -> tuple[Submis
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a call's body says. `sent`: where its SDK may send it again on its own."""
+    """The checked request with what its headers ask for. `sent`: set if the client's SDK may repeat the call."""
 
     request: ChatCompletionRequest
     preferences: Preferences
@@ -147,7 +147,7 @@ class Checked:
 
 
 def check(headers: Mapping[str, str], body: bytes, stream: bool | None) -> Checked:
-    """All that looks at the whole of a body. Raises InvalidRequest."""
+    """Parses and checks the body: all steps that take time in proportion to its size. Raises InvalidRequest."""
     request = parse_request(body, stream=stream)
     preferences = Preferences.from_header(headers.get("prefer", ""))
     streams = bool(request.stream) if stream is None else stream
@@ -158,18 +158,19 @@ def check(headers: Mapping[str, str], body: bytes, stream: bool | None) -> Check
     return Checked(request, preferences=preferences, mode=mode, background=background, key=key, sent=sent)
 
 
-def said_deadline(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the client gives the job, where a header says so."""
-    if (said := headers.get("cancel-after")) is None:
+def header_deadline(headers: Mapping[str, str]) -> float | None:
+    """Returns the seconds in Cancel-After, or None without that header. Raises InvalidRequest."""
+    if (value := headers.get("cancel-after")) is None:
         return None
-    seconds = positive_number(said)
+    seconds = positive_number(value)
     if seconds is None or seconds > MAX_DEADLINE:
-        raise InvalidRequest("Invalid value for 'Cancel-After': expected seconds.", param="Cancel-After")
+        message = f"Invalid value for 'Cancel-After': expected seconds, above 0 and at most {MAX_DEADLINE:,.0f}."
+        raise InvalidRequest(message, param="Cancel-After")
     return seconds
 
 
 def sdk_patience(headers: Mapping[str, str]) -> float | None:
-    """Seconds after which the client's SDK stops waiting for us to say something: Python's and Node's names for it."""
+    """Returns the seconds after which OpenAI's Python or Node SDK stops waiting for data, if a header gives them."""
     stated = (positive_number(headers.get(name, "")) for name in SDK_TIMEOUTS)
     seconds = next((value for value in stated if value), None)
     return seconds and min(seconds, MAX_DEADLINE)
@@ -185,17 +186,17 @@ def positive_number(text: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """RFC 7240's `Prefer`, as far as it concerns us. `wait` in seconds."""
+    """The supported preferences of RFC 7240's `Prefer`. `wait` in seconds."""
 
     respond_async: bool = False
     wait: float | None = None
 
     @classmethod
     def from_header(cls, header: str) -> Preferences:
-        wishes = [wish.strip().lower() for wish in header.split(",")]
-        waits = (positive_number(wish.removeprefix("wait=")) for wish in wishes if wish.startswith("wait="))
+        parts = [part.strip().lower() for part in header.split(",")]
+        waits = (positive_number(part.removeprefix("wait=")) for part in parts if part.startswith("wait="))
         wait = next(waits, None)
-        return cls("respond-async" in wishes or wait is not None, wait)
+        return cls("respond-async" in parts or wait is not None, wait)
 
     @property
     def applied(self) -> str:

@@ -1,6 +1,4 @@
-"""/v1/dead: what was given up in the whole installation, for its operator: dead jobs of every tenant, and messages that
-nobody could decode.
-"""
+"""/v1/dead: shows operators the dead jobs of all tenants and the queue messages that no worker could decode."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from shared.job import Job
 from shared.ports import Fate, Undecodable
 
 MOST_MESSAGES = 1000
-"""Messages that are looked through in one call."""
+"""Undecodable messages that one call reads at most."""
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 MessageId = Annotated[str, Path(max_length=200)]
@@ -54,19 +52,19 @@ async def list_dead(
     responses=answers(is_json(response_models.Job, "The job, queued again."), 403, *FOR_A_JOB, 409, 429),
 )
 async def retry_dead(request: Request, job_id: JobId) -> Response:
-    """As its owner could: the same id, a fresh log."""
+    """Queues the job again with the same id and an empty log, as its owner could."""
     context = context_of(request)
-    return await job_response(context, await context.service.retry(await job_of_anybody(request, job_id)))
+    return await job_response(context, await context.service.retry(await job_of_any_tenant(request, job_id)))
 
 
 @router.get(
     "/messages",
-    summary="List the messages that nobody could decode",
+    summary="List the undecodable messages",
     responses=answers(is_json(response_models.UndecodableList, "The oldest of them."), 403),
 )
 async def list_messages(request: Request) -> Response:
-    """Not their bodies, which may be anything; the headers say whose they are, where they say anything."""
-    found = await review(request, lambda _: "keep")
+    """Lists headers and sizes without the bodies, which are unreadable. The headers may name the tenant."""
+    found = await undecodable(request, lambda _: "keep")
     return json_response({"object": "list", "data": [message_object(each) for each in found]})
 
 
@@ -76,38 +74,41 @@ async def list_messages(request: Request) -> Response:
     responses=answers(is_json(response_models.UndecodableMessage, "The message."), 403, 404),
 )
 async def replay_message(request: Request, message_id: MessageId) -> Response:
-    """For a worker of another version, say, that can decode it."""
-    return await settle(request, message_id, "replay")
+    """Queues the message again, for example for a worker of another version."""
+    return await dispose(request, message_id, "replay")
 
 
 @router.delete(
     "/messages/{message_id}",
-    summary="Forget a message that nobody could decode",
-    responses=answers(is_json(response_models.UndecodableMessage, "The message that was."), 403, 404),
+    summary="Delete an undecodable message",
+    responses=answers(is_json(response_models.UndecodableMessage, "The deleted message."), 403, 404),
 )
 async def forget_message(request: Request, message_id: MessageId) -> Response:
-    """For good."""
-    return await settle(request, message_id, "forget")
+    """Deletes the message permanently."""
+    return await dispose(request, message_id, "forget")
 
 
-async def job_of_anybody(request: Request, job_id: str) -> Job:
+async def job_of_any_tenant(request: Request, job_id: str) -> Job:
     job = await context_of(request).backend.store.get(job_id)
     if job is None:
         raise NotFound(f"No job '{job_id}'.")
     return job
 
 
-async def settle(request: Request, message_id: str, fate: Fate) -> Response:
+async def dispose(request: Request, message_id: str, fate: Fate) -> Response:
+    """Applies `fate` to one message and returns it. Raises NotFound."""
+
     def decide(message: Undecodable) -> Fate:
         return fate if message.id == message_id else "keep"
 
-    for message in await review(request, decide):
+    for message in await undecodable(request, decide):
         if message.id == message_id:
             return json_response(message_object(message))
     raise NotFound(f"No message '{message_id}'.")
 
 
-async def review(request: Request, decide: Callable[[Undecodable], Fate]) -> list[Undecodable]:
+async def undecodable(request: Request, decide: Callable[[Undecodable], Fate]) -> list[Undecodable]:
+    """Reads the undecodable messages, oldest first, and applies what `decide` returns for each."""
     return list(await context_of(request).backend.queue.undecodable(decide, MOST_MESSAGES))
 
 

@@ -1,4 +1,4 @@
-"""Liveness, readiness, metrics; and the owner of the producer's background tasks, who notices when one dies."""
+"""Serves liveness, readiness and metrics, and owns the producer's background tasks."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ log = structlog.get_logger(__name__)
 
 
 class Health:
-    """Runs background tasks; one that ends by itself makes this replica not ready, loudly."""
+    """Runs background tasks. A task that ends before `close` is logged and makes this replica not ready."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self.dead_tasks: dict[str, str] = {}
-        self._ill: frozenset[str] = frozenset()
+        self._failing: frozenset[str] = frozenset()
 
     def run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=name)
@@ -52,16 +52,16 @@ class Health:
         log.critical(
             "background.died", task=task.get_name(), exc_info=task.exception(), next="this replica is not ready"
         )
-        self.dead_tasks[task.get_name()] = "it has died: restart this process"
+        self.dead_tasks[task.get_name()] = "this background task has stopped: restart the process"
 
     def log_changes(self, parts: Mapping[str, IgniteError | None]) -> None:
-        """What is wrong with the parts is for the log; who asks for readiness is told that something is."""
-        ill = frozenset(name for name, problem in parts.items() if problem is not None)
-        for name in sorted(ill - self._ill):
-            log.warning("readiness.lost", part=name, error=str(parts[name]), next="asking again when probed")
-        for name in sorted(self._ill - ill):
+        """Logs parts that have failed or recovered since the last probe. The details are for the log only."""
+        failing = frozenset(name for name, problem in parts.items() if problem is not None)
+        for name in sorted(failing - self._failing):
+            log.warning("readiness.lost", part=name, error=str(parts[name]), next="checked again at the next probe")
+        for name in sorted(self._failing - failing):
             log.info("readiness.back", part=name)
-        self._ill = ill
+        self._failing = failing
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -87,10 +87,10 @@ def health_router() -> APIRouter:
 
     @router.get(METRICS, summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
-        """For operators' keys, and the setting `metrics_key`: they tell of every tenant's load."""
+        """Needs an operator's key or `metrics_key`: the metrics show every tenant's load."""
         require_operator(principal_of(request))
         TASKS.set(len(asyncio.all_tasks()))
-        with suppress(BackendUnavailable):  # What this process counts itself is wanted most when the rest is away.
+        with suppress(BackendUnavailable):  # The process's own metrics are still exported.
             await measure(context_of(request).fleet)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
@@ -98,7 +98,7 @@ def health_router() -> APIRouter:
 
 
 async def measure(fleet: Fleet) -> None:
-    """Gauges that are looked up when somebody looks: nothing polls."""
+    """Sets the fleet's gauges. Runs on each scrape; there is no polling task."""
     ready = [worker for worker in await fleet.workers() if worker.ready]
     workers = Counter(worker.model.id for worker in ready)
     for view in await fleet.queues():

@@ -1,4 +1,4 @@
-"""A job's events: its log from any frame onwards, numbered, to any number of readers."""
+"""Streams a job's log with numbered frames, from any frame, to any number of readers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class EventsAnswer(StreamAnswer):
-    """As a stream, but frames carry their numbers, keep-alives are single-newline comments, and leaving cancels
-    nothing.
-    """
+    """A stream whose frames have numbers. A reader that disconnects does not cancel the job."""
 
     mode = "events"
 
@@ -35,8 +33,10 @@ class EventsAnswer(StreamAnswer):
             try:
                 update = await client.next(self._keepalive)
             except IgniteError as error:
-                # No frame of ours belongs into the log's bytes: the reader comes back and resumes.
-                log.warning("events.broken_off", job=client.job.id, error=str(error))
+                # An error frame has no number in the log: close, and the reader reconnects and resumes.
+                log.warning(
+                    "events.broken_off", job=client.job.id, error=str(error), next="the client reconnects and resumes"
+                )
                 return "failed"
             if update is None:
                 await send_body(send, await self._comment(client), more=True)
@@ -46,7 +46,7 @@ class EventsAnswer(StreamAnswer):
                 return update.ending.status
 
     async def _whole(self, client: WaitingCall, update: Update) -> bytes:
-        """A completion that was made in one piece left no frames; its readers get the ones it stands for."""
+        """Returns the update's bytes. A unary completion has no log, so its frames are built from the result."""
         self._empty = self._empty and not update.data
         if update.ending is None or update.ending.status is not JobStatus.COMPLETED or not self._empty:
             return update.data

@@ -1,4 +1,4 @@
-"""/v1/jobs: poll, result, events, cancel, list."""
+"""/v1/jobs: lists, polls, follows, cancels, retries and deletes jobs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 JobId = Annotated[str, Path(max_length=200)]
 MAX_WAIT = 300.0
-"""Seconds a poll may be held."""
+"""Seconds. The longest `wait` of a poll."""
 
 
 async def job_response(context: ApiContext, job: Job, status: int = 200, *, known: str = "") -> Response:
-    """The job object with where it waits; polls learn from the headers when to come back and whether anything
-    changed. `known`: the client's If-None-Match.
+    """Returns the job object with its queue position, ETag and Retry-After, or 304. `known`: the client's
+    If-None-Match.
     """
     place = await place_of(context, job)
     tag = serializers.etag(job, place and place.position, place and place.workers)
@@ -55,7 +55,9 @@ async def job_response(context: ApiContext, job: Job, status: int = 200, *, know
 
 
 async def place_of(context: ApiContext, job: Job) -> Place | None:
-    """None where it does not wait, or the store cannot say: a job that was accepted is not to be answered with 503."""
+    """Returns a queued job's position, or None if it is not queued or the store does not answer: an accepted job is
+    never answered with 503.
+    """
     if job.status is not JobStatus.QUEUED:
         return None
     try:
@@ -78,9 +80,7 @@ async def list_jobs(
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
-    """Filters: `status`, `model`, `code` (of the error), `metadata[key]=value`. `after`: the last id of the page
-    before.
-    """
+    """Filters: `status`, `model`, `code` (of the error), `metadata[key]=value`. `after`: the last page's last id."""
     where = JobFilter(status, model, code, metadata=metadata_filter(request))
     jobs, more = await context_of(request).service.list(tenant_of(request), where, after=after, limit=limit)
     return json_response(serializers.page([serializers.job_object(job) for job in jobs], has_more=more))
@@ -92,7 +92,9 @@ def metadata_filter(request: Request) -> dict[str, str]:
         if name.startswith("metadata"):
             key = name.removeprefix("metadata").removeprefix("[").removesuffix("]")
             if name != f"metadata[{key}]" or not key:
-                raise InvalidRequest("expected metadata[key]=value.", param="metadata")
+                raise InvalidRequest(
+                    "Invalid value for 'metadata': expected metadata[key]=value in the query.", param="metadata"
+                )
             wanted[key] = value
     return wanted
 
@@ -105,7 +107,7 @@ def metadata_filter(request: Request) -> dict[str, str]:
 async def get_job(
     request: Request, job_id: JobId, wait: Annotated[float, Query(ge=0, le=MAX_WAIT, allow_inf_nan=False)] = 0
 ) -> Response:
-    """`wait`: seconds to hold the answer until the status changes."""
+    """`wait`: seconds for which the answer waits for a change of the status."""
     context = context_of(request)
     job = await context.service.get(tenant_of(request), job_id)
     job = await context.service.wait_change(job, wait, key=principal_of(request).key)
@@ -115,10 +117,10 @@ async def get_job(
 @router.delete(
     "/{job_id}",
     summary="Delete a job",
-    responses=answers(is_json(response_models.Deleted, "It is gone."), *FOR_A_JOB),
+    responses=answers(is_json(response_models.Deleted, "The job is deleted."), *FOR_A_JOB),
 )
 async def delete_job(request: Request, job_id: JobId) -> Response:
-    """At once and for good: its record, its stream and its result. One that is not over is cancelled first."""
+    """Deletes the job's record, stream and result permanently. An unfinished job is cancelled first."""
     service = context_of(request).service
     await service.delete(await service.get(tenant_of(request), job_id))
     return json_response(serializers.deleted(job_id, "chat.completion.job.deleted"))
@@ -130,7 +132,7 @@ async def delete_job(request: Request, job_id: JobId) -> Response:
     responses=answers(is_json(response_models.ChatCompletion, "The completion."), *FOR_A_JOB, 409, 429, 500, 504),
 )
 async def get_result(request: Request, job_id: JobId) -> Response:
-    """The `chat.completion`, verbatim; before the end 409."""
+    """Returns the `chat.completion` unchanged, or 409 while the job is unfinished."""
     service = context_of(request).service
     job = await service.get(tenant_of(request), job_id)
     return Response(
@@ -147,11 +149,11 @@ async def get_result(request: Request, job_id: JobId) -> Response:
 async def get_events(
     request: Request, job_id: JobId, starting_after: Annotated[int | None, Query(ge=-1, le=MAX_FRAME)] = None
 ) -> Response:
-    """SSE, each frame with its number as `id`. Resumes after `starting_after`, or after `Last-Event-ID`."""
+    """Returns SSE, each frame with its number as `id`. Resumes after `starting_after`, or after `Last-Event-ID`."""
     context = context_of(request)
     job = await context.service.get(tenant_of(request), job_id)
     after = last_event(request) if starting_after is None else starting_after
-    job = replace(job, result=None)  # It would be held for as long as the client reads the stream.
+    job = replace(job, result=None)  # It would stay in memory for as long as the client reads the stream.
     return EventsAnswer(
         context.service, job, after, keepalive=context.settings.keepalive, key=principal_of(request).key
     )
@@ -162,17 +164,17 @@ def last_event(request: Request) -> int:
     if not text:
         return -1
     if not re.fullmatch("[0-9]{1,16}", text) or int(text) > MAX_FRAME:
-        raise InvalidRequest("Invalid value for 'Last-Event-ID': expected a frame's number.", param="Last-Event-ID")
+        raise InvalidRequest("Invalid value for 'Last-Event-ID': expected a frame number.", param="Last-Event-ID")
     return int(text)
 
 
 @router.post(
     "/{job_id}/cancel",
     summary="Cancel a job",
-    responses=answers(is_json(response_models.Job, "The job as it is afterwards."), *FOR_A_JOB),
+    responses=answers(is_json(response_models.Job, "The job after the call."), *FOR_A_JOB),
 )
 async def cancel_job(request: Request, job_id: JobId) -> Response:
-    """Idempotent; the job as it is afterwards comes back."""
+    """Cancels the job and returns its new state. Has no effect on a job that has ended."""
     context = context_of(request)
     job = await context.service.get(tenant_of(request), job_id)
     return await job_response(context, await context.service.cancel_and_wait(job))
@@ -184,7 +186,7 @@ async def cancel_job(request: Request, job_id: JobId) -> Response:
     responses=answers(is_json(response_models.Job, "The job, queued again."), *FOR_A_JOB, 409, 429),
 )
 async def retry_job(request: Request, job_id: JobId) -> Response:
-    """The same id, a fresh log, and as much time as it had at first. A job that waits or runs is left as it is."""
+    """Queues the job again with the same id, an empty log and its full deadline. Leaves an unfinished job unchanged."""
     context = context_of(request)
     job = await context.service.get(tenant_of(request), job_id)
     return await job_response(context, await context.service.retry(job))

@@ -1,4 +1,4 @@
-"""/v1/models: the catalog."""
+"""/v1/models: lists the models that a key may use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 @router.get("", summary="List models", responses=answers(is_json(ModelList, "The catalog.")))
 async def list_models(request: Request) -> Response:
-    """Those that the key may use."""
+    """Lists the models that the key may use."""
     catalog, principal = context_of(request).catalog, principal_of(request)
     models = [model for model in await catalog.models() if principal.may_use(model.id)]
     data = [model_object(model, await catalog.workers(model.id)) for model in models]
@@ -24,9 +24,9 @@ async def list_models(request: Request) -> Response:
 
 @router.get("/{model_id:path}", summary="A model", responses=answers(is_json(Model, "The model."), 404))
 async def get_model(request: Request, model_id: str) -> Response:
-    """By its id, or by another name that it has."""
+    """Returns a model by its id or alias."""
     if not model_id:
-        raise HTTPException(404)  # A trailing slash, and no model.
+        raise HTTPException(404)  # The path is /v1/models/.
     catalog = context_of(request).catalog
     model = await catalog.get(model_id)
     principal_of(request).require_model(model.id, model_id)

@@ -1,4 +1,4 @@
-"""/v1/queues and /v1/workers: for whoever runs the fleet, not for its tenants."""
+"""/v1/queues and /v1/workers: show operators the state of the fleet."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ router = APIRouter(prefix="/v1", tags=["operations"])
 
 @router.get("/queues", summary="Queues", responses=answers(is_json(response_models.QueueList, "All queues."), 403))
 async def list_queues(request: Request) -> Response:
-    """What waits and runs, by model and tier. For operators' keys."""
+    """Lists waiting and running jobs by model and tier. Needs an operator's key."""
     require_operator(principal_of(request))
     return json_response(listed([queue_object(view) for view in await context_of(request).fleet.queues()]))
 
 
 @router.get("/workers", summary="Workers", responses=answers(is_json(response_models.WorkerList, "All workers."), 403))
 async def list_workers(request: Request) -> Response:
-    """The workers that are there now. For operators' keys."""
+    """Lists the connected workers. Needs an operator's key."""
     require_operator(principal_of(request))
     return json_response(listed([worker_object(worker) for worker in await context_of(request).fleet.workers()]))
 

@@ -1,4 +1,4 @@
-"""/v1/chat/completions: those that were stored (`store: true`), as OpenAI lists, shows, changes and deletes them."""
+"""/v1/chat/completions: lists, shows, changes and deletes stored completions (`store: true`), as OpenAI does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Order = Literal["asc", "desc"]
 async def list_stored(
     request: Request, model: str | None = None, after: str | None = None, limit: Limit = 20, order: Order = "asc"
 ) -> Response:
-    """By age, oldest first unless `order` says otherwise. Filters: `model`, `metadata[key]=value`."""
+    """Lists by age, oldest first unless `order` is `desc`. Filters: `model`, `metadata[key]=value`."""
     where = JobFilter(JobStatus.COMPLETED, model, metadata=metadata_filter(request), stored=True)
     jobs, more = await context_of(request).service.list(
         tenant_of(request), where, after=after, limit=limit, oldest_first=order == "asc"
@@ -45,7 +45,7 @@ async def list_stored(
     responses=answers(is_json(response_models.StoredCompletion, "The completion."), *FOR_A_JOB),
 )
 async def get_stored(request: Request, completion_id: JobId) -> Response:
-    """The completion with its metadata."""
+    """Returns the completion with its metadata."""
     job = await context_of(request).service.get_stored(tenant_of(request), completion_id)
     return json_response(serializers.stored_completion(job))
 
@@ -57,7 +57,7 @@ async def get_stored(request: Request, completion_id: JobId) -> Response:
     openapi_extra=METADATA_UPDATE,
 )
 async def update_stored(request: Request, completion_id: JobId) -> Response:
-    """The new metadata takes the place of the old."""
+    """Replaces all of the completion's metadata."""
     service = context_of(request).service
     body = await request.body()
     metadata = await service.checks.run(body, lambda: parse_metadata(body))
@@ -68,10 +68,10 @@ async def update_stored(request: Request, completion_id: JobId) -> Response:
 @router.delete(
     "/{completion_id}",
     summary="Delete a stored completion",
-    responses=answers(is_json(response_models.Deleted, "It is gone."), *FOR_A_JOB),
+    responses=answers(is_json(response_models.Deleted, "The completion is deleted."), *FOR_A_JOB),
 )
 async def delete_stored(request: Request, completion_id: JobId) -> Response:
-    """And its job with it."""
+    """Deletes the completion and its job."""
     service = context_of(request).service
     await service.delete(await service.get_stored(tenant_of(request), completion_id))
     return json_response(serializers.deleted(completion_id, "chat.completion.deleted"))
@@ -79,13 +79,13 @@ async def delete_stored(request: Request, completion_id: JobId) -> Response:
 
 @router.get(
     "/{completion_id}/messages",
-    summary="The messages that a stored completion answers",
+    summary="List the messages of a stored completion's request",
     responses=answers(is_json(response_models.StoredMessageList, "A page of them."), *FOR_A_JOB),
 )
 async def list_stored_messages(
     request: Request, completion_id: JobId, after: str | None = None, limit: Limit = 20, order: Order = "asc"
 ) -> Response:
-    """In the order of the request unless `order` says otherwise."""
+    """Lists the messages in the request's order, or reversed if `order` is `desc`."""
     service = context_of(request).service
     job = await service.get_stored(tenant_of(request), completion_id)
     messages = serializers.stored_messages(job.id, orjson.loads(await service.request_of(job))["messages"])
