@@ -1,1 +1,1 @@
-"""What is accepted: limits, estimates, and what a request may ask for."""
+"""Decides which requests are accepted: queue limits, rate limits, token estimates and request fields."""

@@ -1,4 +1,4 @@
-"""How fast queues drain, measured by how many jobs have been started: what Retry-After, ETAs and refusals come from."""
+"""Measures how fast queues drain, by counting started jobs. Retry-After, ETAs and refusals are based on it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 WINDOW = 1.0
-"""Seconds between two looks that say something."""
+"""Seconds between two counts that give a rate."""
 
 STALE = 30.0
-"""Seconds after which a measurement is not to be trusted any more."""
+"""Seconds after which a measurement is no longer trusted."""
 
 SMOOTHING = 0.3
 UNKNOWN = 5.0
-"""Seconds to come back after where nothing has been measured yet."""
+"""Seconds. The estimate for a queue without a measurement."""
 
 ENOUGH = 10
 """Jobs that must have been started for a measurement to be trusted."""
@@ -22,7 +22,7 @@ ENOUGH = 10
 
 @dataclass(slots=True)
 class Measured:
-    """The last look at a queue, and jobs per second from all of them."""
+    """A queue's last counts, and its smoothed rate in jobs per second."""
 
     started: int
     waiting: int
@@ -32,14 +32,14 @@ class Measured:
 
 
 class DrainRate:
-    """Jobs per second by queue. A queue that was empty in between tells how fast jobs came, so it is not counted."""
+    """The drain rate of each queue. Intervals after an empty queue are skipped: they show the arrival rate."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._queues: dict[str, Measured] = {}
 
     def observe(self, queue: str, started: int, waiting: int) -> None:
-        """So many jobs of the queue have ever been started, and so many wait now."""
+        """Records the number of the queue's jobs that have ever started, and of those that wait now."""
         now = self._clock()
         last = self._queues.get(queue)
         if last is None or started < last.started or not last.waiting:
@@ -52,16 +52,16 @@ class DrainRate:
             self._queues[queue] = Measured(started, waiting, now, rate=rate, seen=last.seen + count)
 
     def estimate(self, queue: str, position: int) -> float | None:
-        """Seconds until the job at `position` (from 0) is started; None where nothing has been measured."""
+        """Returns the seconds until the job at `position` (from 0) starts, or None without a measurement."""
         last = self._queues.get(queue)
         return None if last is None or not last.rate else (position + 1) / last.rate
 
     def trusted(self, queue: str, position: int) -> float | None:
-        """The same from a measurement that is recent and of enough jobs, else None."""
+        """Returns `estimate` if its measurement is recent and of enough jobs, else None."""
         last = self._queues.get(queue)
         recent = last is not None and self._clock() - last.at <= STALE and last.seen >= ENOUGH
         return self.estimate(queue, position) if recent else None
 
     def seconds_for(self, queue: str, jobs: int) -> float:
-        """Seconds until `jobs` more have left the queue."""
+        """Returns the seconds until `jobs` more have left the queue."""
         return self.estimate(queue, jobs - 1) or UNKNOWN

@@ -1,4 +1,4 @@
-"""The gate of the queues: gathers what admission decides by, without waiting for it."""
+"""The admission gate: caches queue backlogs and applies the admission rules to each job."""
 
 from __future__ import annotations
 
@@ -16,51 +16,53 @@ from shared.ports import Backlog, JobStore
 from shared.settings import Settings
 
 FRESH, GOOD_FOR = 1.0, 5.0
-"""Seconds after which what is known of a queue is looked up again, and for which it is still used."""
+"""Seconds after which a cached backlog is read again, and for which it is still used."""
 
 REMEMBERED = 10_000
 
 
 @dataclass(slots=True)
-class Known:
-    """A look at a queue on a tenant's behalf, and how many jobs of that tenant have been let in here since."""
+class CachedBacklog:
+    """A queue's backlog for one tenant. `at`: when it was read (monotonic); `reading`: a read is in progress;
+    `admitted`: jobs of the tenant that this process has admitted since.
+    """
 
     backlog: Backlog | None = None
     at: float = float("-inf")
-    looking: bool = False
-    let_in: int = 0
+    reading: bool = False
+    admitted: int = 0
 
 
 class AdmissionGate:
-    """Looks at queues in the background while jobs come; only who is about to be turned away is looked at for sure."""
+    """Admits or refuses jobs. Backlogs are cached and read in the background; they are read again before a refusal."""
 
     def __init__(self, store: JobStore, settings: Settings, background_retries: BackgroundRetries) -> None:
         self._store = store
         self._background_retries = background_retries
         self._fair = settings.fairness
         self._limits = QueueLimits(settings.queue_limit, settings.queue_token_limit, settings.tenant_queue_limit)
-        self._known: OrderedDict[tuple[QueueName, str], Known] = OrderedDict()
+        self._cached: OrderedDict[tuple[QueueName, str], CachedBacklog] = OrderedDict()
         self._rates = DrainRate()
 
     async def admit(self, job: Job, *, draining: bool) -> None:
-        """Raises the refusal. Who named the request may be asking for a job that was accepted long ago: the queue's own
-        bound is enough for those.
+        """Raises the refusal. Skips the backlog for requests with an Idempotency-Key, whose job may have been accepted
+        before: the queue's own length limit is enough for them.
         """
         refused = rules.refusal(self._facts(job, None if job.idempotency_key else self._backlog(job), draining))
         if isinstance(refused, RateLimited):
-            found = await self._look(job.queue, job.tenant, self._known_of(job).let_in)
+            found = await self._read(job.queue, job.tenant, self._cached_for(job).admitted)
             refused = rules.refusal(self._facts(job, found, draining))
         if refused is not None:
             raise refused
-        self._known_of(job).let_in += 1
+        self._cached_for(job).admitted += 1
 
     def eta(self, job: Job, position: int | None) -> float | None:
-        """Seconds until the job at `position` is started, as far as that is known."""
+        """Returns the seconds until the job at `position` (from 0) starts, or None if unknown."""
         self._backlog(job)
         return None if position is None else self._rates.estimate(str(job.queue), position)
 
-    def room_in(self, queue: QueueName) -> float:
-        """Seconds until a job has left the queue."""
+    def seconds_until_room(self, queue: QueueName) -> float:
+        """Returns the seconds until a job has left the queue."""
         return self._rates.seconds_for(str(queue), 1)
 
     def _facts(self, job: Job, backlog: Backlog | None, draining: bool) -> Facts:
@@ -72,37 +74,37 @@ class AdmissionGate:
             tokens=job.tokens,
             backlog=backlog,
             wait=None if not before else self._rates.trusted(str(job.queue), before),
-            room_in=self.room_in(job.queue),
+            seconds_until_room=self.seconds_until_room(job.queue),
         )
 
     def _backlog(self, job: Job) -> Backlog | None:
-        """As it is known; looked up in the background where that was a while ago."""
-        known, now = self._known_of(job), time.monotonic()
-        if now - known.at > FRESH and not known.looking:
-            known.looking = True
-            counted = known.let_in
+        """Returns the cached backlog, or None if it is too old, and starts a read in the background if it is due."""
+        cached, now = self._cached_for(job), time.monotonic()
+        if now - cached.at > FRESH and not cached.reading:
+            cached.reading = True
+            counted = cached.admitted
             self._background_retries.retry_until_done(
-                f"look at {job.queue}", lambda: self._look(job.queue, job.tenant, counted), until=0.0
+                f"read the backlog of {job.queue}", lambda: self._read(job.queue, job.tenant, counted), until=0.0
             )
-        if known.backlog is None or now - known.at > GOOD_FOR:
+        if cached.backlog is None or now - cached.at > GOOD_FOR:
             return None
-        return known.backlog.with_more(known.let_in, job.tokens)
+        return cached.backlog.with_more(cached.admitted, job.tokens)
 
-    async def _look(self, queue: QueueName, tenant: str, counted: int) -> Backlog:
-        """`counted`: of those let in, how many the look will find in the queue. Too few are better than too many: who
-        is turned away for it is looked at again.
+    async def _read(self, queue: QueueName, tenant: str, counted: int) -> Backlog:
+        """Reads and caches the backlog. `counted`: admitted jobs that the read will find in the queue. If it is too
+        low, a job may be refused wrongly, but the backlog is read again before a refusal.
         """
-        known = self._known[queue, tenant] = self._known.get((queue, tenant)) or Known()
+        cached = self._cached[queue, tenant] = self._cached.get((queue, tenant)) or CachedBacklog()
         try:
-            known.backlog = await self._store.backlog(queue, tenant)
-            known.at, known.let_in = time.monotonic(), max(0, known.let_in - counted)
+            cached.backlog = await self._store.backlog(queue, tenant)
+            cached.at, cached.admitted = time.monotonic(), max(0, cached.admitted - counted)
         finally:
-            known.looking = False
-        self._rates.observe(str(queue), known.backlog.started, known.backlog.jobs)
-        return known.backlog
+            cached.reading = False
+        self._rates.observe(str(queue), cached.backlog.started, cached.backlog.jobs)
+        return cached.backlog
 
-    def _known_of(self, job: Job) -> Known:
-        known = self._known.setdefault((job.queue, job.tenant), Known())
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return known
+    def _cached_for(self, job: Job) -> CachedBacklog:
+        cached = self._cached.setdefault((job.queue, job.tenant), CachedBacklog())
+        if len(self._cached) > REMEMBERED:
+            self._cached.popitem(last=False)
+        return cached

@@ -1,8 +1,8 @@
-"""Checks of large requests, beside the event loop.
+"""Checks large requests in a thread, so that the event loop keeps running.
 
-Parsing and validating hold Python's lock for as long as they take (some 40 ms at most: shared/schema/bounds.py), so a
-thread alone does not keep others from waiting. One thread does all of them, and rests after each for longer than it
-took: the event loop has most of the time, however many large requests come at once.
+Parsing and validating hold Python's lock throughout (some 40 ms at most: shared/schema/bounds.py), so a thread alone is
+not enough. One thread runs all checks and sleeps after each for longer than the check took: most of the time is left to
+the event loop, however many large requests arrive at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared.schema import is_heavy
 T = TypeVar("T")
 
 REST, LONGEST_REST = 2.0, 0.2
-"""Times what the check took; at most so many seconds."""
+"""The pause after a check as a multiple of its duration, and its maximum in seconds."""
 
 
 class LargeRequestChecks:
@@ -26,7 +26,9 @@ class LargeRequestChecks:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="check")
 
     async def run(self, body: bytes, check: Callable[[], T], *, heavy: bool | None = None) -> T:
-        """What `check` of this body returns or raises. `heavy`: whether it takes long, where the body is no JSON."""
+        """Runs `check` of this body; returns or raises what it does. `heavy`: whether the check takes long; by default
+        it is derived from the body, which must be JSON.
+        """
         if not (is_heavy(body) if heavy is None else heavy):
             return check()
         took: list[float] = []
@@ -35,8 +37,8 @@ class LargeRequestChecks:
         try:
             return await checked
         finally:
-            # An error's traceback leads to this frame, and the future to the error: in such a circle the body of a
-            # refused request would stay until a garbage collection, which is rare here.
+            # An error's traceback refers to this frame, and the future to the error: such a cycle would keep the body
+            # of a refused request until a garbage collection, which is rare here.
             del checked
 
     def close(self) -> None:
@@ -52,5 +54,5 @@ def measured(check: Callable[[], T], took: list[float]) -> T:
 
 
 def rest(took: list[float]) -> None:
-    """After the check, whose caller has its result meanwhile. One that was cancelled took no time."""
+    """Sleeps after a check, whose caller already has the result. `took` is empty if the check was cancelled."""
     time.sleep(min(REST * sum(took), LONGEST_REST))

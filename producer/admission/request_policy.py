@@ -1,7 +1,7 @@
-"""What a request may point at, and which of the engines' own fields it may set. Pure.
+"""Checks a request's media URLs and engine-specific fields. Pure.
 
-Engines fetch what an `image_url` names, from where they stand, and some open files; some fields of theirs are programs,
-paths or addresses. A client reaches none of that unless a setting says so.
+Engines fetch an `image_url` from inside their network, and some open files; some of their fields are programs, paths or
+addresses. Clients may use these only if a setting allows it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ REFUSED = frozenset(
         "tokenizer",
     }
 )
-"""Fields that are programs, arguments of programs, files or addresses, or that choose other weights."""
+"""Fields that contain programs, program arguments, files or addresses, or select other weights."""
 
 REFUSED_KINDS = re.compile(
     r"(lora|adapter)(_.*)?|.*_(path|paths|file|files|dir|url|urls|uri|template|plugin|processor|backend|xargs|embeds)"
@@ -60,7 +60,7 @@ TEMPLATE_ARGUMENTS = frozenset(
         *("max_length", "padding", "truncation", "return_dict", "return_tensors"),
     }
 )
-"""Of `chat_template_kwargs`: what goes to the tokenizer instead of its template."""
+"""Members of `chat_template_kwargs` that go to the tokenizer instead of its template."""
 
 CARRIERS = frozenset(
     {
@@ -68,7 +68,7 @@ CARRIERS = frozenset(
         *("options", "parameters", "sampling_params", "structured_outputs"),
     }
 )
-"""Fields whose members engines read like fields."""
+"""Fields whose members engines treat as fields of the request."""
 
 MEDIA = frozenset(
     {
@@ -78,15 +78,15 @@ MEDIA = frozenset(
         *("file", "file_url", "file_data", "file_id", "path", "url", "prompt_embeds"),
     }
 )
-"""What parts and messages of other kinds carry: an engine that looks for it would find it unchecked."""
+"""Fields that are checked in their own kinds of parts only: elsewhere an engine would read them unchecked."""
 
 FILE_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPolicy:
-    """`media_urls`: what media may be: `data:` URLs, public https URLs too, or anything. `fields`: those of the refused
-    ones that are allowed, or `*`.
+    """`media_urls`: allowed media: `data:` URLs, public https URLs as well, or any. `fields`: refused fields that are
+    allowed all the same, or `*` for all.
     """
 
     media_urls: Literal["data", "https", "any"]
@@ -97,10 +97,10 @@ class RequestPolicy:
         return cls(settings.media_urls, frozenset(split_list(settings.engine_fields)))
 
     def check(self, request: ChatCompletionRequest) -> None:
-        """Raises InvalidRequest for the first field that may not be as it is."""
+        """Raises InvalidRequest for the first field that is not allowed."""
         if request.model_extra:
             for param in self._refused_fields(request.model_extra):
-                raise InvalidRequest(f"The field '{param}' is not accepted by this server.", param=param)
+                raise InvalidRequest(f"The field '{param}' is not accepted by this server: leave it out.", param=param)
         for index, message in enumerate(request.messages):
             if message.model_extra or isinstance(message.content, list):
                 for where, reason in self._message_faults(message):
@@ -160,9 +160,9 @@ class RequestPolicy:
             if value is None:
                 continue
             if name == "uuid":
-                yield f"{where}.uuid", "one tenant's media are not named to another's"
+                yield f"{where}.uuid", "media ids are shared by all tenants and not accepted; leave it out"
             elif self.media_urls != "any" and name in MEDIA:
-                yield f"{where}.{name}", "it does not belong here"
+                yield f"{where}.{name}", "this field is not defined here; leave it out"
 
     def _named(self, where: str, reason: str | None) -> Iterator[tuple[str, str]]:
         if reason is not None:
@@ -179,7 +179,7 @@ class RequestPolicy:
         return target if isinstance(target, str) else private_fault(target)
 
     def _embedded_fault(self, data: str) -> str | None:
-        """Whether it is neither base64 nor a data: URL, as far as that can be told quickly."""
+        """Returns the fault of data that is neither base64 nor a data: URL. Checks for typical characters only."""
         if self.media_urls == "any" or data.startswith("data:") or not any(mark in data for mark in ":.\\~%"):
             return None
         return "expected base64, or a data: URL"

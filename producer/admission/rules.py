@@ -1,4 +1,4 @@
-"""Who may submit what, decided without waiting. Pure: facts in, a refusal or nothing out."""
+"""The admission rules: decide from `Facts` whether a job is refused. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from shared.schema import ChatCompletionRequest
 from shared.settings import Settings
 
 DRAIN_RETRY = 5.0
-"""Seconds until a client should try again while this replica drains: another one answers by then."""
+"""Seconds. Retry-After while this replica drains; another replica answers by then."""
 
-SOONEST = 0.5
-"""Of the wait that is estimated: a job for which even that is too long will not be in time."""
+WAIT_MARGIN = 0.5
+"""A job is refused if even this fraction of its estimated wait ends after its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """What may wait in one queue: jobs, tokens (0: any number), and jobs of one tenant (0: any number)."""
+    """Limits of one queue: waiting jobs, their tokens (0: no limit), and jobs of one tenant (0: no limit)."""
 
     jobs: int
     tokens: int = 0
@@ -28,9 +28,9 @@ class QueueLimits:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What admission looks at. Times in seconds. `time_left`: until the deadline; `tokens`: the job's own estimate;
-    `backlog`: what waits in its queue, None where that is not known; `wait`: until the job would be started, None where
-    no measurement of it can be trusted; `room_in`: until a job has left the queue.
+    """What admission decides by. Times in seconds. `time_left`: until the deadline; `tokens`: the job's estimate;
+    `backlog`: of its queue, None if unknown; `wait`: until the job starts, None without a trusted measurement;
+    `seconds_until_room`: until a job has left the queue.
     """
 
     draining: bool
@@ -39,7 +39,7 @@ class Facts:
     tokens: int = 0
     backlog: Backlog | None = None
     wait: float | None = None
-    room_in: float | None = None
+    seconds_until_room: float | None = None
 
 
 def refusal(facts: Facts) -> IgniteError | None:
@@ -49,42 +49,46 @@ def refusal(facts: Facts) -> IgniteError | None:
         return DeadlineExceeded(
             "The deadline had passed before the request was queued.", code="deadline_exceeded_in_queue"
         )
-    if facts.backlog is not None and (full := overfull(facts, facts.backlog, facts.limits)) is not None:
+    if facts.backlog is not None and (full := queue_full(facts, facts.backlog, facts.limits)) is not None:
         return full
-    return out_of_reach(facts)
+    return deadline_too_early(facts)
 
 
-def overfull(facts: Facts, backlog: Backlog, limits: QueueLimits) -> IgniteError | None:
+def queue_full(facts: Facts, backlog: Backlog, limits: QueueLimits) -> IgniteError | None:
     if backlog.jobs >= limits.jobs:
-        return QueueFull(f"The queue is full: {backlog.jobs} jobs wait.", retry_after=facts.room_in)
+        return QueueFull(f"The queue is full: {backlog.jobs} jobs wait.", retry_after=facts.seconds_until_room)
     if limits.tokens and backlog.jobs and backlog.tokens + facts.tokens > limits.tokens:
-        return QueueFull(f"The queue is full: about {backlog.tokens} tokens wait.", retry_after=facts.room_in)
+        return QueueFull(
+            f"The queue is full: about {backlog.tokens} tokens wait.", retry_after=facts.seconds_until_room
+        )
     if limits.tenant_jobs and backlog.tenant_jobs >= limits.tenant_jobs:
         return RateLimited(
-            f"{backlog.tenant_jobs} of your jobs wait in this queue, and no more may.", retry_after=facts.room_in
+            f"The queue is full for your tenant: {backlog.tenant_jobs} of your jobs wait, which is the limit.",
+            retry_after=facts.seconds_until_room,
         )
     return None
 
 
-def out_of_reach(facts: Facts) -> IgniteError | None:
-    """A client learns now what it would learn at its deadline."""
-    if facts.wait is None or facts.wait * SOONEST <= facts.time_left:
+def deadline_too_early(facts: Facts) -> IgniteError | None:
+    """Returns the refusal of a job that would most likely still wait at its deadline, else None."""
+    if facts.wait is None or facts.wait * WAIT_MARGIN <= facts.time_left:
         return None
     return RateLimited(
-        f"The wait is about {facts.wait:.0f} s, and the deadline is in {facts.time_left:.0f} s.",
+        f"The wait in the queue is about {facts.wait:.0f} s, and the deadline is in {facts.time_left:.0f} s: retry "
+        "later or set a later deadline.",
         code="deadline_out_of_reach",
         retry_after=facts.wait - facts.time_left,
     )
 
 
 def jobs_before(backlog: Backlog, *, fair: bool) -> int:
-    """About how many jobs would be started before one that is submitted now."""
+    """Estimates how many jobs start before one that is submitted now."""
     return min(backlog.jobs, backlog.tenant_jobs * backlog.tenants) if fair else backlog.jobs
 
 
 def check_against_model(request: ChatCompletionRequest, model: ModelInfo, settings: Settings) -> None:
-    """Raises what the model cannot take or give of the request."""
-    refused = unreadable(request, model) or too_long(request, model, settings.answer_token_limit)
+    """Raises InvalidRequest if the model does not support an input, an output or the length of the request."""
+    refused = unsupported_modality(request, model) or too_long_answer(request, model, settings.answer_token_limit)
     if refused is not None:
         raise refused
 
@@ -94,14 +98,14 @@ TAKEN_AS = {"text": "text", "refusal": "text", "image_url": "image", "input_audi
 
 
 STRICT = ("vllm", "simulated")
-"""Engines that refuse an answer limit beyond the context. For others the worker lowers it, as llama.cpp does
-(worker/openai/translate.py).
+"""Engines that refuse an answer limit above the context. For other engines the worker lowers the limit, as llama.cpp
+does (worker/openai/translate.py).
 """
 
 
-def too_long(request: ChatCompletionRequest, model: ModelInfo, most: int) -> IgniteError | None:
-    """Whether the request asks for a longer answer than the model can give, or than `most` tokens (0: any number) in
-    all its choices.
+def too_long_answer(request: ChatCompletionRequest, model: ModelInfo, most: int) -> IgniteError | None:
+    """Returns the refusal of an answer limit above the model's context, or above `most` tokens (0: no limit) for all
+    choices, else None.
     """
     name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
     asked, context = answer_limit(request, None), model.context_length
@@ -123,8 +127,8 @@ def too_long(request: ChatCompletionRequest, model: ModelInfo, most: int) -> Ign
     return None
 
 
-def unreadable(request: ChatCompletionRequest, model: ModelInfo) -> IgniteError | None:
-    """What of a request the model cannot take or give, where its engine tells what it can."""
+def unsupported_modality(request: ChatCompletionRequest, model: ModelInfo) -> IgniteError | None:
+    """Returns the refusal of an input or output that the model does not support, if its engine reports them."""
     if not model.modalities:
         return None
     if "audio" in (request.modalities or ()) and "audio" not in model.modalities:

@@ -1,1 +1,1 @@
-"""API keys: who calls, what the key allows, and what follows when it is revoked."""
+"""API keys: authentication, limits and revocation."""

@@ -1,7 +1,7 @@
-"""Failed authentications: counted, logged without the key, and limited per address.
+"""Counts failed authentications, logs them without the key, and limits them per address.
 
-The limit is for those who fail only. A call with a correct key is served whatever others behind its address have tried:
-keys cannot be guessed, so what there is to bound is the log and the work.
+The limit does not affect calls with a correct key from the same address. Keys are too long to be guessed, so the limit
+only bounds the log and the work.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from shared.errors import AuthenticationFailed, IgniteError, RateLimited
 log = structlog.get_logger(__name__)
 
 BURST = 30
-"""Wrong keys of one address that are answered 401 in a row; then as many as come back with time."""
+"""Calls with wrong keys from one address that get 401 in a row; the rest get 429."""
 
 REFILL = 0.5
-"""Wrong keys a second."""
+"""Calls with wrong keys per second that are allowed again."""
 
 LOG_EVERY = 10.0
-"""Seconds between two lines of the log about one address."""
+"""Seconds between two log lines about one address."""
 
 REMEMBERED = 10_000
-"""Addresses. The one that failed longest ago is forgotten first."""
+"""Addresses. The one whose last failure is oldest is dropped first."""
 
 IPV6_PREFIX = 64
-"""Bits of an IPv6 address that belong to one network: its holder has all the others."""
+"""Bits of an IPv6 network: one client usually has all of its addresses."""
 
 
 @dataclass(slots=True)
 class Attempts:
-    """Of one address. `left`: wrong keys that are still answered 401; `failed`: since the last line in the log."""
+    """An address's failures. `left`: failures until 429 is sent; `failed`: failures since the last log line."""
 
     left: float = BURST
     at: float = -math.inf
@@ -50,8 +50,8 @@ class FailedAuthentications:
         self._by_address: OrderedDict[str, Attempts] = OrderedDict()
 
     def note(self, peer: str | None, error: AuthenticationFailed, *, with_key: bool) -> IgniteError:
-        """What the caller is answered: the error, or that there were too many. `peer`: its address. Calls without any
-        key guess nothing and are not limited.
+        """Counts a failure and returns the error to answer: `error`, or RateLimited. `peer`: the client's address.
+        Calls without a key are not limited.
         """
         address, now = network_of(peer), time.monotonic()
         attempts = self._of(address)
@@ -67,7 +67,7 @@ class FailedAuthentications:
         attempts.at = now
         if attempts.left < 1:
             return RateLimited(
-                "Too many calls with unknown API keys came from this address.",
+                "Too many calls with unknown API keys came from this address: check the key, and retry later.",
                 code="too_many_failed_authentications",
                 retry_after=math.ceil((1 - attempts.left) / REFILL),
             )
@@ -83,7 +83,7 @@ class FailedAuthentications:
 
 
 def network_of(peer: str | None) -> str:
-    """The address of a caller as it is counted: IPv4 whole, IPv6 by its network."""
+    """Returns the address that failures are counted by: IPv4 whole, IPv6 by its network."""
     try:
         address = ip_address((peer or "").partition("%")[0])
     except ValueError:

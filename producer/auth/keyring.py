@@ -1,4 +1,4 @@
-"""Keys and tenants. What one tenant made, no other sees; a tenant may hold several keys."""
+"""Authenticates calls by their API keys. A tenant may have several keys and sees only its own jobs and files."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from producer.auth.keys import FORM, KeyRepository, StoredKey, digest
 from shared.errors import AuthenticationFailed, PermissionDenied, unknown_model
 from shared.limits import UNLIMITED, Limits
 
-ANYONE = "local"
-"""The tenant of calls without a key, where those are served."""
+LOCAL_TENANT = "local"
+"""The tenant of calls without a key, if the server accepts them."""
 
 FRESH = 3.0
-"""Seconds for which an answer of the store about a key is good: a revoked key is refused everywhere after that."""
+"""Seconds for which a key that was read from the store is cached. After that a revoked key is refused everywhere."""
 
 REMEMBERED = 10_000
-"""Answers that are kept, of keys that are known and of such that are not each."""
+"""Entries of each cache: known keys, and unknown ones."""
 
 
 METRICS = "/metrics"
 
-LONG_AGO = float("-inf")
+NEVER_READ = float("-inf")
 
 
 class Keyless(Enum):
-    """Whether calls without a key are served. It is decided by the settings alone, except that keys can only end it."""
+    """Whether calls without a key are accepted, as the settings say."""
 
     NEVER = "never"
     UNTIL_FIRST_KEY = "until the first key"
@@ -39,7 +39,7 @@ class Keyless(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls, and what they may do. `key` is the key's id, for logs and limits; None where it has no limits."""
+    """An authenticated caller and its rights. `key`: the stored key's id, for logs and limits; None for other calls."""
 
     tenant: str
     key: str | None = None
@@ -51,13 +51,13 @@ class Principal:
         return not self.limits.models or model in self.limits.models
 
     def require_model(self, model: str, asked: str) -> None:
-        """`asked`: the name that the request has for it. Raises NotFound, as where there is no such model."""
+        """Raises NotFound, as for unknown models, if the key may not use `model`. `asked`: its name in the request."""
         if not self.may_use(model):
             raise unknown_model(asked)
 
 
 class Keyring:
-    """Tells principals by their keys: those of the settings, and those in the store."""
+    """Authenticates callers by the keys in the settings and in the store."""
 
     def __init__(
         self, configured: Mapping[str, str], stored: KeyRepository, keyless: Keyless, metrics_key: str | None = None
@@ -66,35 +66,38 @@ class Keyring:
         self._stored = RecentKeys(stored)
         self._metrics_key = None if metrics_key is None else digest(metrics_key)
         self._failed = FailedAuthentications()
-        self._entry = KeylessEntry(stored, Keyless.NEVER if configured else keyless)
+        self._keyless = KeylessAccess(stored, Keyless.NEVER if configured else keyless)
 
     async def is_keyless(self) -> bool:
-        """Whether a call without a key is served now. Raises BackendUnavailable."""
-        return await self._entry.is_free()
+        """Whether calls without a key are accepted now. Raises BackendUnavailable."""
+        return await self._keyless.is_allowed()
 
     def reads_metrics(self, authorization: str | None) -> bool:
-        """Whether the key is the one that is for metrics alone."""
+        """Whether the header has the key that may only read metrics."""
         known = self._metrics_key
         return known is not None and hmac.compare_digest(known, digest(key_in(authorization)))
 
     async def authenticate(self, authorization: str | None, peer: str | None) -> Principal:
-        """As `principal_of`, for a caller at the address `peer`, whose failures are noted. Raises RateLimited, too."""
+        """Returns the caller with that Authorization header and counts failures of the address `peer`.
+
+        Raises AuthenticationFailed, RateLimited, BackendUnavailable.
+        """
         try:
             return await self.principal_of(authorization)
         except AuthenticationFailed as error:
             raise self._failed.note(peer, error, with_key=bool(key_in(authorization))) from None
 
     async def principal_of(self, authorization: str | None) -> Principal:
-        """Raises AuthenticationFailed, BackendUnavailable."""
+        """Returns the caller with that Authorization header. Raises AuthenticationFailed, BackendUnavailable."""
         key = key_in(authorization)
         found = await self._look_up(key) if key else None
         if found is not None:
             return found
-        if await self._entry.is_free():
-            return Principal(ANYONE, operator=True)
+        if await self._keyless.is_allowed():
+            return Principal(LOCAL_TENANT, operator=True)
         if not key:
             raise AuthenticationFailed("No API key was given. Send it as 'Authorization: Bearer YOUR_KEY'.")
-        raise AuthenticationFailed("The API key is not known here.")
+        raise AuthenticationFailed("The API key is unknown or revoked.")
 
     async def _look_up(self, key: str) -> Principal | None:
         offered = digest(key)
@@ -108,34 +111,34 @@ class Keyring:
 
 
 def key_in(authorization: str | None) -> str:
-    """The key in a header; nothing where there is none."""
+    """Returns the key in an Authorization header, or an empty string."""
     scheme, _, rest = (authorization or "").partition(" ")
     return rest.strip() if scheme.lower() == "bearer" else ""
 
 
 class RecentKeys:
-    """What the store said about keys in the last moments. A flood of wrong ones neither fills the memory nor pushes
-    the right ones out.
+    """Caches keys from the store. Unknown keys have a cache of their own, so that many wrong keys do not evict valid
+    ones.
     """
 
-    def __init__(self, book: KeyRepository) -> None:
-        self._book = book
+    def __init__(self, stored: KeyRepository) -> None:
+        self._stored = stored
         self._known: dict[str, tuple[float, StoredKey]] = {}
         self._unknown: dict[str, float] = {}
 
     async def find(self, digest: str) -> StoredKey | None:
-        """The key with this hash, as it was at most FRESH seconds ago."""
+        """Returns the key with this hash, at most FRESH seconds old."""
         since = time.monotonic() - FRESH
-        read_at, key = self._known.get(digest, (LONG_AGO, None))
+        read_at, key = self._known.get(digest, (NEVER_READ, None))
         if read_at > since:
             return key
-        if self._unknown.get(digest, LONG_AGO) > since:
+        if self._unknown.get(digest, NEVER_READ) > since:
             return None
         return await self._read(digest)
 
     async def _read(self, digest: str) -> StoredKey | None:
         asked_at = time.monotonic()
-        key = await self._book.find(digest)
+        key = await self._stored.find(digest)
         self._known.pop(digest, None)
         self._unknown.pop(digest, None)
         if key is None:
@@ -148,38 +151,40 @@ class RecentKeys:
         return key
 
 
-class KeylessEntry:
-    """Whether calls without a key are served. Where that ends with the first key, revoking the last one does not bring
-    it back.
+class KeylessAccess:
+    """Decides whether calls without a key are accepted. Once the first key has ended that, revoking all keys does not
+    allow it again.
     """
 
     def __init__(self, stored: KeyRepository, keyless: Keyless) -> None:
         self._stored = stored
         self._keyless = keyless
-        self._looked_at = LONG_AGO
-        self._looking = asyncio.Lock()
+        self._read_at = NEVER_READ
+        self._reading = asyncio.Lock()
 
-    async def is_free(self) -> bool:
-        if self._must_look():
-            async with self._looking:
-                if self._must_look():
-                    await self._look()
+    async def is_allowed(self) -> bool:
+        if self._is_stale():
+            async with self._reading:
+                if self._is_stale():
+                    await self._refresh()
         return self._keyless is not Keyless.NEVER
 
-    def _must_look(self) -> bool:
-        return self._keyless is Keyless.UNTIL_FIRST_KEY and time.monotonic() - self._looked_at >= FRESH
+    def _is_stale(self) -> bool:
+        return self._keyless is Keyless.UNTIL_FIRST_KEY and time.monotonic() - self._read_at >= FRESH
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         if await self._stored.ever():
             self._keyless = Keyless.NEVER
-        self._looked_at = time.monotonic()
+        self._read_at = time.monotonic()
 
 
 METRICS_READER = Principal("metrics", operator=True)
-"""Who has the key for metrics, on their path alone."""
+"""The caller with the metrics key, on the path of the metrics only."""
 
 
 def require_operator(principal: Principal) -> None:
-    """Raises PermissionDenied."""
+    """Raises PermissionDenied if the caller is not an operator."""
     if not principal.operator:
-        raise PermissionDenied("This needs an operator's key: 'ignite keys create --operator'.")
+        raise PermissionDenied(
+            "This call needs an operator's key; create one with 'ignite keys create --operator --name NAME'."
+        )

@@ -1,9 +1,8 @@
-"""Stored keys: what one allows, and how it is kept.
+"""Stores API keys, their limits and their revocations.
 
-Only a key's SHA-256 is kept. A slow or salted hash, as passwords need, would protect nothing here: a key is 256 random
-bits, which nobody finds by trying, with the hash in hand or without, and every call would pay for the slowness. The
-hash is also the document's id, so that a key is found in one look-up whatever the number of keys; how long that takes
-tells nothing, because nobody can choose what a hash begins with without knowing a key that has it.
+Only a key's SHA-256 is stored. A slow or salted hash, as passwords need, would not add protection: a key is 256 random
+bits and cannot be guessed from its hash, and every call would pay for the slowness. The hash is also the document's id,
+so one look-up finds a key. The look-up's time reveals nothing, because a caller cannot choose a hash's first bytes.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ from shared.ports import FLEET, Document, Documents
 
 KIND = "key"
 KEYED = "keyed"
-"""The kind and the id of the document that says that there was a key once."""
+"""The kind and the id of the document that exists once a key has been created."""
 
 PREFIX = "sk-ignite-"
 BITS = 256
 FORM = re.compile(r"sk-ignite-[A-Za-z0-9_-]{43}")
-"""What a stored key looks like: anything else need not be looked up."""
+"""The form of a stored key. Other keys are not looked up."""
 
 HINT = 4
-"""Characters of a key that lists show, for people who wonder which one they hold."""
+"""The number of a key's last characters that lists show, to recognise it."""
 
 FOR_GOOD = 100 * 365 * 86400.0
-"""Seconds. A key is there until it is revoked."""
+"""Seconds. A key does not expire."""
 
 PAGE = 100
 
 REVOKED = "revoked-key"
-TOLD_FOR = 86_400.0
-"""Seconds for which a revocation is kept for API processes that do not run now."""
+KEPT_FOR = 86_400.0
+"""Seconds for which a revocation is kept for API processes that are not running."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """A key's end, as API processes are told of it. `key` and `tenant`: the key's id and tenant; `at`: Unix seconds."""
+    """A revoked key, as API processes read it. `key` and `tenant`: the key's id and tenant; `at`: Unix seconds."""
 
     id: str
     key: str
@@ -58,8 +57,8 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """`digest` is the key's SHA-256 in hex. `tenant`: whose jobs its holder sees. `weight`: the tenant's share of the
-    workers, beside others. `operator`: its holder may look at the whole fleet.
+    """`digest`: the key's SHA-256 in hex. `tenant`: the owner of the key's jobs. `weight`: the tenant's share of the
+    workers, relative to others. `operator`: the key may read and manage the whole fleet.
     """
 
     digest: str
@@ -110,7 +109,7 @@ class KeyRepository:
         weight: float = 1.0,
         operator: bool = False,
     ) -> tuple[str, StoredKey]:
-        """The key itself, which nobody can tell again, and what is kept of it. Without a `tenant` its name is one.
+        """Creates a key. Returns the secret, which is not stored, and the stored key. `tenant`: default is the name.
 
         Raises InvalidRequest, Conflict.
         """
@@ -120,7 +119,7 @@ class KeyRepository:
             if not is_model_name(model):
                 raise InvalidRequest(f"{bad_model(model)}.", param="models")
         if any([key async for key in self.all() if key.name == name]):
-            raise Conflict(f"There is a key named {name!r} already: revoke it first, or choose another name.")
+            raise Conflict(f"A key named {name!r} exists already: revoke it first, or choose another name.")
         await self._note_keyed()
         secret = PREFIX + secrets.token_urlsafe(BITS // 8)
         key = StoredKey(
@@ -137,12 +136,12 @@ class KeyRepository:
         return secret, key
 
     async def find(self, digest: str) -> StoredKey | None:
-        """The key with this hash."""
+        """Returns the key with this hash."""
         document = await self._documents.get(KIND, FLEET, digest)
         return document and StoredKey.decode(document.value)
 
     async def with_id(self, key_id: str) -> StoredKey | None:
-        """The key of that id, which is the beginning of its hash."""
+        """Returns the key with this id, which is the beginning of its hash."""
         begin = key_id.removeprefix("key_")
         found = await self._documents.list(KIND, FLEET, after=begin, limit=1, oldest_first=True)
         return StoredKey.decode(found[0].value) if found and found[0].id.startswith(begin) else None
@@ -151,21 +150,21 @@ class KeyRepository:
         return bool(await self._documents.list(KIND, FLEET, limit=1))
 
     async def ever(self) -> bool:
-        """Whether there is a key, or ever was one in this store."""
+        """Whether a key exists or has existed in this store."""
         return await self._documents.get(KEYED, FLEET, KEYED) is not None or await self.any()
 
     async def _note_keyed(self) -> None:
-        """A server that serves without keys until the first one must not do so again when the last one is revoked."""
+        """Records that a key has existed, so that calls without a key stay refused after the last one is revoked."""
         await self._documents.put(Document(KEYED, FLEET, KEYED, value=b"{}"), expires_in=FOR_GOOD)
 
     async def all(self) -> AsyncGenerator[StoredKey]:
-        """All of them, in no order that means anything."""
+        """Yields all keys, unordered."""
         async for document in self._pages():
             yield StoredKey.decode(document.value)
 
     async def revoke(self, name_or_id: str, *, cancel_jobs: bool = False) -> StoredKey:
-        """Forget a key. Calls that are open with it end; with `cancel_jobs` its jobs and batches do, too. Raises
-        NotFound, and Conflict where several bear the name.
+        """Revokes a key and ends its open calls; with `cancel_jobs` also its jobs and batches. Raises NotFound, and
+        Conflict if several keys have the name.
         """
         found = [(document, StoredKey.decode(document.value)) async for document in self._pages()]
         named = [(document, key) for document, key in found if name_or_id in (key.name, key.id)]
@@ -173,7 +172,7 @@ class KeyRepository:
             raise NotFound(f"There is no key {name_or_id!r}.")
         if len(named) > 1:
             ids = ", ".join(key.id for _, key in named)
-            raise Conflict(f"Several keys are named {name_or_id!r}: say which by its id ({ids}).")
+            raise Conflict(f"Several keys are named {name_or_id!r}: give the id instead of the name ({ids}).")
         document, key = named[0]
         await self._note_keyed()
         await Revocations(self._documents).add(key, cancel_jobs=cancel_jobs)
@@ -189,7 +188,7 @@ class KeyRepository:
 
 
 class Revocations:
-    """Revoked keys that API processes have to hear of."""
+    """Stores revocations for the API processes."""
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
@@ -198,10 +197,10 @@ class Revocations:
         now = time.time()
         revocation = Revocation(f"{int(now * 1000):013d}-{key.id}", key.id, key.tenant, at=now, cancel_jobs=cancel_jobs)
         document = Document(REVOKED, FLEET, revocation.id, value=orjson.dumps(revocation))
-        await self._documents.put(document, expires_in=TOLD_FOR)
+        await self._documents.put(document, expires_in=KEPT_FOR)
 
     async def all(self) -> AsyncGenerator[Revocation]:
-        """Newest first."""
+        """Yields the revocations, newest first."""
         after = None
         while page := await self._documents.list(REVOKED, FLEET, after=after, limit=PAGE):
             for document in page:

@@ -1,4 +1,4 @@
-"""The calls that are open, so that they end when their key is revoked."""
+"""Ends open calls whose key is revoked."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shared.errors import AuthenticationFailed
 
 
 class OpenCalls:
-    """The calls of this process that are open, by the stored key that they came with."""
+    """This process's open calls by the id of their stored key."""
 
     def __init__(self) -> None:
         self._ends: defaultdict[str, set[Callable[[], None]]] = defaultdict(set)
 
     @contextmanager
     def ended_with(self, key: str | None, end: Callable[[], None]) -> Generator[None]:
-        """While inside, `end` is called should the key be revoked. Keys of the settings cannot be."""
+        """Calls `end` if the key is revoked within the context. `key` is None for keys of the settings."""
         if key is None:
             yield
             return
@@ -30,7 +30,7 @@ class OpenCalls:
                 del self._ends[key]
 
     def end(self, key: str) -> int:
-        """How many calls there were."""
+        """Ends the key's open calls and returns their number."""
         ends = list(self._ends.get(key, ()))
         for end in ends:
             end()

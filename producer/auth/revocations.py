@@ -1,7 +1,7 @@
-"""What follows when a key is revoked: calls that are open with it end, and its jobs are cancelled where asked.
+"""Applies revocations of keys: ends open calls, and cancels jobs and batches with `--cancel-jobs`.
 
-`ignite keys revoke` leaves a document beside the keys, whether a server runs or not, and every API process looks for
-new ones. Other processes go on taking the key for a moment, so each revocation is carried out until that is over.
+`ignite keys revoke` stores a document, whether a server runs or not, and every API process polls for new ones. Other
+processes may still accept the key from their caches, so each revocation is applied repeatedly for a while.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from shared.ports import JobFilter
 
 log = structlog.get_logger(__name__)
 
-LOOK_EVERY = 2.0
-"""Seconds between looks for revoked keys."""
+CHECK_EVERY = 2.0
+"""Seconds between checks for revoked keys."""
 
-SETTLED = 3 * FRESH
-"""Seconds after a revocation in which a process may still have taken the key, with time to spare."""
+REPEAT_FOR = 3 * FRESH
+"""Seconds for which a revocation is applied again: other processes cache keys for FRESH seconds."""
 
 PAGE = 100
 OPEN = (JobStatus.QUEUED, JobStatus.IN_PROGRESS)
@@ -37,42 +37,42 @@ class RevocationWatcher:
         self._revocations = revocations
         self._service = service
         self._batches = batches
-        self._settled: set[str] = set()
+        self._done: set[str] = set()
 
     async def run(self) -> None:
-        """For the life of the process."""
+        """Checks for revocations until it is cancelled."""
         while True:
             try:
-                await self.look()
+                await self.check()
             except IgniteError as error:
-                log.warning("keys.not_looked_at", error=error.message, next="looking again")
-            await asyncio.sleep(LOOK_EVERY)
+                log.warning("revocations.not_read", error=error.message, next=f"read again in {CHECK_EVERY:g} s")
+            await asyncio.sleep(CHECK_EVERY)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         found = [each async for each in self._revocations.all()]
         for revocation in found:
-            if revocation.id not in self._settled:
-                old_enough = time.time() - revocation.at > SETTLED
-                await self._carry_out(revocation)
+            if revocation.id not in self._done:
+                old_enough = time.time() - revocation.at > REPEAT_FOR
+                await self._apply(revocation)
                 if old_enough:
-                    self._settled.add(revocation.id)
-        self._settled &= {each.id for each in found}
+                    self._done.add(revocation.id)
+        self._done &= {each.id for each in found}
 
-    async def _carry_out(self, revocation: Revocation) -> None:
+    async def _apply(self, revocation: Revocation) -> None:
         ended = self._service.open_calls.end(revocation.key)
         cancelled = await self._cancel(revocation) if revocation.cancel_jobs else 0
         if ended or cancelled:
             log.info("key.revoked", key=revocation.key, calls_ended=ended, cancelled=cancelled)
 
     async def _cancel(self, revocation: Revocation) -> int:
-        """How many jobs and batches of the key were told to end."""
+        """Cancels the key's open jobs and batches and returns their number."""
         count = 0
         async for batch_id in self._open_batches(revocation):
             try:
                 await self._batches.cancel(revocation.tenant, batch_id)
                 count += 1
             except (Conflict, NotFound):
-                continue  # It is over by now.
+                continue  # The batch has ended.
         async for job_id in self._open_jobs(revocation):
             await self._service.cancel(job_id)
             count += 1

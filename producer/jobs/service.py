@@ -126,7 +126,7 @@ class JobService:
         if job_id is None:
             return None
         if submission.meter is not None:
-            submission.meter.give_back()  # It was counted when it was new.
+            submission.meter.refund()  # It was counted when it was new.
         log.info("job.taken_up", job=job_id, next="its client was cut off and asks again")
         return await self.get(submission.tenant, job_id)
 
@@ -186,7 +186,7 @@ class JobService:
             may_come = queue_may_have_it and not isinstance(error, QueueFull)
             refusal = error
             if submission.meter is not None:
-                submission.meter.give_back()
+                submission.meter.refund()
             self._background_retries.retry_until_done(
                 f"discard {job.id}", lambda: self._undo(job, refusal, may_come=may_come), job.deadline_at
             )
@@ -217,7 +217,7 @@ class JobService:
         try:
             await self._backend.queue.publish(message)
         except QueueFull as error:
-            error.retry_after = self._gate.room_in(job.queue)
+            error.retry_after = self._gate.seconds_until_room(job.queue)
             raise
 
     async def publish_again(self, job: Job, body: bytes) -> None:

@@ -87,7 +87,7 @@ class WaitingCall:
         if self._waited is None and update.status is not JobStatus.QUEUED:
             self._waited = time.time() - self.job.created_at
         if update.ending is not None and self.call.meter is not None:
-            self.call.meter.settle(update.ending.status, update.ending.usage)
+            self.call.meter.charge(update.ending.status, update.ending.usage)
 
     async def result(self, last: Update) -> bytes:
         """The completion of a job whose `last` update this is. Raises what ended the job where it has none."""

@@ -9,7 +9,7 @@ from typing import Any
 import aio_pika
 import pytest
 
-from producer.auth.keyring import ANYONE
+from producer.auth.keyring import LOCAL_TENANT
 from shared.backends import open_backend
 from shared.backends.envelope import encode_envelope
 from shared.job import Job, QueueName, Tier, new_job_id
@@ -123,7 +123,7 @@ async def planted(amqp_url: str, redis_url: str, body: bytes | None, fields: Map
 
 def new_job() -> Job:
     now = time.time()
-    return Job(new_job_id(now), ANYONE, QUEUE.model, QUEUE.tier, "unary", now, now + 60, retention=60)
+    return Job(new_job_id(now), LOCAL_TENANT, QUEUE.model, QUEUE.tier, "unary", now, now + 60, retention=60)
 
 
 async def publish(amqp_url: str, headers: Mapping[str, Any], body: bytes) -> None:

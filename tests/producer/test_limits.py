@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from grpc import StatusCode
 
-from producer.admission.rate_limits import LOOKED_AT, UNBORN, KeyLimits, duration
+from producer.admission.rate_limits import CHECKED_JOBS, CREATION_GRACE, KeyLimits, duration
 from producer.auth.keyring import Principal
 from producer.auth.keys import KeyRepository
 from shared.backends.distributed import open_distributed
@@ -134,10 +134,10 @@ async def test_a_background_job_that_is_over_is_open_no_more(limited_api: Api) -
 
 async def test_room_is_found_at_once_among_many_long_jobs(limited_api: Api) -> None:
     """More than are looked at when the limit is reached, and the one that has ended would be looked at last."""
-    alice = await key(limited_api, "many", concurrency=LOOKED_AT + 20)
+    alice = await key(limited_api, "many", concurrency=CHECKED_JOBS + 20)
     limited_api.engine.gate.clear()
     try:
-        for _ in range(LOOKED_AT + 19):
+        for _ in range(CHECKED_JOBS + 19):
             await limited_api.submit(ask(deadline_seconds=600.0), **alice)
         job = await limited_api.submit(ask(deadline_seconds=3600.0), **alice)
         refused(await limited_api.post(ask(**BACKGROUND), **alice))
@@ -149,11 +149,11 @@ async def test_room_is_found_at_once_among_many_long_jobs(limited_api: Api) -> N
 
 
 async def test_what_dead_processes_left_is_found_however_much_is_open() -> None:
-    limits = Limits(concurrency=3 * LOOKED_AT)
+    limits = Limits(concurrency=3 * CHECKED_JOBS)
     async with open_embedded(None) as backend:
-        for number in range(3 * LOOKED_AT):
-            left = number == 3 * LOOKED_AT - 1
-            job = Job(new_job_id(time.time() - (UNBORN + 1)), "alice", MODEL, Tier.DEFAULT, "unary", 0, 0, 60)
+        for number in range(3 * CHECKED_JOBS):
+            left = number == 3 * CHECKED_JOBS - 1
+            job = Job(new_job_id(time.time() - (CREATION_GRACE + 1)), "alice", MODEL, Tier.DEFAULT, "unary", 0, 0, 60)
             job.deadline_at = time.time() + 600 + number
             if not left:
                 await backend.store.create(job, body=b"{}")
@@ -219,7 +219,7 @@ async def test_limits_hold_over_replicas_and_what_was_lost_is_found(amqp_url: st
 async def test_a_slot_whose_api_died_is_found_and_one_that_is_being_written_is_left_alone() -> None:
     limits = Limits(concurrency=1)
     async with open_embedded(None) as backend:
-        for age, room in ((0.0, False), (UNBORN + 1, True)):
+        for age, room in ((0.0, False), (CREATION_GRACE + 1, True)):
             principal = Principal("alice", f"key_{age}", limits)
             unwritten = new_job_id(time.time() - age)
             await backend.limiter.take(f"key_{age}", limits, unwritten, tokens=0, until=time.time() + 3600)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from producer.auth.keyring import ANYONE
+from producer.auth.keyring import LOCAL_TENANT
 from producer.jobs.reconciler import Reconciler
 from shared.backends.distributed import DistributedBackend, open_distributed
 from shared.job import Job, QueueName, Tier, new_job_id
@@ -24,7 +24,7 @@ async def dying(amqp_url: str, redis_url: str) -> AsyncIterator[DistributedBacke
 
 def new_job(*, detached: bool = False) -> Job:
     now = time.time()
-    return Job(new_job_id(now), ANYONE, MODEL, Tier.DEFAULT, "stream", now, now + 600, 60, detached=detached)
+    return Job(new_job_id(now), LOCAL_TENANT, MODEL, Tier.DEFAULT, "stream", now, now + 600, 60, detached=detached)
 
 
 async def swept(api: Api) -> int:

@@ -26,7 +26,7 @@ KEYS = "root=secret-of-root-4711"
 
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revocations, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(revocations, "CHECK_EVERY", 0.1)
 
 
 @pytest.fixture(params=["embedded", "distributed"])

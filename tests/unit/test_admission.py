@@ -10,7 +10,9 @@ from shared.ports import Backlog
 
 LIMITS = QueueLimits(jobs=100, tokens=10_000, tenant_jobs=10)
 BACKLOG = Backlog(jobs=50, tokens=5_000, tenants=5, tenant_jobs=5, started=1000)
-WELCOME = Facts(draining=False, time_left=60.0, limits=LIMITS, tokens=100, backlog=BACKLOG, wait=5.0, room_in=2.0)
+WELCOME = Facts(
+    draining=False, time_left=60.0, limits=LIMITS, tokens=100, backlog=BACKLOG, wait=5.0, seconds_until_room=2.0
+)
 
 
 def facts(**changes: Any) -> Facts:

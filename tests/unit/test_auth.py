@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from producer.auth import keyring as auth_keyring
-from producer.auth.keyring import ANYONE, FRESH, Keyless, Keyring, Principal, RecentKeys, require_operator
+from producer.auth.keyring import FRESH, LOCAL_TENANT, Keyless, Keyring, Principal, RecentKeys, require_operator
 from producer.auth.keys import FORM, KeyRepository, digest
 from shared.backends.embedded.backend import open_embedded
 from shared.errors import AuthenticationFailed, NotFound, PermissionDenied, unknown_model
@@ -90,7 +90,7 @@ async def test_where_no_key_is_asked_for_anyone_is_the_one_tenant(keyless: Keyle
     async with ring({}, keyless) as (keyring, _, _):
         for authorization in (None, "", "Bearer none", f"Bearer {WRONG}"):
             principal = await keyring.principal_of(authorization)
-            assert (principal.tenant, principal.operator) == (ANYONE, True)
+            assert (principal.tenant, principal.operator) == (LOCAL_TENANT, True)
 
 
 async def test_that_there_are_no_keys_opens_nothing() -> None:
