@@ -1,4 +1,4 @@
-"""What is known of queues at the gate: limits per queue and per tenant, and deadlines that are out of reach."""
+"""The admission gate: limits per queue and per tenant, and deadlines that a job would miss."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from tests.support.wait_until import wait_until
 
 
 class Store:
-    """Says what the test says, and how often it was asked."""
+    """Returns the backlog that the test sets, and counts reads."""
 
     def __init__(self) -> None:
         self.jobs, self.tenant_jobs, self.started, self.asked = 0, 0, 0, 0
@@ -24,7 +24,7 @@ class Store:
         return Backlog(self.jobs, self.jobs * 100, 2, tenant_jobs=self.tenant_jobs, started=self.started)
 
 
-class Hall:
+class GateHarness:
     def __init__(self, **settings: object) -> None:
         self.store = Store()
         self.background_retries = BackgroundRetries()
@@ -36,74 +36,74 @@ class Hall:
         return job
 
     async def known(self) -> None:
-        """Until the look in the background has taken place."""
-        await wait_until(lambda: self.store.asked > 0, "a look")
+        """Waits until the backlog was read in the background."""
+        await wait_until(lambda: self.store.asked > 0, "a read of the backlog")
         await self.background_retries.close()
 
 
 async def test_who_comes_is_not_kept_waiting_for_a_look() -> None:
-    hall = Hall(queue_limit=1000)
-    await hall.admit(count=3)
-    assert hall.store.asked == 0
-    await hall.known()
-    await hall.admit(count=50)
-    assert hall.store.asked <= 2, "what is known is good for a while"
+    harness = GateHarness(queue_limit=1000)
+    await harness.admit(count=3)
+    assert harness.store.asked == 0
+    await harness.known()
+    await harness.admit(count=50)
+    assert harness.store.asked <= 2, "what is known is good for a while"
 
 
 async def test_the_limit_holds_between_looks() -> None:
-    hall = Hall(queue_limit=10)
+    harness = GateHarness(queue_limit=10)
     with pytest.raises(QueueFull):
         for _ in range(20):
-            await hall.admit()
-            hall.store.jobs += 1
-            await hall.known()
-    assert hall.store.jobs == 10
-    assert hall.store.asked <= 5
+            await harness.admit()
+            harness.store.jobs += 1
+            await harness.known()
+    assert harness.store.jobs == 10
+    assert harness.store.asked <= 5
 
 
 async def test_nobody_is_turned_away_for_what_was_true_a_moment_ago() -> None:
-    hall = Hall(tenant_queue_limit=5)
-    hall.store.tenant_jobs = 5
-    await hall.admit()
-    await hall.known()
-    hall.store.tenant_jobs = 0
-    await hall.admit()
+    harness = GateHarness(tenant_queue_limit=5)
+    harness.store.tenant_jobs = 5
+    await harness.admit()
+    await harness.known()
+    harness.store.tenant_jobs = 0
+    await harness.admit()
 
 
 async def test_a_tenants_limit_and_the_tokens_limit() -> None:
-    hall = Hall(tenant_queue_limit=5, queue_token_limit=1000)
-    hall.store.tenant_jobs = 5
-    await hall.admit()
-    await hall.known()
+    harness = GateHarness(tenant_queue_limit=5, queue_token_limit=1000)
+    harness.store.tenant_jobs = 5
+    await harness.admit()
+    await harness.known()
     with pytest.raises(RateLimited, match="5 of your jobs"):
-        await hall.admit()
-    hall.store.tenant_jobs, hall.store.jobs = 0, 10
+        await harness.admit()
+    harness.store.tenant_jobs, harness.store.jobs = 0, 10
     with pytest.raises(QueueFull, match="1000 tokens"):
-        await hall.admit()
+        await harness.admit()
 
 
 async def test_a_named_request_is_let_in_to_find_its_job() -> None:
-    hall = Hall(queue_limit=1)
-    hall.store.jobs = 1
-    await hall.admit()
-    await hall.known()
-    await hall.admit(idempotency_key=IdempotencyKey("name", "digest"))
+    harness = GateHarness(queue_limit=1)
+    harness.store.jobs = 1
+    await harness.admit()
+    await harness.known()
+    await harness.admit(idempotency_key=IdempotencyKey("name", "digest"))
 
 
 async def test_a_deadline_out_of_reach_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    hall = Hall(fairness=False)
-    hall.store.jobs = 1000
-    await hall.admit()
-    await hall.known()
-    monkeypatch.setattr(hall.gate._rates, "_clock", Ticking())
-    for hall.store.started in range(0, 400, 20):  # Ten a second.
-        await hall.gate._look(QUEUE, "tenant", 0)
-    assert hall.gate.eta(new_job(), 99) == pytest.approx(10.0, rel=0.3)
+    harness = GateHarness(fairness=False)
+    harness.store.jobs = 1000
+    await harness.admit()
+    await harness.known()
+    monkeypatch.setattr(harness.gate._rates, "_clock", Ticking())
+    for harness.store.started in range(0, 400, 20):  # Ten a second.
+        await harness.gate._read(QUEUE, "tenant", 0)
+    assert harness.gate.eta(new_job(), 99) == pytest.approx(10.0, rel=0.3)
     with pytest.raises(RateLimited) as refused:
-        await hall.admit(deadline=30.0)
+        await harness.admit(deadline=30.0)
     assert refused.value.code == "deadline_out_of_reach"
-    await hall.admit(deadline=200.0)
-    await hall.background_retries.close()
+    await harness.admit(deadline=200.0)
+    await harness.background_retries.close()
 
 
 class Ticking:
