@@ -66,7 +66,7 @@ def quantile(values: array[float], share: float) -> float:
 
 def request_of(body: bytes) -> bytes:
     return (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         b"content-length: %d\r\n\r\n%b" % (len(body), body)
     )
 
@@ -97,13 +97,14 @@ class Caller(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
+        refused = not self._taken and not data.startswith(b"HTTP/1.1 200 ")
         self._taken.append(data)
         if self._load.stream:
             self._note_tokens(data.count(TOKEN_MARK), now)
             whole = data.endswith(LAST_CHUNK)
         else:
             whole = data.endswith(b"}")
-        if whole:
+        if whole or refused:
             self._finish(now)
 
     def _note_tokens(self, count: int, now: float) -> None:

@@ -127,12 +127,16 @@ class StreamAnswer(CallAnswer):
                 await self._send(client, send, update.data, more=False)
                 return update.ending.status
             elif update.data:
-                await self._send(client, send, update.data)
+                sending = self._send(client, send, update.data)
+                del update  # It would be held for as long as the client does not read.
+                await sending
 
     async def _send(self, client: WaitingCall, send: Send, data: bytes, *, more: bool = True) -> None:
         if not self._started:
             await self._start(client, send, STREAM_HEADERS)
-        await send_body(send, data, more=more)
+        sending = send_body(send, data, more=more)
+        del data
+        await sending
 
     async def _comment(self, client: WaitingCall) -> bytes:
         place = await client.place()

@@ -19,8 +19,13 @@ from shared.ports import Ending, FollowerClosed, Sink, Update
 BUFFER_LIMIT = 16 * 1024
 """Bytes held for one slow reader; beyond it they are dropped here and read from the log when the reader comes back."""
 
-READ_LIMIT = 32 * 1024
-"""Bytes read from the log at a time: as much as a reader that has stopped to read costs, beside its buffer."""
+READ_LEAST, READ_MOST = 16 * 1024, 128 * 1024
+"""Bytes read from the log at a time: the first ones, and the most. What was read is held while its reader takes it."""
+
+READ_SHARE = 8
+"""A read is this part of what the reader has taken already: a replay has few reads, and a reader that takes nothing
+costs little.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class LogFollower:
     def __init__(self, job_id: str, offset: int, read: ReadLog, *, stale: bool) -> None:
         self.job_id = job_id
         self._read = read
-        self._position = offset
+        self._since = self._position = offset
         self._parts: list[bytes] = []
         self._buffered = 0
         self._stale = stale
@@ -209,7 +214,7 @@ class LogFollower:
         self._stale, self._filling = False, []
         meanwhile = self._filling
         try:
-            snapshot = await self._read(self.job_id, self._position, READ_LIMIT)
+            snapshot = await self._read(self.job_id, self._position, self._read_limit())
         except BaseException:
             self._stale = True
             raise
@@ -223,6 +228,10 @@ class LogFollower:
         self._take_snapshot(snapshot)
         for offset, data in meanwhile:
             self._accept(offset, data)
+
+    def _read_limit(self) -> int:
+        taken = self._position - self._since
+        return min(max(READ_LEAST, taken // READ_SHARE), READ_MOST)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         if self._told_any and snapshot.epoch != self._epoch:

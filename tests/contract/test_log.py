@@ -141,3 +141,15 @@ async def test_an_append_nobody_waits_for_takes_place(backend: Backend) -> None:
     abandoned.cancel()
     async with backend.log.follow(job.id) as follower:
         assert await read_at_least(follower, len(one)) == one
+
+
+async def test_a_large_append_is_read_from_any_offset_and_its_frames_are_counted(backend: Backend) -> None:
+    job, claim = await started(backend)
+    frames = some_frames(10_000)
+    log, half = b"".join(frames), len(b"".join(frames[:5_000]))
+    assert half > 64 * 1024
+    await backend.log.append(job.id, claim.attempt, 0, log[:half])
+    await backend.log.append(job.id, claim.attempt, half, log[half:])
+    for offset in (0, 1, 32 * 1024, half - 1, half, len(log) - 1, len(log)):
+        assert await backend.log.read(job.id, offset) == log[offset:]
+    assert (await record_of(backend, job.id)).chunks == len(frames)

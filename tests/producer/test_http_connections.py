@@ -3,8 +3,9 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import pytest
 import structlog
@@ -105,6 +106,38 @@ async def test_a_reader_that_takes_nothing_is_cut_and_a_slow_one_is_not() -> Non
             assert all(size <= 128 * 1024 for size in held)
             taken.cancel()
             await asyncio.wait([taken])
+
+
+async def test_a_reader_that_takes_nothing_costs_little() -> None:
+    readers = 100
+    async with embedded_api() as api, AsyncExitStack() as stack:
+        job = await api.submit(ask("go", max_tokens=5_000))
+        await api.ended(job)
+        request = f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        connections = api.server.server_state.connections
+
+        def stuck() -> int:
+            return sum(each.flow.write_paused for each in connections)
+
+        with stack.enter_context(await small_client(api, request)):
+            await wait_until(lambda: stuck() == 1, "the first one to be stuck")  # What comes once does not count.
+            with traced_memory() as grown:
+                for _ in range(readers):
+                    stack.enter_context(await small_client(api, request))
+                await wait_until(lambda: stuck() == 1 + readers, "all to be stuck")
+                each = grown() / readers
+    assert each < 72 * 1024
+
+
+@contextmanager
+def traced_memory() -> Iterator[Callable[[], int]]:
+    """Yields what tells how many more bytes Python holds by now."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        yield lambda: tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
 
 
 async def small_client(api: Api, request: bytes) -> socket.socket:

@@ -14,6 +14,7 @@ from shared.backends.embedded import consumer as embedded_consumer
 from shared.backends.embedded.backend import DataDirectoryInUse, open_embedded
 from shared.backends.embedded.database import messages, purge
 from shared.backends.embedded.database.connection import Connection
+from shared.backends.embedded.database.jobs import ROW_LIMIT
 from shared.backends.embedded.queue import AT_HAND
 from shared.errors import BackendUnavailable
 from shared.job import JobStatus
@@ -290,6 +291,15 @@ async def test_a_bound_holds_however_many_come_at_once() -> None:
 
 
 # ── the purge ──
+
+
+async def test_a_log_has_no_large_rows(tmp_path: Path) -> None:
+    """SQLite reads a row as a whole, also for a reader that gets it piece by piece."""
+    async with open_embedded(tmp_path) as backend:
+        job, claim = await started(backend)
+        await backend.log.append(job.id, claim.attempt, 0, bytes(1_000_000))
+    ((rows, largest, size),) = query(tmp_path, "SELECT count(*), max(length(data)), sum(length(data)) FROM log")
+    assert (size, largest, rows) == (1_000_000, ROW_LIMIT, 31)
 
 
 async def test_expired_jobs_are_removed_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from producer.http.connection.limits import Connections, address_of
 from producer.http.connection.refusals import Refusal, Refused
 from producer.http.connection.transport import HeadHolder
 
-WRITE_BUFFER = 16 * 1024
+WRITE_BUFFER = 4 * 1024
 """Bytes. Above this many unsent bytes the server waits for the client to read."""
 
 KERNEL_BUFFER = 64 * 1024

@@ -41,9 +41,12 @@ class EventsAnswer(StreamAnswer):
             if update is None:
                 await send_body(send, await self._comment(client), more=True)
                 continue
-            await send_body(send, self._numbered.feed(await self._whole(client, update)), more=update.ending is None)
-            if update.ending is not None:
-                return update.ending.status
+            ending, whole = update.ending, await self._whole(client, update)
+            sending = send_body(send, self._numbered.feed(whole), more=ending is None)
+            del update, whole  # They would be held for as long as the client does not read.
+            await sending
+            if ending is not None:
+                return ending.status
 
     async def _whole(self, client: WaitingCall, update: Update) -> bytes:
         """Returns the update's bytes. A unary completion has no log, so its frames are built from the result."""

@@ -23,6 +23,9 @@ from shared.ports import AttemptFenced, Claim, Ending, LogShorter, NotClaimed
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after its deadline and retention when a record is dropped that nobody has ended."""
 
+ROW_LIMIT = 32 * 1024
+"""Bytes of a log in one row: SQLite reads a row as a whole, also where a reader is to get a piece of it."""
+
 
 class Row(NamedTuple):
     """What the steps decide by."""
@@ -285,10 +288,12 @@ def extend(db: Connection, row: Row, offset: int, data: bytes, now: float) -> Ex
     fresh = data[row.size - offset :]
     if not fresh:
         return None
-    db.execute(
-        "INSERT INTO log (job, until, chunks, data) VALUES (?, ?, ?, ?)",
-        (row.key, row.size + len(fresh), row.chunks + count_frames(fresh), fresh),
-    )
+    whole = row.chunks + count_frames(fresh)
+    for start in range(0, len(fresh), ROW_LIMIT):
+        data = fresh[start : start + ROW_LIMIT]
+        until = row.size + start + len(data)
+        # Only the count of a log's last row is ever asked for.
+        db.execute("INSERT INTO log (job, until, chunks, data) VALUES (?, ?, ?, ?)", (row.key, until, whole, data))
     if row.size == 0:
         db.execute("UPDATE jobs SET first_token_at = ? WHERE key = ?", (now, row.key))
     return Extended(row.size, fresh)
