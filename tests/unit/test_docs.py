@@ -104,3 +104,51 @@ def test_every_path_that_the_architecture_names_exists() -> None:
             assert (ROOT / name).exists(), f"architecture.md names {name}"
     for name in re.findall(r"`([\w/]+\.(?:py|lua|proto))`", page):
         assert (ROOT / name).is_file(), f"architecture.md names {name}, which is no path from the root"
+
+
+COINED = (
+    *(
+        "attempt",
+        "try",
+        "waiting call",
+        "detached",
+        "reattach",
+        "idempotency key",
+        "fingerprint",
+        "tombstone",
+        "orphan",
+    ),
+    *("reconciler", "restore", "quarantined", "undecodable", "background retry", "fast path", "eager send"),
+    *(
+        "claim",
+        "lease",
+        "fenced",
+        "outcome",
+        "ending",
+        "continue",
+        "replay",
+        "fold",
+        "put back",
+        "piggybacked",
+        "dialect",
+    ),
+    *("follower", "drain rate", "estimate", "fair queue", "virtual time", "weight", "principal", "meter"),
+    *("outbox", "notice", "window", "segment", "generation", "overtaken", "front", "behind"),
+)
+"""Words to which this project gives a meaning of its own."""
+
+
+def word_pattern(term: str) -> re.Pattern[str]:
+    """A term in prose or in names: `fair queue`, `fair_queue`, `FairQueue`; a last `y` may have become `ies`."""
+    stem = re.sub(r"y$", "(?:y|ies)", term)
+    return re.compile(stem.replace(" ", "[ _-]?"), re.IGNORECASE)
+
+
+def test_the_glossary_has_every_coined_word_of_the_code_once_and_no_other() -> None:
+    page = (ROOT / "docs" / "reference" / "glossary.md").read_text()
+    entries = [term for term in re.findall(r"^\| ([a-z ]+) \| [^|]+ \|$", page, re.MULTILINE) if term != "term"]
+    packages = ("ignite", "producer", "worker", "shared")
+    code = "\n".join(path.read_text() for package in packages for path in (ROOT / package).rglob("*.py"))
+    assert len(entries) == len(set(entries))
+    assert [term for term in entries if not word_pattern(term).search(code)] == []
+    assert [term for term in COINED if word_pattern(term).search(code) and term not in entries] == []
