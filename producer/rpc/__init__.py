@@ -1,1 +1,1 @@
-"""The gRPC gate: `dodil.ignite.v1.ModelService` beside HTTP, to the same service layer. grpc is imported only here."""
+"""The gRPC API: `dodil.ignite.v1.ModelService`, on the same service layer as HTTP. Only this package imports grpc."""

@@ -1,4 +1,4 @@
-"""gRPC answers to clients that wait: the stream, and the unary answer."""
+"""Answers waiting gRPC clients, as a stream or with one completion."""
 
 from __future__ import annotations
 
@@ -29,47 +29,55 @@ ERROR = PREFIX + b'{"error":'
 
 
 class Answer:
-    """What both kinds share: open the call, serve it, and notice that the client has left.
+    """Opens the call, serves it, and notices a disconnect. The base of both kinds of answers.
 
-    gRPC cancels its handler wherever that stands, also between two steps that belong together, as a job's record and
-    its message do. So the work is a task of its own, which is told.
+    gRPC cancels its handler at any await, also between steps that belong together, such as writing a job's record and
+    sending its message. So the work runs in a task of its own, which is notified instead of cancelled.
     """
 
     mode: Mode
 
     def __init__(
-        self, service: JobService, submission: Submission, context: Context, marks: dict[str, str], keepalive: float
+        self,
+        service: JobService,
+        submission: Submission,
+        context: Context,
+        answer_metadata: dict[str, str],
+        keepalive: float,
     ) -> None:
-        """`marks`: metadata of the answer; what is learned about the job is added."""
+        """`answer_metadata`: the answer's metadata; the job's id is added. `keepalive`: seconds between updates."""
         self._service = service
         self._submission = submission
         self._context = context
-        self._marks = marks
+        self._metadata = answer_metadata
         self._keepalive = keepalive
         self._since = time.perf_counter()
         self._client: WaitingCall | None = None
-        self._started = self._gone = self._cut = False
-        self.task = asyncio.create_task(self._work(), name=f"answer {marks['x-request-id']}")
+        self._started = self._client_left = self._stopping = False
+        self.task = asyncio.create_task(self._work(), name=f"answer {answer_metadata['x-request-id']}")
         self.task.add_done_callback(run_and_discard)
 
     async def end(self) -> ChatCompletionResponse | None:
-        """The unary answer; None once a stream has been sent. Raises FollowerClosed if the client has left."""
+        """Waits for the answer's end. Returns the unary answer, or None after a stream.
+
+        Raises the call's error, FollowerClosed if the client has left, and ShuttingDown after `cut_off`.
+        """
         try:
             return await asyncio.shield(self.task)
         except asyncio.CancelledError:
-            if self._cut:
+            if self._stopping:
                 raise ShuttingDown("This server is shutting down; the call's job runs on.") from None
             self._leave()
             await asyncio.wait([self.task])
             raise
 
     def cut_off(self) -> None:
-        """This process is stopping, not the client leaving."""
-        self._cut = True
+        """Ends the call because this process stops; the job runs on."""
+        self._stopping = True
         self.task.cancel()
 
     def _leave(self) -> None:
-        self._gone = True
+        self._client_left = True
         if self._client is not None:
             self._client.leave()
 
@@ -79,38 +87,38 @@ class Answer:
             self._service, lambda: self._service.call(submission), self.mode, key=submission.principal.key
         ) as client:
             self._client = client
-            self._marks["x-job-id"] = client.job.id
-            if self._gone:
+            self._metadata["x-job-id"] = client.job.id
+            if self._client_left:
                 client.leave()
             return await self._serve(client)
         raise FollowerClosed
 
     async def _serve(self, client: WaitingCall) -> ChatCompletionResponse | None:
-        """Answer, and note how the job ended. Raises FollowerClosed when the client has left."""
+        """Sends the answer and records how the job ended. Raises FollowerClosed when the client has left."""
         raise NotImplementedError
 
     async def _start(self, client: WaitingCall) -> None:
         if not self._started:
             self._started = True
             taken = {"openai-processing-ms": str(int((time.perf_counter() - self._since) * 1000))}
-            metadata = self._marks | client.begin() | taken | self.rate_limits()
-            await unless_gone(self._context.send_initial_metadata(tuple(metadata.items())))
+            metadata = self._metadata | client.begin() | taken | self.rate_limits()
+            await unless_disconnected(self._context.send_initial_metadata(tuple(metadata.items())))
 
     def rate_limits(self) -> dict[str, str]:
-        """How the call's key stands, where it has limits."""
+        """Returns the metadata with the key's rate limits; empty for a key without limits."""
         meter = self._submission.meter
         return {} if meter is None else meter.headers()
 
 
-async def unless_gone(sending: Awaitable[None]) -> None:
+async def unless_disconnected(sending: Awaitable[None]) -> None:
     try:
         await sending
-    except grpc.aio.BaseError:  # Nothing can be sent to a client that has left.
+    except grpc.aio.BaseError:  # The client has disconnected.
         raise FollowerClosed from None
 
 
 class UnaryAnswer(Answer):
-    """The completion, once the job is over."""
+    """Returns the completion once the job has ended."""
 
     mode = "unary"
 
@@ -125,7 +133,7 @@ class UnaryAnswer(Answer):
 
 
 class StreamAnswer(Answer):
-    """A message for each frame of the log. While nothing comes HTTP/2's own pings show that the call is alive."""
+    """Sends a message for each frame of the log. HTTP/2's pings keep an idle call alive."""
 
     mode = "stream"
 
@@ -151,10 +159,10 @@ class StreamAnswer(Answer):
         if frame.startswith(ERROR):
             raise_error(orjson.loads(data)["error"])
         await self._start(client)
-        await unless_gone(self._context.write(chunk_of(data)))
+        await unless_disconnected(self._context.write(chunk_of(data)))
 
 
 def raise_error(error: Mapping[str, Any] | None) -> None:
-    """An error in band ends a stream of messages as its status."""
+    """Raises the error of a job or of a frame, which ends the stream with its gRPC status."""
     if error:
         raise RecordedError(error)

@@ -1,4 +1,4 @@
-"""The two methods: a call comes in, becomes a job, and is answered; as `completions` does for HTTP."""
+"""Serves ModelService's two methods: submits each call as a job and answers it, as `completions` does over HTTP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from producer.rpc.answers import Answer, Context, StreamAnswer, UnaryAnswer
 from producer.rpc.errors import code_of, rich_status
 from producer.rpc.messages import body_of
 from producer.rpc.peers import address_of, browser_refusal
-from producer.rpc.receiving import OpenCalls, Receiving
+from producer.rpc.receiving import CallLimit, Receiving
 from producer.rpc.wire_bounds import MessageBounds
 from shared.errors import DeadlineExceeded, IgniteError, InvalidRequest, RequestTooLarge
 from shared.job import Mode
@@ -33,7 +33,7 @@ from shared.schema import ChatCompletionRequest as Request
 log = structlog.get_logger(__name__)
 
 Messages = AsyncIterator[bytes]
-"""Of one, which is not read before its caller is known, nor decoded before it is counted."""
+"""The call's single message. It is read after authentication, and decoded after its size was counted."""
 
 BOUNDS = MessageBounds(ChatCompletionRequest.DESCRIPTOR)
 
@@ -43,7 +43,7 @@ class ModelService:
         self._context = context
         self._open: set[Answer] = set()
         settings = context.settings
-        self._calls = OpenCalls(settings.grpc_calls)
+        self._calls = CallLimit(settings.grpc_calls)
         self._receiving = Receiving(
             memory=settings.grpc_receive_memory,
             largest=settings.body_limit,
@@ -57,7 +57,7 @@ class ModelService:
         await self._answer(StreamAnswer, messages, context)
 
     async def drain(self, seconds: float) -> None:
-        """Let the open calls finish; what is open then is cut off, and its jobs run on."""
+        """Waits up to `seconds` for the open calls, then ends the rest; their jobs run on."""
         if self._open:
             await asyncio.wait([answer.task for answer in self._open], timeout=seconds)
         for answer in self._open:
@@ -65,17 +65,17 @@ class ModelService:
 
     async def _answer(self, kind: type[Answer], messages: Messages, context: Context) -> ChatCompletionResponse | None:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        marks = {"x-request-id": fit_request_id(metadata.get("x-request-id", ""))}
-        with bound_contextvars(request=marks["x-request-id"]):
+        answer_metadata = {"x-request-id": fit_request_id(metadata.get("x-request-id", ""))}
+        with bound_contextvars(request=answer_metadata["x-request-id"]):
             try:
-                return await self._answered(kind, messages, metadata, context, marks)
+                return await self._answered(kind, messages, metadata, context, answer_metadata)
             except IgniteError as error:
-                await refuse(context, error, marks)
+                await refuse(context, error, answer_metadata)
             except FollowerClosed:
                 await context.abort(grpc.StatusCode.CANCELLED)
             except Exception as error:
                 log.error("request.crashed", exc_info=error)
-                await refuse(context, IgniteError("The server failed on this request."), marks)
+                await refuse(context, IgniteError("The server failed on this request."), answer_metadata)
 
     async def _answered(
         self,
@@ -83,7 +83,7 @@ class ModelService:
         messages: Messages,
         metadata: Mapping[str, str],
         context: Context,
-        marks: dict[str, str],
+        answer_metadata: dict[str, str],
     ) -> ChatCompletionResponse | None:
         principal = await self._principal_of(metadata, context)
         with self._calls.counted(principal.tenant), self._context.bodies.open(principal.tenant) as held:
@@ -93,13 +93,19 @@ class ModelService:
                 principal, data, metadata, mode=kind.mode, remaining=context.time_remaining()
             )
             del data
-            answer = kind(self._context.service, submission, context, marks, self._context.settings.keepalive)
+            answer = kind(
+                self._context.service,
+                submission,
+                context,
+                answer_metadata=answer_metadata,
+                keepalive=self._context.settings.keepalive,
+            )
             self._open.add(answer)
             try:
                 return await answer.end()
             finally:
                 self._open.discard(answer)
-                marks.update(answer.rate_limits())
+                answer_metadata.update(answer.rate_limits())
 
     async def _principal_of(self, metadata: Mapping[str, str], context: Context) -> Principal:
         keyring = self._context.keyring
@@ -133,7 +139,7 @@ class ModelService:
 
 
 def read(data: bytes, limit: int, *, streams: bool) -> tuple[bytes, Request]:
-    """The body that the message stands for, and the checked request. Raises InvalidRequest, RequestTooLarge."""
+    """Returns the equivalent JSON body and the checked request. Raises InvalidRequest, RequestTooLarge."""
     BOUNDS.refuse_excess(data)
     try:
         value = body_of(ChatCompletionRequest.FromString(data))
@@ -144,12 +150,13 @@ def read(data: bytes, limit: int, *, streams: bool) -> tuple[bytes, Request]:
         raise RequestTooLarge(f"The request body is larger than {limit:,} bytes.")
     request = check_request(value, stream=streams)
     if request.background:
-        raise InvalidRequest("Jobs are for HTTP: POST /v1/chat/completions answers with one.", param="background")
+        message = "Background jobs are not available over gRPC: use HTTP (POST /v1/chat/completions)."
+        raise InvalidRequest(message, param="background")
     return body, request
 
 
 def with_deadline(request: Request, remaining: float | None) -> Request:
-    """Of the body's deadline and the call's, which has `remaining` seconds left, the earlier one counts."""
+    """Limits the request's deadline to the call's, which is `remaining` seconds away. Raises DeadlineExceeded."""
     if remaining is None:
         return request
     if remaining <= 0:
@@ -157,7 +164,7 @@ def with_deadline(request: Request, remaining: float | None) -> Request:
     return request.model_copy(update={"deadline_seconds": min(request.deadline_seconds or MAX_DEADLINE, remaining)})
 
 
-async def refuse(context: Context, error: IgniteError, marks: Mapping[str, str]) -> NoReturn:
+async def refuse(context: Context, error: IgniteError, answer_metadata: Mapping[str, str]) -> NoReturn:
     status = rich_status(error)
     details = ("grpc-status-details-bin", status.SerializeToString())
-    await context.abort(code_of(error), status.message, (details, *marks.items()))
+    await context.abort(code_of(error), status.message, (details, *answer_metadata.items()))

@@ -1,4 +1,4 @@
-"""The only map from errors to gRPC's status. The JSON error that HTTP answers is in the status's ErrorInfo."""
+"""Maps errors to gRPC statuses, here only. ErrorInfo has the fields of HTTP's JSON error."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ CODES: Mapping[int, grpc.StatusCode] = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
     507: grpc.StatusCode.UNAVAILABLE,
 }
-"""By HTTP's status. Every other one is a bad argument, or a fault of ours."""
+"""gRPC codes by HTTP status. Other statuses are INVALID_ARGUMENT below 500, and INTERNAL from 500."""
 
 LONGEST = 1000
-"""Bytes of a text in a status: it travels several times over in headers, of which clients take 8 KiB."""
+"""Bytes of a text in a status. Headers repeat it several times, and clients accept 8 KiB of them."""
 
 
 def code_of(error: IgniteError) -> grpc.StatusCode:
@@ -41,7 +41,7 @@ def code_of(error: IgniteError) -> grpc.StatusCode:
 
 
 def rich_status(error: IgniteError) -> Status:
-    """As google.rpc.Status: ErrorInfo always, RetryInfo where HTTP says Retry-After."""
+    """Returns a google.rpc.Status with ErrorInfo, and with RetryInfo if HTTP's answer has Retry-After."""
     described = error.to_dict()
     texts = {name: shortened(str(value)) for name, value in described.items() if value is not None}
     details = [packed(ErrorInfo(reason=texts["code"], domain=DOMAIN, metadata=texts))]

@@ -1,8 +1,8 @@
-"""gRPC's server, without the name of a method that stops it.
+"""Protects gRPC's server against method names that would stop it.
 
-grpcio decodes the name of a call's method in the task that accepts all calls. A name that is not UTF-8 ends this
-task, and the server with it: one HEADERS frame of a stranger is enough. Therefore all methods are registered by name,
-and grpcio's core sorts their calls out; all other calls are refused without a look at their names.
+grpcio decodes a call's method name in the task that accepts all calls. A name that is not UTF-8 ends this task and with
+it the server: one HEADERS frame from any client is enough. Therefore all methods are registered by name, so that
+grpcio's core selects their calls; all other calls are refused without decoding their names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-# The stubs know nothing of these; pyproject.toml bounds the versions that have them.
+# The stubs lack these modules; pyproject.toml bounds the versions that have them.
 cygrpc: Any = import_module("grpc._cython.cygrpc")
 aio: Any = import_module("grpc.aio._server")
 
@@ -26,7 +26,7 @@ Methods = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
 def guarded_server(
     services: Mapping[str, Methods], options: Sequence[tuple[str, Any]], most_calls: int
 ) -> grpc.aio.Server:
-    """What `grpc.aio.server` makes, with the methods of `services` and `most_calls` open at a time."""
+    """Returns a server like `grpc.aio.server`'s, with the methods of `services` and at most `most_calls` open calls."""
     logging.getLogger(cygrpc.__name__).addFilter(without_metadata)
     server: Any = aio.Server.__new__(aio.Server)
     server._loop = cygrpc.get_working_loop()
@@ -39,18 +39,18 @@ def guarded_server(
 
 
 def without_metadata(record: logging.LogRecord) -> bool:
-    """grpcio logs the value of a header that is not UTF-8 as an error: a key would stand in the log."""
+    """Drops grpcio's error about a header that is not UTF-8: it contains the value, which may be a key."""
     return not str(record.msg).startswith("Invalid encoding on")
 
 
 def next_call(server: Any, method: bytes | None) -> asyncio.Task[Any]:
-    """The next call of a registered method; for None, those of all others, until the server stops."""
+    """Waits for the next call of a registered method. `method` None: refuses all other calls until the server stops."""
     loop = asyncio.get_running_loop()
     return loop.create_task(refuse_others(server) if method is None else server._request_registered_call(method))
 
 
 async def refuse_others(server: Any) -> None:
-    """Answers them with UNIMPLEMENTED."""
+    """Answers all calls of unregistered methods with UNIMPLEMENTED."""
     loop, no_methods = asyncio.get_running_loop(), cygrpc._MethodResolver([], {})
     refusals: set[asyncio.Task[None]] = set()
     while True:

@@ -1,7 +1,7 @@
-"""Between JSON and the messages of model_service.proto, exact both ways. Pure.
+"""Converts between JSON and the messages of model_service.proto, exactly in both directions. Pure.
 
-protobuf's own mapping (`json_format`) is not used: it writes whole 64-bit numbers as strings, and takes ten times as
-long to read a chunk as the messages' constructors, which are in C.
+protobuf's own mapping (`json_format`) is not used: it writes 64-bit integers as strings, and reads a chunk ten times
+slower than the messages' constructors, which are in C.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ M = TypeVar("M", ChatCompletionChunk, ChatCompletionResponse)
 Shape = dict[str, "Shape | None"]
 
 EXACT = 2.0**53
-"""Whole numbers up to here are the same as a double and as an integer."""
+"""A double represents all integers up to here exactly."""
 
 EXTRA_FIELDS = "extra_fields"
 EXTRAS = ("extra_body", EXTRA_FIELDS)
-"""Where messages keep fields that the schema does not name."""
+"""The message fields that contain fields outside of the schema."""
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def body_of(request: ChatCompletionRequest) -> dict[str, Any]:
-    """What the client would have sent over HTTP. Raises InvalidRequest for what JSON cannot say."""
+    """Returns the equivalent HTTP body. Raises InvalidRequest for values that JSON cannot express."""
     return object_of(request, "")
 
 
 def object_of(message: Message, path: str) -> dict[str, Any]:
-    """Only what is set; the fields in `extra_body` and `extra_fields` stand beside the others."""
+    """Returns the fields that are set. Merges those in `extra_body` and `extra_fields` into the object."""
     fields = {field.name: field_of(field, value, path) for field, value in message.ListFields()}
     for name in EXTRAS:
         if name in fields:
@@ -54,7 +54,7 @@ def object_of(message: Message, path: str) -> dict[str, Any]:
 def join(fields: dict[str, Any], extra: Mapping[str, Any], path: str) -> None:
     if (twice := next((name for name in extra if name in fields), None)) is not None:
         param = below(path, twice)
-        raise InvalidRequest(f"Invalid value for '{param}': the field is set beside it, too.", param=param)
+        raise InvalidRequest(f"Invalid value for '{param}': the message has this field as well; set one.", param=param)
     fields.update(extra)
 
 
@@ -89,9 +89,10 @@ def plain_value(value: Value, path: str) -> Any:
 
 
 def in_order(fields: dict[str, Any]) -> dict[str, Any]:
-    """A map of protobuf has no order, and what comes out of one differs between processes. So that the same request is
-    the same to an engine (the order of a schema's properties is the order in which it makes them), names are sorted,
-    and a schema's properties begin with those that `required` lists, in its order.
+    """Sorts the names of an object; a schema's properties begin with those in `required`, in that order.
+
+    protobuf's maps have no order, and their iteration differs between processes. Equal requests must be equal to an
+    engine, which generates properties in the schema's order.
     """
     properties, required = fields.get("properties"), fields.get("required")
     if isinstance(properties, dict) and isinstance(required, list):
@@ -102,9 +103,9 @@ def in_order(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def number(value: float, path: str) -> int | float:
-    """Whole ones without a point: every number of a Value is a double, and engines want `top_k` to be 40, not 40.0."""
+    """Returns whole numbers as integers: a Value's numbers are doubles, and engines need `top_k` as 40, not 40.0."""
     if not math.isfinite(value):
-        raise InvalidRequest(f"Invalid value for '{path}': JSON has no number {value}.", param=path)
+        raise InvalidRequest(f"Invalid value for '{path}': expected a finite number, not {value}.", param=path)
     return int(value) if value.is_integer() and abs(value) <= EXACT else value
 
 
@@ -120,31 +121,31 @@ def is_map(field: FieldDescriptor) -> bool:
 
 
 def completion_of(result: bytes) -> ChatCompletionResponse:
-    """Raises EngineError if the engine's answer is of another shape than OpenAI's."""
+    """Returns a completion's message. Raises EngineError if the engine's answer does not have OpenAI's format."""
     return build(ChatCompletionResponse, orjson.loads(result))
 
 
 def chunk_of(data: bytes) -> ChatCompletionChunk:
-    """As `completion_of`, for the JSON of one frame."""
+    """Returns the message of one frame's JSON. Raises EngineError, as `completion_of` does."""
     return build(ChatCompletionChunk, orjson.loads(data))
 
 
 def build(kind: type[M], value: dict[str, Any]) -> M:
     try:
         return kind(**value)
-    except (ValueError, TypeError, AttributeError):  # The second look costs more, and few answers need it.
-        return build_sifted(kind, value)
+    except (ValueError, TypeError, AttributeError):  # Slower, and few answers need it.
+        return build_with_extras(kind, value)
 
 
-def build_sifted(kind: type[M], value: Mapping[str, Any]) -> M:
+def build_with_extras(kind: type[M], value: Mapping[str, Any]) -> M:
     try:
-        return kind(**sifted(value, SHAPES[kind.__name__]))
+        return kind(**with_extras(value, SHAPES[kind.__name__]))
     except (ValueError, TypeError, AttributeError) as error:
-        raise EngineError(f"The engine's answer has another shape than OpenAI's: {error}") from error
+        raise EngineError(f"The engine's answer does not have OpenAI's format: {error}") from error
 
 
-def sifted(value: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """What the schema names in its place, and everything else in `extra_fields`."""
+def with_extras(value: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    """Moves the fields outside of the schema into `extra_fields`."""
     known: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for name, item in value.items():
@@ -155,14 +156,14 @@ def sifted(value: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         elif (inner := shape[name]) is None:
             known[name] = item
         elif isinstance(item, list):
-            known[name] = [sifted(each, inner) for each in cast(list[dict[str, Any]], item)]
+            known[name] = [with_extras(each, inner) for each in cast(list[dict[str, Any]], item)]
         else:
-            known[name] = sifted(item, inner)
+            known[name] = with_extras(item, inner)
     return known | {EXTRA_FIELDS: extra} if extra else known
 
 
 def shape_of(fields: Iterable[FieldDescriptor]) -> Shape:
-    """The names of a message's fields, each with the shape of what is in it where that is a message of ours."""
+    """Returns a message's field names, each with the fields of its own message type, if that is one of this schema."""
     return {field.name: inner_shape(field) for field in fields}
 
 

@@ -1,4 +1,4 @@
-"""What a call over gRPC tells of where it comes from."""
+"""Reads the origin of gRPC calls: the peer's address, and traces of browsers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.settings import Settings
 
 
 def address_of(peer: str) -> str:
-    """The address in gRPC's name for a peer: `ipv4:127.0.0.1:4711`, `ipv6:[::1]:4711`, percent-encoded."""
+    """Returns the address in a percent-encoded gRPC peer, such as `ipv4:127.0.0.1:4711` or `ipv6:[::1]:4711`."""
     kind, _, rest = unquote(peer).partition(":")
     if kind not in ("ipv4", "ipv6"):
         return ""
@@ -21,6 +21,6 @@ def address_of(peer: str) -> str:
 
 
 def browser_refusal(metadata: Mapping[str, str], settings: Settings) -> IgniteError | None:
-    """As over HTTP, for a server without keys. Browsers cannot speak gRPC, but a proxy can translate for them."""
+    """Returns the refusal of a browser's call to a server without keys, as over HTTP; a proxy may translate to gRPC."""
     names = LocalNames(settings.keyless_hosts, any_address=not settings.on_loopback)
     return names.refusal(Headers(dict(metadata)), "POST", upload=True)

@@ -1,7 +1,7 @@
-"""Bounds what is kept of messages that are still coming in.
+"""Limits the memory and time of messages that are being received.
 
-gRPC's core keeps at most WINDOW bytes of a message that nobody reads, and the whole of it as soon as somebody does. So
-a message is read only when its caller is known, only so many are read at a time, and each has to come within a time.
+gRPC's core buffers at most WINDOW bytes of a message until the handler reads it, and then all of it. So messages are
+read after authentication, a limited number at a time, and each with a timeout.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from shared.errors import DeadlineExceeded, InvalidRequest, RateLimited, Unavail
 T = TypeVar("T")
 
 WINDOW = 65_535
-"""Bytes of a stream that are taken before it is read: HTTP/2's own default, which the server leaves as it is."""
+"""Bytes of a stream that are buffered before it is read: HTTP/2's default."""
 
 LEAST_SLOTS = 2
 
 TENANTS_SHARE = 0.5
-"""Of all slots, the part that one tenant may have at a time."""
+"""The share of all slots that one tenant may use at a time."""
 
-MOST_WAITING = 1000
+MAX_WAITING = 1000
 """Calls that may wait for a slot."""
 
 
 class Receiving:
-    """Slots for messages that are read: as many as fit into `memory` bytes, at `largest` bytes each. `timeout` in
-    seconds, for the wait and the message together.
+    """Slots for reading messages: as many as fit into `memory` bytes, at `largest` bytes each. `timeout`: seconds for
+    the wait for a slot and the message together.
     """
 
     def __init__(self, *, memory: int, largest: int, timeout: float) -> None:
@@ -43,7 +43,7 @@ class Receiving:
         self._timeout = timeout
 
     async def first(self, messages: AsyncIterator[T], tenant: str) -> T:
-        """The call's message. Raises Unavailable, DeadlineExceeded, InvalidRequest."""
+        """Returns the call's message. Raises Unavailable, DeadlineExceeded, InvalidRequest."""
         reading = False
         try:
             async with asyncio.timeout(self._timeout), self._slot(tenant):
@@ -52,12 +52,12 @@ class Receiving:
         except TimeoutError:
             raise late(self._timeout) if reading else busy() from None
         if message is None:
-            raise InvalidRequest("The call has no message.")
+            raise InvalidRequest("The call has no message: send one ChatCompletionRequest.")
         return message
 
     @asynccontextmanager
     async def _slot(self, tenant: str) -> AsyncGenerator[None]:
-        if self._waiting >= MOST_WAITING:
+        if self._waiting >= MAX_WAITING:
             raise busy()
         own = self._tenants.setdefault(tenant, asyncio.Semaphore(self._per_tenant))
         self._calls[tenant] = self._calls.get(tenant, 0) + 1
@@ -74,8 +74,8 @@ class Receiving:
                 del self._calls[tenant], self._tenants[tenant]
 
 
-class OpenCalls:
-    """Counts calls from when their caller is known to their end: `most` of all tenants, and a share of that of one."""
+class CallLimit:
+    """Limits authenticated open calls: `most` in total, and a share of that for one tenant."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -84,7 +84,7 @@ class OpenCalls:
 
     @contextmanager
     def counted(self, tenant: str) -> Generator[None]:
-        """Raises RateLimited, Unavailable."""
+        """Counts one call of the tenant within the context. Raises RateLimited, Unavailable."""
         if self._open[tenant] >= self._per_tenant:
             raise RateLimited(
                 f"Too many calls are open over gRPC: {self._per_tenant:,} of one tenant at once.",
@@ -92,7 +92,8 @@ class OpenCalls:
                 retry_after=1,
             )
         if self._open.total() >= self._most:
-            raise Unavailable("Too many calls are open over gRPC.", code="too_many_open_calls", retry_after=1)
+            message = f"Too many calls are open over gRPC: this server accepts {self._most:,} at once."
+            raise Unavailable(message, code="too_many_open_calls", retry_after=1)
         self._open[tenant] += 1
         try:
             yield
@@ -110,9 +111,9 @@ def late(seconds: float) -> DeadlineExceeded:
     return DeadlineExceeded(f"The message did not arrive within {seconds:g} s.", code="receive_timeout")
 
 
-class StrangersReceiving:
-    """Slots for messages of callers without a key (health, reflection). Nobody waits: where there is none, the caller
-    does without the message or without an answer.
+class UnauthenticatedReceiving:
+    """Slots for messages of clients without a key (health, reflection). There is no waiting: without a free slot the
+    message is not read.
     """
 
     def __init__(self, *, slots: int, timeout: float) -> None:
@@ -124,7 +125,7 @@ class StrangersReceiving:
         return self._free == 0
 
     async def next(self, messages: AsyncIterator[T]) -> T | None:
-        """None at the end. Raises DeadlineExceeded, Unavailable."""
+        """Returns the next message, or None at the end. Raises DeadlineExceeded, Unavailable."""
         if self.full:
             raise busy()
         self._free -= 1

@@ -1,4 +1,4 @@
-"""Reflection, for callers without a key: what it reads of them is bounded."""
+"""The reflection service, for clients without a key; the messages that it reads are bounded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import grpc.aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from producer.rpc.guarded import Methods
-from producer.rpc.receiving import StrangersReceiving
+from producer.rpc.receiving import UnauthenticatedReceiving
 from shared.errors import IgniteError
 
 Request = reflection_pb2.ServerReflectionRequest
@@ -18,16 +18,16 @@ Response = reflection_pb2.ServerReflectionResponse
 Context = grpc.aio.ServicerContext[Any, Any]
 
 NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
-"""Version 1 is v1alpha's messages under another name; clients ask for it first, and some for nothing else."""
+"""Version 1 has the same messages as v1alpha. Clients try it first, and some only it."""
 
 
-def reflection_services(services: list[str], strangers: StrangersReceiving) -> dict[str, Methods]:
-    servicer = cast(Any, reflection).aio.ReflectionServicer(services)  # The stubs have left it out.
+def reflection_services(services: list[str], receiving: UnauthenticatedReceiving) -> dict[str, Methods]:
+    servicer = cast(Any, reflection).aio.ReflectionServicer(services)  # The stubs lack it.
 
     async def info(requests: AsyncIterator[Request], context: Context) -> AsyncGenerator[Response]:
         try:
-            while (request := await strangers.next(requests)) is not None:
-                async for response in servicer.ServerReflectionInfo(alone(request), context):
+            while (request := await receiving.next(requests)) is not None:
+                async for response in servicer.ServerReflectionInfo(single(request), context):
                     yield response
         except IgniteError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.message)
@@ -36,5 +36,5 @@ def reflection_services(services: list[str], strangers: StrangersReceiving) -> d
     return {name: {"ServerReflectionInfo": method} for name in NAMES}
 
 
-async def alone(request: Request) -> AsyncGenerator[Request]:
+async def single(request: Request) -> AsyncGenerator[Request]:
     yield request

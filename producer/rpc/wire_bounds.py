@@ -1,7 +1,7 @@
-"""What a message may consist of, counted in its bytes before anything is built from them. Pure.
+"""Census a protobuf message's values in its bytes, before it is decoded, and refuses too many. Pure.
 
-As `shared.schema.bounds` counts JSON: a message of two bytes is an object of a hundred in memory, and of thousands as a
-Python dictionary. Only the heads of fields are read, so a long text costs no more than a short one.
+As `shared.schema.bounds` does for JSON: two bytes of a message take a hundred bytes as an object, and thousands as a
+Python dictionary. Only field headers are read, so a long text costs no more than a short one.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ FIXED = {FIXED64: 8, FIXED32: 4}
 VALUE = "google.protobuf.Value"
 
 LIGHT_VALUES = 5_000
-"""Values of a message that is read on the event loop."""
+"""Messages with more values than this are read in a thread."""
 
 
-class NotAMessage(Exception):
-    """The bytes end too early, or hold what no field of ours begins with."""
+class MalformedMessage(Exception):
+    """The bytes end too early, or contain an unsupported wire type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of message. `inner`: its fields that are messages, by number; `container`: whether it is a list or an
-    object in JSON, and not a value or a map's entry.
+    """A message type. `inner`: the type names of its message fields, by field number; `container`: whether it is a list
+    or an object in JSON, and not a value or a map's entry.
     """
 
     inner: Mapping[int, str]
@@ -51,7 +51,7 @@ class Census:
 
 
 class MessageBounds:
-    """Counts messages of one kind."""
+    """Census the values of messages of one type."""
 
     def __init__(self, message: Any) -> None:
         """`message`: its descriptor."""
@@ -70,30 +70,30 @@ class MessageBounds:
             self._note(field.message_type)
 
     def is_heavy(self, data: bytes) -> bool:
-        """Whether to read the message takes so long that others would have to wait for it."""
+        """Whether reading the message takes so long that it must not run on the event loop."""
         if len(data) > HEAVY_BYTES:
             return True
         census = Census()
-        with suppress(NotAMessage, IndexError):
+        with suppress(MalformedMessage, IndexError):
             self._count(data, census, LIGHT_VALUES)
         return census.values > LIGHT_VALUES
 
     def refuse_excess(self, data: bytes) -> None:
-        """Raises InvalidRequest where a message consists of too much, or of what cannot be counted: protobuf's parser
-        skips groups, and would go on behind one.
+        """Raises InvalidRequest if the message has too many values, or contains groups, which cannot be counted:
+        protobuf's parser would skip them and continue.
         """
         if len(data) <= UNCOUNTED:
             return
         census = Census()
         try:
             self._count(data, census, MAX_VALUES)
-        except (NotAMessage, IndexError):
+        except (MalformedMessage, IndexError):
             raise InvalidRequest("The message is not a ChatCompletionRequest.") from None
         if census.excess is not None:
             raise InvalidRequest(f"The message has {census.excess}.")
 
     def _count(self, data: bytes, census: Census, most: int) -> None:
-        """Up to `most` values."""
+        """Adds the message's values to `census`; stops above `most`."""
         at, kind = 0, self._kinds[self._root]
         outer: list[tuple[int, Kind]] = []
         end = len(data)
@@ -105,7 +105,7 @@ class MessageBounds:
             tag, at = varint(data, at)
             census.values += 1
             if tag & 7 != DELIMITED:
-                at = behind_scalar(data, at, tag & 7)
+                at = after_scalar(data, at, tag & 7)
             else:
                 size, at = varint(data, at)
                 name = kind.inner.get(tag >> 3)
@@ -120,7 +120,7 @@ class MessageBounds:
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where it ends."""
+    """Returns the number that begins at `at`, and the position after it."""
     byte = data[at]
     if byte < 0x80:
         return byte, at + 1
@@ -131,13 +131,13 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
         number |= (byte & 0x7F) << shift
         shift += 7
         if shift > 70:
-            raise NotAMessage
+            raise MalformedMessage
     return number, at + 1
 
 
-def behind_scalar(data: bytes, at: int, wire_type: int) -> int:
+def after_scalar(data: bytes, at: int, wire_type: int) -> int:
     if wire_type == VARINT:
         return varint(data, at)[1]
     if wire_type not in FIXED:
-        raise NotAMessage
+        raise MalformedMessage
     return at + FIXED[wire_type]

@@ -1,4 +1,4 @@
-"""What strangers and tenants may hold over gRPC: messages that are never finished, connections, streams."""
+"""Limits of gRPC for clients with and without a key: unfinished messages, connections, streams."""
 
 import asyncio
 import resource
@@ -42,7 +42,7 @@ def resident(process: RunningProcess) -> int:
 
 
 @pytest.mark.parametrize("metadata", [{}, {"authorization": "Bearer wrong-key-wrong-key"}], ids=["none", "wrong"])
-async def test_messages_of_strangers_take_no_memory(tmp_path: Path, metadata: dict[str, str]) -> None:
+async def test_messages_without_a_key_take_no_memory(tmp_path: Path, metadata: dict[str, str]) -> None:
     command = ("up", "--engine", "simulated", "--port", "0", "--data-dir", str(tmp_path))
     async with run_ignite(*command, env={"IGNITE_API_KEYS": KEYS}) as process, AsyncExitStack() as stack:
         address = (await process.wait_for(r"gRPC (\S+)"))[1]
@@ -73,7 +73,10 @@ async def test_messages_of_a_tenant_take_a_bounded_memory_and_time_and_others_ar
 async def test_a_call_without_a_message_is_refused() -> None:
     async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
         refusal = await refused(client.channel.stream_unary(CHAT)(iter([])))
-        assert (refusal.code, refusal.error["message"]) == (Code.INVALID_ARGUMENT, "The call has no message.")
+        assert (refusal.code, refusal.error["message"]) == (
+            Code.INVALID_ARGUMENT,
+            "The call has no message: send one ChatCompletionRequest.",
+        )
 
 
 async def test_a_message_that_is_never_finished_is_given_up() -> None:
@@ -90,8 +93,8 @@ async def test_a_message_that_is_never_finished_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("path", [CHECK, WATCH, REFLECTION])
-async def test_health_and_reflection_read_little_of_strangers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.rpc.server.STRANGERS_TIMEOUT", 1.0)
+async def test_health_and_reflection_read_little_without_a_key(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.rpc.server.UNAUTHENTICATED_TIMEOUT", 1.0)
     async with (
         embedded_api(grpc=True, api_keys=KEYS) as api,
         grpc_client(api.grpc_address) as client,

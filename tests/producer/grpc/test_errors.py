@@ -30,7 +30,7 @@ Code = grpc.StatusCode
         ({"background": True}, "background", "POST /v1/chat/completions"),
         ({"deadline_seconds": 0}, "deadline_seconds", "greater than 0"),
         ({"extra_body": {"seed": 1}, "seed": 2}, "extra_body.seed", "beside it"),
-        ({"temperature": "NaN"}, "temperature", "JSON has no number nan"),
+        ({"temperature": "NaN"}, "temperature", "expected a finite number, not nan"),
         ({"extra_body": {"n": "one"}}, "n", "integer"),
     ],
     ids=lambda value: str(value)[:40],
