@@ -42,6 +42,7 @@ class Answer:
         service: JobService,
         submission: Submission,
         context: Context,
+        *,
         answer_metadata: dict[str, str],
         keepalive: float,
     ) -> None:

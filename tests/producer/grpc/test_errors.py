@@ -29,7 +29,7 @@ Code = grpc.StatusCode
         ({"tool_choice": "required"}, "tool_choice", "'tools'"),
         ({"background": True}, "background", "POST /v1/chat/completions"),
         ({"deadline_seconds": 0}, "deadline_seconds", "greater than 0"),
-        ({"extra_body": {"seed": 1}, "seed": 2}, "extra_body.seed", "beside it"),
+        ({"extra_body": {"seed": 1}, "seed": 2}, "extra_body.seed", "the message has this field as well"),
         ({"temperature": "NaN"}, "temperature", "expected a finite number, not nan"),
         ({"extra_body": {"n": "one"}}, "n", "integer"),
     ],
