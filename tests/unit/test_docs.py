@@ -106,6 +106,12 @@ def test_every_path_that_the_architecture_names_exists() -> None:
         assert (ROOT / name).is_file(), f"architecture.md names {name}, which is no path from the root"
 
 
+def test_every_test_that_the_page_of_reliability_names_exists() -> None:
+    page = (ROOT / "docs" / "explanation" / "reliability.md").read_text()
+    for name in re.findall(r"`(\w+/[\w/]+\.py)`", page):
+        assert (ROOT / "tests" / name).exists() or (ROOT / name).exists(), name
+
+
 COINED = (
     *(
         "attempt",
