@@ -25,6 +25,10 @@ RETIRED = {
     "FairLine": "FairQueue",
     "CarriedDelivery": "PiggybackedDelivery",
     "unheeded": "run_and_discard",
+    "hang_up_watched": "watching_disconnect",
+    "StrangersReceiving": "UnauthenticatedReceiving",
+    "HeldBodies": "BodyBudgetMiddleware",
+    "job_of_anybody": "job_of_any_tenant",
 }
 """Words that only this project used, each with the field's word for it."""
 

@@ -50,7 +50,7 @@ class Connection(Protocol):
         """Closes the connection, with an answer if one can still be sent."""
         ...
 
-    def read_on(self) -> bool:
+    def is_reading(self) -> bool:
         """Whether the server waits for the client's bytes; False while the server itself has paused reading."""
         ...
 
@@ -109,7 +109,7 @@ class Connections:
         self._schedule()
         return admitted
 
-    def crowded(self, descriptor: int) -> bool:
+    def over_refusal_limit(self, descriptor: int) -> bool:
         """Whether too many connections are being refused to answer one more."""
         return max(len(self._open) - self.limit, descriptor - self.descriptor_limit) > ROOM_FOR_REFUSALS
 
@@ -158,7 +158,7 @@ class Connections:
         if connection in self._open:
             self._heads.setdefault(connection, self._now() + self._head_timeout)
 
-    def serve(self, connection: Connection) -> None:
+    def head_complete(self, connection: Connection) -> None:
         """Ends the head and idle timeouts: a request's head is complete."""
         self._heads.pop(connection, None)
         self._idle.pop(connection, None)
@@ -172,24 +172,24 @@ class Connections:
         seen.last = now
         seen.amount += received
 
-    def has_body(self, connection: Connection) -> None:
+    def body_complete(self, connection: Connection) -> None:
         self._bodies.pop(connection, None)
 
-    def rest(self, connection: Connection) -> None:
+    def await_request(self, connection: Connection) -> None:
         """Starts the idle timeout: the connection has no open request."""
         if connection in self._open:
             self._idle[connection] = self._now() + self._idle_timeout
 
-    def await_reader(self, connection: Connection) -> None:
+    def await_client_read(self, connection: Connection) -> None:
         """Starts the write timeout: the client does not read its answer."""
         now = self._now()
         if connection in self._open:
             self._readers[connection] = Progress(now, now, connection.unsent())
 
-    def reads(self, connection: Connection) -> None:
+    def client_has_read(self, connection: Connection) -> None:
         self._readers.pop(connection, None)
 
-    def await_end(self, connection: Connection, within: float | None = None) -> None:
+    def await_close(self, connection: Connection, within: float | None = None) -> None:
         """Starts the closing timeout, of `within` seconds: the client has still to read the rest of its answer."""
         self._heads.pop(connection, None)
         self._idle.pop(connection, None)
@@ -217,7 +217,7 @@ class Connections:
                 self._cut(connection, "write_timeout")
 
     def _body_is_late(self, connection: Connection, seen: Progress, now: float) -> bool:
-        if not connection.read_on():
+        if not connection.is_reading():
             seen.since += self._interval
             seen.last = now
             return False

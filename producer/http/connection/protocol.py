@@ -71,7 +71,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         bound_kernel_buffer(plain)
         descriptor = plain.get_extra_info("socket").fileno()
         if not self._connections.admit(self, descriptor):
-            if self._connections.crowded(descriptor):
+            if self._connections.over_refusal_limit(descriptor):
                 plain.abort()
             else:
                 self._refuse(refusals.NO_ROOM)
@@ -93,12 +93,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     @property
-    def _begun(self) -> bool:
+    def _has_request(self) -> bool:
         """Whether a request of this connection has been passed to the application."""
         return bool(self.cycle)
 
-    def read_on(self) -> bool:
-        waits = self._begun and self.cycle.waiting_for_100_continue
+    def is_reading(self) -> bool:
+        waits = self._has_request and self.cycle.waiting_for_100_continue
         return not (self.flow.read_paused or waits)
 
     def unsent(self) -> int:
@@ -111,11 +111,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._connections.await_reader(self)
+        self._connections.await_client_read(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._connections.reads(self)
+        self._connections.client_has_read(self)
 
     def shutdown(self) -> None:
         if self._dropping and self.transport.is_closing():
@@ -128,12 +128,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         unread = self._dropping or not self._in_head
         self._dropping = True
         if self._lost or not unread:
-            self._connections.await_end(self)
+            self._connections.await_close(self)
             return False
         self._dropped = 0
         self.flow.resume_reading()
         self.transport.write_eof()
-        self._connections.await_end(self, LINGER)
+        self._connections.await_close(self, LINGER)
         return True
 
     # ── received bytes ──
@@ -150,7 +150,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._drop(len(data))
         elif not self._in_head:
             self._connections.await_body(self, len(data))
-        elif self._head_bytes and not (self._begun and not self.cycle.response_complete):
+        elif self._head_bytes and not (self._has_request and not self.cycle.response_complete):
             self._connections.await_head(self)
 
     def _feed(self, piece: bytes) -> None:
@@ -191,7 +191,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._dropping = True
         self.pipeline.clear()
         cycle = self.cycle
-        if self._begun and not cycle.response_complete:
+        if self._has_request and not cycle.response_complete:
             if not cycle.more_body:
                 cycle.keep_alive = False  # Its request is complete: the connection closes after its answer.
                 return
@@ -227,7 +227,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._connections.serve(self)
+        self._connections.head_complete(self)
         version = self.parser.get_http_version()
         refusal = refusals.refusal_of_head(self.parser.get_method(), version, self.headers)
         if refusal is None and len(self.pipeline) >= PIPELINE_LIMIT:
@@ -263,10 +263,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def end_message(self) -> None:
         self._in_head = True
-        self._connections.has_body(self)
+        self._connections.body_complete(self)
         cycle = self.cycle
         if cycle.response_complete:
-            self._connections.rest(self)
+            self._connections.await_request(self)
             return
         cycle.more_body = False
         cycle.message_event.set()
@@ -306,7 +306,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._in_head:
-            self._connections.rest(self)
+            self._connections.await_request(self)
 
 
 class ContinuedParser:
