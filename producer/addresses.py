@@ -1,7 +1,6 @@
-"""Which hosts and addresses belong to the internet at large. Pure: nothing is looked up.
+"""Decides which hosts and addresses are on the public internet. Pure: makes no DNS lookups.
 
-A URL of a client is judged by the host that will be connected to, which is the host as the HTTP client normalises it
-(IDNA, NFKC), not the text that the client wrote.
+A client's URL is checked by its host after the HTTP client's normalisation (IDNA, NFKC), not by its text.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ NOT_PUBLIC = tuple(
     )
 )
 GLOBAL_IPV6 = ip_network("2000::/3")
-"""All that is assigned. What is outside of it is local, or leads to an IPv4 address: mapped, SIIT, NAT64."""
+"""All assigned public addresses. Others are local, or stand for an IPv4 address (mapped, SIIT, NAT64)."""
 
 ISATAP = frozenset({0x00005EFE, 0x02005EFE})
 """The third quarter of an IPv6 address whose fourth is the IPv4 address that it leads to."""

@@ -36,7 +36,7 @@ from producer.http.openapi import openapi_of
 from producer.http.routes import completions, dead, jobs, models, operations, stored
 from producer.http.routes.health import Health, health_router
 from producer.http.tenant_calls import TenantCalls
-from producer.jobs.dead_letters import settle_dead_letters
+from producer.jobs.dead_letters import consume_dead_letters
 from producer.jobs.reconciler import Reconciler
 from producer.jobs.service import JobService
 from producer.storage import open_storage
@@ -53,12 +53,12 @@ EXPOSED = (
 )
 FILES = "/v1/files"
 FORM_ROOM = 1024 * 1024
-"""Bytes of an upload that are not the file's own."""
+"""Bytes allowed for an upload's form around the file itself."""
 
 
 def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.NEVER) -> FastAPI:
-    """The application on an open backend; who opened it closes it, and the service on it before. `no_auth` of the
-    settings, where it is set, comes before `keyless`.
+    """Returns the application on an open backend. The caller closes the service, then the backend. The setting
+    `no_auth`, where it is set, overrides `keyless`.
     """
     catalog = Catalog(backend.registry, configured_models(settings))
     keyless = keyless_by(settings, keyless)
@@ -83,7 +83,7 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
     runners = BatchLeaseManager(
         backend.documents,
         batch_context.batches,
-        lambda ledger: BatchRun(batch_context, ledger).run(),
+        lambda progress_writer: BatchRun(batch_context, progress_writer).run(),
         lease=settings.batch_lease,
     )
     fleet = Fleet(backend, catalog)
@@ -106,7 +106,7 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        context.health.run("dead-letters", settle_dead_letters(backend, context.service))
+        context.health.run("dead-letters", consume_dead_letters(backend, context.service))
         context.health.run("reconciler", Reconciler(backend, context.service, catalog).run(settings.sweep))
         context.health.run("reaper", reap(kept, storage))
         if settings.webhook_secret is not None:
@@ -153,19 +153,19 @@ def configured_models(settings: Settings) -> Configured:
 
 
 def operation_id(route: APIRoute) -> str:
-    """What generated clients call the operation."""
+    """Returns the operation's name in generated clients."""
     return route.name
 
 
 def install_edge(app: FastAPI, context: ApiContext) -> None:
-    """Outside of everything that the framework puts around its routes."""
+    """Wraps the app's middleware around the stack that FastAPI builds."""
     inside = app.build_middleware_stack
     app.build_middleware_stack = lambda: edge(FastPath(inside(), completions.HANDLERS), context)
 
 
 def edge(app: ASGIApp, context: ApiContext) -> ASGIApp:
-    """What every request passes, from the outside in. CORS is outside authentication, or a browser could not read a
-    401.
+    """Returns `app` inside the middleware for every request. CORS is outside authentication: otherwise a browser could
+    not read a 401.
     """
     settings = context.settings
     held = BodyBudgetMiddleware(HeadRequests(app), context.bodies, streamed=frozenset({FILES}))

@@ -1,7 +1,7 @@
-"""The models clients may ask for: those that workers announced lately, and those the operator configured.
+"""Lists the models that clients may request: those that workers announced recently and those the operator configured.
 
-A configured model is one that workers will come for (scale from zero), so its jobs wait however long none is there. One
-that was only announced is waited for as long as a worker takes to start again; then new jobs are refused.
+Jobs for a configured model wait for a worker without limit (scale from zero). Jobs for a model that was only announced
+are accepted for `patience` seconds after its last worker was seen, and then refused.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from shared.errors import NoWorkerForModel, unknown_model
 from shared.ports import ModelInfo, Registry, WorkerInfo
 
 FRESH = 5.0
-"""Seconds for which the list is used as it is; an unknown model makes us look again, though not more often than
-RECHECK.
+"""Seconds for which the list is cached. A request for an unknown model reads it again, at most every RECHECK seconds.
 """
 
 RECHECK = 0.5
 
 REMEMBERED = 30.0
-"""Seconds after its last sign of life in which a model that the store does not know any more is served on."""
+"""Seconds after its last heartbeat for which a model that the store has lost stays in the list."""
 
 COME_BACK = 30.0
-"""Seconds after which a client should ask again for a model without workers."""
+"""Retry-After, in seconds, for a model without workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """The operator's models, and other names for them and for announced ones. `patience`: seconds for which an
-    announced model is waited for after its last worker was seen.
+    """The operator's models, and aliases of configured and announced models. `patience`: seconds for which jobs for an
+    announced model are accepted after its last worker was seen.
     """
 
     models: Sequence[str] = ()
@@ -60,7 +59,7 @@ class Catalog:
         return sorted(self._known.values(), key=lambda model: model.id)
 
     async def get(self, name: str) -> ModelInfo:
-        """The model of that id or alias. Raises NotFound (`model_not_found`), BackendUnavailable."""
+        """Returns the model with that id or alias. Raises NotFound (`model_not_found`), BackendUnavailable."""
         await self._refresh(FRESH)
         if name not in self._names:
             await self._refresh(RECHECK)
@@ -69,7 +68,7 @@ class Catalog:
         return self._known[self._names[name]]
 
     async def expect_workers(self, model: ModelInfo) -> None:
-        """Raises NoWorkerForModel where none is there and none will come."""
+        """Raises NoWorkerForModel when the model has no worker and none is expected."""
         if self._is_abandoned(model):
             await self._refresh(RECHECK)
             model = await self.get(model.id)
@@ -81,12 +80,12 @@ class Catalog:
         return not expected and time.time() - model.seen_at > self._patience
 
     async def workers(self, model_id: str) -> int:
-        """How many are there, with an engine that can generate; at most FRESH seconds old."""
+        """Returns the number of workers whose engine is ready; at most FRESH seconds old."""
         await self._refresh(FRESH)
         return self._workers[model_id]
 
     def _seen_lately(self) -> dict[str, ModelInfo]:
-        """What a store that has lost its memory hears again with the next heartbeats."""
+        """Returns the models seen recently: a store that lost its data gets them back with the next heartbeats."""
         since = time.time() - REMEMBERED
         return {name: model for name, model in self._known.items() if model.seen_at > since}
 
@@ -102,7 +101,7 @@ class Catalog:
                 self._read_at = time.monotonic()
 
     def _adopt(self, announced: Sequence[ModelInfo], workers: Sequence[WorkerInfo]) -> None:
-        """While workers are replaced by others with other aliases, a model has those of both."""
+        """Updates the list. During a rollout that changes aliases, a model has the old and the new ones."""
         known = self._configured | self._seen_lately() | {model.id: model for model in announced}
         aliases: defaultdict[str, set[str]] = defaultdict(set)
         for model in (*self._configured.values(), *announced, *(worker.model for worker in workers)):
@@ -117,8 +116,8 @@ def aliases_of(name: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def names_of(models: Iterable[ModelInfo], workers: Mapping[str, int]) -> dict[str, str]:
-    """Every name by which a model may be asked for, with its id. An id is no other model's alias; of two models with
-    one alias the one with workers has it, and of those the one that came last.
+    """Returns the model id for every id and alias. An id takes precedence over an alias. An alias of two models belongs
+    to the one with workers, then to the newer one.
     """
     models = sorted(models, key=lambda model: (workers.get(model.id, 0) > 0, model.created_at))
     names = {alias: model.id for model in models for alias in model.aliases}

@@ -1,6 +1,4 @@
-"""The fleet as operators and autoscalers see it: every queue with what waits and runs, every worker. Looked up when
-somebody looks: nothing polls.
-"""
+"""Reports queues and workers to operators and autoscalers. Reads them on request; nothing polls."""
 
 from __future__ import annotations
 
@@ -14,15 +12,15 @@ from producer.catalog import Catalog
 from shared.job import QueueName, Tier
 from shared.ports import Backend, WorkerInfo
 
-NOBODY = ""
-"""No tenant: backlogs are asked for as a whole."""
+ALL_TENANTS = ""
+"""Reads the backlog of all tenants."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """`tokens`: estimates of the jobs that wait; `tenants`: that have some. `oldest_wait` and `backlog_seconds` in
-    seconds; `rate`: jobs started per second, 0 where no worker is ready. None: not known yet, and of a backlog that no
-    worker takes from its end.
+    """One queue. `tokens`: estimated tokens of the waiting jobs; `tenants`: tenants with waiting jobs. `oldest_wait`
+    and `backlog_seconds` in seconds; `rate`: jobs started per second, 0 without a ready worker. None: not known yet;
+    `backlog_seconds` is also None for a backlog without a ready worker.
     """
 
     queue: QueueName
@@ -45,7 +43,7 @@ class Fleet:
         return sorted(await self._backend.registry.workers(), key=lambda worker: (worker.model.id, worker.started_at))
 
     async def queues(self) -> Sequence[QueueView]:
-        """Those of all models in the catalog, by model and tier."""
+        """Returns the queues of all models in the catalog, by model and tier."""
         models, workers = await asyncio.gather(self._catalog.models(), self._backend.registry.workers())
         staffed = {worker.model.id for worker in workers if worker.ready}
         names = [QueueName(model.id, tier) for model in models for tier in Tier]
@@ -53,7 +51,7 @@ class Fleet:
 
     async def _look(self, queue: QueueName, *, staffed: bool) -> QueueView:
         store = self._backend.store
-        backlog, state = await asyncio.gather(store.backlog(queue, NOBODY), store.queue_state(queue))
+        backlog, state = await asyncio.gather(store.backlog(queue, ALL_TENANTS), store.queue_state(queue))
         self._rates.observe(str(queue), backlog.started, backlog.jobs)
         first = self._rates.estimate(str(queue), 0)
         left = self._rates.estimate(str(queue), backlog.jobs - 1) if staffed else None

@@ -1,4 +1,4 @@
-"""Steps that nobody waits for and that must take place all the same: tried again while the backend is away."""
+"""Runs steps in the background and retries them while the backend is unavailable."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ log = structlog.get_logger(__name__)
 
 TRY_AGAIN = 1.0
 CLOSE_PATIENCE = 2.0
-"""Seconds for what is still to be done when the process stops."""
+"""Seconds that `close` waits for unfinished steps."""
 
 
 class BackgroundRetries:
-    """Owns the tasks; one that breaks says so in the log."""
+    """Owns the retry tasks, and logs those that crash."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def retry_until_done(self, name: str, step: Callable[[], Awaitable[object]], until: float) -> None:
-        """Take `step`, which may safely be repeated, until it has been done or the clock says `until` (Unix time)."""
+        """Runs `step`, which must be idempotent, until it succeeds; gives up at `until` (Unix time)."""
         task = asyncio.create_task(retry_until_done(name, step, until), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -39,7 +39,7 @@ class BackgroundRetries:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("chore.crashed", chore=task.get_name(), exc_info=error)
+            log.error("chore.crashed", chore=task.get_name(), exc_info=error, next="not tried again")
 
 
 async def retry_until_done(name: str, step: Callable[[], Awaitable[object]], until: float) -> None:
@@ -48,7 +48,7 @@ async def retry_until_done(name: str, step: Callable[[], Awaitable[object]], unt
             await step()
         except BackendUnavailable as error:
             if time.time() >= until:
-                log.warning("chore.given_up", chore=name, error=str(error))
+                log.warning("chore.given_up", chore=name, error=str(error), next="not tried again")
                 return
             log.warning("chore.delayed", chore=name, error=str(error), next=f"trying again in {TRY_AGAIN:.0f} s")
             await asyncio.sleep(TRY_AGAIN)

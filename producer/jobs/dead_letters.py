@@ -1,4 +1,4 @@
-"""Dead letters: a message that no worker settled still ends its job, once, with the reason."""
+"""Ends the jobs whose messages became dead letters, once each, with the reason."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ log = structlog.get_logger(__name__)
 RECONNECT = 2.0
 
 
-async def settle_dead_letters(backend: Backend, service: JobService) -> None:
-    """Runs for the life of the replica; a broker that is away is waited for."""
+async def consume_dead_letters(backend: Backend, service: JobService) -> None:
+    """Consumes dead letters until cancelled, and reconnects when the broker is unavailable."""
     while True:
         try:
             async with backend.queue.dead_letters() as consumer:
-                await settle_all(consumer, service)
+                await end_dead_jobs(consumer, service)
         except BackendUnavailable as error:
             log.warning("dead_letters.unavailable", error=str(error), next=f"trying again in {RECONNECT:.0f} s")
             await asyncio.sleep(RECONNECT)
 
 
-async def settle_all(consumer: Consumer, service: JobService) -> None:
+async def end_dead_jobs(consumer: Consumer, service: JobService) -> None:
     while True:
         delivery = await consumer.next()
         job_id = delivery.message.job.id

@@ -1,4 +1,4 @@
-"""Idempotency keys as clients send them: what a request is called, and what tells it from another one. Pure."""
+"""Parses idempotency keys and computes the fingerprints of requests. Pure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NAME = re.compile(r"[\x20-\x7e]{1,255}")
 
 
 def idempotency_key(name: str | None, body: bytes, call: str) -> IdempotencyKey | None:
-    """None without a name. The same fields in another order, or with other spaces, are the same request; one that asks
-    for something else (`call`: a stream, a batch) is not. Raises InvalidRequest.
+    """Returns the key, None without a name. The fingerprint ignores the order of fields and white space; it includes
+    `call`, the kind of call (a stream, a batch). Raises InvalidRequest.
     """
     if name is None:
         return None
@@ -32,14 +32,14 @@ def idempotency_key(name: str | None, body: bytes, call: str) -> IdempotencyKey 
 
 @dataclass(frozen=True, slots=True)
 class SdkTry:
-    """One of an SDK's tries of a request. `again`: it is not the first."""
+    """One try of a request by an SDK. `again`: it is a retry."""
 
     digest: str
     again: bool
 
 
 def sdk_try(headers: Mapping[str, str], body: bytes, call: str) -> SdkTry | None:
-    """What an SDK sends again looks the same to the byte. None where it does not count its tries."""
+    """Returns the try, None where the SDK sends no retry count. A retry has the same bytes as the first try."""
     tries = headers.get("x-stainless-retry-count")
     return None if tries is None else SdkTry(digest(call.encode(), body), again=tries != "0")
 

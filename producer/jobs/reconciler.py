@@ -1,4 +1,4 @@
-"""The reconciler: every job that was accepted ends, also one that the broker has lost."""
+"""Finds jobs that the broker has lost, and publishes or ends them, so that every accepted job ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class Reconciler:
         self._catalog = catalog
 
     async def run(self, every: float) -> None:
-        """For the life of the replica. Replicas do not agree who sweeps: a job that two of them mend runs once."""
+        """Sweeps about every `every` seconds until cancelled. Replicas sweep without coordination: a job that two of
+        them publish again runs once.
+        """
         while True:
             await asyncio.sleep(every * random.uniform(0.5, 1.5))
             try:
@@ -36,20 +38,20 @@ class Reconciler:
                 await self._sweep_if_possible(queue, every)
 
     async def _sweep_if_possible(self, queue: QueueName, waited: float) -> None:
-        """One that is in trouble holds up no other."""
+        """Sweeps one queue; an error in it does not stop the sweep of the others."""
         try:
             await self.sweep(queue, waited)
         except IgniteError as error:
             log.warning("sweep.broken_off", queue=str(queue), error=str(error), next="sweeping again later")
 
     async def sweep(self, queue: QueueName, waited: float) -> int:
-        """Publish again what the broker has lost of `queue`, and end what is too late; how many there were."""
+        """Publishes the orphans of `queue` again, or ends them; returns their number."""
         orphans = await self._backend.orphans(queue, waited)
         for job in orphans:
-            await self._mend(job)
+            await self._recover(job)
         return len(orphans)
 
-    async def _mend(self, job: Job) -> None:
+    async def _recover(self, job: Job) -> None:
         if job.deadline_at <= time.time():
             await self._service.expire(job.id, owner=job.owner)
         elif (body := await self._backend.store.body(job.id)) is None:
@@ -57,13 +59,13 @@ class Reconciler:
             await self._service.end_unclaimed(
                 job.id, JobStatus.FAILED, RequestLost("No copy of the job's request is left."), owner=job.owner
             )
-        elif await self._serves_nobody(job):
+        elif await self._has_no_client(job):
             log.warning("job.orphaned", job=job.id, next="its API died before it was accepted: cancelled")
             await self._service.cancel(job.id)
         else:
             log.warning("job.stray", job=job.id, status=job.status, next="it had no message: published again")
             await self._service.publish_again(job, body)
 
-    async def _serves_nobody(self, job: Job) -> bool:
-        """A call that no worker has ever had, whose client's API has gone: its client has heard nothing of it."""
+    async def _has_no_client(self, job: Job) -> bool:
+        """Whether the job is a call that never started and that no API process follows any more."""
         return not job.detached and job.attempt == 0 and not await self._backend.log.followed(job.id)

@@ -1,4 +1,4 @@
-"""The use case: submit a request as a job, follow it, wait for it, cancel it. HTTP and gRPC are two context to this."""
+"""Submits, follows, waits for and cancels jobs, for HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ from shared.settings import Settings
 log = structlog.get_logger(__name__)
 
 BODY_IN_MESSAGE = 256 * 1024
-"""Larger requests stay in the store: RabbitMQ 4 refuses messages over 16 MiB, and copies cost on the way there."""
+"""Larger requests are kept only in the store: RabbitMQ 4 refuses messages over 16 MiB, and copies are expensive."""
 
 PAST_THE_END = 2**53
-"""A log offset no log reaches: for followers that want to know how a job fares, not what it says."""
+"""A log offset beyond every log: for followers that need a job's status and not its frames."""
 
 AT_THE_DEADLINE = 0.1
-"""Seconds by which the clock of a client may be ahead of ours."""
+"""Seconds by which a client's clock may be ahead of the server's."""
 
 CANCEL_PATIENCE = 5.0
-"""Seconds that `cancel` waits for a running job to have ended."""
+"""Seconds that `cancel_and_wait` waits for a running job to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A job with a client waiting for it; `body` is its request, where that is known here. `attached`: the job was
-    there already, and is others' too. `meter`: what counts the job, where its key has limits.
+    """A job with a waiting client. `body`: its request, where it is known. `attached`: the job existed already and may
+    have other clients. `meter` charges the job, where its API key has limits.
     """
 
     job: Job
@@ -67,8 +67,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a job is. `position` counts from 0 and is None once it runs; `eta` in seconds; `alive`: its worker is;
-    `workers`: how many there are that could take it.
+    """A job's queue position. `position` counts from 0 and is None once the job runs; `eta` in seconds; `alive`: its
+    worker is alive; `workers`: how many workers serve its model.
     """
 
     status: JobStatus
@@ -91,7 +91,7 @@ class JobService:
         self.open_calls = OpenCalls()
 
     async def close(self) -> None:
-        """Sees through what was begun, as far as the store lets it."""
+        """Waits a moment for background retries, then cancels them."""
         self.checks.close()
         await self._background_retries.close()
 
@@ -99,9 +99,8 @@ class JobService:
 
     @asynccontextmanager
     async def call(self, submission: Submission) -> AsyncGenerator[Call]:
-        """Submit a request whose client waits, and follow its job from the first byte. Where the request was submitted
-        before, under the same idempotency key, this is another client of the job that it became; and where its client
-        was cut off and its SDK sends it again, the one client of the job that was left alone.
+        """Submits a request and follows its job from the first byte. A request with a known idempotency key follows the
+        existing job; a retry by an SDK reattaches to the job that its broken connection left without a client.
         """
         job = await self._admit(submission)
         if (orphan := await self._reattach(submission)) is not None:
@@ -119,7 +118,7 @@ class JobService:
             yield call
 
     async def _reattach(self, submission: Submission) -> Job | None:
-        """The job that the request has become already, if its client was cut off and asks again."""
+        """Returns the job of a request that the SDK sends again after a broken connection, or None."""
         if submission.sent is None or not submission.sent_again:
             return None
         job_id = await self._backend.store.reattach(submission.tenant, submission.sent)
@@ -131,7 +130,7 @@ class JobService:
         return await self.get(submission.tenant, job_id)
 
     async def submit(self, submission: Submission) -> Job:
-        """Submit a request whose client will come back for it."""
+        """Submits a background request, and returns its job."""
         job = await self._admit(submission)
         standing = await self._enqueue(job, submission, followed=False)
         return job if standing == job.id else await self.get(job.tenant, standing)
@@ -151,7 +150,7 @@ class JobService:
         return job
 
     async def _model_for(self, submission: Submission) -> ModelInfo:
-        """The model that the request names, which can take it and has workers, or will have."""
+        """Returns the requested model, after checks that it accepts the request and has or expects workers."""
         model = await self._catalog.get(submission.request.model)
         submission.principal.require_model(model.id, submission.request.model)
         await self._catalog.expect_workers(model)
@@ -159,15 +158,15 @@ class JobService:
         return model
 
     async def _count(self, job: Job, submission: Submission) -> None:
-        """Against the limits of its key. One that may have been submitted before is counted when it is known to be new:
-        who asks for the same again waits for what was counted once.
+        """Charges the job to its API key. A request that may be a repetition is charged only once it is known to be
+        new: a repetition follows a job that was charged before.
         """
         if submission.meter is not None:
             await submission.meter.take(job)
 
     async def _enqueue(self, job: Job, submission: Submission, *, followed: bool) -> str:
-        """Only when the broker has confirmed is the job accepted; refused, it leaves no trace. The id of the job that
-        stands for the request: another one's where it had been submitted before.
+        """Stores and publishes the job; it is accepted once the broker has confirmed. A refused job leaves no record.
+        Returns the id of the request's job: an existing one, where the request was submitted before.
         """
         queue_may_have_it = False
         try:
@@ -203,8 +202,8 @@ class JobService:
         await self._backend.store.delete(job)
 
     async def enqueue(self, job: Job, body: bytes, *, created: bool) -> None:
-        """Submit a job that was made elsewhere and has a follower here; where its record is `created` already, publish
-        it. May be repeated: the job has one record, and runs once. Raises QueueFull, BackendUnavailable.
+        """Stores, unless `created`, and publishes a job that the caller made and follows. Idempotent: the job has one
+        record and runs once. Raises QueueFull, BackendUnavailable.
         """
         if not created:
             await self._backend.store.create(job, body=body, followed=True)
@@ -212,7 +211,7 @@ class JobService:
         await self._publish(job, body)
 
     async def _publish(self, job: Job, body: bytes, traceparent: str | None = None) -> None:
-        """The store and the message both hold the request: what one of them loses, the other still has."""
+        """Publishes the job with its request: the store and the message each keep a copy, in case one is lost."""
         message = Message(job, body if len(body) <= BODY_IN_MESSAGE else None, traceparent)
         try:
             await self._backend.queue.publish(message)
@@ -221,8 +220,8 @@ class JobService:
             raise
 
     async def publish_again(self, job: Job, body: bytes) -> None:
-        """A job whose message the broker has lost. Should it have it after all, the job runs once all the same. Raises
-        QueueFull, BackendUnavailable.
+        """Publishes a job whose message the broker has lost. If the message still exists, the job runs only once.
+        Raises QueueFull, BackendUnavailable.
         """
         await self._publish(job, body)
         await self._backend.store.requeued(job.id)
@@ -230,7 +229,7 @@ class JobService:
     # ── look ──
 
     async def get(self, tenant: str, job_id: str) -> Job:
-        """Raises NotFound (also for another tenant's job), Gone."""
+        """Returns the tenant's job. Raises NotFound (also for another tenant's job), Gone."""
         job = await self._backend.store.get(job_id)
         if job is not None and job.tenant == tenant:
             return await self._expired_in_queue(job)
@@ -239,9 +238,7 @@ class JobService:
         raise NotFound(f"No job '{job_id}'.")
 
     async def _expired_in_queue(self, job: Job) -> Job:
-        """A broker drops what has expired when it comes to the head of its queue; whoever looks earlier sees the
-        truth.
-        """
+        """Expires a queued job past its deadline: the broker drops its message only at the head of the queue."""
         if job.status is not JobStatus.QUEUED or job.deadline_at > time.time():
             return job
         await self.expire(job.id)
@@ -250,27 +247,27 @@ class JobService:
     async def list(
         self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
     ) -> tuple[Sequence[Job], bool]:
-        """A page, newest first unless told otherwise, and whether there is more."""
+        """Returns a page of jobs, newest first unless `oldest_first`, and whether there are more."""
         jobs = await self._backend.store.list(tenant, where, after=after, limit=limit + 1, oldest_first=oldest_first)
         return jobs[:limit], len(jobs) > limit
 
     async def get_stored(self, tenant: str, job_id: str) -> Job:
-        """A completion that its client had stored. Raises NotFound, Gone."""
+        """Returns the job of a stored completion. Raises NotFound, Gone."""
         job = await self.get(tenant, job_id)
         if not job.stored or job.status is not JobStatus.COMPLETED:
             raise NotFound(f"No stored completion '{job_id}'.")
         return job
 
     async def request_of(self, job: Job) -> bytes:
-        """The request as its client sent it. Raises Gone where it is not kept."""
+        """Returns the request's bytes as the client sent them. Raises Gone when they are deleted."""
         body = await self._backend.store.body(job.id)
         if body is None:
             raise Gone(f"The request of job '{job.id}' is not kept any more.")
         return body
 
     async def wait_change(self, job: Job, seconds: float, *, key: str | None = None) -> Job:
-        """The job once its status is another one, or after `seconds`. `key`: the caller's; raises AuthenticationFailed
-        once that is revoked.
+        """Returns the job when its status changes, or after `seconds`. Raises AuthenticationFailed once the caller's
+        API `key` is revoked.
         """
         if job.status.terminal or seconds <= 0:
             return job
@@ -287,7 +284,7 @@ class JobService:
         return await self.get(job.tenant, job.id)
 
     async def result(self, job: Job) -> bytes:
-        """The completion's bytes. Raises Conflict before the end, and what ended the job where it has none."""
+        """Returns the completion's bytes. Raises Conflict before the job's end, or the job's error."""
         if not job.status.terminal:
             raise Conflict(f"The job is {job.status}: it has no result yet.", code="not_finished", retry_after=1)
         if job.status is JobStatus.COMPLETED and job.result is not None:
@@ -295,7 +292,7 @@ class JobService:
         raise RecordedError(job.error or {"message": f"The job is {job.status}."})
 
     async def place(self, job: Job) -> Place:
-        """Where the job is in its life, for a client that waits."""
+        """Returns the job's status and queue position."""
         now = await self._backend.store.get(job.id)
         if now is None:
             return Place(JobStatus.QUEUED, None, None, alive=False)
@@ -309,15 +306,15 @@ class JobService:
 
     @asynccontextmanager
     async def attach(self, job: Job, body: bytes | None = None) -> AsyncGenerator[Call]:
-        """Follow a job that is there already, from the start of its log. `body`: its request, where it is at hand."""
+        """Follows an existing job from the start of its log. `body`: its request, where the caller has it."""
         async with self._backend.log.follow(job.id) as follower:
             yield Call(job, follower, body, attached=True)
 
-    # ── mend ──
+    # ── recover ──
 
     async def restore(self, call: Call) -> bool:
-        """Whether a call whose job the store has lost may go on waiting: the store is told of it again, or has been by
-        the worker that its message came to.
+        """Restores the record of a call's job that the store has lost, unless a worker did. Returns whether the call
+        can go on waiting.
         """
         if call.body is None:
             return False
@@ -327,8 +324,8 @@ class JobService:
         return await self._backend.store.get(call.job.id) is not None
 
     async def retry(self, job: Job) -> Job:
-        """A failed job once more, under the same id, with a fresh log and as much time as it had at first. One that
-        waits or runs is left alone. Raises Conflict.
+        """Runs a failed job again, with the same id, a new log and its original time limit. Does nothing for a queued
+        or running job. Raises Conflict.
         """
         if not job.status.terminal:
             return job
@@ -348,42 +345,42 @@ class JobService:
     # ── end ──
 
     async def cancel(self, job_id: str) -> None:
-        """Ask for the end. Idempotent; a job that is over stays as it is."""
+        """Requests cancellation. Idempotent; does nothing once the job has ended."""
         error = JobCancelled("The job was cancelled.").to_dict()
         await self._backend.store.cancel(job_id, Ending(JobStatus.CANCELLED, error_frames(error), error=error))
 
     async def cancel_and_wait(self, job: Job) -> Job:
-        """Cancel, and the job as it then is: over, unless its worker takes longer than CANCEL_PATIENCE to let go."""
+        """Cancels the job and waits up to CANCEL_PATIENCE seconds for its end; returns it as it then is."""
         await self.cancel(job.id)
         return await self.wait_change(await self.get(job.tenant, job.id), CANCEL_PATIENCE)
 
     async def delete(self, job: Job) -> None:
-        """Forget a job at once; one that is not over is cancelled first."""
+        """Deletes a job; cancels it first if it has not ended."""
         if not job.status.terminal:
             job = await self.cancel_and_wait(job)
         await self._backend.store.delete(job)
 
     async def describe(self, job: Job, metadata: dict[str, str]) -> Job:
-        """The job with other metadata. Raises NotFound, Gone."""
+        """Replaces the job's metadata, and returns the job. Raises NotFound, Gone."""
         await self._backend.store.describe(job.id, metadata)
         return await self.get(job.tenant, job.id)
 
     async def expire(self, job_id: str, *, owner: str | None = None) -> None:
-        """End a job whose deadline passed while it waited."""
+        """Ends a job whose deadline passed in the queue."""
         late = DeadlineExceeded("The job's deadline passed while it was queued.", code="deadline_exceeded_in_queue")
         await self.end_unclaimed(job_id, JobStatus.EXPIRED, late, owner=owner)
 
     async def end_unclaimed(
         self, job_id: str, status: JobStatus, error: IgniteError, *, owner: str | None = None
     ) -> None:
-        """End a job that nobody runs; `owner` is the worker that did and is dead."""
+        """Ends a job that no live worker runs. `owner`: the dead worker that had claimed it."""
         record = error.to_dict()
         ending = Ending(status, error_frames(record), error=record)
         await self._backend.store.end_unclaimed(job_id, ending, owner=owner)
 
     def abandon(self, call: Call) -> None:
-        """The client hung up: cancel its job unless it is to run on. One that left at the deadline left because of it;
-        a job that runs then is its worker's to end.
+        """Handles a client's disconnect: cancels its job unless the job runs on. At the deadline it expires a queued
+        job instead, and leaves a running one to its worker.
         """
         if call.job.deadline_at - time.time() < AT_THE_DEADLINE:
             self._background_retries.retry_until_done(

@@ -1,4 +1,4 @@
-"""What a client asks for, whichever gate it came by."""
+"""A client's submission, from HTTP or gRPC, and the job made from it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from shared.job import IdempotencyKey, Job, Mode, Tier, new_job_id
 from shared.schema import ChatCompletionRequest
 from shared.settings import Settings
 
-TOLD_FOR = 86_400.0
-"""Seconds for which it is tried to tell of a job's end."""
+WEBHOOK_RETRY_FOR = 86_400.0
+"""How long a webhook is retried after the job's end, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A checked request and what its call says about it. `meter` counts it, where its key has limits.
+    """A validated request with the parameters of its call. `meter` charges it, where its API key has limits.
 
-    `detached`: the job runs on when the client leaves. `patience`: seconds for which the client's SDK waits to hear
-    something, where it will not ask again. `sent`: a digest of a request that its SDK may send again on its own,
-    `sent_again` whether it does so.
+    `detached`: the job runs on when the client leaves. `patience`: timeout in seconds of the client's SDK, where it
+    will not retry. `sent`: digest of a request that its SDK may retry; `sent_again`: this is a retry.
     """
 
     principal: Principal
@@ -46,21 +45,21 @@ class Submission:
 
     @property
     def runs_on(self) -> bool:
-        """When its client leaves. Who named its request will come back and ask for it."""
+        """Whether the job runs on when its client leaves: a client with an idempotency key can ask for it again."""
         named = self.idempotency_key is not None
         return self.detached or self.background or bool(self.request.store) or named
 
     @property
     def deadline(self) -> float | None:
-        """Seconds until the job's deadline, where the client set one. Its SDK's patience is one for a unary call; a
-        stream that has begun may go on for longer than that.
+        """Seconds until the job's deadline, where the client set one. The SDK's timeout counts only for a unary call: a
+        started stream may last longer.
         """
         patience = self.patience if self.mode == "unary" else None
         return self.request.deadline_seconds or self.deadline_seconds or patience
 
     @property
     def tier(self) -> Tier:
-        """OpenAI has more names than there are tiers: `fast` is another for `priority`, and `scale` is a contract."""
+        """The tier for OpenAI's `service_tier`: `fast` means `priority`, and `scale`, a contract, the default."""
         match self.request.service_tier:
             case "priority" | "fast":
                 return Tier.PRIORITY
@@ -95,9 +94,9 @@ def new_job(submission: Submission, settings: Settings) -> Job:
 
 
 def retention_of(submission: Submission, settings: Settings) -> float:
-    """The longest that something about the request asks for."""
+    """Returns the longest retention, in seconds, that the request needs."""
     named = submission.idempotency_key is not None
     as_job = settings.job_retention if submission.background or named else 0.0
     as_stored = settings.store_retention if submission.request.store else 0.0
-    to_be_told = TOLD_FOR if submission.request.webhook_url is not None else 0.0
-    return max(as_job, as_stored, to_be_told) or settings.retention
+    for_webhook = WEBHOOK_RETRY_FOR if submission.request.webhook_url is not None else 0.0
+    return max(as_job, as_stored, for_webhook) or settings.retention

@@ -1,4 +1,4 @@
-"""A call whose client waits, whichever gate it came by: what its job tells, how patiently, and how it ended."""
+"""A call with a waiting client, over HTTP or gRPC: reads its job's updates, enforces timeouts, counts how calls end."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from shared.ports import FollowerClosed, Sink, Update
 OpenCall = Callable[[], AbstractAsyncContextManager[Call]]
 
 LOOK_AGAIN = 10.0
-"""Seconds of silence after which a waiting call looks at its job's log: nothing that gets lost costs more than that."""
+"""Seconds without an update after which the log is read again; bounds the delay of a lost pub/sub message."""
 
 OUTAGE_PATIENCE = 30.0
-"""Seconds a waiting call outlives the store's absence."""
+"""Seconds for which a waiting call survives an outage of the store."""
 
 
 class WaitingCall:
-    """`ending` says how the call ended, for the metrics: whoever serves it sets it to the job's status."""
+    """Follows one job for its client. `ending`: how the call ended, for the metrics; set by the route."""
 
     def __init__(self, service: JobService, call: Call, mode: str, patience: float | None) -> None:
         self.call = call
@@ -43,17 +43,17 @@ class WaitingCall:
         return self.call.job
 
     def revoke(self) -> None:
-        """The client's key was revoked: whoever waits in `next` gets AuthenticationFailed."""
+        """Ends the call because its API key was revoked: `next` raises AuthenticationFailed."""
         self._revoked = True
         self.call.follower.close()
 
     def leave(self) -> None:
-        """The client is gone: whoever waits in `next` gets FollowerClosed."""
+        """Ends the call because the client disconnected: `next` raises FollowerClosed."""
         self.call.follower.close()
 
     async def next(self, seconds: float, sink: Sink | None = None) -> Update | None:
-        """As the follower's, but a store that is away for a moment is waited for, and a job that still waits at its
-        deadline ends here: the broker looks at messages only when they come to the head of their queue.
+        """Returns the follower's next update. Waits out short outages of the store, and expires a job still queued at
+        its deadline: the broker drops expired messages only at the head of the queue.
         """
         quiet_until = time.monotonic() + seconds
         until: float | None = None
@@ -90,7 +90,7 @@ class WaitingCall:
             self.call.meter.charge(update.ending.status, update.ending.usage)
 
     async def result(self, last: Update) -> bytes:
-        """The completion of a job whose `last` update this is. Raises what ended the job where it has none."""
+        """Returns the completion's bytes from the job's `last` update. Raises the job's error where it has one."""
         assert last.ending is not None
         if last.ending.result:
             return last.ending.result
@@ -105,12 +105,12 @@ class WaitingCall:
             return Place(JobStatus.QUEUED, None, None, alive=False)
 
     def begin(self) -> dict[str, str]:
-        """The answer begins; what its headers say about the job."""
+        """Records the time to the first byte, and returns the response headers about the job."""
         FIRST_BYTE.labels(self.job.model, self._mode).observe(time.time() - self.job.created_at)
         return self.about_job()
 
     def about_job(self) -> dict[str, str]:
-        """Headers for whatever is answered."""
+        """Returns the response headers about the job."""
         waited = time.time() - self.job.created_at if self._waited is None else self._waited
         return {"x-job-id": self.job.id, "x-queue-wait-ms": str(int(waited * 1000))}
 
@@ -123,10 +123,10 @@ async def waiting(
     patience: float | None = None,
     key: str | None = None,
 ) -> AsyncGenerator[WaitingCall]:
-    """Open a call and see how it ends; a client that left ends it quietly.
+    """Opens a call and counts how it ends. A client's disconnect ends it without an error.
 
-    `patience`: seconds after which a job that still waits is given up, where that is before its deadline. `key`: the
-    stored key that the call came with.
+    `patience`: seconds after which a queued job is given up, where that is before its deadline. `key`: id of the stored
+    API key of the call.
     """
     async with open_call() as call:
         del open_call  # It holds the parsed request.
@@ -138,7 +138,7 @@ async def waiting(
                 client.ending = "hung_up"
                 service.abandon(call)
             except BackendUnavailable:
-                # Its client is told to come again, and would not know of this job.
+                # The client gets an error and retries; it has no id of this job.
                 service.abandon(call)
                 raise
             except asyncio.CancelledError:

@@ -1,5 +1,5 @@
-"""Webhooks: whoever asked for a job is told of its end, by a signed event, at least once. The outbox is the truth about
-who is still to be told; the job itself never waits for any of this.
+"""Sends a signed event to a job's webhook when the job has ended, at least once. The outbox holds the events that are
+not delivered yet; jobs do not wait for their webhooks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import aiohttp
 import orjson
 import structlog
 
-from producer.jobs.submission import TOLD_FOR
+from producer.jobs.submission import WEBHOOK_RETRY_FOR
 from producer.metrics import WEBHOOKS
 from producer.webhooks.target import connector, host_of, sendable
 from shared.errors import BackendUnavailable, sentence
@@ -28,30 +28,30 @@ from shared.ports import Backend, Notice
 log = structlog.get_logger(__name__)
 
 EVERY = 1.0
-"""Seconds between looks into the outbox."""
+"""Seconds between polls of the outbox."""
 
 AT_ONCE = 64
-"""Events under way: receivers that are slow hold up others only when there are so many of them."""
+"""Events sent concurrently: slow receivers delay others only when they fill all of these slots."""
 
 TIMEOUT = 10.0
-"""Seconds for a receiver to answer."""
+"""Seconds within which a receiver must answer."""
 
 HOLD = 30.0
-"""Seconds after which another replica sends what this one has taken and not settled."""
+"""Seconds after which another replica may send a notice that this one took and did not finish."""
 
-NOT_OVER = 60.0
-"""Seconds until a job that has not ended is looked at again, if nobody says so before."""
+RECHECK = 60.0
+"""Seconds until a job that has not ended is read again; its end makes the notice due at once."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 3_600.0
-"""Seconds between two tries."""
+"""Bounds of the back-off between two tries, in seconds."""
 
 GONE = 410
-"""The receiver wants no more of these."""
+"""HTTP status by which the receiver refuses further tries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What is sent. The id is the same however often that happens, and another one for a job that was tried again."""
+    """A webhook event. Its id stays the same when it is sent again, and differs for each attempt of the job."""
 
     id: str
     body: bytes
@@ -66,7 +66,7 @@ class Event:
 
 
 def signed(event: Event, secret: str, timestamp: int) -> dict[str, str]:
-    """The headers of Standard Webhooks: https://www.standardwebhooks.com."""
+    """Returns the headers of Standard Webhooks: https://www.standardwebhooks.com."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signature = hmac.digest(key, f"{event.id}.{timestamp}.".encode() + event.body, "sha256")
     return {
@@ -83,7 +83,7 @@ class Sender:
         self._private_allowed = private_allowed
 
     async def send(self, url: str, event: Event) -> int | str:
-        """The receiver's status, or why there is none."""
+        """Sends the event; returns the receiver's HTTP status, or the error as text."""
         target = sendable(url, private_allowed=self._private_allowed)
         if isinstance(target, str):
             return target
@@ -109,7 +109,7 @@ async def open_sender(secret: str, *, private_allowed: bool) -> AsyncGenerator[S
 
 
 class Announcer:
-    """Runs for the life of the replica. Replicas share the outbox; what one of them leaves undone another one does."""
+    """Sends the events in the outbox. Replicas share it: after HOLD seconds another replica retries."""
 
     def __init__(self, backend: Backend, sender: Sender) -> None:
         self._backend = backend
@@ -138,31 +138,31 @@ class Announcer:
 
     async def _announce(self, notice: Notice) -> None:
         try:
-            await self._settle(notice)
+            await self._deliver(notice)
         except BackendUnavailable as error:
             log.warning("webhook.unsettled", job=notice.job_id, error=str(error), next="it is sent again")
         finally:
             self._busy -= 1
 
-    async def _settle(self, notice: Notice) -> None:
+    async def _deliver(self, notice: Notice) -> None:
         job = await self._backend.store.get(notice.job_id)
         if job is None or job.webhook_url is None:
             await self._backend.outbox.forget(notice)
         elif not job.status.terminal:
-            await self._backend.outbox.put_back(notice, NOT_OVER)
+            await self._backend.outbox.put_back(notice, RECHECK)
         elif (again_in := await self._send(job, job.webhook_url)) is None:
             await self._backend.outbox.forget(notice)
         else:
             await self._backend.outbox.put_back(notice, again_in)
 
     async def _send(self, job: Job, url: str) -> float | None:
-        """Seconds until it is to be sent again, None where it is not."""
+        """Sends the event; returns the seconds until the next try, None when there is none."""
         event = Event.of(job)
         answer = await self._sender.send(url, event)
         again_in = None if accepted(answer) else pause(time.time() - (job.finished_at or 0.0))
         WEBHOOKS.labels("delivered" if accepted(answer) else "failed" if again_in else "given_up").inc()
         if not accepted(answer):
-            next_step = f"sending it again in {again_in:.0f} s" if again_in else "nobody is told of the job's end"
+            next_step = f"sending it again in {again_in:.0f} s" if again_in else "not sent again"
             log.warning("webhook.failed", job=job.id, host=host_of(url), answer=answer, next=next_step)
         return again_in if answer != GONE else None
 
@@ -172,8 +172,8 @@ def accepted(answer: int | str) -> bool:
 
 
 def pause(age: float) -> float | None:
-    """Seconds until an event that is `age` seconds old is sent again: about as long as it has waited already."""
-    if age > TOLD_FOR:
+    """Returns the seconds until an event of `age` seconds is sent again: about its age. None: it is too old."""
+    if age > WEBHOOK_RETRY_FOR:
         return None
     return min(max(age, FIRST_PAUSE), LONGEST_PAUSE) * random.uniform(0.8, 1.2)
 

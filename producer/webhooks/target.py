@@ -1,7 +1,7 @@
-"""Where webhooks may go. A URL comes from a client, and this server stands where clients may not look: inside.
+"""Checks webhook targets, because clients could use the URL to reach servers inside the private network (SSRF).
 
-The URL is judged when a job is submitted and again when something is sent; the addresses of its name are judged when a
-connection is made, and the address of each connection before it is opened.
+The URL is checked when the job is submitted and again before each event. The addresses of its host are checked after
+the DNS lookup, and the address of each connection before it is opened.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from shared.settings import Settings
 
 
 class NotPublic(OSError):
-    """A connection to a private address was about to be made."""
+    """The connection would go to a private address."""
 
 
 def webhook_refusal(url: str | None, *, background: bool, settings: Settings) -> InvalidRequest | None:
-    """Why a request with this `webhook_url` is not accepted. Names are looked up only when something is sent."""
+    """Returns the error for a `webhook_url` that is not accepted, None for a good one. Does not look up its host."""
     if url is None:
         return None
     if settings.webhook_secret is None:
@@ -39,7 +39,7 @@ def webhook_refusal(url: str | None, *, background: bool, settings: Settings) ->
 
 
 def fault_of(url: str, *, private_allowed: bool) -> str | None:
-    """What is wrong with the URL itself."""
+    """Returns why the URL is not accepted, None where it is; does not look up its host."""
     target = target_of(url)
     if isinstance(target, str):
         return target
@@ -47,7 +47,7 @@ def fault_of(url: str, *, private_allowed: bool) -> str | None:
 
 
 def sendable(url: str, *, private_allowed: bool) -> URL | str:
-    """The URL as the HTTP client takes it, or what is wrong with it."""
+    """Returns the normalised URL, or why it is not accepted."""
     if (fault := fault_of(url, private_allowed=private_allowed)) is not None:
         return fault
     target = target_of(url)
@@ -55,20 +55,18 @@ def sendable(url: str, *, private_allowed: bool) -> URL | str:
 
 
 def host_of(url: str) -> str | None:
-    """The URL's host, for the log: the rest may be a secret."""
+    """Returns the URL's host, for the log: the rest may contain secrets."""
     target = target_of(url)
     return target.host if isinstance(target, Target) else None
 
 
 LOOKUPS = 3
-"""Names that are looked up at a time. Each takes one of the few threads that the whole process has for such things, and
-keeps it for as long as the name's server is silent.
-"""
+"""Concurrent DNS lookups. Each occupies a thread of the process's shared pool until the DNS server answers."""
 
 
 class PublicAddresses(AbstractResolver):
-    """Finds a name's public addresses and no others. It is asked when a connection is made, so a name that leads
-    elsewhere by then leads nowhere.
+    """Resolves a host to its public addresses only. Runs for every connection, so a DNS record that changes to a
+    private address afterwards is refused.
     """
 
     def __init__(self, resolver: AbstractResolver | None = None) -> None:
@@ -81,7 +79,7 @@ class PublicAddresses(AbstractResolver):
         await self._slots.acquire()
         lookup = asyncio.ensure_future(self._resolver.resolve(host, port, family))
         lookup.add_done_callback(self._looked_up)
-        # Whoever waits may give up; the thread does not.
+        # Cancelling the request does not stop the thread, so the slot is released when the lookup ends.
         found = await asyncio.shield(lookup)
         public = [each for each in found if is_public_peer(each["host"])]
         if not public:
@@ -91,7 +89,7 @@ class PublicAddresses(AbstractResolver):
     def _looked_up(self, lookup: asyncio.Future[list[ResolveResult]]) -> None:
         self._slots.release()
         if not lookup.cancelled():
-            lookup.exception()  # It is told to who waits; where nobody does, it is no crash.
+            lookup.exception()  # Marks it as retrieved: a cancelled request must not cause a logged crash.
 
     async def close(self) -> None:
         await self._resolver.close()
@@ -103,7 +101,7 @@ def is_public_peer(host: str) -> bool:
 
 
 def public_socket(info: tuple[int, int, int, str, tuple[Any, ...]]) -> socket.socket:
-    """A socket for a connection to a public address, whatever has led to it. Raises NotPublic."""
+    """Returns a socket for a connection to a public address. Raises NotPublic for any other."""
     family, kind, protocol, _, address = info
     if not is_public_peer(str(address[0])):
         raise NotPublic(errno.EACCES, f"{address[0]} is a private address")
@@ -111,7 +109,7 @@ def public_socket(info: tuple[int, int, int, str, tuple[Any, ...]]) -> socket.so
 
 
 def connector(*, private_allowed: bool, limit: int) -> aiohttp.TCPConnector:
-    """Names are looked up for each connection: an answer of the DNS that was judged is the one that is used."""
+    """Returns a connector that connects to checked addresses only. It caches no DNS answers, so each one is checked."""
     if private_allowed:
         return aiohttp.TCPConnector(limit=limit)
     return aiohttp.TCPConnector(

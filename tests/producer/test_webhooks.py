@@ -16,7 +16,7 @@ from openai import AsyncOpenAI, InvalidWebhookSignatureError, OpenAI
 from producer import addresses
 from producer.webhooks import sender as webhook_sender
 from producer.webhooks import target
-from producer.webhooks.sender import TOLD_FOR, pause
+from producer.webhooks.sender import WEBHOOK_RETRY_FOR, pause
 from shared.backends.distributed import open_distributed
 from tests.producer.api import Answer, Api, ask, embedded_api, running_api, settings_for_tests
 from tests.support.batches import begun, jsonl, line, over
@@ -362,5 +362,5 @@ def test_pauses_grow_and_come_to_an_end() -> None:
     assert pause(10)
     assert 8 <= (pause(10) or 0) <= 12
     assert 480 <= (pause(600) or 0) <= 720
-    assert (pause(TOLD_FOR - 1) or 0) <= 1.2 * 3600
-    assert pause(TOLD_FOR + 1) is None
+    assert (pause(WEBHOOK_RETRY_FOR - 1) or 0) <= 1.2 * 3600
+    assert pause(WEBHOOK_RETRY_FOR + 1) is None
