@@ -1,4 +1,4 @@
-"""The right to run a delivery's job, or why there is none."""
+"""Claims a delivery's job, or says why it cannot be claimed."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from worker.retry import retry_while_unavailable
 log = structlog.get_logger(__name__)
 
 OWNER_CHECKS = (0.0, 0.02, 0.05, 0.1, 0.3)
-"""Seconds between looks at another owner: the broker may notice a killed worker a moment before the store does."""
+"""Seconds between checks of another owner: the broker may notice a killed worker a moment before the store does."""
 
 
 class Claiming:
-    def __init__(self, place: WorkerContext, delivery: Delivery) -> None:
-        self._context = place
+    def __init__(self, context: WorkerContext, delivery: Delivery) -> None:
+        self._context = context
         self._message = delivery.message
         self._job = delivery.message.job
-        self._carried = isinstance(delivery, PiggybackedDelivery)
-        self._store = place.backend.store
+        self._piggybacked = isinstance(delivery, PiggybackedDelivery)
+        self._store = context.backend.store
 
     async def claim(self) -> Claim | NotClaimed:
-        """A job that another worker holds is taken over if that is dead, or ended if it is to be cancelled."""
+        """Claims the job. Takes it over from a dead worker, or ends it there if it is to be cancelled."""
         refusal = await self._claim_from(None)
         if isinstance(refusal, NotClaimed) and refusal.status is None and await self._restored():
             refusal = await self._claim_from(None)
-        if not isinstance(refusal, NotClaimed) or (refusal.owner is not None and await self._lives(refusal.owner)):
+        if not isinstance(refusal, NotClaimed) or (refusal.owner is not None and await self._is_alive(refusal.owner)):
             return refusal
         if refusal.cancelling:
             await self._end_cancelled(refusal.owner)
@@ -41,21 +41,21 @@ class Claiming:
         return refusal if refusal.owner is None else await self._claim_from(refusal.owner)
 
     async def _claim_from(self, lost: str | None) -> Claim | NotClaimed:
-        place = self._context
+        context = self._context
         return await retry_while_unavailable(
             lambda: self._store.claim(
                 self._job.id,
-                place.worker_id,
-                place.lease_seconds,
+                context.worker_id,
+                context.lease_seconds,
                 lost=lost,
                 with_body=self._message.body is None,
             )
         )
 
-    async def _lives(self, owner: str) -> bool:
-        """Whether another worker holds the job."""
+    async def _is_alive(self, owner: str) -> bool:
+        """Whether `owner` is another worker that is alive."""
         if owner == self._context.worker_id:
-            return False  # Nothing here runs it: the answer to a claim of ours got lost.
+            return False  # The reply to an earlier claim of ours got lost; nothing here runs the job.
         for delay in OWNER_CHECKS:
             await asyncio.sleep(delay)
             if not await retry_while_unavailable(lambda: self._context.backend.registry.alive(owner)):
@@ -63,12 +63,12 @@ class Claiming:
         return True
 
     async def _restored(self) -> bool:
-        """Whether the store had lost the job, and knows it again from its message (a carried job's is elsewhere)."""
-        if self._carried:
+        """Whether the store had lost the job and has it back from its message. Piggybacked jobs have none here."""
+        if self._piggybacked:
             return False
         restored = await retry_while_unavailable(lambda: self._store.restore(self._job, body=self._message.body))
         if restored:
-            log.warning("job.restored", next="the store had lost it; it is run from the start")
+            log.warning("job.restored", next="the store had lost the job; it runs from the start")
         return restored
 
     async def _end_cancelled(self, owner: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What every execution of a worker shares."""
+"""The dependencies that all executions of a worker share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.throttle import Throttle
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """Times in seconds. `log_limit`: bytes that a job's answer may have."""
+    """Times are in seconds. `log_limit`: the most bytes of a job's answer."""
 
     worker_id: str
     backend: Backend

@@ -1,7 +1,8 @@
-"""The delivery of a job that runs here. The broker may send it again meanwhile: all are settled."""
+"""The delivery of a job that runs here. The broker may deliver the job again meanwhile: each delivery is resolved."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
@@ -13,27 +14,34 @@ from worker.retry import retry_while_unavailable
 log = structlog.get_logger(__name__)
 
 
-class HeldDelivery:
+class CurrentDelivery:
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
-        self._settling: Delivery | None = None
+        self._resolving: Delivery | None = None
 
     async def adopt(self, redelivery: Delivery) -> None:
-        """Another delivery of the job: the broker lost the first one, or has two. One is kept."""
+        """Takes another delivery of the job, where the broker lost the first one or has two. Acks the older one."""
         if isinstance(redelivery, PiggybackedDelivery) and not isinstance(self._delivery, PiggybackedDelivery):
             await retry_while_unavailable(redelivery.ack)
             return
         log.info("delivery.adopted", job=redelivery.message.job.id)
         older, self._delivery = self._delivery, redelivery
-        if older is not self._settling:
+        if older is not self._resolving:
             await retry_while_unavailable(older.ack)
 
-    async def let_go(self, *, after: float | None = None) -> None:
-        """Settle the delivery, and any that is adopted meanwhile: forget it, or have it again `after` seconds."""
-        while self._settling is not self._delivery:
-            delivery = self._settling = self._delivery
+    async def ack(self) -> None:
+        """Acks the delivery, and any that is adopted meanwhile."""
+        await self._resolve(lambda delivery: delivery.ack())
+
+    async def retry(self, after: float) -> None:
+        """Requeues the delivery, and any that is adopted meanwhile, for `after` seconds from now."""
+        await self._resolve(lambda delivery: delivery.retry(after))
+
+    async def _resolve(self, step: Callable[[Delivery], Awaitable[None]]) -> None:
+        while self._resolving is not self._delivery:
+            delivery = self._resolving = self._delivery
             try:
-                await retry_while_unavailable(delivery.ack if after is None else partial(delivery.retry, after))
+                await retry_while_unavailable(partial(step, delivery))
             except BaseException:
-                self._settling = None  # It is still to be settled.
+                self._resolving = None  # It is still unresolved.
                 raise

@@ -1,4 +1,4 @@
-"""A job that failed here is better off elsewhere: what is wrong may be this worker's engine, and not the job."""
+"""Leaves jobs that failed here to other workers: the fault may be this worker's engine and not the job's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections import OrderedDict
 
 from shared.ports import Claim, Registry
 
-PATIENCE = 15.0
-"""Seconds for which a job that failed here is left to others; then it is taken all the same."""
+DEFERRED = 15.0
+"""Seconds for which a job that failed here is left to other workers; then this one takes it all the same."""
 
 REMEMBERED = 1000
+"""Jobs; the oldest are dropped first."""
 
 
 class FailedAttempts:
-    """Which jobs failed in this worker, at which attempt."""
+    """Remembers which jobs failed in this worker, and at which attempt."""
 
     def __init__(self, registry: Registry, worker_id: str, model_id: str) -> None:
         self._registry = registry
@@ -22,19 +23,19 @@ class FailedAttempts:
         self._model_id = model_id
         self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    def note(self, claim: Claim) -> None:
+    def record(self, claim: Claim) -> None:
         self._failed[claim.job_id] = (claim.attempt, time.monotonic())
         if len(self._failed) > REMEMBERED:
             self._failed.popitem(last=False)
 
-    async def leaves(self, claim: Claim) -> bool:
-        """Whether the job should go to another worker: the last one it failed in was this one, and there is another.
+    async def defers(self, claim: Claim) -> bool:
+        """Whether to leave the job to another worker: its last failed attempt was here, and another worker is ready.
 
-        The attempt that is given away for it is remembered as one more of this worker's.
+        The claim itself used up an attempt number, which is recorded as this worker's, too.
         """
         attempt, failed_at = self._failed.get(claim.job_id, (0, 0.0))
-        lately = time.monotonic() - failed_at < PATIENCE
-        if attempt == 0 or claim.attempt != attempt + 1 or not lately or not await self._others():
+        is_recent = time.monotonic() - failed_at < DEFERRED
+        if attempt == 0 or claim.attempt != attempt + 1 or not is_recent or not await self._others():
             return False
         self._failed[claim.job_id] = (claim.attempt, failed_at)
         return True

@@ -1,4 +1,4 @@
-"""The lease: holds a claim for as long as its work runs."""
+"""Renews a claim's lease while its work runs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ RENEWALS_PER_LEASE = 3
 async def held(
     store: JobStore, claim: Claim, seconds: float, lost: Callable[[AttemptFenced], None]
 ) -> AsyncGenerator[None]:
-    """Renew `claim` while inside. `lost` is called once if the claim is no longer ours, or is to be cancelled.
+    """Renews `claim` every third of `seconds` inside the block.
 
-    A store that is away costs nothing but the renewal: the work goes on, and what it writes is fenced if need be.
+    Calls `lost` once if the claim is no longer this worker's, or is to be cancelled. While the store is unavailable the
+    work goes on; if the lease expires meanwhile, its writes are fenced.
     """
     loop = asyncio.get_running_loop()
     every = seconds / RENEWALS_PER_LEASE

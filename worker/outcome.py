@@ -1,4 +1,4 @@
-"""How an attempt ended, as values: execution decides which, and settles each in one place."""
+"""The ways in which an attempt can end, as values. `worker/execution.py` applies each in one place."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """For good: another attempt would not help, or there is none left."""
+    """The job has failed: another attempt would not help, or none is left."""
 
     error: IgniteError
 
 
 @dataclass(frozen=True, slots=True)
 class TryAgain:
-    """The engine could not do it this time."""
+    """The attempt failed; another one may succeed."""
 
     error: IgniteError
 
@@ -43,12 +43,12 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """Drained: handed back for another worker, not counted as a try."""
+    """Requeued because of a drain or for a higher tier; not counted as a try."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """The claim is not ours any more; whoever holds it settles the job."""
+    """The claim is no longer this worker's; the worker that holds it ends the job."""
 
     reason: AttemptFenced
 

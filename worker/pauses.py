@@ -1,4 +1,4 @@
-"""Deliveries that nobody here can start go back to those who can: a queue is held for as long as there is a reason."""
+"""Pauses queues whose jobs cannot start here, so that other workers get them, for as long as there is a reason."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Collection
 from shared.job import QueueName
 from shared.ports import Consumer
 
-FULL_PATIENCE = 1.0
-"""Seconds for which a worker without a slot for a tier keeps deliveries of it; then others may have them."""
+FULL_DELAY = 1.0
+"""Seconds that a worker without a slot for a tier keeps its deliveries before they go back to the queue."""
 
 
 class Pauses:
@@ -24,21 +24,21 @@ class Pauses:
         self._timers: dict[QueueName, asyncio.TimerHandle] = {}
         self._closed = False
 
-    def full(self, queue: QueueName, full: bool) -> None:
-        """Whether there is no slot for the queue's jobs, nor will one come free soon."""
+    def set_full(self, queue: QueueName, full: bool) -> None:
+        """Pauses the queue, after a delay, while it has no slot and none will be free soon; resumes it otherwise."""
         if full and queue not in self._timers and not self._closed:
-            self._timers[queue] = self._loop.call_later(FULL_PATIENCE, self._overfull, queue)
+            self._timers[queue] = self._loop.call_later(FULL_DELAY, self._pause_full, queue)
         elif not full and (timer := self._timers.pop(queue, None)) is not None:
             timer.cancel()
             if "full" in self._reasons[queue]:
-                self.go_on("full", [queue])
+                self.resume("full", [queue])
 
-    async def hold(self, reason: str, queues: Collection[QueueName]) -> None:
+    async def pause(self, reason: str, queues: Collection[QueueName]) -> None:
         for queue in queues:
             self._reasons[queue].add(reason)
         await self._consumer.pause(queues)
 
-    def go_on(self, reason: str, queues: Collection[QueueName]) -> None:
+    def resume(self, reason: str, queues: Collection[QueueName]) -> None:
         for queue in queues:
             self._reasons[queue].discard(reason)
         resumed = [queue for queue in queues if not self._reasons[queue]]
@@ -50,7 +50,7 @@ class Pauses:
         for timer in self._timers.values():
             timer.cancel()
 
-    def _overfull(self, queue: QueueName) -> None:
-        """What is asked of a queue is done in the order of asking: the reason stands before its task begins."""
+    def _pause_full(self, queue: QueueName) -> None:
+        """Records the reason before the task begins, so that a `resume` in between sees it."""
         self._reasons[queue].add("full")
         self._group.create_task(self._consumer.pause([queue]), name="pause")

@@ -1,4 +1,4 @@
-"""A job that is run under another's delivery, because its tenant's turn has come: see shared/fairness.py."""
+"""Runs a job under another job's delivery, because fairness puts it first (shared/fairness.py)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from shared.ports import Delivery, Message
 
 
 class PiggybackedDelivery:
-    """`carrier`: the delivery that stays unacknowledged meanwhile. However the carried job ends or is given up, the
-    carrier's own job has its next turn; whoever runs the carried one again, its own message is still in the queue.
+    """A job without a delivery of its own. `host` is the delivery that stays unacknowledged while it runs.
+
+    When the job ends or is released, the host's own job goes on waiting (`wait_on`). The job's own message stays in the
+    queue, so another delivery of it is harmless.
     """
 
     redelivered = False
     served = None
 
-    def __init__(self, carrier: Delivery, job: Job) -> None:
+    def __init__(self, host: Delivery, job: Job) -> None:
         self.message = Message(job, None)
-        self._carrier = carrier
+        self._host = host
 
     async def ack(self) -> None:
-        await self._carrier.wait_on(self.message.job.id)
+        await self._host.wait_on(self.message.job.id)
 
     async def retry(self, after: float = 0.0) -> None:
-        del after  # The store keeps it back for as long.
+        del after  # The store delays it.
         await self.ack()
 
     async def reject(self) -> None:
@@ -39,15 +41,15 @@ class PiggybackedDelivery:
 
 
 @asynccontextmanager
-async def in_time(job: Job, expire: Callable[[], Awaitable[object]]) -> AsyncGenerator[None]:
-    """Call `expire` should the job's deadline pass inside: a broker expires only what waits in its queues."""
+async def expiring(job: Job, expire: Callable[[], Awaitable[object]]) -> AsyncGenerator[None]:
+    """Calls `expire` if the job's deadline passes inside: the broker expires only messages that wait in its queues."""
     loop = asyncio.get_running_loop()
-    expiring: list[asyncio.Future[object]] = []
+    expiries: list[asyncio.Future[object]] = []
     timer = loop.call_later(
-        max(0.0, job.deadline_at - time.time()), lambda: expiring.append(asyncio.ensure_future(expire()))
+        max(0.0, job.deadline_at - time.time()), lambda: expiries.append(asyncio.ensure_future(expire()))
     )
     try:
         yield
     finally:
         timer.cancel()
-        await asyncio.gather(*expiring, return_exceptions=True)
+        await asyncio.gather(*expiries, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Steps that outlast an outage."""
+"""Repeats steps until the broker and the store answer again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 async def retry_while_unavailable(step: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a step, which may safely be repeated, until the broker and the store are back."""
+    """Repeats an idempotent step until the broker and the store are available. Waits 0.1 s to 2 s between tries."""
     delay = 0.1
     while True:
         try:

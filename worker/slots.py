@@ -1,8 +1,8 @@
-"""Which tier the next free slot goes to. Pure: it counts and decides, and knows no job.
+"""Decides which tier gets the next free slot. Pure: it counts jobs by tier and knows no single job.
 
-Higher tiers first. Flex jobs never take the reserved slots, so that a flood of them leaves room to begin at once; but
-a worker serves flex with one slot at least. And flex always moves: once it has been passed over for `patience` seconds
-the next free slot is its own, whatever else waits (a turn *out of order*), and again after as long.
+Higher tiers come first. Flex jobs never take the reserved slots, so that many of them leave room for others to start at
+once; but a worker serves flex with at least one slot. Flex never starves: when it has been passed over for `patience`
+seconds it gets the next free slot whatever else waits (*out of order*), and again after as long.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ TIERS = (Tier.PRIORITY, Tier.DEFAULT, Tier.FLEX)
 
 
 class Slots:
-    """`reserved`: the share of them that flex jobs never take. `patience` in seconds, by `clock`.
+    """`reserved`: the share of the slots that flex jobs never take. `patience`: in seconds, by `clock`.
 
-    `limit`: how many requests the engine takes at present, where those are fewer than the slots. The jobs of the lower
-    tiers that hold the rest wait for it, and are no reason to leave a job of a higher tier in the queue.
+    `limit`: how many requests the engine takes at present, which may be fewer than the slots. Jobs of lower tiers that
+    wait in the other slots do not keep a job of a higher tier in the queue.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Slots:
         return self._running.total() > 0
 
     def choose(self, waiting: Collection[Tier]) -> Tier | None:
-        """The tier of the next job to start, of those that wait; None: none of them now."""
+        """Returns the tier of `waiting` whose job starts next, or None if none can start now."""
         admitted = [tier for tier in TIERS if tier in waiting and self.admits(tier)]
         if Tier.FLEX in admitted and self._out_of_patience():
             return Tier.FLEX
@@ -54,12 +54,12 @@ class Slots:
         return self._free(tier) > 0
 
     def _free(self, tier: Tier) -> int:
-        """Slots for jobs of the tier, as far as those of the same or a higher one leave the engine room for them."""
+        """Returns how many jobs of the tier can start: free slots, within the limit less jobs of same or higher tiers."""
         ahead = sum(self._running[each] for each in TIERS[: TIERS.index(tier) + 1])
         return max(0, min(self._count - self._running.total(), self.limit - ahead))
 
     def take(self, tier: Tier, waiting: Collection[Tier] = ()) -> bool:
-        """A job of `tier` starts while jobs of `waiting` wait; whether its turn is out of order."""
+        """Counts a job of `tier` that starts while jobs of `waiting` wait. Returns whether it starts out of order."""
         self._running[tier] += 1
         if tier is not Tier.FLEX:
             if Tier.FLEX in waiting and self._passed_over is None:
@@ -72,9 +72,9 @@ class Slots:
         self._running[tier] -= 1
 
     def lacking(self, waiting: Mapping[Tier, int], leaving: int) -> int:
-        """How many more flex jobs must go for every job of a higher tier that waits, where `leaving` are going."""
+        """Returns how many more flex jobs to preempt for the higher tiers that wait; `leaving` are being preempted."""
         if self._running.total() < self._count:
-            return 0  # There is a slot: it is the engine that takes no more.
+            return 0  # A slot is free: the limit is the engine.
         ahead = wanted = 0
         for tier in TIERS[:-1]:
             ahead += self._running[tier]

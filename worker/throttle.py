@@ -1,13 +1,13 @@
-"""How many requests the engine is sent at once, while it says that it is overloaded.
+"""Limits how many requests the engine gets at once while it says that it is overloaded.
 
-Theory. The limit moves as TCP's congestion window does. An engine that answers "later" gets nothing for as long as it
-asks, and the limit is halved, once for each pause. Each answer that comes while the limit is reached raises it: by one
-below the threshold, by its share of one above. The threshold is half of what was under way when an engine that had been
-answering began to refuse; an engine that refuses everything (it starts, say) leaves the threshold alone, and is back at
-its old limit soon after its first answer.
+The limit moves like TCP's congestion window. An overloaded engine gets no requests for as long as it asks, and the
+limit is halved, once for each pause. Each answer that comes while the limit is reached raises it: by 1 below the
+threshold, by 1/limit above. The threshold is half of the requests that ran when an engine that had been answering began
+to refuse. An engine that refuses everything (while it starts, say) does not change the threshold, so the limit is back
+soon after its first answer.
 
-A refused request keeps its slot and its claim, and is sent again after the pause; no try is counted. Of the requests
-that wait, those of higher tiers are sent first.
+A refused request keeps its slot and its claim, and is sent again after the pause; no try is counted. Waiting
+requests of higher tiers are sent first.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 LONGEST_PAUSE = 60.0
-"""Seconds after which an engine is asked again, whatever it has asked for."""
+"""Seconds after which a request is sent again, whatever wait the engine has asked for."""
 
 FIRST_PAUSE = 0.5
 LAST_PAUSE = 15.0
-"""Seconds, of an engine that does not say for how long; doubled with each refusal in a row up to the last."""
+"""Seconds to pause where the engine does not say how long; doubled with each refusal in a row, up to the last."""
 
 SHORTEST_PAUSE = 0.05
 SHORTEST_LAST = 1.0
-"""The same for the least pause of an engine that does say: "0" in a row is no reason to ask without end."""
+"""The least pause where the engine does say, likewise doubled: repeated waits of 0 s must not become a busy loop."""
 
-SAID_EVERY = 60.0
-"""Seconds between two reports of overload: an engine with a rate limit refuses something every second or two."""
+LOG_EVERY = 60.0
+"""Seconds between two log events of overload: an engine with a rate limit refuses a request every second or two."""
 
 JITTER = 0.25
-"""A pause is longer by up to this share, so that workers do not come back together."""
+"""The most by which a pause is longer, as a share of it, so that workers do not retry at the same moment."""
 
 
 class Throttle:
-    """`limit_changed` is called when jobs may be started that could not be, or the other way round."""
+    """Calls `limit_changed` when the number of jobs that can start changes."""
 
     def __init__(
         self,
@@ -62,8 +62,8 @@ class Throttle:
         self._credit = 0.0
         self._answers = 0
         self._overloaded_since = 0.0
-        self._said_at: float | None = None
-        self._is_said = False
+        self._logged_at: float | None = None
+        self._overload_logged = False
         self._limit_changed = limit_changed
         self._clock = clock
         self._sent = 0
@@ -74,67 +74,67 @@ class Throttle:
 
     @property
     def limit(self) -> int:
-        """How many requests the engine takes at present, as far as is known."""
+        """How many requests the engine takes at present, as far as the worker knows."""
         return self._limit
 
     async def run(self, send: Callable[[], Awaitable[T]], tier: Tier = Tier.DEFAULT) -> T:
-        """The result of `send`, which is called again after each EngineOverloaded."""
+        """Returns the result of `send`, which is called again after each EngineOverloaded."""
         while True:
             await self._admitted(tier)
             try:
                 result = await send()
             except EngineOverloaded as overloaded:
-                self._overloaded(overloaded)
+                self._on_overload(overloaded)
             else:
-                self._answered()
+                self._on_answer()
                 return result
             finally:
                 self._sent -= 1
                 self._admit()
 
     async def _admitted(self, tier: Tier) -> None:
-        if self._has_room() and not self._anyone_waits():
+        if self._has_room() and not self._has_waiters():
             self._sent += 1
             return
-        place = asyncio.get_running_loop().create_future()
-        self._waiting[tier].append(place)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[tier].append(waiter)
         self._admit()
         try:
-            await place
+            await waiter
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
+            if waiter.done() and not waiter.cancelled():
                 self._sent -= 1
                 self._admit()
             else:
                 with suppress(ValueError):
-                    self._waiting[tier].remove(place)
+                    self._waiting[tier].remove(waiter)
             raise
 
-    def _anyone_waits(self) -> bool:
+    def _has_waiters(self) -> bool:
         return any(self._waiting.values())
 
     def _has_room(self) -> bool:
         return self._sent < self._limit and self._clock() >= self._resumes_at
 
     def _admit(self) -> None:
-        """Let those in that have waited longest, of the highest tier; while the engine pauses, come back at its end."""
-        for places in self._waiting.values():
-            while places and self._has_room():
-                place = places.popleft()
-                if not place.done():
+        """Admits waiting requests, highest tier and longest wait first; during a pause, schedules its end."""
+        for waiters in self._waiting.values():
+            while waiters and self._has_room():
+                waiter = waiters.popleft()
+                if not waiter.done():
                     self._sent += 1
-                    place.set_result(None)
+                    waiter.set_result(None)
         rest = self._resumes_at - self._clock()
-        if self._anyone_waits() and rest > 0 and self._timer is None:
+        if self._has_waiters() and rest > 0 and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(rest, self._resumed)
 
     def _resumed(self) -> None:
         self._timer = None
         self._admit()
 
-    def _answered(self) -> None:
-        if self._is_said:
-            self._is_said = False
+    def _on_answer(self) -> None:
+        if self._overload_logged:
+            self._overload_logged = False
             log.info("engine.answers_again", after=round(self._clock() - self._overloaded_since, 1), limit=self._limit)
         self._refusals = 0
         self._answers += 1
@@ -146,9 +146,9 @@ class Throttle:
             self._limit += 1
             self._limit_changed()
 
-    def _overloaded(self, overloaded: EngineOverloaded) -> None:
+    def _on_overload(self, overloaded: EngineOverloaded) -> None:
         now = self._clock()
-        if now < self._resumes_at:  # One of those that were under way when the pause began.
+        if now < self._resumes_at:  # It was sent before the pause began.
             self._resumes_at = max(self._resumes_at, now + self._pause(overloaded))
             return
         pause = self._pause(overloaded)
@@ -158,9 +158,9 @@ class Throttle:
             self._threshold = self._limit
         self._answers, self._credit = 0, 0.0
         self._resumes_at = now + pause
-        if self._refusals == 1 and (self._said_at is None or now - self._said_at >= SAID_EVERY):
-            self._said_at = self._overloaded_since = now
-            self._is_said = True
+        if self._refusals == 1 and (self._logged_at is None or now - self._logged_at >= LOG_EVERY):
+            self._logged_at = self._overloaded_since = now
+            self._overload_logged = True
             next_step = f"pausing for {pause:.1f} s, then asking for less"
             log.warning("engine.overloaded", reason=overloaded.message, limit=self._limit, next=next_step)
         self._limit_changed()

@@ -1,9 +1,9 @@
-"""Takes deliveries and runs them: a slot first, then a delivery. Stops taking when told to, and drains.
+"""Takes a slot, then a delivery, and runs it. On a stop signal takes no more deliveries and drains.
 
-`Slots` decides whose the next slot is. A full worker goes on looking at what waits: for a job of a higher tier the
-youngest flex job that can go on later is put back, and continues from its log when there is room again.
+`Slots` decides which tier gets the next slot. A full worker still watches what waits: for a job of a higher tier it
+preempts the youngest flex job that can go on later, which continues from its log when there is room again.
 
-Under a delivery another job may be run first, whose tenant's turn it is (`JobStore.turn`).
+Where several tenants wait, the store may put another job first, which then runs under the delivery (`JobStore.turn`).
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ from worker.execution import Execution
 from worker.failed_attempts import FailedAttempts
 from worker.outcome import Cancelled, Interrupted, ended_early
 from worker.pauses import Pauses
-from worker.piggybacked import PiggybackedDelivery, in_time
+from worker.piggybacked import PiggybackedDelivery, expiring
 from worker.retry import retry_while_unavailable
 from worker.slots import TIERS, Slots
 from worker.throttle import Throttle
 
 log = structlog.get_logger(__name__)
 
-HAND_BACK_SECONDS = 5.0
-"""For giving interrupted jobs back once the grace period is over."""
+REQUEUE_SECONDS = 5.0
+"""Time for requeueing interrupted jobs once the grace period is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """Times in seconds. `drain_seconds`: how long held jobs may go on after the worker was told to stop.
+    """Times are in seconds. `drain_seconds`: how long running jobs may go on after the stop signal.
 
     `reserved_slots`: the share of the slots that flex jobs never take. `flex_patience`: how long flex jobs are passed
-    over for higher tiers before one has its turn. `aliases`: other names of its model. `modalities`: what that takes,
-    where the engine's own word for it does not count. `version`: of the Ignite that runs.
-    `log_limit`: bytes that a job's answer may have.
+    over for higher tiers before one starts. `aliases`: other names of the model. `modalities`: what the model takes,
+    in place of what the engine says. `version`: Ignite's. `log_limit`: the most bytes of a job's answer.
     """
 
     lease_seconds: float = 30.0
@@ -61,7 +60,7 @@ class WorkerOptions:
 
 
 class Worker:
-    """One engine, one consumer. `run` returns when `stop` is set and everything held is settled or handed back."""
+    """One engine, one consumer. `run` returns when `stop` is set and every job has ended or is requeued."""
 
     def __init__(self, backend: Backend, engine: Engine, options: WorkerOptions) -> None:
         self.id = f"worker-{os.urandom(6).hex()}"
@@ -139,35 +138,35 @@ class Worker:
                 self._start(delivery)
 
     def _choose(self, at_hand: Mapping[QueueName, int]) -> QueueName | None:
-        """The queue that the next free slot is for. Where there is none, flex jobs make room for higher tiers."""
+        """Returns the queue that gets the next free slot. Where none is free, preempts flex jobs for higher tiers."""
         self._waiting = {queue.tier: count for queue, count in at_hand.items()}
         tier = self._slots.choose(self._waiting)
         if tier is None:
-            self._make_room(self._slots.lacking(self._waiting, len(self._leaving)))
+            self._preempt(self._slots.lacking(self._waiting, len(self._leaving)))
             self._watch_fullness()
         return None if tier is None else self._queues[tier]
 
-    def _make_room(self, slots: int) -> None:
-        """Put back the youngest flex jobs, of those that may be."""
+    def _preempt(self, slots: int) -> None:
+        """Preempts the youngest `slots` flex jobs that are preemptible."""
         candidates = reversed([*self._flex.items()]) if slots else ()
         for job_id, execution in candidates:
-            if slots and execution.put_back():
-                log.info("job.put_back", job=job_id, next="it goes on when higher tiers leave room")
+            if slots and execution.preempt():
+                log.info("job.put_back", job=job_id, next="it continues when higher tiers leave a slot")
                 self._leaving.add(job_id)
                 slots -= 1
 
     def _watch_fullness(self) -> None:
         for tier, queue in self._queues.items():
-            self._pauses.full(queue, self._is_full(tier))
+            self._pauses.set_full(queue, self._is_full(tier))
 
     def _is_full(self, tier: Tier) -> bool:
         """Whether no job of the tier can start here soon."""
         if tier is Tier.FLEX or self._slots.admits(tier):
             return not self._slots.admits(tier)
-        return not self._leaving and not any(execution.yields for execution in self._flex.values())
+        return not self._leaving and not any(execution.preemptible for execution in self._flex.values())
 
     async def _adopted(self, delivery: Delivery) -> bool:
-        """Whether the delivery is one more of a job that runs here already."""
+        """Hands a delivery of a job that runs here to its execution. Returns whether it did."""
         execution = self._running.get(delivery.message.job.id)
         if execution is not None:
             await execution.adopt(delivery)
@@ -176,57 +175,57 @@ class Worker:
     def _start(self, delivery: Delivery) -> None:
         job = delivery.message.job
         out_of_order = self._slots.take(job.tier, self._waiting)
-        others = self._waiting.get(job.tier, 0) > 1 or not self._slots.admits(job.tier)
+        contended = self._waiting.get(job.tier, 0) > 1 or not self._slots.admits(job.tier)
         self._idle.clear()
         self._slots_changed()
-        task = self._group.create_task(self._serve(delivery, others, out_of_order), name=f"execution {job.id}")
+        task = self._group.create_task(self._serve(delivery, contended, out_of_order), name=f"execution {job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     # ── run ──
 
-    async def _serve(self, delivery: Delivery, others_wait: bool, out_of_order: bool) -> None:
-        """The delivery's job, or the one whose turn it is. Who has a slot to spare need not ask for that."""
+    async def _serve(self, delivery: Delivery, contended: bool, out_of_order: bool) -> None:
+        """Runs the delivery's job, or the one that fairness puts first. Without contention the store is not asked."""
         job = delivery.message.job
         try:
-            if others_wait or delivery.redelivered or delivery.served:
-                delivery = await self._turn(delivery)
-            async with in_time(job, lambda: self._expire(job)) if delivery.message.job is not job else nullcontext():
-                await self._run(delivery, yields=job.tier is Tier.FLEX and not out_of_order)
+            if contended or delivery.redelivered or delivery.served:
+                delivery = await self._fair_choice(delivery)
+            async with expiring(job, lambda: self._expire(job)) if delivery.message.job is not job else nullcontext():
+                await self._run(delivery, preemptible=job.tier is Tier.FLEX and not out_of_order)
         finally:
             self._slots.free(job.tier)
             self._slots_changed()
             if not self._slots.busy:
                 self._idle.set()
 
-    async def _turn(self, delivery: Delivery) -> Delivery:
+    async def _fair_choice(self, delivery: Delivery) -> Delivery:
         job, store = delivery.message.job, self._backend.store
         try:
             other = await retry_while_unavailable(
                 lambda: store.turn(job, served=delivery.served, sure=delivery.redelivered)
             )
         except Exception:
-            log.exception("turn.crashed", job=job.id, next="jobs are run in the order of arrival")
+            log.exception("turn.crashed", job=job.id, next="jobs run in the order of arrival")
             return delivery
         return delivery if other is None else PiggybackedDelivery(delivery, other)
 
-    async def _run(self, delivery: Delivery, *, yields: bool) -> None:
-        """A job that breaks its execution takes nobody else's with it."""
+    async def _run(self, delivery: Delivery, *, preemptible: bool) -> None:
+        """Runs the job. A crash of its execution does not end other executions."""
         job_id = delivery.message.job.id
         if await self._adopted(delivery):
             return
         execution = self._running[job_id] = Execution(self._context, delivery, self._consumer.look_again)
-        if yields:
+        if preemptible:
             self._flex[job_id] = execution
         if self._interrupting:
             execution.stop(Interrupted())
         try:
             await execution.run()
         except Exception:
-            log.exception("execution.crashed", next="the job is tried again when its lease has run out")
-            await execution.postpone()
+            log.exception("execution.crashed", next="the job is tried again")
+            await execution.retry_after_crash()
         finally:
-            # In the turn in which the delivery was settled: another one that comes now is not adopted any more.
+            # In the same step of the event loop as the ack: a delivery that comes now is not adopted any more.
             del self._running[job_id]
             self._flex.pop(job_id, None)
             self._leaving.discard(job_id)
@@ -237,7 +236,7 @@ class Worker:
         await retry_while_unavailable(lambda: self._backend.store.end_unclaimed(job.id, ending))
 
     def _limit_changed(self) -> None:
-        """The engine takes fewer requests than there are slots, or more than before: the queue keeps the rest."""
+        """Adopts the engine's current limit: jobs beyond it stay in the queue."""
         self._slots.limit = self._throttle.limit
         self._slots_changed()
 
@@ -253,21 +252,21 @@ class Worker:
                 execution.stop(Cancelled())
 
     async def _watch_engine(self, membership: Membership) -> None:
-        """A worker whose engine cannot generate is not ready; running attempts hear from the engine itself."""
+        """Announces whether the engine can generate, and pauses the queues while it cannot."""
         while True:
             reason = await self._engine.wait_unhealthy()
-            log.warning("engine.unhealthy", reason=reason, next="not ready: taking no jobs until it is back")
+            log.warning("engine.unhealthy", reason=reason, next="not ready: takes no jobs until the engine answers")
             membership.announce(ready=False)
-            await self._pauses.hold("unhealthy", self._queues.values())
+            await self._pauses.pause("unhealthy", self._queues.values())
             await self._engine.wait_healthy()
             log.info("engine.healthy", next="ready again")
             membership.announce(ready=True)
-            self._pauses.go_on("unhealthy", self._queues.values())
+            self._pauses.resume("unhealthy", self._queues.values())
 
     async def _drain(self) -> None:
-        """Finish what is held within the grace period, then hand the rest back at once for others to continue.
+        """Finishes running jobs within the grace period, then requeues the rest for other workers to continue.
 
-        What cannot even be handed back (broker or store away) is let go: closing the consumer returns its deliveries.
+        Where the broker or the store is unavailable the tasks are cancelled: closing the consumer returns deliveries.
         """
         log.info("worker.draining", held=len(self._running), grace=self._options.drain_seconds)
         if await self._idle_within(self._options.drain_seconds):
@@ -275,8 +274,8 @@ class Worker:
         self._interrupting = True
         for execution in self._running.values():
             execution.stop(Interrupted())
-        if not await self._idle_within(HAND_BACK_SECONDS):
-            log.warning("worker.drain_failed", held=len(self._running), next="the broker delivers them again")
+        if not await self._idle_within(REQUEUE_SECONDS):
+            log.warning("worker.drain_failed", held=len(self._running), next="the broker redelivers the jobs")
             for task in self._tasks:
                 task.cancel()
 
