@@ -54,7 +54,7 @@ class Slots:
         return self._free(tier) > 0
 
     def _free(self, tier: Tier) -> int:
-        """Returns how many jobs of the tier can start: free slots, within the limit less jobs of same or higher tiers."""
+        """Returns how many jobs of the tier can start: free slots, within the limit less those of higher tiers."""
         ahead = sum(self._running[each] for each in TIERS[: TIERS.index(tier) + 1])
         return max(0, min(self._count - self._running.total(), self.limit - ahead))
 

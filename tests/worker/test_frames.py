@@ -341,7 +341,7 @@ async def test_what_is_lost_while_it_is_written_again_is_written_once_more(writi
 async def test_what_is_not_kept_any_more_cannot_be_written_again(
     writing: Writing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, "KEPT", 2)
+    monkeypatch.setattr(frames, "TAIL_KEPT", 2)
     for data in (b"abc", b"def"):
         writing.writer.write(data)
         await writing.log.take()

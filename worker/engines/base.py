@@ -1,4 +1,4 @@
-"""The engine port: what a worker may expect of anything that generates.
+"""The engine port: the interface between a worker and anything that generates.
 
 An engine takes the client's own OpenAI request (a dict, already checked, our fields removed, `seed` set) and answers in
 OpenAI's own shapes. It never sees jobs, queues or logs.
@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 
 class EngineRequest(dict[str, Any]):
-    """A request as the worker hands it to an engine. `added` are the fields that the client did not send: a server that
-    refuses one of those is asked again without it.
+    """A request as the worker passes it to an engine. `added`: the fields that the client did not send. Where a server
+    refuses one of those, the request is sent again without it.
     """
 
     added: frozenset[str] = frozenset()
@@ -26,8 +26,8 @@ Completion = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What the catalog shows of a served model. `context_length` is in tokens, None where the engine does not tell;
-    `modalities` is what the model takes (`text`, `image`, `audio`, …), empty where the engine does not tell.
+    """What the catalog shows of a served model. `context_length` is in tokens, None where unknown. `modalities` is what
+    the model takes (`text`, `image`, `audio`, …), empty where unknown.
     """
 
     id: str
@@ -58,36 +58,36 @@ class Engine(Protocol):
 
     @property
     def continues_text(self) -> bool:
-        """Whether `generate` honours `prefix`: goes on after a given assistant text without repeating it."""
+        """Whether `generate` honours `prefix`: continues a given assistant text without repeating it."""
         ...
 
     async def start(self) -> None:
-        """Load the model; returns when the engine can generate. Raises EngineError with one clear sentence."""
+        """Loads the model. Returns when the engine can generate. Raises EngineError with one clear sentence."""
         ...
 
     def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
-        """Stream `request` as OpenAI `chat.completion.chunk` dicts, as the engine makes them.
+        """Streams the answer to `request` as OpenAI `chat.completion.chunk` dicts, as the engine makes them.
 
         Chunks always end with usage (`stream_options.include_usage` is set for the engine whatever the client asked).
         Closing the generator (`aclose`) or cancelling its reader aborts the engine's work within one step and frees its
         slot.
-        With `prefix` (only where `continues_text`) generation goes on after that partial assistant text and the chunks
-        carry only what follows it; `max_tokens` and usage speak of the whole answer, prefix included.
+        With `prefix` (only where `continues_text`) generation continues that partial assistant text and the chunks have
+        only what follows it; `max_tokens` and usage count the whole answer, prefix included.
         """
         ...
 
     async def complete(self, request: Request) -> Completion:
-        """Answer `request` as one `chat.completion`. Cancelling the call aborts the work within one step."""
+        """Returns the answer to `request` as one `chat.completion`. Cancelling the call aborts it within one step."""
         ...
 
     async def wait_unhealthy(self) -> str:
-        """Return, with a reason, when the engine stops being able to generate; never returns while it is well."""
+        """Returns a reason as soon as the engine cannot generate; waits while it can."""
         ...
 
     async def wait_healthy(self) -> None:
-        """Return as soon as the engine can generate (again)."""
+        """Returns as soon as the engine can generate (again)."""
         ...
 
     async def close(self) -> None:
-        """Stop generating and free everything. Safe to call twice, and after a failed `start`."""
+        """Stops generating and frees all resources. Safe to call twice, and after a failed `start`."""
         ...

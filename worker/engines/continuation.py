@@ -1,4 +1,4 @@
-"""Going on after a partial answer: `max_tokens` and `usage` still speak of the whole answer. Pure."""
+"""Builds requests that continue a partial answer; `max_tokens` and `usage` count the whole answer. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIMITS = ("max_completion_tokens", "max_tokens")
 
 
 def is_spent(request: Request, prefix_tokens: int) -> bool:
-    """Whether the partial answer is already as long as the request allows."""
+    """Whether the partial answer has as many tokens as the request allows."""
     if not prefix_tokens:
         return False
     limit = next((request[key] for key in LIMITS if request.get(key)), None)
@@ -21,7 +21,7 @@ def is_spent(request: Request, prefix_tokens: int) -> bool:
 
 
 def continue_after(request: Request, prefix: str, prefix_tokens: int) -> Request:
-    """The request that goes on after `prefix`, as the start of the assistant's message."""
+    """Returns the request that continues `prefix` as the start of the assistant's message."""
     messages = list(request["messages"])
     last = messages[-1]
     # A client may have begun the answer itself, and engines refuse two assistant messages in a row.
@@ -34,19 +34,19 @@ def continue_after(request: Request, prefix: str, prefix_tokens: int) -> Request
 
 
 def whole_usage(usage: dict[str, Any], prefix_tokens: int) -> dict[str, Any]:
-    """The usage of the whole answer: the engine counted the prefix as part of its prompt."""
+    """Returns the usage of the whole answer: the engine counted the prefix as part of its prompt."""
     if not prefix_tokens:
         return usage
     whole = usage | {
         "prompt_tokens": usage["prompt_tokens"] - prefix_tokens,
         "completion_tokens": usage["completion_tokens"] + prefix_tokens,
     }
-    whole.pop("prompt_tokens_details", None)  # it counts the prefix too
+    whole.pop("prompt_tokens_details", None)  # They count the prefix, too.
     return whole
 
 
 def spent_chunks(model: str, prefix_tokens: int) -> Iterator[Chunk]:
-    """The end of an answer that has no tokens left. The prompt is not read, so its size is not known."""
+    """Yields the end of an answer that has no tokens left. The prompt is not evaluated, so its size is unknown (0)."""
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion.chunk",

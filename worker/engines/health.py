@@ -1,4 +1,4 @@
-"""Whether an engine can generate, as a value others can wait for."""
+"""Records whether an engine can generate; others can wait for a change."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import asyncio
 
 
 class Health:
-    """Starts unwell ("not started"); the owner reports changes, any number of readers wait for them."""
+    """Starts unhealthy. The owner reports changes; any number of readers wait for them."""
 
     def __init__(self) -> None:
-        self._well = asyncio.Event()
-        self._unwell = asyncio.Event()
-        self._unwell.set()
+        self._is_healthy = asyncio.Event()
+        self._is_unhealthy = asyncio.Event()
+        self._is_unhealthy.set()
         self._reason = "the engine has not started"
 
     @property
-    def well(self) -> bool:
-        return self._well.is_set()
+    def healthy(self) -> bool:
+        return self._is_healthy.is_set()
 
     @property
     def reason(self) -> str:
         return self._reason
 
     def recovered(self) -> None:
-        self._unwell.clear()
-        self._well.set()
+        self._is_unhealthy.clear()
+        self._is_healthy.set()
 
     def failed(self, reason: str) -> None:
         self._reason = reason
-        self._well.clear()
-        self._unwell.set()
+        self._is_healthy.clear()
+        self._is_unhealthy.set()
 
     async def wait_unhealthy(self) -> str:
-        await self._unwell.wait()
+        await self._is_unhealthy.wait()
         return self._reason
 
     async def wait_healthy(self) -> None:
-        await self._well.wait()
+        await self._is_healthy.wait()

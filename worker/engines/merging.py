@@ -1,4 +1,4 @@
-"""Several streams as one, in the order in which things come."""
+"""Merges several streams into one, in the order in which items arrive."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
-    """Each item with its stream's index. The first error ends all of them, and so does leaving early."""
+    """Yields each item with its stream's index. The first error, or closing this stream, closes all of them."""
     if len(streams) == 1:
         async with aclosing(streams[0]) as stream:
-            async for item in stream:  # Without a task for each item.
+            async for item in stream:  # No task per item.
                 yield 0, item
         return
     waiting = {_next(stream): index for index, stream in enumerate(streams)}
@@ -35,7 +35,7 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[t
 
 
 async def limited(stream: AsyncGenerator[T, None], permits: asyncio.Semaphore) -> AsyncGenerator[T, None]:
-    """The stream's items. It begins when a permit is free, and gives it back at its end."""
+    """Yields the stream's items. Starts when a permit is free, and releases it at the end."""
     async with permits, aclosing(stream) as items:
         async for item in items:
             yield item
@@ -46,7 +46,7 @@ def _next(stream: AsyncGenerator[T, None]) -> asyncio.Task[list[T]]:
 
 
 async def _item(stream: AsyncGenerator[T, None]) -> list[T]:
-    """The stream's next item, or none at its end."""
+    """Returns the stream's next item in a list, empty at its end."""
     async for item in stream:
         return [item]
     return []

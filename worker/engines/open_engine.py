@@ -1,4 +1,4 @@
-"""The only door to the engines. Each is imported when asked for: a GPU machine needs no llama.cpp."""
+"""Creates engines. Each engine's package is imported only when needed: a GPU machine needs no llama.cpp."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Continuation = Literal["vllm", "prefill", "none"]
 
 DEMO_DESCRIPTION = "Demo: a few megabytes that show the pipe works. It knows a handful of sentences."
 DEMO_CONTEXT = 2048
-"""Tokens of each slot: 5 MB of memory for 2,048 of them."""
+"""Tokens per slot: 2,048 take 5 MB of memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How to reach or make one engine. None means the engine's own default; the rest it ignores.
+    """How to reach or start one engine. None means the engine's default; an engine ignores settings of other kinds.
 
-    `model` is a GGUF file, a name `vllm serve` knows, or the upstream's name; `model_id` is our name for it.
-    `command` is a template with `{model}` and `{port}` or `{uds}`; `extra_args` follow it. Times in seconds.
+    `model`: a GGUF file, a model name for `vllm serve`, or the upstream's name; `model_id`: Ignite's name for it.
+    `command`: a template with `{model}` and `{port}` or `{uds}`; `extra_args` follow it. Times are in seconds.
     """
 
     kind: EngineKind = "llamacpp"
@@ -53,7 +53,7 @@ class EngineSettings:
 
 
 def open_engine(settings: EngineSettings) -> Engine:
-    """Make an engine; it loads nothing before `start`. Raises EngineError where a setting is missing."""
+    """Creates an engine, which loads nothing before `start`. Raises EngineError where a setting is missing."""
     return _OPENERS[settings.kind](settings)
 
 
@@ -78,7 +78,7 @@ def _llamacpp(settings: EngineSettings) -> Engine:
         model_id=settings.model_id or (Path(settings.model).stem if settings.model else "demo"),
         slots=settings.concurrency or (4 if settings.model else 16),
         context_length=settings.context_length or (4096 if settings.model else DEMO_CONTEXT),
-        # The demo is so small that a second thread costs more than it brings.
+        # The demo model is so small that a second thread makes it slower.
         threads=settings.threads or (None if settings.model else 1),
         gpu_layers=settings.gpu_layers,
         description=None if settings.model else DEMO_DESCRIPTION,
@@ -93,7 +93,9 @@ def _openai(settings: EngineSettings) -> Engine:
     from worker.engines.openai.http_client import Address
 
     if not settings.url:
-        raise EngineError("The openai engine needs the server's address, like http://127.0.0.1:8001/v1.")
+        raise EngineError(
+            "The openai engine needs the server's address: set engine_url, like http://127.0.0.1:8001/v1."
+        )
     return OpenAIEngine(_upstream(settings, Address(settings.url, settings.api_key), "none"))
 
 
@@ -103,11 +105,11 @@ def _vllm(settings: EngineSettings) -> Engine:
 
     command = settings.command or VLLM_COMMAND
     if "{port}" not in command and "{uds}" not in command:
-        raise EngineError("The serving command must say where to listen: put {port} or {uds} into it.")
+        raise EngineError("engine_command must say where to listen: put {port} or {uds} into it.")
     if not settings.model:
         raise EngineError("The vllm engine needs a model: a name that `vllm serve` knows, or a directory.")
     upstream = _upstream(settings, Address("", settings.api_key), "none" if settings.command else "vllm")
-    # The process may serve the model under a name of its own choice: whatever it lists is asked for.
+    # The process may serve the model under another name: requests use the one that it lists.
     upstream = replace(upstream, model=None, model_id=settings.model_id or settings.model)
     return ManagedEngine(ManagedOptions(settings.model, upstream, command, extra_args=settings.extra_args))
 

@@ -148,7 +148,7 @@ class SimulatedEngine:
             self._wake(tick)
 
     def _require_open(self) -> None:
-        if not self._health.well:
+        if not self._health.healthy:
             raise EngineError(f"The simulated engine cannot generate: {self._health.reason}.")
 
     async def _sleep_until(self, due: float) -> None:

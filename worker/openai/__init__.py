@@ -1,1 +1,1 @@
-"""OpenAI's request and answer, translated for engines and back."""
+"""Translates OpenAI's requests for engines, and their answers back."""

@@ -1,4 +1,4 @@
-"""OpenAI's older functions, put to engines as tools: few engines still know them, and every one knows tools. Pure."""
+"""Translates OpenAI's older `functions` to `tools` and back: few engines still know functions. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Chunk = dict[str, Any]
 
 
 def as_tools(request: dict[str, Any]) -> dict[str, Any]:
-    """The request with its functions, their calls and their results in the newer form."""
+    """Returns the request with functions, their calls and their results as tools."""
     messages = list(_messages(request.get("messages") or []))
     newer = {key: value for key, value in request.items() if key not in ("functions", "function_call")}
     newer["messages"] = messages
@@ -24,7 +24,7 @@ def as_tools(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _messages(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A result names its function only: it belongs to the call before it."""
+    """Yields the messages in the newer form. A result has no call id, so it belongs to the call before it."""
     call_id = "call_0"
     for index, message in enumerate(messages):
         if message.get("role") == "function":
@@ -39,7 +39,7 @@ def _messages(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def answered(chunks: AsyncGenerator[Chunk, None], asked: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
-    """An engine's stream in the form that was asked for."""
+    """Translates an engine's stream back, where the client sent functions."""
     return _with_function_calls(chunks) if asked.get("functions") else chunks
 
 
@@ -50,18 +50,18 @@ async def _with_function_calls(chunks: AsyncGenerator[Chunk, None]) -> AsyncGene
 
 
 def completed(answer: Mapping[str, Any], asked: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An engine's whole answer in the form that was asked for."""
+    """Translates an engine's completion back, where the client sent functions."""
     if not asked.get("functions"):
         return answer
     return {**answer, "choices": [_choice(choice, "message") for choice in answer.get("choices") or ()]}
 
 
-def _choice(choice: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """There was room for one call only."""
-    said = {key: value for key, value in choice[place].items() if key != "tool_calls"}
-    for call in choice[place].get("tool_calls") or ():
+def _choice(choice: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """Translates a choice's `field` (`delta` or `message`): functions allow only one call."""
+    said = {key: value for key, value in choice[field].items() if key != "tool_calls"}
+    for call in choice[field].get("tool_calls") or ():
         if call.get("index", 0) == 0:
             said["function_call"] = dict(call.get("function") or {})
             break
     reason = choice.get("finish_reason")
-    return {**choice, place: said, "finish_reason": "function_call" if reason == "tool_calls" else reason}
+    return {**choice, field: said, "finish_reason": "function_call" if reason == "tool_calls" else reason}

@@ -1,4 +1,4 @@
-"""OpenAI's shapes on the worker's side: what an engine is asked, and how its whole answer leaves. Pure."""
+"""Translates a client's request for engines, and an engine's completion for clients. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "f
 
 
 def decoded(body: bytes) -> dict[str, Any]:
-    """The request. The API sends none that is not JSON; whoever else publishes learns it from the job's failure."""
+    """Returns the request. Raises InvalidRequest where another publisher than the API has queued invalid JSON."""
     try:
         asked = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -29,7 +29,7 @@ def decoded(body: bytes) -> dict[str, Any]:
 
 
 def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """The client's request without what is ours; a job without a client's seed got one, so that it can be replayed."""
+    """Returns the request for the engine: without Ignite's fields, with the job's seed for a replay."""
     request = {key: value for key, value in asked.items() if key not in NOT_FOR_ENGINES}
     if request.get("seed") is None and job.seed is not None:
         request["seed"] = job.seed
@@ -39,7 +39,7 @@ def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
 
 
 def bounded(request: dict[str, Any], context: int | None) -> dict[str, Any]:
-    """The request, whose answer is to have no more tokens than the model's context."""
+    """Lowers the token limits of `request`, in place, to the model's context."""
     for name in ("max_completion_tokens", "max_tokens"):
         if context is not None and (request.get(name) or 0) > context:
             request[name] = context
@@ -52,7 +52,7 @@ def include_usage(asked: Mapping[str, Any]) -> bool:
 
 
 def head(job: Job) -> dict[str, Any]:
-    """What every chunk and the completion of a job share."""
+    """Returns the fields that every chunk and the completion of a job share."""
     return {
         "id": job.id,
         "created": int(job.created_at),
@@ -62,38 +62,36 @@ def head(job: Job) -> dict[str, Any]:
 
 
 def completion(job: Job, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """An engine's completion as clients get it. Raises EngineError if the engine left out what OpenAI requires."""
+    """Returns the completion for the client. Raises EngineError if the engine left out a field that OpenAI requires."""
     try:
-        choices = [shaped_choice(choice) for choice in answer["choices"]]
+        choices = [openai_choice(choice) for choice in answer["choices"]]
     except (KeyError, TypeError) as error:
         raise EngineError(f"The engine's answer is not a chat completion: {error!r}.") from error
-    carried = {key: value for key, value in answer.items() if key not in OUR_OWN and value is not None}
-    return {**head(job), "object": "chat.completion", "choices": choices, "usage": answer.get("usage"), **carried}
+    passed_on = {key: value for key, value in answer.items() if key not in OUR_OWN and value is not None}
+    return {**head(job), "object": "chat.completion", "choices": choices, "usage": answer.get("usage"), **passed_on}
 
 
 OUR_OWN = frozenset({"id", "object", "created", "model", "service_tier", "choices", "usage", "error"})
-"""What clients get in our words; whatever else an engine says of an answer is carried."""
+"""Fields that Ignite sets itself; all other fields of the engine's answer are passed on."""
 
 CHOICE_FIELDS = frozenset({"index", "message", "logprobs", "finish_reason"})
 
 
-def shaped_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """`content`, `refusal` and `logprobs` are there even when null; empty lists and nulls that OpenAI never sends are
-    not.
-    """
+def openai_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns OpenAI's choice: with `content`, `refusal` and `logprobs` even when null, without other empty fields."""
     known = {key: value for key, value in choice["message"].items() if value not in (None, [], {})}
     message = {"role": "assistant", "content": choice["message"].get("content"), "refusal": None} | known
     return {
         "index": choice["index"],
         "message": message,
-        "logprobs": shaped_logprobs(choice.get("logprobs")),
+        "logprobs": openai_logprobs(choice.get("logprobs")),
         "finish_reason": finish_reason(choice.get("finish_reason")),
         **{key: value for key, value in choice.items() if key not in CHOICE_FIELDS and value is not None},
     }
 
 
-def shaped_logprobs(logprobs: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """With everything that OpenAI requires of it: engines leave out what is empty."""
+def openai_logprobs(logprobs: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Adds the fields that OpenAI requires: engines leave out empty ones."""
     if not logprobs:
         return None
     tokens = {name: logprobs.get(name) for name in ("content", "refusal")}
@@ -104,5 +102,5 @@ def shaped_logprobs(logprobs: Mapping[str, Any] | None) -> dict[str, Any] | None
 
 
 def finish_reason(reason: str | None) -> str | None:
-    """One of OpenAI's: SDKs reject others, and engines have their own (`abort`, `eos_token`)."""
+    """Returns one of OpenAI's reasons: SDKs reject others, and engines have their own (`abort`, `eos_token`)."""
     return reason if reason is None or reason in FINISH_REASONS else "stop"

@@ -1,1 +1,1 @@
-"""An answer as a stream: folded, encoded as frames, and resumed."""
+"""Folds, encodes and resumes streamed answers."""

@@ -1,6 +1,4 @@
-"""A stream's chunks folded into the one completion they stand for: equal to what the engine's own unary answer would
-be.
-"""
+"""Folds a stream's chunks into one completion, equal to the engine's own unary answer."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import Any, cast
 from worker.stream.merge import merged
 
 TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
-"""The deltas that come as pieces of one text."""
+"""The fields of a delta that are pieces of one text."""
 
 PAYLOADS = {"function": "arguments", "custom": "input"}
 """For each type of tool call, the field of its text."""
@@ -21,13 +19,13 @@ OF_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
 OF_PLAIN_CHUNK = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint"})
 OF_CHUNK = frozenset({"object", "choices", "usage"})
 HEAD = frozenset({"id", "created", "model"})
-"""Said by every chunk; those of the first are the answer's."""
+"""Fields that every chunk has; the answer gets those of the first."""
 OF_CALL = frozenset({"index", "id", "type", *PAYLOADS})
 
 
 @dataclass(slots=True)
 class FoldedCall:
-    """One tool call: id, type and name come once, the text in pieces. `others` is what OpenAI does not name."""
+    """One tool call: id, type and name come once, the text in pieces. `others`: fields that OpenAI does not name."""
 
     id: str | None = None
     type: str = "function"
@@ -59,7 +57,7 @@ class FoldedChoice:
     logprobs: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
     finish_reason: str | None = None
     others: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Fields of the message that OpenAI's engines do not stream as text: audio, annotations, and what is unknown."""
+    """Fields of the message that are not streamed as text: audio, annotations, and unknown fields."""
     of_choice: dict[str, Any] = field(default_factory=dict[str, Any])
     """Unknown fields beside the message."""
 
@@ -92,7 +90,7 @@ class FoldedChoice:
         }
 
     def _message(self) -> dict[str, Any]:
-        """A message that says something else than words has no content; words that never came are an empty text."""
+        """Returns the message. `content` is null beside calls, refusals and audio; without any output it is empty."""
         texts = {name: "".join(pieces) for name, pieces in self.texts.items()}
         content = None if self.calls or self.function_call or "refusal" in texts or "audio" in self.others else ""
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
@@ -113,7 +111,7 @@ class FoldedChoice:
 
 
 def _grown(whole: Any, piece: Any) -> Any:
-    """What is unknown of a choice: lists, such as token ids, come in pieces; all else is said whole."""
+    """Joins unknown fields of a choice: lists, such as token ids, come in pieces; other values come whole."""
     if not isinstance(piece, list):
         return piece
     grown: list[Any] = cast(list[Any], whole) if isinstance(whole, list) else []
@@ -122,7 +120,7 @@ def _grown(whole: Any, piece: Any) -> Any:
 
 
 def plain_text(chunk: Mapping[str, Any]) -> tuple[int, str] | None:
-    """The choice and the text of a chunk that is one piece of text and nothing else, as most are."""
+    """Returns the choice's index and the text of a chunk that is one piece of text and nothing else, as most are."""
     if len(chunk["choices"]) != 1 or chunk.get("usage") or (len(chunk) > 5 and not chunk.keys() <= OF_PLAIN_CHUNK):
         return None
     part = chunk["choices"][0]
@@ -134,7 +132,7 @@ def plain_text(chunk: Mapping[str, Any]) -> tuple[int, str] | None:
 
 
 class Fold:
-    """Takes chunks one by one; `completion` can be asked for at any time, also of a stream that ended early."""
+    """Takes chunks one by one. `completion` may be read at any time, also of a stream that ended early."""
 
     def __init__(self) -> None:
         self._head: dict[str, Any] = {}
@@ -150,7 +148,7 @@ class Fold:
             self._choices.setdefault(part["index"], FoldedChoice()).add(part)
 
     def add_text(self, chunk: Mapping[str, Any], index: int, text: str) -> None:
-        """As `add`, of a chunk that is plain text."""
+        """Does what `add` does, faster, for a chunk that is plain text."""
         choice = self._choices.get(index)
         if choice is None or "content" not in choice.texts:
             self.add(chunk)
@@ -159,19 +157,19 @@ class Fold:
 
     @property
     def finished(self) -> bool:
-        """Whether every choice that began has ended, and one has."""
+        """Whether at least one choice has begun, and every one that began has ended."""
         return bool(self._choices) and all(choice.finish_reason for choice in self._choices.values())
 
     @property
     def silent(self) -> bool:
-        """Whether nothing has been said but who speaks."""
+        """Whether there is no output yet but a role."""
         return not any(
             choice.texts or choice.calls or choice.others or choice.finish_reason for choice in self._choices.values()
         )
 
     @property
     def plain(self) -> bool:
-        """Whether all that has been said is the text of an unfinished first choice."""
+        """Whether the output so far is only text of an unfinished first choice."""
         return all(
             index == 0
             and choice.texts.keys() <= {"content"}
@@ -186,7 +184,7 @@ class Fold:
 
 
 def fold(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """All chunks of a stream at once."""
+    """Returns the completion of all chunks of a stream."""
     folding = Fold()
     for chunk in chunks:
         folding.add(chunk)

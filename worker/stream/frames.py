@@ -1,7 +1,7 @@
-"""An engine's chunks as the client's frames: shaped and encoded once, written to the log in batches.
+"""Encodes an engine's chunks as frames for the client, once, and writes them to the log in batches.
 
-Engines differ in how they begin and end a choice; clients get one shape: a role chunk first, then deltas, then one
-finish chunk with an empty delta, for each choice.
+Engines differ in how they begin and end a choice. Clients get one form of each choice: a role chunk, deltas, and one
+finish chunk with an empty delta.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from shared.errors import AnswerTooLarge, BackendUnavailable, StorageQuotaExceed
 from shared.frames import DONE, FRAME_END
 from shared.ports import JobLog, LogShorter
 from shared.quota import LOG_ROOM, room_for
-from worker.openai.translate import finish_reason, shaped_logprobs
+from worker.openai.translate import finish_reason, openai_logprobs
 
 log = structlog.get_logger(__name__)
 
 WRITE_LIMIT = 1024 * 1024
-"""Bytes that may wait for the log before the engine's stream is paused."""
+"""Bytes of frames that may wait to be appended before reading from the engine pauses."""
 
-KEPT = 64 * 1024
-"""Bytes of the log's end that are kept at least, to be written again should the store have lost them: what a Redis that
-dies has not put on its disk or handed to its replica yet.
+TAIL_KEPT = 64 * 1024
+"""The least bytes of the log's end that the writer keeps, to write them again if the store loses them: a Redis that
+dies may not have saved or replicated its last writes.
 """
 
 NO_LIMIT = 2**63
 
 RETRY_DELAY = 0.2
-"""Seconds between tries while the store is away."""
+"""Seconds between tries while the store is unavailable."""
 
 
 class FrameEncoder:
-    """Encodes one job's chunks. All of them share id, created and model, so that part is encoded once.
+    """Encodes one job's chunks. They share id, created and model, which are encoded once.
 
-    `begun` are the choices whose role chunk an earlier attempt has sent, `ended` those that it finished.
+    `begun`: the choices whose role chunk an earlier attempt has sent. `ended`: those that it finished.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class FrameEncoder:
         return index in self._begun
 
     def encode_text(self, index: int, text: str) -> bytes:
-        """The frames of a plain piece of text: the same bytes as `encode` makes, without the dicts in between."""
+        """Returns the frames of a piece of plain text: the bytes that `encode` makes, without intermediate dicts."""
         frame = b'%b[{"index":%d,"delta":{"content":%b%b' % (self._prefix, index, orjson.dumps(text), self._text_suffix)
         return frame if index in self._begun else self._role(index) + frame
 
     def encode(self, chunk: Mapping[str, Any]) -> bytes:
-        """The chunk's frames; empty if it holds nothing for the client."""
+        """Returns the chunk's frames; empty if it holds nothing for the client."""
         if "system_fingerprint" in chunk and "system_fingerprint" not in self._head:
             self._head["system_fingerprint"] = chunk["system_fingerprint"]
             self._prefix = _prefix(self._head)
-        frames = [self._frame(choice) for part in chunk["choices"] for choice in self._shape(part)]
+        frames = [self._frame(choice) for part in chunk["choices"] for choice in self._choice_frames(part)]
         self._unsent |= {name: chunk[name] for name in chunk.keys() - OF_CHUNK if self._sent.get(name) != chunk[name]}
         if frames and self._unsent:
             frames[-1] = with_fields(frames[-1], self._unsent)
@@ -82,7 +82,7 @@ class FrameEncoder:
         return b"".join(frames)
 
     def end(self, usage: Mapping[str, Any] | None) -> bytes:
-        """The last frames of a stream that went well."""
+        """Returns the last frames of a completed stream."""
         if not self._include_usage:
             return DONE
         last = self._prefix + b'[],"usage":' + orjson.dumps(usage) + b"}" + FRAME_END
@@ -95,21 +95,21 @@ class FrameEncoder:
     def _frame(self, choice: Mapping[str, Any]) -> bytes:
         return self._prefix + orjson.dumps([choice]) + self._suffix
 
-    def _shape(self, part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        index, logprobs = part["index"], shaped_logprobs(part.get("logprobs"))
+    def _choice_frames(self, part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        index, logprobs = part["index"], openai_logprobs(part.get("logprobs"))
         delta = {key: value for key, value in part["delta"].items() if key != "role" and value not in (None, "", [])}
         beside = {name: part[name] for name in part.keys() - OF_CHOICE if part[name] is not None}
         if not (delta or logprobs or part.get("finish_reason") or beside):
-            return  # Engines announce a role before they have done anything; what is in the log is progress.
+            return  # Engines send a role before any output, and frames in the log count as progress.
         if index not in self._begun:
             self._begun.add(index)
             yield role(index)
         finish = part.get("finish_reason") if index not in self._ended else None
         if delta or logprobs or (beside and not finish):
-            yield shaped(index, delta, logprobs) | ({} if finish else beside)
+            yield choice_part(index, delta, logprobs=logprobs) | ({} if finish else beside)
         if finish:
             self._ended.add(index)
-            yield shaped(index, {}, finish=finish_reason(finish)) | beside
+            yield choice_part(index, {}, finish=finish_reason(finish)) | beside
 
 
 OF_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
@@ -121,24 +121,27 @@ def _prefix(head: Mapping[str, Any]) -> bytes:
 
 
 def with_fields(frame: bytes, fields: Mapping[str, Any]) -> bytes:
-    """The frame with more fields of the chunk."""
+    """Adds fields to the frame's chunk."""
     return frame.removesuffix(b"}" + FRAME_END) + b"," + orjson.dumps(fields)[1:] + FRAME_END
 
 
 def role(index: int) -> dict[str, Any]:
-    return shaped(index, {"role": "assistant", "content": ""})
+    return choice_part(index, {"role": "assistant", "content": ""})
 
 
-def shaped(index: int, delta: Mapping[str, Any], logprobs: Any = None, finish: str | None = None) -> dict[str, Any]:
+def choice_part(
+    index: int, delta: Mapping[str, Any], logprobs: Any = None, finish: str | None = None
+) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
 
 class FrameWriter:
-    """Writes one attempt's frames to the log, one append at a time; what comes meanwhile goes with the next.
+    """Writes one attempt's frames to the log, one append at a time; frames that arrive meanwhile go with the next.
 
-    `failed` is called once, from the loop, when the log refuses (the attempt is fenced, or its tenant may keep no
-    more), and when it has `limit` bytes: no more is taken then. `room`: bytes that it may have before it must take more
-    room (shared/quota.py). A store that is away is waited for, and what it has lost meanwhile is written again.
+    Calls `failed` once, from the loop, when the log refuses an append (the attempt is fenced, or the tenant's storage
+    is full) or would have more than `limit` bytes; it takes no more frames then. `room`: bytes that the log may have
+    before more must be reserved (shared/quota.py). While the store is unavailable the writer retries, and it writes
+    again what the store has lost.
     """
 
     def __init__(
@@ -183,23 +186,23 @@ class FrameWriter:
             self._next()
 
     async def drain(self) -> None:
-        """Wait until everything written is in the log, or the log has refused."""
+        """Waits until all frames are in the log, or the log has refused them."""
         await self._idle.wait()
 
     async def close(self) -> tuple[int, bytes]:
-        """Stop appending: the log's length, and the frames that are not in it yet (they go with the ending)."""
+        """Stops appending. Returns the log's length and the frames that are not in it yet, for the job's ending."""
         self._closing = True
         await self._idle.wait()
         rest, self._waiting = b"".join(self._waiting), []
         return self._offset, rest
 
     def lost(self, size: int) -> bytes | None:
-        """What was written behind `size`, where the log ends; None where less of it is kept."""
+        """Returns the written bytes behind `size`, where the log ends; None where fewer of them are kept."""
         count = self._offset - size
         return bytes(self._written[-count:]) if 0 < count <= len(self._written) else None
 
     def _overflow(self) -> None:
-        """What was taken is still written; what comes from now on is not."""
+        """Takes no more frames; those taken are still written."""
         if self._left >= 0:
             self._left = -1
             self._failed(too_large(self._limit))
@@ -214,14 +217,14 @@ class FrameWriter:
             self._send()
 
     def _reserve(self) -> None:
-        """What is to be written has room of its own first."""
+        """Reserves room for the bytes to append."""
         room = room_for(self._offset + len(self._sending), self._limit)
         taking = asyncio.ensure_future(self._log.reserve(self._job_id, self._attempt, room))
         taking.add_done_callback(partial(self._reserved, room))
 
     def _reserved(self, room: int, taking: asyncio.Future[None]) -> None:
         if taking.cancelled():
-            self._put_back()
+            self._requeue_sending()
         elif (error := taking.exception()) is None:
             self._room = room
             self._send()
@@ -229,7 +232,7 @@ class FrameWriter:
             asyncio.get_running_loop().call_later(RETRY_DELAY, self._reserve)
         else:
             if isinstance(error, StorageQuotaExceeded) and not self._closing:
-                # What has no room is not written with the ending, either; nor is what comes after it.
+                # The ending must not carry these frames or later ones: there is no room for them.
                 self._waiting, self._sending, self._left = [], b"", -1
             self._give_up(error)
 
@@ -238,8 +241,8 @@ class FrameWriter:
         asyncio.ensure_future(append).add_done_callback(self._sent)
 
     def _sent(self, append: asyncio.Future[None]) -> None:
-        if append.cancelled():  # The process is ending, and whoever runs the job next finds in the log what is there.
-            self._put_back()
+        if append.cancelled():  # The process is ending; the next attempt resumes from the log.
+            self._requeue_sending()
         elif (error := append.exception()) is None:
             self._keep()
             if self._waiting and not self._closing:
@@ -256,23 +259,23 @@ class FrameWriter:
     def _keep(self) -> None:
         self._offset += len(self._sending)
         self._written += self._sending
-        if len(self._written) > 2 * KEPT:
-            del self._written[:-KEPT]
+        if len(self._written) > 2 * TAIL_KEPT:
+            del self._written[:-TAIL_KEPT]
 
     def _write_again(self, size: int, lost: bytes) -> None:
-        log.warning("log.shorter", lost=len(lost), next="writing it again")
+        log.warning("log.shorter", lost=len(lost), next="writing the lost bytes again")
         self._offset, self._sending = size, lost + self._sending
         del self._written[-len(lost) :]
         self._send()
 
     def _give_up(self, error: BaseException) -> None:
-        self._put_back()
+        self._requeue_sending()
         if not self._closing:
             self._closing = True
             self._failed(error)
 
-    def _put_back(self) -> None:
-        """The bytes being sent may or may not be in the log: they go first again, and the log knows them."""
+    def _requeue_sending(self) -> None:
+        """Queues the bytes being sent again, first: they may be in the log or not, and the log drops duplicates."""
         self._waiting.insert(0, self._sending)
         self._idle.set()
 

@@ -1,4 +1,4 @@
-"""What OpenAI's types do not name, folded: pieces of a stream joined into what an unary answer holds. Pure."""
+"""Joins pieces of streamed fields that OpenAI's types do not name, as an unary answer has them. Pure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 IDENTITIES = frozenset({"id", "type", "index", "object", "name", "role", "format", "expires_at", "signature"})
-"""Texts that are said whole, if more than once, and never in pieces."""
+"""Texts that may be repeated but never come in pieces."""
 
 
 def merged(whole: Any, piece: Any, name: str = "") -> Any:
-    """`piece` joined to `whole`, as SDKs do it: texts and lists grow, objects merge, all else is replaced."""
+    """Joins `piece` to `whole` as SDKs do: texts and lists grow, objects merge, other values are replaced."""
     if whole is None or piece is None:
         return whole if piece is None else piece
     if isinstance(whole, str) and isinstance(piece, str):
@@ -28,17 +28,17 @@ def _objects(whole: Mapping[str, Any], piece: Mapping[str, Any]) -> dict[str, An
 
 
 def _lists(whole: list[Any], piece: list[Any]) -> list[Any]:
-    """Items with an index of their own belong to the item of that index; all others are new."""
+    """Merges items that have an `index` with the item of that index; appends all others."""
     joined = list(whole)
-    places = {index: at for at, item in enumerate(joined) if (index := _index(item)) is not None}
+    positions = {index: at for at, item in enumerate(joined) if (index := _index(item)) is not None}
     for item in piece:
         index = _index(item)
-        if index is not None and index in places:
-            joined[places[index]] = merged(joined[places[index]], item)
+        if index is not None and index in positions:
+            joined[positions[index]] = merged(joined[positions[index]], item)
         else:
             joined.append(item)
             if index is not None:
-                places[index] = len(joined) - 1
+                positions[index] = len(joined) - 1
     return joined
 
 

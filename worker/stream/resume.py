@@ -1,8 +1,8 @@
-"""Going on with a stream whose worker was lost. The bytes that a client has seen are never contradicted.
+"""Resumes a stream whose worker was lost, without contradicting bytes that the client has.
 
-Two ways. *Continue*: give the engine the text so far and let it go on from there (plain text only). *Replay*: generate
-again with the same seed, drop what was sent before and insist that it is the same; where it is not, the stream ends
-with an error.
+There are two ways. *Continue*: the engine gets the text so far and goes on from there (plain text only). *Replay*: the
+engine generates again with the same seed, and the part that was sent is compared and dropped; where the two differ, the
+stream ends with an error.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from shared.frames import FRAME_END
 from worker.stream.fold import OF_DELTA, PAYLOADS, TEXTS
 
 Chunk = Mapping[str, Any]
-Place = tuple[int, str, int]
-"""Where text of a stream belongs: choice, field, and the tool call's index (-1 outside of tool calls)."""
+TextKey = tuple[int, str, int]
+"""Identifies one text of a stream: choice, field, and the tool call's index (-1 outside of tool calls)."""
 
 PREFIX = b"data: "
 
 
 @dataclass(slots=True)
 class Sent:
-    """What earlier attempts have sent: their chunks, as read back from the log. `others` counts what is not text: the
-    items of lists, and the pieces of all else.
+    """The chunks that earlier attempts have sent, as read from the log. `others` counts what is not text: the items of
+    lists, and the pieces of other values.
     """
 
     chunks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    texts: dict[Place, str] = field(default_factory=dict[Place, str])
+    texts: dict[TextKey, str] = field(default_factory=dict[TextKey, str])
     others: Counter[tuple[int, str]] = field(default_factory=Counter[tuple[int, str]])
     begun: set[int] = field(default_factory=set[int])
     ended: set[int] = field(default_factory=set[int])
@@ -50,8 +50,8 @@ class Sent:
             self.begun.add(part["index"])
             if part.get("finish_reason"):
                 self.ended.add(part["index"])
-            for place, text in texts_of(part):
-                self.texts[place] = self.texts.get(place, "") + text
+            for key, text in texts_of(part):
+                self.texts[key] = self.texts.get(key, "") + text
             for name in part["delta"].keys() - OF_DELTA:
                 value = part["delta"][name]
                 self.others[part["index"], name] += len(cast(list[Any], value)) if isinstance(value, list) else 1
@@ -62,8 +62,8 @@ class Sent:
         return self.texts.get((0, "content", -1), "")
 
 
-def texts_of(part: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
-    """Every piece of text in one choice of a chunk."""
+def texts_of(part: Mapping[str, Any]) -> Iterator[tuple[TextKey, str]]:
+    """Yields every piece of text in one choice of a chunk."""
     index, delta = part["index"], part["delta"]
     for name in TEXTS:
         if delta.get(name):
@@ -77,33 +77,33 @@ def kind_of(call: Mapping[str, Any]) -> str:
     return next((kind for kind in PAYLOADS if kind in call), "function")
 
 
-def texts_of_call(choice: int, call: int, body: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+def texts_of_call(choice: int, call: int, body: Mapping[str, Any]) -> Iterator[tuple[TextKey, str]]:
     for name in ("name", *PAYLOADS.values()):
         if body.get(name):
             yield (choice, name, call), body[name]
 
 
 def can_continue(request: Mapping[str, Any], sent: Sent) -> bool:
-    """Whether the text so far says all about the stream so far: one choice of plain, unconstrained text."""
+    """Whether an engine can go on from the text so far: one choice of plain, unconstrained text."""
     plain = set(sent.texts) <= {(0, "content", -1)}
     return plain and not is_constrained(request) and not sent.ended and not sent.others
 
 
 def is_constrained(request: Mapping[str, Any]) -> bool:
-    """Whether an answer is more than one text, or is held to a form: the text so far does not say how far it got."""
+    """Whether an answer is more than one text or has a required form: its text alone does not say how far it got."""
     forms = ("tools", "functions", "logprobs", "response_format")
     return any(request.get(name) for name in forms) or (request.get("n") or 1) > 1
 
 
 class Replay:
-    """Drops from a repeated stream what was sent before. `filter` raises WorkerLost where the two diverge."""
+    """Drops from a replayed stream what was sent before. `filter` raises WorkerLost where the two differ."""
 
     def __init__(self, sent: Sent) -> None:
         self._due = dict(sent.texts)
         self._others = Counter(sent.others)
 
     def filter(self, chunk: Chunk) -> Chunk:
-        """`chunk` without the text that clients have; tool call ids differ by nature, the ones sent first stay."""
+        """Returns `chunk` without the text that clients have. Tool call ids differ in each run; the first ones stay."""
         if not self._due and not self._others:
             return chunk
         return {**chunk, "choices": [self._filter_choice(part) for part in chunk["choices"]]}
@@ -134,30 +134,30 @@ class Replay:
         return {"index": call["index"], kind: body} if body else None
 
     def _filter_body(self, choice: int, call: int, body: Mapping[str, Any]) -> tuple[dict[str, Any] | None, bool]:
-        """What of a call's name and text is new, and whether any was not."""
+        """Returns the new part of a call's name and text, and whether a part was sent before."""
         new, seen = dict(body), False
-        for place, text in texts_of_call(choice, call, body):
-            new[place[1]], skipped = self._skip(place, text)
+        for key, text in texts_of_call(choice, call, body):
+            new[key[1]], skipped = self._skip(key, text)
             seen |= skipped
         if seen:
             new = {name: text for name, text in new.items() if text}
         return new or None, seen
 
-    def _skip(self, place: Place, text: str) -> tuple[str, bool]:
-        """What of `text` is new, and whether any was not."""
-        due = self._due.get(place, "")
+    def _skip(self, key: TextKey, text: str) -> tuple[str, bool]:
+        """Returns the new part of `text`, and whether a part was sent before."""
+        due = self._due.get(key, "")
         common = min(len(due), len(text))
         if due[:common] != text[:common]:
             raise diverged()
         if not common:
             return text, False
-        self._due[place] = due[common:]
+        self._due[key] = due[common:]
         if len(due) == common:
-            del self._due[place]
+            del self._due[key]
         return text[common:], True
 
     def _skip_other(self, choice: int, name: str, delta: dict[str, Any]) -> None:
-        """Drop from `delta` what of a field that is not text was sent: so many items of a list, so many of all else."""
+        """Drops from `delta` the part of a non-text field that was sent: items of a list, or whole values."""
         due, value = self._others[choice, name], delta[name]
         if not due:
             return
@@ -172,7 +172,7 @@ class Replay:
         self._others += Counter[tuple[int, str]]()
 
     def _expect_nothing(self, choice: int) -> None:
-        if any(place[0] == choice for place in self._due):
+        if any(key[0] == choice for key in self._due):
             raise diverged()
 
 

@@ -420,7 +420,7 @@ async def test_a_list_that_is_none_needs_a_name(upstream: UpstreamServer) -> Non
     for listed in ([], {"data": None}, {"data": [7]}, "x"):
         upstream.models = listed
         engine = open_engine(settings(upstream))
-        with pytest.raises(EngineError, match="say which one"):
+        with pytest.raises(EngineError, match="set model to the one to use"):
             await engine.start()
         await engine.close()
 
@@ -565,7 +565,7 @@ async def test_an_upstream_that_goes_and_comes_back(upstream: UpstreamServer, en
 async def test_an_idle_upstream_that_goes_is_missed(
     upstream: UpstreamServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_engine, "ASK_WHEN_IDLE", 0.05)
+    monkeypatch.setattr(openai_engine, "PROBE_WHEN_IDLE", 0.05)
     watching = asyncio.create_task(engine.wait_unhealthy())
     await wait_until(lambda: upstream.model_asked > 3, "it to be asked")
     assert not watching.done()
@@ -577,7 +577,7 @@ async def test_an_idle_upstream_that_goes_is_missed(
 async def test_a_busy_upstream_is_left_alone(
     upstream: UpstreamServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_engine, "ASK_WHEN_IDLE", 0.02)
+    monkeypatch.setattr(openai_engine, "PROBE_WHEN_IDLE", 0.02)
     upstream.behaviour = streams(BEGIN, then="hang")
     stream = engine.generate(ask())
     await anext(stream)

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server by its address: vLLM, SGLang, TGI, TensorRT-LLM, llama-server, Ollama."""
+"""Generates with an OpenAI-compatible server: vLLM, SGLang, TGI, TensorRT-LLM, llama-server, Ollama."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ log = structlog.get_logger(__name__)
 
 Continuation = Literal["vllm", "prefill", "none"]
 
-# Seconds between two questions to a server that does not answer.
+# Seconds between two probes of a server that does not answer.
 FIRST_PAUSE = 0.1
 LAST_PAUSE = 2.0
 
-ASK_WHEN_IDLE = 15.0
-"""Seconds after which a server that has nothing to do is asked whether it is still there."""
+PROBE_WHEN_IDLE = 15.0
+"""Seconds between two probes of a server that has no requests."""
 
 USAGE_TIMEOUT = 10.0
-"""Seconds that a server has for its usage once every choice has ended."""
+"""Seconds to wait for the usage after every choice has ended."""
 
 END_TIMEOUT = 1.0
-"""Seconds that a server has for the end of its response once it has said that nothing follows."""
+"""Seconds to wait for the end of the response after `[DONE]`."""
 
 KEY_STATUSES = frozenset({401, 403})
 LOADING_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
-""""Later", of a server that starts or of what stands in front of one."""
+"""Statuses of a server, or of a proxy before one, that is still starting."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamOptions:
-    """`model` is the upstream's name for it, `model_id` ours; by default the first that it lists.
+    """`model`: the server's name of the model, by default the first that it lists. `model_id`: Ignite's name.
 
-    `continuation` is how it goes on after a partial answer: as vLLM by fields of the request, as llama-server with any
-    last message from the assistant, or not at all. `dialect` is what is known of the server before it is asked.
+    `continuation`: how the server continues a partial answer: `vllm` by fields of the request, `prefill` (llama-server)
+    by a last message from the assistant, `none` not at all. `dialect`: what is known of the server beforehand.
     """
 
     address: Address
@@ -75,14 +75,14 @@ class OpenAIEngine:
         self._dialect = options.dialect
         self._under_way = 0
         self._is_llama_server = False
-        # More choices than slots wait here: inside llama-server they would look like a stall.
+        # Choices beyond the slots wait here: inside llama-server their silence would look like a stall.
         self._choices = asyncio.Semaphore(options.concurrency)
 
     async def start(self) -> None:
         await self.connect(self._options.address)
 
     async def connect(self, address: Address) -> None:
-        """Wait until the server at `address` answers and use it from then on; what runs on another fails."""
+        """Waits until the server at `address` answers, and uses it from then on. Requests on the old server fail."""
         await self.disconnect("connecting")
         upstream = self._upstream = Upstream(address, self._options.stall_timeout)
         try:
@@ -126,17 +126,17 @@ class OpenAIEngine:
                 return fold([chunk async for chunk in chunks])
 
     async def wait_unhealthy(self) -> str:
-        """Asks a server that has nothing to do now and then: it may have died without anybody noticing."""
+        """Waits for a failure. Probes a server without requests now and then, since no request would show its death."""
         while True:
             try:
-                async with asyncio.timeout(ASK_WHEN_IDLE):
+                async with asyncio.timeout(PROBE_WHEN_IDLE):
                     return await self._health.wait_unhealthy()
             except TimeoutError:
                 if not self._under_way:
-                    await self._ask_whether_there()
+                    await self._probe_twice()
 
     async def wait_healthy(self) -> None:
-        """Asks the server now and then, but only as long as it is not well."""
+        """Probes the server at growing intervals until it is healthy."""
         pause = FIRST_PAUSE
         while not await self._answers():
             with suppress(TimeoutError):
@@ -150,7 +150,7 @@ class OpenAIEngine:
     # ── one answer ──
 
     def _chunks(self, upstream: Upstream, ask: _Ask) -> AsyncGenerator[Chunk, None]:
-        """Clean chunks, and the usage of all choices at the end."""
+        """Yields normalized chunks, and the usage of all choices at the end."""
         if self._is_llama_server:
             return self._from_llama_server(upstream, ask)
         if ask.choices == 1:
@@ -168,7 +168,7 @@ class OpenAIEngine:
             self._under_way -= 1
 
     async def _at_once(self, upstream: Upstream, ask: _Ask) -> AsyncGenerator[Chunk, None]:
-        """All choices by one request; those that a server leaves out are asked for one by one."""
+        """Sends one request for all choices, and one more for each choice that the server leaves out."""
         seen: set[int] = set()
         costs: list[Chunk] = []
         async with aclosing(self._normalized(upstream, ask)) as chunks:
@@ -179,7 +179,7 @@ class OpenAIEngine:
                 else:
                     costs.append(chunk)
         if missing := [index for index in range(ask.choices) if index not in seen]:
-            log.info("engine.ignores_n", server=self._options.address.shown, next="asking for each choice alone")
+            log.info("engine.ignores_n", server=self._options.address.shown, next="sends one request per choice")
             self._dialect = replace(self._dialect, ignores_n=True)
             async with aclosing(self._choice_by_choice(upstream, ask, missing)) as chunks:
                 async for chunk in chunks:
@@ -224,7 +224,7 @@ class OpenAIEngine:
             yield correction.usage_chunk()
 
     async def _normalized(self, upstream: Upstream, ask: _Ask) -> AsyncGenerator[Chunk, None]:
-        """One request, asked again without what the server does not take of what the client did not send."""
+        """Sends one request, and again without fields that the server refuses and the client did not send."""
         dialect = self._dialect
         while True:
             body = dialect.applied(self._body(ask))
@@ -277,14 +277,14 @@ class OpenAIEngine:
             server=self._options.address.shown,
             omitted=sorted(dialect.omitted),
             renamed=sorted(dialect.renamed),
-            next="the server is asked so from now on",
+            next="requests to this server are sent so from now on",
         )
 
     async def _count_tokens(self, upstream: Upstream, text: str) -> int:
         counts = upstream.count_tokens
         if not self._is_llama_server:
             return await counts(self._model, text)
-        # Alone, a text may get a space put before it; after a line break it does not.
+        # A tokenizer may put a space before a text, but not after a line break.
         return await counts(self._model, "\n" + text) - await counts(self._model, "\n")
 
     def _connected(self) -> Upstream:
@@ -298,7 +298,7 @@ class OpenAIEngine:
             return {**continued, "add_generation_prompt": False, "continue_final_message": True}
         return continued
 
-    # ── health: whether the server can be reached; nothing that an answer contains counts ──
+    # ── health: whether the server can be reached, whatever its answers contain ──
 
     def _suspect(self, upstream: Upstream, lost: UpstreamLost) -> None:
         """Marks a server that is silent or cannot be reached as unhealthy at once; probes one that hung up.
@@ -311,26 +311,26 @@ class OpenAIEngine:
         if not lost.hung_up:
             self._health.failed(lost.detail)
         elif self._probe is None or self._probe.done():
-            self._probe = asyncio.create_task(self._ask_whether_there(), name="engine-probe")
+            self._probe = asyncio.create_task(self._probe_twice(), name="engine-probe")
 
     def _heard_from(self, upstream: Upstream) -> None:
-        if upstream is self._upstream and not self._health.well:
+        if upstream is self._upstream and not self._health.healthy:
             self._health.recovered()
 
     async def _answers(self) -> bool:
         upstream = self._upstream
         if upstream is None:
             return False
-        if not self._health.well:
+        if not self._health.healthy:
             try:
                 await upstream.models()
             except EngineError:
                 return False
             self._heard_from(upstream)
-        return self._health.well
+        return self._health.healthy
 
-    async def _ask_whether_there(self) -> None:
-        """Any HTTP answer will do. Twice before it is given up: a busy machine may be slow to answer once."""
+    async def _probe_twice(self) -> None:
+        """Marks the server as unhealthy after two probes without any HTTP answer: a busy server may be slow once."""
         if (upstream := self._upstream) is None:
             return
         for last in (False, True):
@@ -341,15 +341,15 @@ class OpenAIEngine:
                 if last and upstream is self._upstream:
                     self._health.failed(lost.detail)
             except EngineError:
-                return  # It answers, and what is wrong is said to the call that meets it.
+                return  # The server answers; calls report what is wrong.
 
     def _adopt(self, models: list[dict[str, Any]]) -> None:
-        """Which model it is and how long its context, as the server's own list says."""
+        """Takes the model's name and context length from the server's list."""
         named = [model for model in models if model.get("id") == self._options.model]
         listed = (named or models or [{}])[0]
         self._model = self._options.model or str(listed.get("id") or "")
         if not self._model:
-            raise EngineError("The server lists no models: say which one to use.")
+            raise EngineError("The server lists no models: set model to the one to use.")
         self._is_llama_server = listed.get("owned_by") == "llamacpp"
         self.card = replace(
             self.card,
@@ -381,7 +381,7 @@ def _added(request: Request) -> frozenset[str]:
 
 
 def _together(costs: list[Chunk]) -> Chunk:
-    """The last chunk of an answer that took several requests: the prompt counts once."""
+    """Returns the usage chunk of an answer that took several requests; the prompt counts once."""
     last = costs[-1]
     if len(costs) == 1:
         return last
@@ -392,7 +392,7 @@ def _together(costs: list[Chunk]) -> Chunk:
 
 
 async def _answered(upstream: Upstream, model: str | None) -> list[dict[str, Any]]:
-    """The server's models as soon as it answers. A server without such a list is asked for a token of `model`."""
+    """Returns the server's models when it answers. A server without a list must answer a one-token request."""
     pause = FIRST_PAUSE
     while True:
         with suppress(UpstreamLost):
@@ -408,7 +408,7 @@ async def _answered(upstream: Upstream, model: str | None) -> list[dict[str, Any
 
 
 async def _completes(upstream: Upstream, model: str) -> bool:
-    """Whether the server answers a completion of one token; a refusal is an answer, too."""
+    """Whether the server answers a request for one token; a refusal is an answer, too."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "stream": False}
     try:
         async with aclosing(upstream.answer(body, lambda: None)) as blocks:
@@ -422,6 +422,6 @@ async def _completes(upstream: Upstream, model: str) -> bool:
 
 
 def _context_length(model: dict[str, Any]) -> int | None:
-    """vLLM says `max_model_len`; llama-server `meta.n_ctx` (a slot's) and `meta.n_ctx_train`."""
+    """Reads vLLM's `max_model_len`, or llama-server's `meta.n_ctx` (per slot) or `meta.n_ctx_train`."""
     meta: dict[str, Any] = model.get("meta") or {}
     return model.get("max_model_len") or meta.get("n_ctx") or meta.get("n_ctx_train")

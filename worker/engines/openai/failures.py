@@ -1,7 +1,7 @@
-"""What a server says went wrong, as one of our errors: whose fault it is, and whether another try can help. Pure.
+"""Translates a server's errors into Ignite's, which say whether another try can help. Pure.
 
-A refusal is the request's fault: the server's own words are passed on, once. After an overload the request waits. All
-else is a failed try.
+A refusal is the request's fault and passes the server's words on at once. After an overload the request waits. Every
+other error is a failed try.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from shared.errors import EngineError, EngineOverloaded, EngineRefused, IgniteEr
 from worker.engines.openai.retry_after import WAIT_FIELDS, retry_after
 
 REFUSALS = frozenset({400, 402, 404, 405, 406, 409, 410, 411, 413, 414, 415, 416, 417, 422, 431, 451})
-"""HTTP statuses that say that this request will never be answered."""
+"""HTTP statuses after which another try cannot help."""
 
 OVERLOADS = frozenset({429, 503, 529})
-"""HTTP statuses that say: later."""
+"""HTTP statuses that ask for a later try."""
 
 REFUSAL_TYPES = frozenset(
     {
@@ -39,10 +39,10 @@ SPENT = frozenset(
 OVERLOADED = re.compile(
     r"rate_?limit|overload|too_?many_?requests|resource_?exhausted|throttl|server_?busy|slow_?down|limit_requests"
 )
-"""Codes and types that say: later, whatever the status is."""
+"""Codes and types that ask for a later try, whatever the status is."""
 
 SOUNDS_OVERLOADED = re.compile(r"(?i)\boverloaded\b|\brate.?limit|\btoo many requests|\bat capacity\b")
-"""Words of a refusal that is none. The worker does not pause for them, since a message may repeat the request's."""
+"""Words that make a refusal a failed try. The worker does not pause: the words may be the request's own."""
 
 SOUNDS_TOO_LONG = re.compile(
     r"(?i)maximum context|context (length|window|size).{0,40}(exceed|too)|exceeds?.{0,40}context (length|window|size)"
@@ -53,11 +53,11 @@ TOO_LONG = "context_length_exceeded"
 KEY_REFUSED = "upstream_key_refused"
 TAG = re.compile(r"(?is)<(script|style|title)\b.*?</\1>|<[^>]*>")
 WORDS = 500
-"""Characters of a server's own words that are passed on."""
+"""The most characters of a server's words that are passed on."""
 
 
 class UpstreamFailed(EngineError):
-    """The server answers that it failed; `said` is its error object."""
+    """The server has answered with an error, `said`, that another try may get past."""
 
     def __init__(self, message: str, said: Mapping[str, Any]) -> None:
         super().__init__(message)
@@ -65,7 +65,7 @@ class UpstreamFailed(EngineError):
 
 
 def of_status(status: int, headers: Mapping[str, str], body: bytes) -> IgniteError:
-    """The error of an answer whose HTTP status is not 2xx."""
+    """Returns the error of an answer whose HTTP status is not 2xx."""
     said = error_object(body)
     if status == 401 or (status == 403 and not _is_error_object(body)):
         return key_refused(status)
@@ -109,7 +109,7 @@ def _error(status: int | None, headers: Mapping[str, str], said: Mapping[str, An
 
 
 def refusal(said: Mapping[str, Any]) -> EngineRefused:
-    """The server's error object as ours."""
+    """Returns the refusal with the server's words, code and parameter."""
     message = words_of(said) or "The engine refused the request and did not say why."
     code = _code(said, message)
     param = said.get("param")
@@ -123,14 +123,14 @@ def key_refused(status: int) -> EngineError:
 
 
 def malformed(what: str, arrived: Any) -> EngineError:
-    """An answer that is not OpenAI's, with the beginning of what arrived."""
+    """Returns the error of an answer in another form than OpenAI's, with the beginning of what arrived."""
     text = arrived.decode(errors="replace") if isinstance(arrived, bytes) else _json(arrived)
     shown = text if len(text) <= 200 else f"{text[:200]}…"
     return EngineError(f"The engine's server does not answer as an OpenAI server: {what}. It sent: {shown}")
 
 
 def error_object(body: bytes) -> dict[str, Any]:
-    """OpenAI's `{"error": {…}}`, the bare object of older servers, FastAPI's `detail`, or plain text."""
+    """Reads OpenAI's `{"error": {…}}`, the bare object of older servers, FastAPI's `detail`, or plain text."""
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -145,7 +145,7 @@ def error_object(body: bytes) -> dict[str, Any]:
 
 
 def words_of(said: Mapping[str, Any]) -> str:
-    """The server's sentence, wherever it put it."""
+    """Returns the server's sentence, from any of the fields that servers use."""
     for key in (
         "message",
         "detail",
@@ -165,7 +165,7 @@ def words_of(said: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Words, an error object inside of another, or pydantic's list of errors."""
+    """Reads text, a nested error object, or pydantic's list of errors."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, dict):
@@ -179,13 +179,13 @@ def _validation_error(item: Any) -> str:
     if not isinstance(item, dict):
         return _text(item)
     found = cast(dict[str, Any], item)
-    place = found.get("loc")
-    named = ".".join(str(part) for part in cast(list[Any], place)) if isinstance(place, list) else ""
+    location = found.get("loc")
+    named = ".".join(str(part) for part in cast(list[Any], location)) if isinstance(location, list) else ""
     return ": ".join(filter(None, (named, words_of(found))))
 
 
 def _plain(text: str) -> str:
-    """The words of a page, or of a text that is none."""
+    """Returns a text, or the text of an HTML page."""
     text = text.strip()
     return " ".join(TAG.sub(" ", text).split()) if text.startswith("<") else text
 
@@ -199,7 +199,7 @@ def _is_error_object(body: bytes) -> bool:
 
 
 def _names(said: Mapping[str, Any]) -> set[str]:
-    """What the server calls the error, in lower case."""
+    """Returns the error's code, type and status where they are text, in lower case."""
     found = (said.get(key) for key in ("code", "type", "status"))
     return {name.lower() for name in found if isinstance(name, str)}
 

@@ -1,4 +1,4 @@
-"""HTTP to an OpenAI-compatible server: the only file that touches aiohttp. Foreign errors end here."""
+"""Sends HTTP requests to an OpenAI-compatible server, and translates aiohttp's errors. Only this file uses aiohttp."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT = 5
 PROBE_TIMEOUT = 5
-# Servers close idle connections after 5 s (uvicorn, and so vLLM): let go before they do.
+# Below the 5 s after which servers close idle connections (uvicorn, and so vLLM).
 KEEP_ALIVE = 4
 LONGEST_HEADER = 64 * 1024
 """Bytes of one header: gateways send policies and cookies that are longer than aiohttp's 8 KB."""
 MOST_OF_ERROR = 256 * 1024
-"""Bytes that are read of an answer that is an error, or a list of models."""
-# An unstreamed answer shows no progress before its end.
-UNARY_PATIENCE = 10
+"""The most bytes that are read of an error, or of a list of models."""
+# How many times the stall timeout an unstreamed answer may take: it shows no progress before its end.
+UNARY_FACTOR = 10
 Patience = Callable[[], float | None]
 """Seconds to wait for the next bytes, or None for the server's stall timeout."""
 
@@ -62,7 +62,7 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """For the log: without what may be a password."""
+        """The address without user and password, for the log."""
         if self.socket:
             return self.url
         parts = urlsplit(self.url)
@@ -71,14 +71,14 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class ModelList:
-    """What a server answers to GET /models: any HTTP status says that it is there, 200 also what it serves."""
+    """A server's answer to GET /models: any HTTP status says that it is alive, 200 also which models it serves."""
 
     status: int
     models: list[dict[str, Any]]
 
 
 class Upstream:
-    """Calls to one server over kept-alive connections. Make it inside the event loop that uses it."""
+    """Sends requests to one server over kept-alive connections. Create it inside the event loop that uses it."""
 
     def __init__(self, address: Address, stall_timeout: float) -> None:
         self._address = address
@@ -95,11 +95,11 @@ class Upstream:
         )
 
     async def answer(self, body: Mapping[str, Any], patience: Patience) -> AsyncGenerator[list[bytes], None]:
-        """The data of each event, as they come, until the answer ends; of an answer in one piece, that.
+        """Yields the data of events as they arrive, or of an unstreamed answer its body.
 
-        `patience` is asked before each read: None waits as long as the server may be silent.
+        `patience` is called before each read: None waits for the stall timeout.
         """
-        silence = self._stall_timeout if body.get("stream") else self._stall_timeout * UNARY_PATIENCE
+        silence = self._stall_timeout if body.get("stream") else self._stall_timeout * UNARY_FACTOR
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
         with self._translated():
             async with self._abortable():
@@ -130,7 +130,7 @@ class Upstream:
                     return ModelList(response.status, _listed(await _beginning(response)))
 
     async def count_tokens(self, model: str, text: str) -> int:
-        """As vLLM and llama-server do it, outside OpenAI's API; one reads `prompt`, the other `content`."""
+        """Asks /tokenize, which is not in OpenAI's API: vLLM reads `prompt`, llama-server `content`."""
         url = self._address.base.removesuffix("/v1") + "/tokenize"
         body = {"model": model, "prompt": text, "content": text, "add_special_tokens": False}
         received = await self._ask("POST", url, aiohttp.ClientTimeout(total=PROBE_TIMEOUT), **_json(body))
@@ -140,9 +140,9 @@ class Upstream:
             raise failures.malformed("/tokenize does not list tokens", received) from None
 
     async def close(self) -> None:
-        """Hangs up on every running request: their readers get UpstreamLost.
+        """Closes the connections of all running requests, whose readers get UpstreamLost.
 
-        aiohttp alone would leave a reader that is waiting for more waiting for ever.
+        aiohttp alone would leave those readers waiting for ever.
         """
         for call in self._calls:
             call.reschedule(0)
@@ -159,7 +159,7 @@ class Upstream:
                 return await response.read()
 
     async def _send(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
-        """A response that is well."""
+        """Returns a response with a 2xx status. Raises the error that another one stands for."""
         response = await self._request(method, url, **options)
         if not 200 <= response.status < 300:
             async with response:
@@ -167,9 +167,9 @@ class Upstream:
         return response
 
     async def _request(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
-        """Asks once more where the server may have closed a kept-alive connection without reading the request.
+        """Sends the request, again where the server may have closed a kept-alive connection without reading it.
 
-        On a new connection it has read it: the request would be generated twice.
+        On a new connection the server has read it, and would generate the answer twice.
         """
         connection = _Connection()
         try:
@@ -190,7 +190,7 @@ class Upstream:
 
     @contextmanager
     def _translated(self) -> Generator[None]:
-        """Addresses and what a library says of them are for the log; a client reads one sentence."""
+        """Translates aiohttp's errors. Clients get one sentence; addresses and details go to the log."""
         try:
             yield
         except aiohttp.ClientConnectorError as error:
@@ -214,7 +214,7 @@ class _Connection:
 
 
 def _noting_reuse() -> aiohttp.TraceConfig:
-    """aiohttp says only here whether a request goes over a connection that was used before."""
+    """Notes whether a request uses a kept-alive connection; aiohttp reports it only to a trace."""
 
     async def note(_: object, context: Any, __: object) -> None:
         context.trace_request_ctx.is_reused = True
@@ -225,7 +225,7 @@ def _noting_reuse() -> aiohttp.TraceConfig:
 
 
 async def _read(response: aiohttp.ClientResponse, patience: float | None) -> bytes:
-    """The next bytes; empty at the end, and where nothing comes for as long as `patience`."""
+    """Returns the next bytes; empty at the end, or after `patience` seconds without any."""
     if patience is None:
         return await response.content.readany()
     try:
@@ -237,7 +237,7 @@ async def _read(response: aiohttp.ClientResponse, patience: float | None) -> byt
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    """The body, or as much of it as anyone reads. One that breaks off is read as far as it came."""
+    """Returns the first MOST_OF_ERROR bytes of the body, or fewer where the connection breaks."""
     received = bytearray()
     with suppress(aiohttp.ClientPayloadError):
         while len(received) < MOST_OF_ERROR and (block := await response.content.readany()):
@@ -246,12 +246,12 @@ async def _beginning(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _unread(content: aiohttp.StreamReader) -> bytes:
-    """What had arrived before the connection broke. aiohttp keeps it back, and has no public way to ask for it."""
+    """Returns the bytes that arrived before the connection broke; aiohttp has no public way to read them."""
     return b"".join(getattr(content, "_buffer", ()))
 
 
 def _listed(body: bytes) -> list[dict[str, Any]]:
-    """The models that a server lists, wherever it puts them; none where it lists none."""
+    """Returns the models that a server lists, under `data`, under `models` or as a bare list."""
     try:
         found: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -265,7 +265,7 @@ def _listed(body: bytes) -> list[dict[str, Any]]:
 
 
 def _connector(socket: str | None) -> aiohttp.BaseConnector:
-    # No limit: the worker's slots are the limit, and nothing may wait here unseen.
+    # No limit: the worker's slots limit the requests.
     if socket:
         return aiohttp.UnixConnector(socket, limit=0, keepalive_timeout=KEEP_ALIVE)
     return aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)

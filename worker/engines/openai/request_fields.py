@@ -1,4 +1,4 @@
-"""What a server does not take of a request: set by the operator, or learnt from its refusals. Pure."""
+"""Omits or renames request fields that a server refuses: set by the operator, or learnt from refusals. Pure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, cast
 from shared.errors import IgniteError
 
 OURS = frozenset({"stream_options"})
-"""Fields that a worker adds for itself whatever the client sent: a server may do without."""
+"""Fields that the worker adds for itself, and that a server may do without."""
 
 OLDER_NAMES = {"max_completion_tokens": "max_tokens"}
-"""Fields that some servers know under their older name only."""
+"""Fields that some servers know only under their older name."""
 
 NEWER_NAMES = {"max_tokens": "max_completion_tokens"}
-"""Fields that OpenAI's newer models know under their newer name only; they say so."""
+"""Fields that OpenAI's newer models take only under their newer name, which their refusals give."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerDialect:
-    """`omitted` fields are not sent, `renamed` ones under their older name. `ignores_n`: it answers with one choice."""
+    """`omitted` fields are not sent, `renamed` ones under their other name. `ignores_n`: only one choice comes."""
 
     omitted: frozenset[str] = frozenset()
     renamed: frozenset[str] = frozenset()
@@ -29,16 +29,16 @@ class ServerDialect:
     names: Mapping[str, str] = field(default_factory=lambda: OLDER_NAMES | NEWER_NAMES)
 
     def applied(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The request as the server takes it."""
+        """Returns the request as the server takes it."""
         if not self.omitted and not self.renamed:
             return dict(request)
         kept = {key: value for key, value in request.items() if key not in self.omitted}
         return {self.names[key] if key in self.renamed else key: value for key, value in kept.items()}
 
     def without(self, refused: IgniteError, body: Mapping[str, Any], added: frozenset[str]) -> ServerDialect | None:
-        """The dialect in which to ask again, where the refusal names a field of `body` that the client did not need.
+        """Returns the dialect for another try, where the refusal names a field that can be omitted or renamed.
 
-        `added`: the fields that the client did not send. None: the refusal is the client's.
+        `added`: the fields of `body` that the client did not send. None: no such field, so the client gets the refusal.
         """
         for name in sorted((added | OURS) & body.keys() - self.omitted):
             if _names(refused, name):
@@ -52,8 +52,8 @@ class ServerDialect:
 
 
 def without_nulls(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request without what is null, at its top and in its messages: strict servers refuse what OpenAI takes for
-    absent, and SDKs send messages back with every field they know. A message's null content stays: some want it.
+    """Drops null fields of the request and of its messages: OpenAI takes them for absent, strict servers refuse them,
+    and SDKs send them. A message's null `content` stays, since some servers want it.
     """
     kept = {key: value for key, value in request.items() if value is not None}
     messages = kept.get("messages")
@@ -70,7 +70,7 @@ def _message(message: Any) -> Any:
 
 
 def per_choice(request: Mapping[str, Any], indices: list[int]) -> Iterator[dict[str, Any]]:
-    """One request for each of these choices, each with a seed of its own, or all would be the same."""
+    """Yields one request for each choice, each with its own seed: with one seed all choices would be the same."""
     alone = {key: value for key, value in request.items() if key != "n"}
     seed = request.get("seed")
     for index in indices:

@@ -1,4 +1,4 @@
-"""For how long a server asks to be left alone: in headers, in its error object, or in its words. Pure."""
+"""Finds how long a server asks to wait: in headers, in its error object, or in its words. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORDS = re.compile(
 """`Please try again in 1.898s`, `Please retry after 6 seconds`."""
 
 EPOCH = 1e9
-"""Greater numbers are points in time, in seconds or in milliseconds."""
+"""Greater numbers are Unix times, in seconds or in milliseconds."""
 
 WAIT_FIELDS = frozenset({"retryDelay", "retry_after", "retry_after_seconds", "retryAfter"})
 """Fields of an error object that say how long to wait."""
@@ -25,7 +25,7 @@ LIMITS = ("requests", "tokens", "")
 
 
 def retry_after(headers: Mapping[str, str], said: Mapping[str, Any]) -> float | None:
-    """Seconds. The headers that were made to say it come first, the words of a sentence last."""
+    """Returns seconds, or None. Retry headers come first, then rate limit headers, fields of the object, and words."""
     for found in (_of_headers(headers), _of_resets(headers), _of_object(said), _of_words(said)):
         if found is not None:
             return found
@@ -48,7 +48,7 @@ def _of_headers(headers: Mapping[str, str]) -> float | None:
 
 
 def _of_resets(headers: Mapping[str, str]) -> float | None:
-    """OpenAI's `x-ratelimit-reset-tokens: 6m0s` and the like, of the limits of which nothing remains."""
+    """Reads headers like OpenAI's `x-ratelimit-reset-tokens: 6m0s`, of exhausted limits only."""
     resets = [
         seconds
         for prefix in ("x-ratelimit", "ratelimit")
@@ -60,7 +60,7 @@ def _of_resets(headers: Mapping[str, str]) -> float | None:
 
 
 def _of_object(said: Mapping[str, Any]) -> float | None:
-    """Google's `RetryInfo`, and fields named `retry_after`."""
+    """Reads Google's `RetryInfo`, and fields like `retry_after`."""
     for each in _objects(said):
         for name in WAIT_FIELDS:
             value = each.get(name)
@@ -89,7 +89,7 @@ def _of_words(said: Mapping[str, Any]) -> float | None:
 
 
 def _seconds(value: str | None) -> float | None:
-    """A number of seconds, a duration such as `1m30.5s`, or a point in time."""
+    """Reads a number of seconds, a duration such as `1m30.5s`, or a Unix time."""
     if value is None:
         return None
     value = value.strip()
