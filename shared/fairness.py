@@ -15,8 +15,8 @@ asks for `turn(J)`. If another tenant is behind, its oldest job J' is run under 
 unacknowledged, and afterwards J's delivery has its next turn. The message of J' comes up some day, and finds its job
 over. What J carries is remembered, so that whoever gets J's delivery after a crash finds J' first. See `JobStore.turn`.
 
-This file is the rule itself, and what the embedded backend runs on. The Lua steps `line_*.lua` do the same in Redis;
-the contract suite compares them.
+The embedded backend runs this file. The Lua steps `fair_queue_*.lua` implement the same rule in Redis; the contract
+suite compares the two.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from shared.backends.rabbitmq.consumer import RabbitConsumer, RabbitDelivery
 from shared.backends.redis.connection import driver
 from shared.ports import Choose, Delivery
 
-OF_ANOTHER_ATTEMPT = re.compile(r"attempt ~= ARGV\[\d\]|running ~= attempt")
+OF_ANOTHER_ATTEMPT = re.compile(r"running ~= attempt")
 
 
 class Unfenced(driver.Script):

@@ -5,9 +5,9 @@ from ipaddress import ip_address
 
 from hypothesis import given
 from hypothesis import strategies as st
-from producer.webhooks.target import sendable
 from yarl import URL
 
+from producer.webhooks.target import sendable
 from tests.support.fuzz import examples
 
 DIGITS = ("0123456789", "０１２３４５６７８９", "⓪①②③④⑤⑥⑦⑧⑨", "𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗", "٠١٢٣٤٥٦٧٨٩")

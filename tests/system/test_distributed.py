@@ -52,8 +52,8 @@ async def test_a_token_costs_one_append_and_waiting_costs_nothing(cluster: Clust
 
     cost = counted(commands)
     assert cost.pop("append") <= 50 + 2
-    assert cost.pop("line_leave", 0) <= 1, "nobody waits for it, so it may come after the client has gone"
-    assert cost == {"create": 1, "index": 1, "line_add": 1, "claim": 1, "line_start": 1, "finish": 1}
+    assert cost.pop("fair_queue_remove", 0) <= 1, "nobody waits for it, so it may come after the client has gone"
+    assert cost == {"create": 1, "index": 1, "fair_queue_add": 1, "claim": 1, "fair_queue_start": 1, "finish": 1}
 
 
 async def test_a_full_worker_keeps_nothing_that_another_could_run(cluster: Cluster) -> None:

@@ -29,6 +29,9 @@ RETIRED = {
     "StrangersReceiving": "UnauthenticatedReceiving",
     "HeldBodies": "BodyBudgetMiddleware",
     "job_of_anybody": "job_of_any_tenant",
+    "line_turn": "fair_queue_next",
+    "limit_settle": "limit_charge",
+    "take_key": "idempotency_key_claim",
 }
 """Words that only this project used, each with the field's word for it."""
 

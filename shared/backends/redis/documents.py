@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from shared.aio import run_and_discard
-from shared.backends.redis import keys
+from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
 from shared.backends.redis.jobs.records import milliseconds
 from shared.ports import Document, DocumentChanged
@@ -18,14 +18,14 @@ class RedisDocuments:
         self._redis = pipeline
 
     async def put(self, document: Document, *, expires_in: float) -> Document:
-        version = await self._redis.step(
-            "document_put",
+        step = lua_steps.document_put(
             keys_of(document),
-            document.id,
-            document.version,
-            document.value,
-            milliseconds(expires_in),
+            id=document.id,
+            read_version=document.version,
+            value=document.value,
+            ttl_ms=milliseconds(expires_in),
         )
+        version = await self._redis.step(step)
         if not version:
             raise DocumentChanged(f"{document.kind} {document.id}")
         return replace(document, version=version)
@@ -50,7 +50,8 @@ class RedisDocuments:
         return found
 
     async def delete(self, document: Document) -> bool:
-        deleted = await self._redis.step("document_delete", keys_of(document), document.id, document.version)
+        step = lua_steps.document_delete(keys_of(document), id=document.id, read_version=document.version)
+        deleted = await self._redis.step(step)
         if deleted < 0:
             raise DocumentChanged(f"{document.kind} {document.id}")
         return bool(deleted)
@@ -65,7 +66,8 @@ class RedisDocuments:
         """The index keeps the ids of documents that have expired until somebody stumbles over them."""
         for id in ids:
             gone = Document(kind, tenant, id, value=b"")
-            self._redis.step("document_delete", keys_of(gone), id, 0).add_done_callback(run_and_discard)
+            step = lua_steps.document_delete(keys_of(gone), id=id, read_version=0)
+            self._redis.step(step).add_done_callback(run_and_discard)
 
 
 def keys_of(document: Document) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from shared.aio import run_and_discard
-from shared.backends.redis import keys
+from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
 from shared.fairness import estimated_rank
 from shared.job import Job
@@ -35,42 +35,52 @@ class RedisFairQueue:
         self._redis = pipeline
         self._contenders: dict[str, Contenders] = {}
 
-    def add(self, job: Job, place: float, ttl: int) -> asyncio.Future[Any]:
+    def add(self, job: Job, position: float, ttl: int) -> asyncio.Future[Any]:
         return self._redis.step(
-            "line_add", self._keys(str(job.queue)), job.id, place, ttl, job.tokens, job.weight, job.tenant
+            lua_steps.fair_queue_add(
+                self._keys(str(job.queue)),
+                job_id=job.id,
+                position=position,
+                ttl_ms=ttl,
+                tokens=job.tokens,
+                weight=job.weight,
+                tenant=job.tenant,
+            )
         )
 
     def start(self, queue: str, job_id: str) -> None:
         """A job was claimed. Nobody waits for the answer, and it says who else waits."""
-        step = self._redis.step("line_start", self._keys(queue), job_id, patient=True)
+        step = self._redis.step(lua_steps.fair_queue_start(self._keys(queue), job_id=job_id), patient=True)
         step.add_done_callback(lambda done: self._learn(queue, done))
 
-    def back(self, queue: str, job_id: str, place: float, due: float) -> asyncio.Future[Any]:
-        return self._redis.step("line_back", self._keys(queue), job_id, place, due)
+    def requeue(self, queue: str, job_id: str, *, position: float, due_at: float) -> asyncio.Future[Any]:
+        step = lua_steps.fair_queue_requeue(self._keys(queue), job_id=job_id, position=position, due_at=due_at)
+        return self._redis.step(step)
 
-    def leave(self, queue: str, job_id: str, tokens: int | None = None) -> None:
+    def remove(self, queue: str, job_id: str, tokens: int | None = None) -> None:
         """No caller waits for the answer: positions follow from it, and the reconciler repairs it."""
-        used = "" if tokens is None else tokens
-        step = self._redis.step("line_leave", self._keys(queue), job_id, used, patient=True)
-        step.add_done_callback(run_and_discard)
+        step = lua_steps.fair_queue_remove(self._keys(queue), job_id=job_id, used_tokens=tokens)
+        self._redis.step(step, patient=True).add_done_callback(run_and_discard)
 
-    async def turn(self, job: Job, served: str | None, *, sure: bool) -> str:
+    async def next_job(self, job: Job, served: str | None, *, sure: bool) -> str:
         """The id of the job to start under the delivery of `job`. Costs nothing while no other tenant is known to wait,
         unless it must be `sure`.
         """
         queue = str(job.queue)
         if not (sure or served or self._others_wait(queue, job.tenant)):
             return job.id
-        chosen, tenants = await self._redis.step("line_turn", self._keys(queue), job.id, served or "", time.time())
+        step = lua_steps.fair_queue_next(self._keys(queue), job_id=job.id, served=served, at=time.time())
+        chosen, tenants = await self._redis.step(step)
         self._contenders[queue] = Contenders(tenants, time.monotonic())
         return chosen.decode()
 
     async def backlog(self, queue: str, tenant: str) -> Backlog:
-        return Backlog(*await self._redis.step("line_backlog", self._keys(queue), tenant, patient=True))
+        step = lua_steps.fair_queue_backlog(self._keys(queue), tenant=tenant)
+        return Backlog(*await self._redis.step(step, patient=True))
 
-    async def ahead(self, job: Job, *, fair: bool) -> int | None:
+    async def position(self, job: Job, *, fair: bool) -> int | None:
         """How many start before `job`; None if it does not wait."""
-        answer = await self._redis.step("line_look", self._keys(str(job.queue)), job.id)
+        answer = await self._redis.step(lua_steps.fair_queue_position(self._keys(str(job.queue)), job_id=job.id))
         if not answer:
             return None
         if len(answer) == 1 or not fair:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from shared.backends.redis import keys
+from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
 from shared.limits import FOR_LINES, Limits, LimitUsage, Verdict, of_lines
 
@@ -18,23 +18,17 @@ class RedisLimiter:
     async def take(self, key: str, limits: Limits, job_id: str, *, tokens: int, until: float) -> Verdict:
         _, lines = of_lines(key)
         refused, requests, used, open_jobs = await self._redis.step(
-            "limit_take",
-            keys.of_limits(key),
-            job_id,
-            tokens,
-            until,
-            limits.requests_per_minute or 0,
-            limits.tokens_per_minute or 0,
-            limits.concurrency or 0,
-            FOR_LINES if lines else "",
+            lua_steps.limit_take(
+                key, limits, job_id=job_id, tokens=tokens, until=until, batch_share=FOR_LINES if lines else None
+            )
         )
         return Verdict(LimitUsage(float(requests), float(used), open_jobs), refused.decode() or None)
 
     def settle(self, key: str, job_id: str, *, used: int | None) -> asyncio.Future[Any]:
-        return self._redis.step("limit_settle", keys.of_limits(key), job_id, "" if used is None else used, 0)
+        return self._redis.step(lua_steps.limit_charge(key, job_id=job_id, used=used))
 
     def give_back(self, key: str, job_id: str) -> asyncio.Future[Any]:
-        return self._redis.step("limit_settle", keys.of_limits(key), job_id, 0, 1)
+        return self._redis.step(lua_steps.limit_charge(key, job_id=job_id, used=0, refunded=True))
 
     async def open_jobs(self, key: str, limit: int, *, skip: int = 0) -> Sequence[str]:
         _, open_jobs, _ = keys.of_limits(key)

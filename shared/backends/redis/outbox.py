@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from shared.backends.redis import keys
+from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
 from shared.backends.redis.jobs.records import milliseconds
 from shared.job import Job
@@ -24,24 +24,25 @@ class RedisOutbox:
         self._redis = pipeline
 
     async def take(self, limit: int, hold: float) -> Sequence[Notice]:
-        held, ids = await self._redis.step("outbox_take", [keys.OUTBOX], limit, milliseconds(hold))
+        held, ids = await self._redis.step(lua_steps.outbox_take(limit=limit, hold_ms=milliseconds(hold)))
         return [Notice(raw.decode(), held / 1000) for raw in ids]
 
     async def put_back(self, notice: Notice, after: float) -> None:
-        await self._settle(notice, milliseconds(after))
+        await self._put_back(notice, milliseconds(after))
 
     async def forget(self, notice: Notice) -> None:
-        await self._settle(notice, "")
+        await self._put_back(notice, None)
 
-    async def _settle(self, notice: Notice, after: int | str) -> None:
+    async def _put_back(self, notice: Notice, due_in_ms: int | None) -> None:
         held = round(notice.held_until * 1000)
-        await self._redis.step("outbox_put_back", [keys.OUTBOX], notice.job_id, held, after)
+        step = lua_steps.outbox_put_back(job_id=notice.job_id, held_until_ms=held, due_in_ms=due_in_ms)
+        await self._redis.step(step)
 
 
 def await_ending(redis: Pipeline, job: Job, ttl: int) -> asyncio.Future[Any]:
     """Put the job there. `ttl`: milliseconds for which its own keys live at most."""
     life = ttl + milliseconds(UNDELIVERED)
-    return redis.step("outbox_add", [keys.OUTBOX], job.id, milliseconds(LOOK_AFTER), life)
+    return redis.step(lua_steps.outbox_add(job_id=job.id, due_in_ms=milliseconds(LOOK_AFTER), ttl_ms=life))
 
 
 def note_ending(redis: Pipeline, job_id: str) -> asyncio.Future[Any]:

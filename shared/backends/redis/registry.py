@@ -14,7 +14,7 @@ import orjson
 import structlog
 
 from shared.backends.announced import decode_model, decode_worker
-from shared.backends.redis import keys
+from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.presence import anybody_hears, who_hears
 from shared.backends.redis.connection.server import Server
 from shared.backends.redis.connection.subscription import listening
@@ -77,7 +77,9 @@ class RedisRegistry:
             self._redis.command(
                 "SET", keys.worker(worker.id), orjson.dumps(asdict(seen)), "PX", int(WORKER_TTL * 1000)
             ),
-            self._redis.step("index", [keys.WORKERS], worker.id, now, int(WORKER_TTL * 4000), ""),
+            self._redis.step(
+                lua_steps.index([keys.WORKERS], member=worker.id, score=now, ttl_ms=int(WORKER_TTL * 4000))
+            ),
             self._redis.command("HSET", keys.MODELS, worker.model.id, orjson.dumps(asdict(seen.model))),
             self._redis.command("PEXPIRE", keys.MODELS, int(MODEL_TTL * 1000)),
         )

@@ -13,9 +13,8 @@ from typing import Any
 
 from shared import quota
 from shared.aio import run_and_discard
-from shared.backends.redis import keys
+from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
-from shared.backends.redis.connection.pipeline import Argument
 from shared.backends.redis.refusals import raise_if_refused
 from shared.job import Job
 
@@ -46,28 +45,32 @@ class KeptBytes:
         self._redis = pipeline
         self._limit = limit
 
-    def of_record(self, opening: Opening) -> tuple[Argument, ...]:
-        """The step `create`'s last arguments."""
-        apart = int(self._redis.spread)
-        return (opening.account, opening.held, opening.bucket, opening.record, opening.room, apart)
+    def of_record(self, opening: Opening) -> lua_steps.RecordBytes:
+        return lua_steps.RecordBytes(
+            account=opening.account,
+            held=opening.held,
+            bucket=opening.bucket,
+            record=opening.record,
+            room=opening.room,
+            apart=self._redis.spread,
+        )
 
-    def of_index(self, opening: Opening, *, limited: bool) -> tuple[Argument, ...]:
-        """The step `index`'s last arguments."""
-        return (opening.bucket, opening.held, self._limit if limited else 0)
+    def of_index(self, opening: Opening, *, limited: bool) -> lua_steps.CountedBytes:
+        return lua_steps.CountedBytes(bucket=opening.bucket, held=opening.held, limit=self._limit if limited else 0)
 
     def check(self, answer: Any) -> None:
         """The step `index`'s answer. Raises StorageQuotaExceeded."""
         if answer != 1:
             raise quota.store_full(answer[0], self._limit)
 
-    def tell(self, moved: Sequence[bytes]) -> None:
-        """What a step that moved a job's bytes has left to do."""
+    def apply_move(self, moved: Sequence[bytes]) -> None:
+        """Updates the tenant's account on its own node, where a step could not."""
         if moved:
             self._move(*moved).add_done_callback(run_and_discard)
 
     async def reserve(self, job_id: str, attempt: int, room: int) -> None:
         """More room for a job's log. Raises AttemptFenced, StorageQuotaExceeded."""
-        answer = await self._redis.step("reserve", [keys.job(job_id)], attempt, room, "")
+        answer = await self._redis.step(lua_steps.reserve(job_id, attempt=attempt, room=room))
         raise_if_refused(answer)
         if answer[0] == b"full":
             raise quota.store_full(answer[1], answer[2])
@@ -76,9 +79,13 @@ class KeptBytes:
             total, limit = await self._move(account, bucket, 0, after=bucket, bytes_=more, heed=True)
             if limit:
                 raise quota.store_full(total, limit)
-            raise_if_refused(await self._redis.step("reserve", [keys.job(job_id)], attempt, room, 1))
+            step = lua_steps.reserve(job_id, attempt=attempt, room=room, granted=True)
+            raise_if_refused(await self._redis.step(step))
 
     def _move(
         self, account: bytes, before: bytes, held: bytes | int, after: bytes, bytes_: bytes | int, *, heed: bool = False
     ) -> asyncio.Future[Any]:
-        return self._redis.step("kept", [account.decode()], before, held, after, bytes_, int(heed))
+        step = lua_steps.move_kept_bytes(
+            account.decode(), bucket=before, held=held, new_bucket=after, new_held=bytes_, limited=heed
+        )
+        return self._redis.step(step)

@@ -67,21 +67,21 @@ def steps() -> Sequence[str]:
 
 KEPT, CLOSE = "prelude_kept", "prelude_close"
 BESIDE: Mapping[str, Sequence[str]] = {
-    **dict.fromkeys(("index", "discard", "retry", "reserve", "kept"), (KEPT,)),
+    **dict.fromkeys(("index", "discard", "retry", "reserve", "move_kept_bytes"), (KEPT,)),
     **dict.fromkeys(("finish", "end_unclaimed"), (KEPT, CLOSE)),
 }
 """What some steps need beside that."""
 
 
 class Script:
-    """One atomic step: the prelude of all steps, that of its family (`line_…`, `limit_…`), what it needs beside that,
-    and the step's own file.
+    """The source of one atomic step: the prelude of all steps, the prelude of its family (`fair_queue_…`, `limit_…`),
+    further preludes that it needs (BESIDE), and the step's own file.
 
-    Each call runs all of it, so a step carries what it needs and no more.
+    Redis runs all of it at each call, so a step includes only what it needs.
     """
 
     def __init__(self, name: str) -> None:
-        family = name.partition("_")[0]
+        family = name.rpartition("_")[0]
         names = dict.fromkeys((PRELUDE, f"{PRELUDE}_{family}", *BESIDE.get(name, ()), name))
         parts = (LUA / f"{part}.lua" for part in names)
         self.source = "".join(part.read_text() for part in parts if part.exists())
@@ -91,6 +91,18 @@ class Script:
 @cache
 def script(name: str) -> Script:
     return Script(name)
+
+
+class LuaStep(NamedTuple):
+    """One call of the script `name`; lua_steps.py has a function for each."""
+
+    name: str
+    keys: Sequence[str]
+    arguments: tuple[Argument, ...]
+
+    @property
+    def command(self) -> Command:
+        return ("EVALSHA", script(self.name).sha, len(self.keys), *self.keys, *self.arguments)
 
 
 REFUSES_WRITES = {
@@ -266,14 +278,13 @@ class Pipeline(ABC):
 
     def step(
         self,
-        name: str,
-        keys: Sequence[str],
-        *arguments: Argument,
+        step: LuaStep,
+        *,
         read: Callable[[Any], Any] | None = None,
         patient: bool = False,
     ) -> asyncio.Future[Any]:
-        """Run the Lua step `name`."""
-        return self.command("EVALSHA", script(name).sha, len(keys), *keys, *arguments, read=read, patient=patient)
+        """Runs a Lua step (lua_steps.py builds them)."""
+        return self.command(*step.command, read=read, patient=patient)
 
     @abstractmethod
     async def probe(self) -> None:

@@ -10,8 +10,8 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
-from shared.backends.redis import keys
-from shared.backends.redis.connection.driver import Pipeline, script
+from shared.backends.redis import keys, lua_steps
+from shared.backends.redis.connection.driver import LuaStep, Pipeline
 from shared.backends.redis.connection.pipeline import Argument, Command, Gathering
 from shared.backends.redis.refusals import raise_if_refused
 from shared.frames import count_frames
@@ -62,7 +62,10 @@ class AppendStep:
 
     def add(self, job_id: str, attempt: int, offset: int, frames: bytes) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._appends.append(Append(job_id, (job_id, attempt, offset, frames, count_frames(frames)), future))
+        arguments = lua_steps.append_arguments(
+            job_id, attempt=attempt, offset=offset, frames=frames, frame_count=count_frames(frames)
+        )
+        self._appends.append(Append(job_id, arguments, future))
         return future
 
     def command(self) -> Command:
@@ -71,13 +74,13 @@ class AppendStep:
         declared = self._appends[:1] if self._redis.spread else self._appends
         names = [name for append in declared for name in keys.of_job(append.job_id)[:2]]
         arguments = chain.from_iterable(append.arguments for append in self._appends)
-        return ("EVALSHA", script("append").sha, len(names), *names, *arguments)
+        return LuaStep("append", names, tuple(arguments)).command
 
     def settle(self, answers: Sequence[Any]) -> None:
         """Each append has an answer of its own: 1, or a refusal."""
         for append, answer in zip(self._appends, answers, strict=True):
             if answer != 1 and answer[0] == ELSEWHERE:
-                alone = self._redis.step("append", keys.of_job(append.job_id)[:2], *append.arguments, read=only)
+                alone = self._redis.step(lua_steps.append(append.job_id, append.arguments), read=only)
                 alone.add_done_callback(partial(pass_on, append.future))
             else:
                 resolve(append.future, answer)

@@ -17,7 +17,7 @@ import asyncio
 
 import orjson
 
-from shared.backends.redis import keys
+from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
 from shared.backends.redis.jobs.records import milliseconds
 from shared.errors import key_reused
@@ -35,14 +35,16 @@ class KeyedJobs:
         """The id of the job that the key stands for: that of `job`, if it was free. Raises IdempotencyKeyReused."""
         name = keys.idempotency_key(job.tenant, key.name)
         own, ttl = orjson.dumps([job.id, key.fingerprint]), milliseconds(key.kept)
-        held: bytes = await self._redis.step("take_key", [name], own, ttl, "")
+        held: bytes = await self._redis.step(lua_steps.idempotency_key_claim(name, value=own, ttl_ms=ttl))
         while held != own:
             holder, fingerprint = orjson.loads(held)
             if await self._is_there(job.tenant, holder, ttl):
                 if fingerprint != key.fingerprint:
                     raise key_reused()
                 return holder
-            held = await self._redis.step("take_key", [name], own, ttl, held)
+            held = await self._redis.step(
+                lua_steps.idempotency_key_claim(name, value=own, ttl_ms=ttl, replaceable=held)
+            )
         return job.id
 
     async def _is_there(self, tenant: str, job_id: str, ttl: int) -> bool:
@@ -56,4 +58,4 @@ class KeyedJobs:
             )
             if spec or taken or known is not None:
                 return bool(spec or not taken)
-        return not await self._redis.step("bar", [keys.job(job_id)], ttl)
+        return not await self._redis.step(lua_steps.tombstone(job_id, ttl_ms=ttl))

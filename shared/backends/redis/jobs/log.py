@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from shared.aio import run_and_discard
 from shared.backends.ending import decode_ending
 from shared.backends.follower import FollowerHub, LogFollower, Snapshot
-from shared.backends.redis import keys
+from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
 from shared.backends.redis.connection.presence import anybody_hears
 from shared.backends.redis.jobs.appends import Appends
@@ -40,7 +40,8 @@ class RedisLog:
                 yield follower
         finally:
             if not follower.ended and job_id not in self._hub:
-                self._redis.step("unfollow", [keys.job(job_id)], self._replica).add_done_callback(run_and_discard)
+                step = lua_steps.unfollow(job_id, replica=self._replica)
+                self._redis.step(step).add_done_callback(run_and_discard)
 
     async def followed(self, job_id: str) -> bool:
         replicas = await self._redis.command("HGET", keys.job(job_id), "followers")
@@ -51,7 +52,7 @@ class RedisLog:
 
     async def _snapshot(self, job_id: str, offset: int, limit: int) -> Snapshot | None:
         """Reading the log is also what puts this replica on the job's list: from here on nothing is missed."""
-        answer = await self._redis.step("follow", keys.of_job(job_id)[:2], self._replica, offset, limit)
+        answer = await self._redis.step(lua_steps.follow(job_id, replica=self._replica, offset=offset, limit=limit))
         if not answer[0]:
             return None
         status, data, size, header, result, epoch = answer

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from shared.backends.metadata_pairs import all_digests, digests
-from shared.backends.redis import keys
+from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
 from shared.backends.redis.jobs.records import oldest_kept, time_to_live
 from shared.job import Job, born_at
@@ -31,7 +31,10 @@ class PairIndex:
     def add(self, job: Job, metadata: Mapping[str, str], ttl: int) -> Sequence[asyncio.Future[Any]]:
         """Nothing for a job without. `ttl`: milliseconds for which its record lives at most."""
         sets = [keys.pair_of(job.tenant, digest) for digest in all_digests(job.tenant, metadata, stored=job.stored)]
-        return [self._redis.step("index", sets, job.id, 0, ttl, oldest_kept(job))] if sets else []
+        if not sets:
+            return []
+        step = lua_steps.index(sets, member=job.id, score=0, ttl_ms=ttl, oldest=oldest_kept(job))
+        return [self._redis.step(step)]
 
     def forget(self, job: Job) -> Sequence[asyncio.Future[Any]]:
         return self._remove(job, all_digests(job.tenant, job.metadata, stored=job.stored))

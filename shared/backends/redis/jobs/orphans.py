@@ -57,7 +57,7 @@ class OrphanFinder:
 
     def __init__(self, pipeline: Pipeline, depth: Callable[[QueueName], Awaitable[int]]) -> None:
         self._redis = pipeline
-        self._line = RedisFairQueue(pipeline)
+        self._queue = RedisFairQueue(pipeline)
         self._depth = depth
         self._marks: defaultdict[QueueName, OrderedDict[str, float]] = defaultdict(OrderedDict)
         self._overtaken: defaultdict[QueueName, dict[str, float]] = defaultdict(dict)
@@ -105,7 +105,7 @@ class OrphanFinder:
         record = fields_of(await self._redis.command("HGETALL", keys.job(waiting.job_id)))
         job = decode_job(record)
         if job is None or job.status.terminal:
-            self._line.leave(str(queue), waiting.job_id)
+            self._queue.remove(str(queue), waiting.job_id)
             return None
         since = max(float(record.get(name, 0.0)) for name in (b"queued", b"lease"))
         return None if since > gone.before(job.tenant) else job

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from shared.backends.redis import keys
+from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
 from shared.backends.redis.connection.presence import anybody_hears
 from shared.job import Job, JobStatus
@@ -14,7 +14,7 @@ OPEN = ",".join(status for status in JobStatus if not status.terminal)
 
 
 def remember_sent(redis: Pipeline, job: Job, sent: str, ttl: int) -> asyncio.Future[Any]:
-    return redis.step("index", [keys.sent(job.tenant, sent)], job.id, 0, ttl, "")
+    return redis.step(lua_steps.index([keys.sent(job.tenant, sent)], member=job.id, score=0, ttl_ms=ttl))
 
 
 async def reattach_newest(redis: Pipeline, tenant: str, sent: str) -> str | None:
@@ -27,7 +27,7 @@ async def reattach_newest(redis: Pipeline, tenant: str, sent: str) -> str | None
         if channels and await anybody_hears(redis, *channels):
             continue
         if await redis.command("ZREM", index, job_id) and await redis.step(
-            "reattach", [keys.job(job_id)], OPEN, followers
+            lua_steps.reattach(job_id, open_statuses=OPEN, known_followers=followers)
         ):
             return job_id
     return None

@@ -13,7 +13,7 @@ import orjson
 
 from shared.aio import run_and_discard
 from shared.backends.ending import encode_ending
-from shared.backends.redis import keys
+from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
 from shared.backends.redis.fair_queue import RedisFairQueue
 from shared.backends.redis.jobs.idempotency import KeyedJobs
@@ -74,7 +74,7 @@ class RedisStore:
         self._redis = pipeline
         self._keyed = KeyedJobs(pipeline)
         self._replica = replica
-        self._line = RedisFairQueue(pipeline)
+        self._queue = RedisFairQueue(pipeline)
         self._pairs = PairIndex(pipeline)
         self._limiter = RedisLimiter(pipeline)
         self._noted: dict[str, float] = {}
@@ -108,25 +108,26 @@ class RedisStore:
             self._kept.check(await counting)
         made, counted, *_ = await asyncio.gather(
             self._redis.step(
-                "create",
-                keys.of_job(job.id),
-                spec,
-                job.mode,
-                job.retention,
-                job.deadline_at,
-                ttl,
-                follower,
-                body,
-                str(job.queue),
-                job.created_at,
-                int(job.detached),
-                int(restored),
-                int(job.webhook_url is not None),
-                job.limit_key or "",
-                *self._kept.of_record(opening),
+                lua_steps.create(
+                    job.id,
+                    spec=spec,
+                    mode=job.mode,
+                    retention=job.retention,
+                    deadline_at=job.deadline_at,
+                    ttl_ms=ttl,
+                    follower=follower,
+                    body=body,
+                    queue=str(job.queue),
+                    created_at=job.created_at,
+                    detached=job.detached,
+                    restored=restored,
+                    webhook=job.webhook_url is not None,
+                    limit_key=job.limit_key or "",
+                    kept=self._kept.of_record(opening),
+                )
             ),
             counting,
-            self._line.add(job, job.created_at, ttl),
+            self._queue.add(job, job.created_at, ttl),
             *self._note_queue(str(job.queue), ttl),
             *self._pairs.add(job, job.metadata, ttl),
             *([await_ending(self._redis, job, ttl)] if job.webhook_url else []),
@@ -143,11 +144,14 @@ class RedisStore:
         """List the job as its tenant's, and count its bytes, in one step."""
         names = (*indexes_of(job), opening.account)
         lasts = milliseconds(MEMORY_OF_IDS) + ttl
-        more = self._kept.of_index(opening, limited=limited)
-        return self._redis.step("index", names, job.id, 0, lasts, oldest_kept(job), *more)
+        counted = self._kept.of_index(opening, limited=limited)
+        step = lua_steps.index(names, member=job.id, score=0, ttl_ms=lasts, oldest=oldest_kept(job), counted=counted)
+        return self._redis.step(step)
 
     def _remember(self, indexes: Sequence[str], job: Job, ttl: int) -> asyncio.Future[Any]:
-        return self._redis.step("index", indexes, job.id, 0, milliseconds(MEMORY_OF_IDS) + ttl, oldest_kept(job))
+        lasts = milliseconds(MEMORY_OF_IDS) + ttl
+        step = lua_steps.index(indexes, member=job.id, score=0, ttl_ms=lasts, oldest=oldest_kept(job))
+        return self._redis.step(step)
 
     def _note_queue(self, queue: str, ttl: int) -> Sequence[asyncio.Future[Any]]:
         """Now and then, in case the store has lost it."""
@@ -155,14 +159,15 @@ class RedisStore:
         if now - self._noted.get(queue, float("-inf")) < NOTE_QUEUE_EVERY:
             return ()
         self._noted[queue] = now
-        return (self._redis.step("index", [keys.QUEUES], queue, 0, milliseconds(MEMORY_OF_IDS) + ttl, ""),)
+        lasts = milliseconds(MEMORY_OF_IDS) + ttl
+        return (self._redis.step(lua_steps.index([keys.QUEUES], member=queue, score=0, ttl_ms=lasts)),)
 
     def _ended(self, job_id: str, queue: bytes, webhook: bytes, key: bytes, ending: Ending, frames: int) -> None:
         if key:
             said = frames - count_frames(ending.frames)
             self._settle(key.decode(), job_id, tokens_used(ending.status, ending.usage, said))
         if queue:
-            self._line.leave(queue.decode(), job_id, (ending.usage or {}).get("total_tokens"))
+            self._queue.remove(queue.decode(), job_id, (ending.usage or {}).get("total_tokens"))
             self._bury(job_id, ending)
         if webhook:
             note_ending(self._redis, job_id).add_done_callback(run_and_discard)
@@ -175,15 +180,18 @@ class RedisStore:
         """List a dead job for whoever looks after all tenants'."""
         if (ending.error or {}).get("code") == AttemptsExhausted.default_code:
             oldest = new_job_id(time.time() - MEMORY_OF_DEAD)
-            step = self._redis.step("index", [keys.DEAD], job_id, 0, milliseconds(MEMORY_OF_DEAD), oldest)
-            step.add_done_callback(run_and_discard)
+            lasts = milliseconds(MEMORY_OF_DEAD)
+            step = lua_steps.index([keys.DEAD], member=job_id, score=0, ttl_ms=lasts, oldest=oldest)
+            self._redis.step(step).add_done_callback(run_and_discard)
 
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
-        left = milliseconds(job.deadline_at - time.time()) if may_come else ""
-        await self._forget(job, self._redis.step("discard", keys.of_job(job.id), left, read=self._kept.tell))
+        left = milliseconds(job.deadline_at - time.time()) if may_come else None
+        await self._forget(
+            job, self._redis.step(lua_steps.discard(job.id, tombstone_ms=left), read=self._kept.apply_move)
+        )
 
     async def _forget(self, job: Job, removal: asyncio.Future[Any]) -> None:
-        self._line.leave(str(job.queue), job.id)
+        self._queue.remove(str(job.queue), job.id)
         await asyncio.gather(
             removal,
             *(self._redis.command("ZREM", index, job.id) for index in indexes_of(job)),
@@ -210,25 +218,35 @@ class RedisStore:
         self, job_id: str, owner: str, lease: float, *, lost: str | None = None, with_body: bool = False
     ) -> Claim | NotClaimed:
         answer = await self._redis.step(
-            "claim", keys.of_job(job_id), job_id, owner, lease, lost or "", CLAIMABLE, int(with_body)
+            lua_steps.claim(
+                job_id,
+                worker=owner,
+                lease_seconds=lease,
+                lost_owner=lost or "",
+                claimable=CLAIMABLE,
+                with_body=with_body,
+            )
         )
         if answer[0] == b"no":
             _, status, holder, cancelling = answer
             return NotClaimed(status_of(status), owner=holder.decode() or None, cancelling=bool(cancelling))
         _, attempt, tries, losses, offset, deadline, queue, body = answer
-        self._line.start(queue.decode(), job_id)
+        self._queue.start(queue.decode(), job_id)
         return Claim(
             job_id, attempt=attempt, tries=tries, lost=losses, offset=offset, deadline_at=float(deadline), body=body
         )
 
     async def renew(self, job_id: str, attempt: int, lease: float) -> None:
-        raise_if_refused(await self._redis.step("renew", [keys.job(job_id)], attempt, lease))
+        raise_if_refused(await self._redis.step(lua_steps.renew(job_id, attempt=attempt, lease_seconds=lease)))
 
     async def release(self, job_id: str, attempt: int, *, counted: bool, after: float = 0.0) -> None:
-        answer = await self._redis.step("release", [keys.job(job_id)], job_id, attempt, int(counted), RELEASABLE, after)
+        answer = await self._redis.step(
+            lua_steps.release(job_id, attempt=attempt, counted=counted, releasable=RELEASABLE, delay=after)
+        )
         raise_if_refused(answer)
-        _, queue, place = answer
-        await self._line.back(queue.decode(), job_id, float(place), due=float(place) if after > 0 else 0)
+        _, queue, raw_position = answer
+        position = float(raw_position)
+        await self._queue.requeue(queue.decode(), job_id, position=position, due_at=position if after > 0 else 0)
 
     async def _list_unwell(self, job_id: str, status: JobStatus) -> None:
         """Before the step that ends the job so: one in the list that has not ended so is passed over there."""
@@ -238,43 +256,43 @@ class RedisStore:
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
         await self._list_unwell(job_id, ending.status)
         answer = await self._redis.step(
-            "finish",
-            keys.of_job(job_id),
-            job_id,
-            attempt,
-            offset,
-            ending.frames,
-            count_frames(ending.frames),
-            ending.status,
-            encode_ending(ending),
-            ending.result or b"",
-            endable(ending.status),
+            lua_steps.finish(
+                job_id,
+                attempt=attempt,
+                offset=offset,
+                frames=ending.frames,
+                frame_count=count_frames(ending.frames),
+                new_status=ending.status,
+                header=encode_ending(ending),
+                result=ending.result or b"",
+                endable=endable(ending.status),
+            )
         )
         raise_if_refused(answer)
         _, queue, webhook, key, moved, frames = answer
-        self._kept.tell(moved)
+        self._kept.apply_move(moved)
         self._ended(job_id, queue, webhook, key, ending, frames)
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         await self._list_unwell(job_id, ending.status)
         queue, webhook, key, moved, frames = await self._redis.step(
-            "end_unclaimed",
-            keys.of_job(job_id),
-            job_id,
-            owner or "",
-            ending.frames,
-            count_frames(ending.frames),
-            ending.status,
-            encode_ending(ending),
-            endable(ending.status),
+            lua_steps.end_unclaimed(
+                job_id,
+                dead_owner=owner or "",
+                frames=ending.frames,
+                frame_count=count_frames(ending.frames),
+                new_status=ending.status,
+                header=encode_ending(ending),
+                endable=endable(ending.status),
+            )
         )
-        self._kept.tell(moved)
+        self._kept.apply_move(moved)
         self._ended(job_id, queue, webhook, key, ending, frames)
         return bool(queue)
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
         while True:  # A job that is claimed between two of these steps is looked at again.
-            status, raw_owner = await self._redis.step("cancel", [keys.job(job_id)], CANCELLABLE)
+            status, raw_owner = await self._redis.step(lua_steps.cancel(job_id, cancellable=CANCELLABLE))
             if not status or JobStatus(status.decode()).terminal:
                 return
             owner = raw_owner.decode()
@@ -290,28 +308,30 @@ class RedisStore:
         # In its queue's line and the outbox first: should this process die in between, it is found there.
         if job.webhook_url is not None:
             await await_ending(self._redis, job, ttl)
-        await self._line.add(job, now, ttl)
+        await self._queue.add(job, now, ttl)
         queue, moved = await self._redis.step(
-            "retry", keys.of_job(job_id), job_id, deadline_at, ttl, now, RETRIABLE, LOG_ROOM
+            lua_steps.retry(
+                job_id, deadline_at=deadline_at, ttl_ms=ttl, queued_at=now, retriable=RETRIABLE, room=LOG_ROOM
+            )
         )
-        self._kept.tell(moved)
+        self._kept.apply_move(moved)
         return bool(queue)
 
     async def requeued(self, job_id: str) -> None:
         now = time.time()
-        if queue := await self._redis.step("requeued", [keys.job(job_id)], now, OPEN):
-            await self._line.back(queue.decode(), job_id, now, due=0)
+        if queue := await self._redis.step(lua_steps.requeued(job_id, at=now, open_statuses=OPEN)):
+            await self._queue.requeue(queue.decode(), job_id, position=now, due_at=0)
 
     async def turn(self, job: Job, *, served: str | None = None, sure: bool = False) -> Job | None:
-        while self._fair and (chosen := await self._line.turn(job, served, sure=sure)) != job.id:
+        while self._fair and (chosen := await self._queue.next_job(job, served, sure=sure)) != job.id:
             if (other := await self.get(chosen)) is not None and not other.status.terminal:
                 return other
-            self._line.leave(str(job.queue), chosen)
+            self._queue.remove(str(job.queue), chosen)
             served = chosen
         return None
 
     async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
-        return await self._line.backlog(str(queue), tenant)
+        return await self._queue.backlog(str(queue), tenant)
 
     async def body(self, job_id: str) -> bytes | None:
         return await self._redis.command("GET", keys.body(job_id))
@@ -338,7 +358,7 @@ class RedisStore:
         if (job := await self.get(job_id)) is None:
             return False
         async with self._pairs.moving(job, metadata, self.get):
-            return bool(await self._redis.step("describe", [keys.job(job_id)], orjson.dumps(metadata)))
+            return bool(await self._redis.step(lua_steps.describe(job_id, metadata=orjson.dumps(metadata))))
 
     async def knew(self, tenant: str, job_id: str) -> bool:
         scores = await asyncio.gather(
@@ -356,4 +376,4 @@ class RedisStore:
         return QueueState(running, float(since) if since is not None and float(since) < RUNNING else None)
 
     async def position(self, job: Job) -> int | None:
-        return await self._line.ahead(job, fair=self._fair)
+        return await self._queue.position(job, fair=self._fair)

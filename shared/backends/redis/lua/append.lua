@@ -1,6 +1,6 @@
--- The appends of several jobs, each as if it were alone. Answers for each: 1, or why it is refused; of several, those that
--- fail are 'elsewhere': in a cluster, whose node can tell only by trying that it has a job no more.
--- KEYS job log, of each, or in a cluster of the first · ARGV id, attempt, offset, frames, number of frames, of each
+-- Appends frames to the logs of several jobs, each on its own. Answers for each: 1, or the reason it is refused. Of
+-- several, an append that fails is 'elsewhere': a cluster's node finds only by trying that it no longer has a job.
+-- KEYS job and log of each; in a cluster of the first only · ARGV id, attempt, offset, frames, number of frames of each
 local function append(job, log, id, attempt, offset, data, frames)
   local status, running, cancel, followers = unpack(redis.call('HMGET', job, 'status', 'attempt', 'cancel', 'followers'))
   if status ~= 'in_progress' or running ~= attempt or cancel then return {'fenced', status or '', cancel or ''} end

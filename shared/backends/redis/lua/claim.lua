@@ -1,11 +1,13 @@
--- KEYS job log body · ARGV id, owner, lease s, lost owner or '', statuses that may be claimed, 1 to answer with the body
+-- Gives the job to a worker, with a new attempt number and a lease.
+-- KEYS job log body · ARGV id, worker, lease s, lost owner or '', statuses that may be claimed, 1: answer with the body
+local id, worker, lease_seconds, lost_owner, claimable, with_body = unpack(ARGV)
 local status, owner, lease, cancel, followers, base, lost, tries, attempt, started, deadline, queue =
   unpack(redis.call('HMGET', KEYS[1], 'status', 'owner', 'lease', 'cancel', 'followers', 'base', 'lost', 'tries',
     'attempt', 'started', 'deadline', 'queue'))
-if cancel or not among(status, ARGV[5]) then return {'no', status or '', owner or '', cancel or ''} end
+if cancel or not among(status, claimable) then return {'no', status or '', owner or '', cancel or ''} end
 local at, size = now(), redis.call('STRLEN', KEYS[2])
-if owner and owner ~= ARGV[2] then
-  if owner ~= ARGV[4] and tonumber(lease) > at then return {'no', status, owner, ''} end
+if owner and owner ~= worker then
+  if owner ~= lost_owner and tonumber(lease) > at then return {'no', status, owner, ''} end
   if size == tonumber(base) then
     tries, lost = tonumber(tries) + 1, tonumber(lost) + 1
   else
@@ -13,9 +15,9 @@ if owner and owner ~= ARGV[2] then
   end
 end
 attempt = tonumber(attempt) + 1
-redis.call('HSET', KEYS[1], 'status', 'in_progress', 'owner', ARGV[2], 'lease', at + tonumber(ARGV[3]), 'base', size,
+redis.call('HSET', KEYS[1], 'status', 'in_progress', 'owner', worker, 'lease', at + tonumber(lease_seconds), 'base', size,
   'attempt', string.format('%d', attempt), 'tries', tries, 'lost', lost, 'started', started or at)
-tell(followers, ARGV[1], 's', 0, 'in_progress')
+notify(followers, id, 's', 0, 'in_progress')
 publish()
-local body = ARGV[6] == '1' and redis.call('GET', KEYS[3])
+local body = with_body == '1' and redis.call('GET', KEYS[3])
 return {'yes', attempt, tonumber(tries), tonumber(lost), size, deadline, queue, body}

@@ -1,10 +1,11 @@
--- With a ttl the id stays taken: a message that comes after all finds a record with nothing to run, and not none at all.
--- Answers what its tenant keeps (see keeps).
+-- Deletes a job. With a ttl it leaves a tombstone: a message that arrives later finds that there is nothing to run.
+-- Answers what set_kept returns.
 -- KEYS job log body · ARGV ttl ms or ''
-local moved = keeps(KEYS[1], now(), 0, 0)
+local ttl = unpack(ARGV)
+local moved = set_kept(KEYS[1], now(), 0, 0)
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-if ARGV[1] ~= '' then
+if ttl ~= '' then
   redis.call('HSET', KEYS[1], 'discarded', 1)
-  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+  redis.call('PEXPIRE', KEYS[1], ttl)
 end
 return moved

@@ -1,17 +1,19 @@
--- Answers the job's queue, whether it has a webhook, the key that counts it, what its tenant keeps (see keeps), and
--- how many frames it has; where it had been finished by this attempt before, the key and the frames.
--- KEYS job log body · ARGV id, attempt, offset, frames, number of frames, new status, header, result or '', statuses it may end from
-local status, attempt, followers = unpack(redis.call('HMGET', KEYS[1], 'status', 'attempt', 'followers'))
-if attempt == ARGV[2] and status == ARGV[6] then local key, chunks = unpack(redis.call('HMGET', KEYS[1], 'key', 'chunks'))
+-- Ends a job, by the attempt that runs it. Answers its queue, whether it has a webhook, its limit key, what set_kept
+-- returns, and its number of frames; where this attempt had finished it before, only the limit key and the frames.
+-- KEYS job log body · ARGV id, attempt, offset, frames, number of frames, new status, header, result or '',
+-- statuses it may end from
+local id, attempt, offset, frames, frame_count, new_status, header, result, endable = unpack(ARGV)
+local status, running, followers = unpack(redis.call('HMGET', KEYS[1], 'status', 'attempt', 'followers'))
+if running == attempt and status == new_status then local key, chunks = unpack(redis.call('HMGET', KEYS[1], 'key', 'chunks'))
   return {'ok', '', '', key or '', {}, tonumber(chunks or 0)}
 end
-if attempt ~= ARGV[2] or status ~= 'in_progress' or not among(status, ARGV[9]) then return {'fenced', status or '', ''} end
+if running ~= attempt or status ~= 'in_progress' or not among(status, endable) then return {'fenced', status or '', ''} end
 local size
-if ARGV[4] == '' then
+if frames == '' then
   size = redis.call('STRLEN', KEYS[2])
 else
-  size = extend(KEYS[1], KEYS[2], ARGV[1], followers, tonumber(ARGV[3]), ARGV[4], ARGV[5])
+  size = extend(KEYS[1], KEYS[2], id, followers, tonumber(offset), frames, frame_count)
   if not size then return {'gap', redis.call('STRLEN', KEYS[2])} end
 end
-local queue, webhook, key, moved, chunks = close(KEYS, ARGV[1], followers, ARGV[6], ARGV[7], ARGV[8], size)
+local queue, webhook, key, moved, chunks = close(KEYS, id, followers, new_status, header, result, size)
 return {'ok', queue, webhook, key, moved, chunks}

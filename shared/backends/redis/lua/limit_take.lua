@@ -1,7 +1,7 @@
--- Count a request against its key, if it fits. Answers what there was too much of ('' where it fitted), and what counts
--- as used after that. A step that is repeated finds its job open already.
--- KEYS used open estimates · ARGV job id, tokens, until, requests per minute, tokens per minute, concurrency (0: no limit), and of a
--- line of a batch the part of the tokens that lines may use, '' of others
+-- Charges a request to its limit key, if it fits. Answers the limit that refused it ('' if it fits), and the usage
+-- afterwards. A repeated step finds its job open already.
+-- KEYS used open estimates · ARGV job id, tokens, until, requests per minute, tokens per minute, concurrency (0: no
+-- limit), and for a batch line the share of the tokens that lines may use, otherwise ''
 local job, more, until_at = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local rpm, tpm, concurrency = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local part = tonumber(ARGV[7])

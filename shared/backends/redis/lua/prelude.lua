@@ -1,5 +1,5 @@
--- What the steps share; put in front of each. A job's keys carry its id as a hash tag, so a cluster keeps them together.
--- What a replica hears of its jobs is one message a step: "<job id> <kind> <number> <size>\n<payload>", once or more often;
+-- Shared by all steps; put in front of each. A job's keys carry its id as a hash tag, so a cluster keeps them together.
+-- A step publishes one message to each replica: "<job id> <kind> <number> <size>\n<payload>", once or repeatedly;
 -- kind f = frames at an offset, s = a new status, e = the ending.
 
 local function now()
@@ -9,7 +9,7 @@ end
 
 local messages = {}
 
-local function tell(followers, id, kind, number, payload)
+local function notify(followers, id, kind, number, payload)
   if not followers then return end
   for replica in string.gmatch(followers, '%S+') do
     local parts = messages[replica] or {}
@@ -19,18 +19,18 @@ local function tell(followers, id, kind, number, payload)
   end
 end
 
--- Every step that tells something ends with this.
+-- Every step that calls notify calls this at its end.
 local function publish()
   for replica, parts in pairs(messages) do redis.call('PUBLISH', 'ignite:replica:' .. replica, table.concat(parts)) end
 end
 
--- Whether the comma-separated list of statuses (from the one table, in job.py) holds this one.
+-- Whether the comma-separated list of statuses (from the one table, in job.py) contains this one.
 local function among(status, list)
   return status and string.find(',' .. list .. ',', ',' .. status .. ',', 1, true) ~= nil
 end
 
--- Append what is not in the log yet; a repeated append finds its bytes there and adds none. Returns the log's new size.
--- It is appended first and looked at afterwards: nearly always it belongs at the end, and Redis says where that was.
+-- Appends what is not in the log yet; a repeated append adds nothing. Returns the log's new size, or nil on a gap.
+-- It appends first and checks the offset afterwards, because nearly every append belongs at the end.
 local function extend(job, log, id, followers, offset, data, frames)
   local size = redis.call('APPEND', log, data)
   local before = size - #data
@@ -46,7 +46,7 @@ local function extend(job, log, id, followers, offset, data, frames)
     redis.call('PEXPIRE', log, redis.call('PTTL', job))
     redis.call('HSETNX', job, 'first', now())
   end
-  tell(followers, id, 'f', before, data)
+  notify(followers, id, 'f', before, data)
   return size
 end
 

@@ -1,6 +1,6 @@
--- Write the ending; the job's keys live on for its retention, its body only where somebody may ask for it. `size`: of the
--- log. Answers the job's queue, whether it has a webhook, the key that counts it, what a cluster's other node is to
--- hear of what its tenant keeps, and how many frames its log has.
+-- Writes the ending. The job's keys expire after its retention; its body is kept only if the job is detached or failed.
+-- `size`: bytes of the log. Returns the job's queue, whether it has a webhook, its limit key, what set_kept returns, and
+-- the log's number of frames.
 local function close(keys, id, followers, status, header, result, size)
   local job, log, body = keys[1], keys[2], keys[3]
   local at = now()
@@ -22,10 +22,10 @@ local function close(keys, id, followers, status, header, result, size)
   else
     redis.call('DEL', body)
   end
-  local moved = keeps(job, at, bucket_at(at, ttl / 1000), kept)
+  local moved = set_kept(job, at, bucket_at(at, ttl / 1000), kept)
   local live = ''
   if mode == 'unary' and #result <= 65536 then live = result end
-  tell(followers, id, 'e', size, header .. '\n' .. live)
+  notify(followers, id, 'e', size, header .. '\n' .. live)
   publish()
   return queue, webhook or '', key or '', moved, tonumber(chunks or 0)
 end

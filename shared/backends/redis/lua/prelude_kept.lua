@@ -1,13 +1,13 @@
--- What a tenant keeps: see shared/quota.py. Its hash holds bytes by bucket, under the bucket's end in Unix seconds; their
--- sum as 'total'; the end of the first bucket as 'first'; and as 'limit' what was allowed when last asked.
+-- A tenant's account of kept bytes: see shared/quota.py. Its hash has the bytes of each bucket under the bucket's end in
+-- Unix seconds, their sum as 'total', the end of the first bucket as 'first', and the last known limit as 'limit'.
 
 local function bucket_at(at, seconds)
   local width = seconds <= 7200 and 60 or 3600
   return (math.floor((at + seconds) / width) + 1) * width
 end
 
--- The bytes that are kept now; buckets whose time has come are dropped.
-local function kept_by(account, at)
+-- Returns the bytes kept now; drops buckets that have ended.
+local function kept_bytes(account, at)
   local total, first = unpack(redis.call('HMGET', account, 'total', 'first'))
   if not first or tonumber(first) > at then return tonumber(total or 0) end
   local sum, least, fields = 0, nil, redis.call('HGETALL', account)
@@ -24,10 +24,10 @@ local function kept_by(account, at)
   return sum
 end
 
--- So many bytes more, or less, in a bucket. One that was lost has none to give back.
-local function keep(account, at, bucket, bytes)
+-- Adds bytes to a bucket, or subtracts them, but not below zero (the bucket may have been lost).
+local function add_kept(account, at, bucket, bytes)
   if bytes == 0 or bucket <= at then return end
-  kept_by(account, at)
+  kept_bytes(account, at)
   local field = string.format('%d', bucket)
   bytes = math.max(bytes, -tonumber(redis.call('HGET', account, field) or 0))
   if bytes == 0 then return end
@@ -39,14 +39,14 @@ local function keep(account, at, bucket, bytes)
   if redis.call('PTTL', account) < ttl then redis.call('PEXPIRE', account, string.format('%d', ttl)) end
 end
 
--- A job keeps so many bytes from now on, in this bucket. In a cluster its tenant's count is at another node: answers what
--- is to be told there.
-local function keeps(job, at, bucket, bytes)
+-- Sets the bytes that a job keeps, and their bucket. Where the account is on another node of a cluster, returns the
+-- arguments of move_kept_bytes; otherwise {}.
+local function set_kept(job, at, bucket, bytes)
   local account, held, till, apart = unpack(redis.call('HMGET', job, 'account', 'held', 'till', 'apart'))
   if not account then return {} end
   redis.call('HSET', job, 'held', string.format('%d', bytes), 'till', string.format('%d', bucket))
   if apart then return {account, till, held, string.format('%d', bucket), string.format('%d', bytes)} end
-  keep(account, at, tonumber(till), -tonumber(held))
-  keep(account, at, bucket, bytes)
+  add_kept(account, at, tonumber(till), -tonumber(held))
+  add_kept(account, at, bucket, bytes)
   return {}
 end

@@ -1,4 +1,4 @@
--- What a key counts as having used by now: a bucket that its limit per minute drains.
+-- Returns a key's used requests and tokens: leaky buckets that drain by the limits per minute.
 local function used(key, at, rpm, tpm)
   local requests, tokens, since = unpack(redis.call('HMGET', key, 'requests', 'tokens', 'at'))
   local minutes = math.max(0, at - (tonumber(since) or at)) / 60
@@ -6,7 +6,7 @@ local function used(key, at, rpm, tpm)
   return drained(requests, rpm), drained(tokens, tpm)
 end
 
--- Kept for as long as the buckets take to drain, and a minute.
+-- Stores the usage until the buckets are empty, and a minute longer.
 local function use(key, at, rpm, tpm, requests, tokens)
   redis.call('HSET', key, 'requests', exact(requests), 'tokens', exact(tokens),
     'at', exact(at), 'rpm', rpm, 'tpm', tpm)
