@@ -1,6 +1,6 @@
-"""A batch as it is kept: one document holds what clients see of it and how far it has got, so that both always agree.
+"""The stored document of a batch: what clients see and the progress of its execution, in one place so that both agree.
 
-Nobody changes it in place: every change is a new value, written only over the version that was read.
+It is immutable: every change is a new value, written only over the version that was read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Kept(BaseModel):
 
 
 class Problem(Kept):
-    """What is wrong with a line of the input, or with the whole of it."""
+    """An error in one line of the input, or in the whole input."""
 
     code: str
     message: str
@@ -30,7 +30,7 @@ class Problem(Kept):
 
 
 class Segment(Kept):
-    """A run of whole lines of an output, in an object of its own. `level`: how often it was merged."""
+    """Consecutive whole lines of an output, stored as one object. `level`: how often it was merged."""
 
     key: str
     size: int
@@ -39,7 +39,7 @@ class Segment(Kept):
 
 
 class Output(Kept):
-    """An output or error file: its id, which is made with the batch, and what is written of it so far."""
+    """An output or error file: its id, assigned with the batch, and the segments written so far."""
 
     file_id: str
     segments: tuple[Segment, ...] = ()
@@ -54,7 +54,7 @@ class Output(Kept):
 
 
 class OpenLine(Kept):
-    """A line of the input that was fed and whose answer is not written yet: its number and where it is, in bytes."""
+    """A started input line without a written answer: its number and its byte range."""
 
     number: int
     start: int
@@ -62,7 +62,7 @@ class OpenLine(Kept):
 
 
 class Behind(Kept):
-    """A model whose lines before the front are left from this line on: see feed.py."""
+    """A deferred model: its lines from this one up to the front are not started yet. See line_scheduler.py."""
 
     model: str
     number: int
@@ -76,7 +76,7 @@ class BatchUsage(Kept):
     reasoning: int = 0
 
     def plus(self, usage: Mapping[str, Any] | None) -> BatchUsage:
-        """With what one completion used."""
+        """Returns the sum with the usage of one completion."""
         used: Mapping[str, Any] = usage or {}
         return BatchUsage(
             input=self.input + (used.get("prompt_tokens") or 0),
@@ -92,13 +92,13 @@ def detail(usage: Mapping[str, Any], group: str, name: str) -> int:
 
 
 class Batch(Kept):
-    """Times are Unix seconds. `retry_of`: only the lines that failed in that batch are run. `models`: the only ones
-    that the key may use, where there are any; `made_with`: the id of the stored key that asked for it; `weight`: its
-    tenant's, beside others'. `not_run`: how many of the failed lines never ended by themselves.
+    """Times are Unix seconds. `retry_of`: only the lines that failed in that batch are run. `models`: those
+    that the API key may use, empty for all; `made_with`: id of the stored API key that created it; `weight`: its
+    tenant's scheduling weight. `not_run`: how many of the failed lines were not run to their end.
 
-    `generation` counts the replicas that took it over, and `commits` the writes of its runner. Every line before
-    `next_line`, which begins at the byte `next_start`, is done but for those in `open`, and of models in `behind`.
-    `model`: the one that all lines name; `asked`: those that they name, where they are several and not too many.
+    `generation` counts the runners that took it over, `commits` the writes of the current one. Every line before
+    `next_line`, which begins at the byte `next_start`, is done, except those in `open` and of models in `behind`.
+    `model`: the only one that the lines name; `asked`: the models that they name, if several and not too many.
     """
 
     id: str

@@ -1,8 +1,7 @@
-"""Requests for batches that may be sent again: under an `Idempotency-Key`, or by an SDK that was cut off.
+"""Creates one batch for a request that is sent several times: with an `Idempotency-Key`, or by an SDK that retries.
 
-What a request is called stands for the whole batch that it becomes, and that is written before the batch is there.
-Whoever finds a name whose batch is missing makes that very batch. So a process that dies between the two steps leaves
-nothing undone, nobody waits for the dead, and a name never stands for two batches.
+The request's name is stored first, with the whole batch; then the batch is created. A process that finds a name without
+its batch creates that same batch. So a crash between the two steps loses nothing, and a name never has two batches.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ SENT_FOR = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class RequestName:
-    """What a request is called, and what tells it from others. `kept` in seconds. `again`: it may have been made
-    before; an SDK's first try was not, whatever stands under its name.
+    """A request's name and fingerprint. `kept`: its life in seconds. `again`: the request may be a repetition; an SDK's
+    first try is not, whatever is stored for its name.
     """
 
     digest: str
@@ -34,7 +33,7 @@ class RequestName:
 
 
 class Named(Kept):
-    """What a name stands for. `again`: a later try has made it, before the first."""
+    """The batch of a name. `again`: a retry stored it, before the first try did."""
 
     fingerprint: str
     batch: Batch
@@ -42,7 +41,9 @@ class Named(Kept):
 
 
 def request_name(headers: Mapping[str, str], body: bytes, call: str) -> RequestName | None:
-    """None where nobody sends it again. `call`: what the request asks for. Raises InvalidRequest."""
+    """Returns the request's name, None where it cannot be a repetition. `call`: the kind of call. Raises
+    InvalidRequest.
+    """
     if (key := idempotency_key(headers.get(HEADER), body, call)) is not None:
         return RequestName(f"key:{key.name}", key.fingerprint, key.kept, again=True)
     sent = sdk_try(headers, body, call)
@@ -57,15 +58,13 @@ class IdempotentBatches:
         self._batches = batches
 
     async def find(self, tenant: str, name: RequestName | None) -> Batch | None:
-        """The batch that the request has become already. Raises IdempotencyKeyReused."""
+        """Returns the batch that the request created before, or None. Raises IdempotencyKeyReused."""
         if name is None or not name.again or (found := await self._get(tenant, name)) is None:
             return None
         return await self._standing(found, name)
 
     async def create(self, batch: Batch, name: RequestName | None) -> Batch:
-        """Make the batch; the one that its request stands for already, where there is one. Raises
-        IdempotencyKeyReused.
-        """
+        """Creates the batch, or returns the one that its request created before. Raises IdempotencyKeyReused."""
         if name is None:
             await self._batches.create(batch)
             return batch
@@ -76,7 +75,7 @@ class IdempotentBatches:
                 break
             except DocumentChanged:
                 found = await self._get(batch.tenant, name)
-                # A first try that was overtaken by its own second one is that one's batch.
+                # When the retry was faster than the first try, both get the retry's batch.
                 name = replace(name, again=name.again or (found is not None and decoded(found).again))
         return await self._standing(found, name)
 
@@ -90,14 +89,14 @@ class IdempotentBatches:
         return await self._documents.get(kind_of(name), tenant, KIND)
 
     async def _put(self, batch: Batch, name: RequestName, version: int) -> Document:
-        """No longer than the batch: a name that outlived it would have it run again."""
+        """Stores the name, at most for the life of the batch: a name that outlived it would run it again."""
         value = Named(fingerprint=name.fingerprint, batch=batch, again=name.again).model_dump_json().encode()
         document = Document(kind_of(name), batch.tenant, KIND, value=value, version=version)
         return await self._documents.put(document, expires_in=min(name.kept, self._batches.life(batch)))
 
 
 def kind_of(name: RequestName) -> str:
-    """A kind of its own for each name: nobody lists them, and a list of them would outlive them."""
+    """Returns a document kind per name: names are never listed, and a shared index would outlive them."""
     return f"{KIND}:{name.digest}"
 
 

@@ -1,4 +1,4 @@
-"""The key that asked for a batch, as it is now: the batch uses its tokens, and without it nothing more is run."""
+"""The API key that created a batch: its limits charge the lines, and its revocation stops the batch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from shared.limits import FOR_LINES, UNLIMITED, Limits, lines_of, seconds_until_
 from shared.ports import Limiter
 
 LEAST_WAIT, MOST_WAIT = 0.1, 1.0
-"""Seconds from one try for tokens to the next: a line that ends early gives some back."""
+"""Bounds of the pause between two tries to charge tokens, in seconds: a line that ends early refunds some."""
 
 
 class BatchKey:
-    """`key`: the id of a stored key, None where the batch was asked for without one."""
+    """`key`: id of the stored API key, None where the batch was created without one."""
 
     def __init__(self, keys: KeyRepository, limiter: Limiter, key: str | None) -> None:
         self._keys = keys
@@ -22,7 +22,7 @@ class BatchKey:
         self.revoked = False
 
     async def look(self) -> None:
-        """Raises BackendUnavailable."""
+        """Reads the key's limits and revocation. Raises BackendUnavailable."""
         if self._key is None:
             return
         found = await self._keys.with_id(self._key)
@@ -31,11 +31,11 @@ class BatchKey:
 
     @property
     def counted_as(self) -> str | None:
-        """The name under which the limiter counts the batch's lines, where it does."""
+        """The limiter's key for the batch's lines, None without a token limit."""
         return lines_of(self._key) if self._key is not None and self._limits.tokens_per_minute else None
 
     async def take(self, job: Job) -> float:
-        """Count a line's tokens; seconds to wait before it is tried again, 0 where they were counted."""
+        """Charges a line's tokens. Returns 0 when charged, else the seconds until the next try."""
         limit = self._limits.tokens_per_minute
         if job.limit_key is None or not limit:
             return 0.0

@@ -1,7 +1,7 @@
-"""Which replica runs which batch. Every replica looks for batches that nobody runs, and takes a lease on each it finds.
+"""Assigns batches to replicas by leases. Every replica searches for batches without a lease and takes one on each.
 
-A lease is a document that expires by the store's clock unless it is written again. It only keeps replicas from running
-into each other: should two run one batch all the same, the progress_writer lets but the later one write.
+A lease is a document that expires by the store's clock unless it is renewed. It avoids duplicate work; correctness does
+not depend on it: if two replicas run one batch, ProgressWriter lets only the later one write.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ log = structlog.get_logger(__name__)
 
 LEASE = "batch-lease"
 LOOK_EVERY = 2.0
-"""Seconds between searches for batches that nobody runs."""
+"""Seconds between searches for batches without a lease."""
 
 MOST = 1000
-"""BatchRepository that are looked at, the oldest ones."""
+"""Open batches read per search, oldest first."""
 
 NEVER_MADE = 60.0
-"""Seconds after which a batch that is named as open and is not there was never made."""
+"""Seconds after which an index entry without a batch is dropped: the batch was never written."""
 
 AGAIN_AFTER = 2.0
-"""Seconds until a batch is run again that could not be run on."""
+"""Seconds until an interrupted batch is run again."""
 
 
 class LeaseLost(Exception):
-    """Another replica has it."""
+    """Another replica holds the lease."""
 
 
 class Lease:
-    """A document of ours, while nobody else has written it."""
+    """A lease held by this replica, while no other one has written its document."""
 
     def __init__(self, documents: Documents, document: Document, seconds: float) -> None:
         self._documents = documents
@@ -49,7 +49,7 @@ class Lease:
         self._seconds = seconds
 
     async def renew(self) -> None:
-        """Hold it for good; a store that is away is asked again. Raises LeaseLost."""
+        """Renews the lease until cancelled; retries while the store is unavailable. Raises LeaseLost."""
         while True:
             await asyncio.sleep(self._seconds / 3)
             with suppress(BackendUnavailable):
@@ -59,13 +59,13 @@ class Lease:
                 except DocumentChanged:
                     raise LeaseLost from None
 
-    async def give_back(self) -> None:
+    async def release(self) -> None:
         with suppress(DocumentChanged, BackendUnavailable):
             await self._documents.delete(self._document)
 
 
 class BatchLeaseManager:
-    """Runs batches, each in a task; `run` is for the life of the replica."""
+    """Runs each batch that this replica has leased, in a task of its own."""
 
     def __init__(
         self,
@@ -81,8 +81,8 @@ class BatchLeaseManager:
         self._lease = lease
         self._found = asyncio.Event()
 
-    def nudge(self) -> None:
-        """There is a new batch."""
+    def wake(self) -> None:
+        """Starts a search at once, for a new batch."""
         self._found.set()
 
     async def run(self) -> None:
@@ -113,7 +113,7 @@ class BatchLeaseManager:
             return None
 
     async def _hold(self, lease: Document, tenant: str) -> None:
-        """Run the batch while the lease is held, and give it back: also when this replica stops."""
+        """Runs the batch while the lease is held, and releases the lease, also when this replica stops."""
         held = Lease(self._documents, lease, self._lease)
         try:
             await first(self._run(tenant, lease.id), held.renew())
@@ -126,7 +126,7 @@ class BatchLeaseManager:
             log.exception("batch.crashed", batch=lease.id, next="running it again soon")
             await asyncio.sleep(AGAIN_AFTER)
         finally:
-            await held.give_back()
+            await held.release()
 
     async def _run(self, tenant: str, batch_id: str) -> None:
         progress_writer = await ProgressWriter.take_over(self._batches, tenant, batch_id)
@@ -144,5 +144,5 @@ class BatchLeaseManager:
 
 
 def age_of(batch_id: str) -> float:
-    """Seconds since the id was made."""
+    """Returns the seconds since the batch's id was made."""
     return time.time() - int(batch_id.removeprefix("batch_")[:12], 16) / 1000

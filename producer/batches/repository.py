@@ -37,8 +37,8 @@ class BatchRepository:
 
     @asynccontextmanager
     async def room_for(self, batch: Batch) -> AsyncGenerator[None]:
-        """Inside, the batch may be created. Raises RateLimited where its tenant has too many open ones, those that this
-        process is creating among them.
+        """Reserves room for an open batch while its caller creates it. Raises RateLimited at the tenant's limit;
+        batches that this process is creating count.
         """
         if not self._most_open:
             yield
@@ -58,7 +58,7 @@ class BatchRepository:
             coming.discard(batch.id)
 
     async def _open_of(self, tenant: str) -> set[str]:
-        """Ids of its open batches, as many as matter."""
+        """Returns the ids of the tenant's open batches, at least as many as the limit."""
         found, after = set[str](), None
         while len(found) < self._most_open:
             page = await self._documents.list(OPEN, FLEET, after=after, limit=PAGE)
@@ -69,38 +69,38 @@ class BatchRepository:
         return found
 
     async def create(self, batch: Batch) -> None:
-        """It is named as open first: one that is, and that is not there, is looked for in vain, and forgotten."""
+        """Writes the index entry of open batches, then the batch: readers drop entries without a batch."""
         await self._open(batch)
         await self.write(batch, 0)
 
     async def ensure(self, batch: Batch) -> Batch:
-        """The batch as it is now; made where it is not there. May be repeated, by several at once."""
+        """Returns the stored batch; creates it if it is missing. Idempotent, also concurrently."""
         found = await self.find(batch.tenant, batch.id)
         if found is None:
-            with suppress(DocumentChanged):  # Somebody else made it.
+            with suppress(DocumentChanged):  # Another process created it.
                 await self.create(batch)
             found = await self._get(batch.tenant, batch.id)
         if found[0].generation == 0:
-            await self._open(batch)  # A runner that looked in vain may have forgotten it.
+            await self._open(batch)  # A runner may have dropped the entry before the batch was written.
         return found[0]
 
     async def _open(self, batch: Batch) -> None:
         pointer = Document(OPEN, FLEET, batch.id, value=batch.tenant.encode())
-        with suppress(DocumentChanged):  # It is named already.
+        with suppress(DocumentChanged):  # The entry exists.
             await self._documents.put(pointer, expires_in=self.life(batch))
 
     async def write(self, batch: Batch, version: int) -> int:
-        """The new version. Raises DocumentChanged where `version` is not the one that is there."""
+        """Writes the batch over `version`, and returns the new version. Raises DocumentChanged on a conflict."""
         document = Document(KIND, batch.tenant, batch.id, value=batch.model_dump_json().encode(), version=version)
         return (await self._documents.put(document, expires_in=self.life(batch))).version
 
     async def find(self, tenant: str, batch_id: str) -> tuple[Batch, int] | None:
-        """The batch and its version."""
+        """Returns the batch and its version, or None."""
         found = await self._documents.get(KIND, tenant, batch_id)
         return None if found is None else (Batch.model_validate_json(found.value), found.version)
 
     async def get(self, tenant: str, batch_id: str) -> Batch:
-        """Raises NotFound."""
+        """Returns the batch. Raises NotFound."""
         return (await self._get(tenant, batch_id))[0]
 
     async def _get(self, tenant: str, batch_id: str) -> tuple[Batch, int]:
@@ -110,12 +110,12 @@ class BatchRepository:
         return found
 
     async def list(self, tenant: str, *, after: str | None, limit: int) -> tuple[Sequence[Batch], bool]:
-        """A page, newest first, and whether there is more."""
+        """Returns a page, newest first, and whether there are more."""
         found = await self._documents.list(KIND, tenant, after=after, limit=limit + 1)
         return [Batch.model_validate_json(each.value) for each in found[:limit]], len(found) > limit
 
     async def cancel(self, tenant: str, batch_id: str) -> Batch:
-        """Ask for the end; the batch as it is then. Idempotent. Raises NotFound, Conflict."""
+        """Requests cancellation, and returns the batch. Idempotent. Raises NotFound, Conflict."""
 
         def cancelled(batch: Batch) -> Batch:
             if batch.over and batch.status != "cancelled":
@@ -127,7 +127,7 @@ class BatchRepository:
         return await self.change(tenant, batch_id, cancelled)
 
     async def change(self, tenant: str, batch_id: str, step: Callable[[Batch], Batch]) -> Batch:
-        """Take `step`, on whatever is there then. Raises NotFound."""
+        """Writes the result of `step` on the stored batch; repeats it after a conflict. Raises NotFound."""
         while True:
             before, version = await self._get(tenant, batch_id)
             after = step(before)
@@ -140,18 +140,18 @@ class BatchRepository:
             return after
 
     async def opened(self, limit: int) -> Sequence[tuple[str, str]]:
-        """Tenant and id of the batches that are not over, oldest first."""
+        """Returns the tenant and id of open batches, oldest first."""
         found = await self._documents.list(OPEN, FLEET, limit=limit, oldest_first=True)
         return [(each.value.decode(), each.id) for each in found]
 
     async def close(self, batch_id: str) -> None:
-        """It is over: nobody need run it any more."""
+        """Removes the batch from the index of open batches."""
         found = await self._documents.get(OPEN, FLEET, batch_id)
         if found is not None:
             await self._documents.delete(found)
 
     def life(self, batch: Batch) -> float:
-        """Seconds for which it is kept from now on."""
+        """Returns the seconds for which the batch is kept from now on."""
         return max(1.0, batch.expires_at - time.time()) + self._retention
 
 

@@ -32,7 +32,7 @@ async def begin(request: Request, batch: Batch, name: RequestName | None) -> Res
     await context.files.usage.require_room(batch.tenant)
     async with context.batches.room_for(batch):
         standing = await context.named_batches.create(batch, name)
-    context.runners.nudge()
+    context.runners.wake()
     return json_response(batch_object(standing))
 
 

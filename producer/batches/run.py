@@ -1,8 +1,7 @@
-"""A batch from its input to its files, as its runner sees it through: validate, execute, finalize.
+"""Runs a batch: validates, executes, finalizes.
 
-Each of the three may be taken again from its start, by the next runner if this one dies: validation changes nothing but
-the document, at its end; execution goes on from its checkpoint (execution.py); finalizing closes files that are closed
-already, and says once more how the batch ended.
+Each phase can be repeated by another runner after a crash: validation writes only the document, at its end; execution
+resumes from its checkpoint (execution/lifecycle.py); finalizing is idempotent, and may send the webhook again.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from producer.batches.input.reader import LineSource, slowly
 from producer.batches.input.validation import Duplicates, Validation, in_order
 from producer.batches.key import BatchKey
 from producer.batches.repository import BatchRepository
-from producer.batches.webhook import tell_webhook
+from producer.batches.webhook import send_webhook
 from producer.catalog import Catalog
 from producer.files.catalog import Files
 from producer.files.entry import Part
@@ -44,7 +43,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 MOST_ASKED = 100
-"""Models that are noted of a batch's lines: a few kilobytes."""
+"""Most models recorded in the batch's document: a few kilobytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class BatchRun:
         return self._progress_writer.batch
 
     async def run(self) -> None:
-        """Return when the batch is over. Raises Overtaken; Unavailable, after which it may be run again."""
+        """Runs the batch to its end. Raises Overtaken; Unavailable, after which it may be run again."""
         try:
             if self._batch.status == "validating":
                 await self._validate()
@@ -83,7 +82,7 @@ class BatchRun:
         if not self._batch.over:
             await self._finalize()
         await self._close_files()
-        await tell_webhook(self._batch, self._context.settings)
+        await send_webhook(self._batch, self._context.settings)
         await self._context.batches.close(self._batch.id)
         batch = self._batch
         log.info("batch.over", batch=batch.id, status=batch.status, completed=batch.completed, failed=batch.failed)
@@ -139,7 +138,7 @@ class BatchRun:
         )
 
     async def _only(self) -> Container[int] | None:
-        """Hashes of the custom_ids that failed in the batch which this one retries."""
+        """Returns the hashes of the custom_ids that failed in the retried batch; None if this is no retry."""
         if self._batch.retry_of is None:
             return None
         earlier = await self._context.batches.get(self._batch.tenant, self._batch.retry_of)
@@ -189,7 +188,7 @@ class BatchRun:
     # ── finalize ──
 
     async def _finalize(self) -> None:
-        """A batch that was cancelled, or out of time, keeps what it has."""
+        """Closes the files and ends the batch. A cancelled or expired batch keeps its partial results."""
         await self._progress_writer.commit(finalizing)
         await self._close_files()
         await self._progress_writer.commit(ended)
@@ -197,7 +196,7 @@ class BatchRun:
     async def _close_files(self) -> None:
         for output in (self._batch.output, self._batch.error):
             parts = tuple(Part(key=each.key, size=each.size) for each in output.segments)
-            with suppress(DocumentChanged):  # Whoever was quicker wrote the same.
+            with suppress(DocumentChanged):  # Another runner wrote the same.
                 await self._context.files.complete(self._batch.tenant, output.file_id, parts)
 
 

@@ -1,5 +1,5 @@
-"""Tells a batch's webhook how it ended: at least once, for a day. Whoever runs the batch does, and holds its lease
-until that is done; so a death in between tells it again.
+"""Sends a batch's end to its webhook, at least once, with retries for a day. The runner holds the batch's lease until
+then, so after a crash the next runner sends it again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def event_of(batch: Batch) -> Event:
     )
 
 
-async def tell_webhook(batch: Batch, settings: Settings) -> None:
-    """Return when the receiver has it, or need not be told any more."""
+async def send_webhook(batch: Batch, settings: Settings) -> None:
+    """Sends the event; returns when the receiver has accepted or refused it, or after the last try."""
     url, secret = batch.webhook_url, settings.webhook_secret
     if url is None or secret is None:
         return
@@ -39,7 +39,9 @@ async def tell_webhook(batch: Batch, settings: Settings) -> None:
             again_in = pause(time.time() - (batch.ended_at or 0))
             host = host_of(url)
             if again_in is None:
-                log.warning("webhook.failed", batch=batch.id, host=host, answer=answer, next="nobody is told")
+                log.warning("webhook.failed", batch=batch.id, host=host, answer=answer, next="not sent again")
                 return
-            log.warning("webhook.failed", batch=batch.id, host=host, answer=answer, next=f"again in {again_in:.0f} s")
+            log.warning(
+                "webhook.failed", batch=batch.id, host=host, answer=answer, next=f"sending it again in {again_in:.0f} s"
+            )
             await asyncio.sleep(again_in)

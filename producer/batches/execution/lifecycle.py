@@ -1,7 +1,7 @@
-"""A batch in progress: lines go out, of each model as many as its workers can use (feed.py, window.py); answers come
-back in any order and are written down in the batch's document, a checkpoint at a time.
+"""Executes a batch: starts lines as jobs, per model as many as its workers can use (line_scheduler.py, line_limits.py);
+writes the answers, in any order, to segments and the batch's document, a checkpoint at a time.
 
-Exactly one line of output for each line of input, whatever dies: that rests on four things.
+Exactly one line of output for each line of input, whatever process dies, for four reasons.
 
 - *The document is the truth.* It names the segments that the outputs consist of, the counts, how far the input was
   fed, and which of the lines fed before that are still open. All of it changes in one write, under the version that was
@@ -13,16 +13,16 @@ Exactly one line of output for each line of input, whatever dies: that rests on 
 
 So, where the runner dies, or is stopped and wakes when another runs the batch:
 
-    before a line's job is made             the line is left (feed.py), or open: it is fed again
+    before a line's job is made             the line is not started, or open: it is started again
     made, and not in its queue              its successor finds it queued, and publishes it once more
     in its queue, no checkpoint since       its successor feeds the line again, and finds the job there
     the job is over, the answer not taken   its successor finds it over, and takes the answer from its record
     the record has expired, or was lost     the job is made and run again; no answer of it was written down
     answers taken, no segment written       as above: they are still open
-    segment written, no checkpoint          nobody names the segment; the lines are open, and written into another
+    segment written, no checkpoint          no document names the segment; the lines are open, and written again
     checkpoint written, answer lost         the progress_writer writes the same again, and finds that it is there
-    merged, no checkpoint                   the small segments stand; nobody names the merged one
-    merged, small ones not removed          nobody names them
+    merged, no checkpoint                   the small segments stay; no document names the merged one
+    merged, small ones not removed          no document names them; the reaper removes them
     finalizing                              every step of it can be taken again (run.py)
 """
 
@@ -103,9 +103,9 @@ class BatchLifecycle:
                 raw = await self._tools.open_source(line.number, line.start).at(line)
                 self._start(raw, self._model_of(raw) or "", fed_before=True)
             while self._running or not self._feed.ended:
-                await self._note_stop()
+                await self._stop_if_due()
                 await self._start_lines()
-                await self._come_by()
+                await self._wait_for_answers()
                 if self._is_due():
                     await self._checkpoint()
             await self._checkpoint()
@@ -170,7 +170,7 @@ class BatchLifecycle:
         self._size += len(answer.data)
         self._wake.set()
 
-    async def _come_by(self) -> None:
+    async def _wait_for_answers(self) -> None:
         """Wait for an answer, though not for long."""
         if self._feed.paused:
             await asyncio.sleep(0)
@@ -235,7 +235,7 @@ class BatchLifecycle:
 
     # ── the end before its time ──
 
-    async def _note_stop(self) -> None:
+    async def _stop_if_due(self) -> None:
         """See whether the batch is to end early, and call off what is open then."""
         await self._look()
         if (refusal := self._refusal) is not None and self._jobs.stop is None:
@@ -259,8 +259,8 @@ class BatchLifecycle:
     async def _look_at_key(self) -> None:
         await self._tools.key.look()
         if self._tools.key.revoked:
-            told = "The API key that asked for this batch was revoked."
-            self._refusal = self._refusal or Problem(code="key_revoked", message=told)
+            message = "The API key that asked for this batch was revoked."
+            self._refusal = self._refusal or Problem(code="key_revoked", message=message)
 
 
 def stop_reason(batch: Batch) -> str | None:

@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 LOOK_AGAIN = 30.0
-"""Seconds of silence after which a job's record is looked at: no message that gets lost costs more than that."""
+"""Seconds without an update after which a job's record is read; bounds the delay of a lost pub/sub message."""
 
 TRY_AGAIN = 1.0
 AWAY = (Unavailable, QueueFull, StorageQuotaExceeded, Gone)
@@ -89,7 +89,7 @@ class LineJobs:
         self._settings = settings
         self._batch = batch
         self._key = key
-        self._turn = asyncio.Lock()
+        self._token_lock = asyncio.Lock()
         self.stop: str | None = None
 
     async def answer(self, raw: RawLine, *, fed_before: bool) -> Answer:
@@ -101,7 +101,7 @@ class LineJobs:
             except IgniteError as error:
                 return self._failed(raw, line, error)
             ending = await self._run(job, body, fed_before)
-            return self.not_run(raw) if ending is None else self._told(raw, line, ending)
+            return self.not_run(raw) if ending is None else self._answer_of(raw, line, ending)
         except Stopped:
             return self.not_run(raw)
         except Exception:
@@ -115,7 +115,7 @@ class LineJobs:
         return Answer(place(raw), line_not_run(self._request_id(raw), custom_id, code), not_run=True)
 
     async def call_off(self, lines: Iterable[OpenLine]) -> None:
-        """Ask for the end of these lines' jobs."""
+        """Cancels or expires the jobs of these lines."""
         await asyncio.gather(*(self._end(self._job_id(line.number)) for line in lines))
 
     async def _end(self, job_id: str) -> None:
@@ -179,7 +179,7 @@ class LineJobs:
         return min(self._batch.expires_at, time.time() + (request.deadline_seconds or float("inf")))
 
     async def _run(self, job: Job, body: bytes, fed_before: bool) -> Ending | None:
-        """How the job ended; None where it was never begun, and is not to be any more."""
+        """Runs the job and returns its ending; None if the batch stopped before the job existed."""
         while True:
             try:
                 there = await self._backend.store.get(job.id) if fed_before else None
@@ -197,7 +197,7 @@ class LineJobs:
 
     async def _take_tokens(self, job: Job) -> None:
         """Wait until the key's tokens a minute leave room for the line; one after the other. Raises Stopped."""
-        async with self._turn:
+        async with self._token_lock:
             while self.stop is None:
                 if (wait := await self._key.take(job)) <= 0:
                     return
@@ -218,7 +218,7 @@ class LineJobs:
 
     # ── the answer ──
 
-    def _told(self, raw: RawLine, line: BatchLine, ending: Ending) -> Answer:
+    def _answer_of(self, raw: RawLine, line: BatchLine, ending: Ending) -> Answer:
         if ending.status is JobStatus.COMPLETED and ending.result is not None:
             job_id = self._job_id(raw.number)
             data = answer_line(self._request_id(raw), line.custom_id, job_id, status=200, body=ending.result)
@@ -243,7 +243,7 @@ def place(raw: RawLine) -> OpenLine:
 
 
 def ending_of(job: Job | None) -> Ending | None:
-    """How a job ended that is over."""
+    """Returns the ending of a job that is over, else None."""
     if job is None or not job.status.terminal:
         return None
     return Ending(job.status, result=job.result, usage=job.usage, error=job.error)

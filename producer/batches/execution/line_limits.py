@@ -1,4 +1,4 @@
-"""How many lines of a batch are jobs at a time: of each model as many as its workers can use soon."""
+"""Limits how many lines of a batch are jobs at a time, per model, by the slots of its workers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from producer.catalog import Catalog
 from shared.ports import Registry
 
 FRESH = 2.0
-"""Seconds for which a count of slots is used."""
+"""Seconds for which the count of slots is cached."""
 
 LEAST, MOST = 32, 2000
-"""Lines of a model: so that a worker that comes up finds some, and so that no batch fills a queue."""
+"""Bounds per model: enough lines for a worker that starts, and not so many that a batch fills the queue."""
 
 MOST_OF_ALL = 2 * MOST
-"""Lines of all models: what is open stands in the batch's document."""
+"""Limit over all models: the batch's document contains every open line."""
 
 
 class LineLimit:
-    """Twice the slots of a model's workers, or what the settings say: while one line is worked on another one waits."""
+    """Allows twice the slots of a model's workers, so that a line waits for each slot; `fixed` overrides that."""
 
     def __init__(self, registry: Registry, catalog: Catalog, fixed: int | None) -> None:
         self._registry = registry
@@ -30,7 +30,7 @@ class LineLimit:
         self._counted_at = float("-inf")
 
     async def count(self) -> None:
-        """Look how many slots there are, now and then."""
+        """Counts the workers' slots, if the last count is older than FRESH seconds."""
         if self._fixed is not None or time.monotonic() - self._counted_at <= FRESH:
             return
         slots: Counter[str] = Counter()
@@ -41,7 +41,7 @@ class LineLimit:
         self._counted_at = time.monotonic()
 
     def size(self, model: str) -> int:
-        """For the model of that id or alias, by the last count."""
+        """Returns the limit for the model with that id or alias, from the last count."""
         if self._fixed is not None:
             return self._fixed
         return max(LEAST, min(MOST, 2 * self._slots.get(model, 0)))

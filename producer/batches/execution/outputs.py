@@ -1,4 +1,4 @@
-"""What a batch writes: whole lines, gathered into segments, which are objects that nobody changes.
+"""Writes a batch's output: whole lines, in segments, which are immutable objects.
 
 Small segments are merged sixteen at a time, and merged ones again, so that a batch that runs for a day has dozens of
 them and not a hundred thousand, and each byte is copied a few times at most.
@@ -14,7 +14,7 @@ from producer.files.entry import FileEntry, object_key
 from producer.storage import Storage
 
 FAN = 16
-"""Segments of one level that become one of the next."""
+"""Segments of one level that are merged into one of the next."""
 
 
 async def once(data: bytes) -> AsyncGenerator[bytes]:
@@ -31,13 +31,13 @@ class Outputs:
         self._written = 0
 
     async def write(self, output: Output, lines: Sequence[bytes]) -> Segment:
-        """The lines as a segment; it is part of the output once the batch's document says so."""
+        """Stores the lines as a segment. It belongs to the output once the batch's document names it."""
         key = self._new_key(output.file_id)
         size = await self._storage.put(key, once(b"".join(lines)))
         return Segment(key=key, size=size, lines=len(lines))
 
     async def merged(self, output: Output) -> Output:
-        """The same bytes in fewer segments, where there are many small ones at its end."""
+        """Merges small segments at the output's end; returns the output with the same bytes."""
         while (tail := mergeable(output.segments)) > 0:
             small = output.segments[-tail:]
             key = self._new_key(output.file_id)
@@ -48,7 +48,7 @@ class Outputs:
         return output
 
     async def forget(self, before: Output, after: Output) -> None:
-        """Remove what was merged away. A reader that was in it looks where its bytes are now."""
+        """Deletes the segments that were merged. A reader of one finds its bytes through the document again."""
         kept = {segment.key for segment in after.segments}
         await self._storage.delete([segment.key for segment in before.segments if segment.key not in kept])
 

@@ -1,4 +1,4 @@
-"""The pen of a batch's runner. It writes only while its holder is the runner; whoever was overtaken hears of it."""
+"""Writes a batch's progress. Fenced: a runner that was replaced by another one gets `Overtaken`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ProgressWriter:
 
     @classmethod
     async def take_over(cls, batches: BatchRepository, tenant: str, batch_id: str) -> ProgressWriter | None:
-        """Become the runner: from here on no earlier one can write. None where there is no such batch."""
+        """Makes the caller the batch's runner: earlier runners cannot write any more. None if the batch is missing."""
         while True:
             found = await batches.find(tenant, batch_id)
             if found is None:
@@ -42,8 +42,8 @@ class ProgressWriter:
                 continue
 
     async def commit(self, change: Callable[[Batch], Batch]) -> Batch:
-        """Write `change` of the batch as it is, which a client may have changed as well. Insists while the store is
-        away. Raises Overtaken.
+        """Applies `change` to the current batch, which a client may have changed too, and writes it. Retries while the
+        store is unavailable. Raises Overtaken.
         """
         while True:
             before = self.batch
@@ -52,18 +52,18 @@ class ProgressWriter:
                 self._version = await self._write(after)
             except DocumentChanged:
                 if await self._refresh(before) == after.commits:
-                    return self.batch  # It was written, the answer got lost, and then a client wrote.
+                    return self.batch  # The write succeeded, its answer was lost, and a client wrote afterwards.
                 continue
             self.batch = after
             return after
 
     async def look(self) -> Batch:
-        """The batch as it is now. Raises Overtaken, BackendUnavailable."""
+        """Reads the batch again, and returns it. Raises Overtaken, BackendUnavailable."""
         await self._refresh(self.batch)
         return self.batch
 
     async def _write(self, batch: Batch) -> int:
-        """Until the store answers: the same bytes over the same version, so that a second time does no harm."""
+        """Writes until the store answers. Idempotent: the same bytes over the same version."""
         while True:
             try:
                 return await self._batches.write(batch, self._version)
@@ -72,7 +72,7 @@ class ProgressWriter:
                 await asyncio.sleep(TRY_AGAIN)
 
     async def _refresh(self, mine: Batch) -> int:
-        """Read it again; how often its runner has written it."""
+        """Reads the batch again; returns its number of commits. Raises Overtaken."""
         found = await self._batches.find(mine.tenant, mine.id)
         if found is None or found[0].generation != mine.generation:
             raise Overtaken(mine.id)
