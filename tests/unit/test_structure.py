@@ -24,6 +24,7 @@ RETIRED = {
     "KeyBook": "KeyRepository",
     "FairLine": "FairQueue",
     "CarriedDelivery": "PiggybackedDelivery",
+    "HeldDelivery": "CurrentDelivery",
     "unheeded": "run_and_discard",
     "hang_up_watched": "watching_disconnect",
     "StrangersReceiving": "UnauthenticatedReceiving",
