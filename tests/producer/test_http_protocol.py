@@ -349,6 +349,13 @@ async def test_stray_line_ends_and_pipelined_requests_are_served(api: Api) -> No
     assert (await exchange(api, b"\r\n\r\n", one + b"\r\n" + one * 20, last)).count(b"HTTP/1.1 200 OK") == 22
 
 
+async def test_a_packet_that_ends_one_large_body_and_begins_another_is_no_overhead(api: Api) -> None:
+    """What is left of the first body counts for neither."""
+    first, last = raw_post(ask("word " * 40_000)), raw_post(ask("word " * 40_000), "Connection: close")
+    answers = await exchange(api, first[:2000], first[2000:] + last[:2000], last[2000:])
+    assert answers.count(b"HTTP/1.1 200") == 2, answers[:500]
+
+
 async def test_too_many_pipelined_requests_are_not_kept(api: Api) -> None:
     answer = await exchange(api, raw_post(ask("ttft=100")) + (GET + b"\r\n") * 2000)
     assert answer.count(b"HTTP/1.1 200 OK") == 1

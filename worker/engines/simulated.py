@@ -233,6 +233,11 @@ def _words(text: str) -> int:
     return len(text.split()) if len(text) < LONG_TEXT else text.count(" ") + 1
 
 
+def _ends(text: str) -> str:
+    """Returns a long text's beginning and end."""
+    return text if len(text) < LONG_TEXT else f"{text[: LONG_TEXT // 2]} {text[-LONG_TEXT // 2 :]}"
+
+
 def _knobs(text: str) -> dict[str, int]:
-    """Reads the knobs from the beginning of `text`. The first value of a knob counts."""
-    return {name: int(value) for name, value in reversed(_KNOBS.findall(text[:LONG_TEXT]))}
+    """Reads the knobs from both ends of `text`. The first value of a knob counts."""
+    return {name: int(value) for name, value in reversed(_KNOBS.findall(_ends(text)))}

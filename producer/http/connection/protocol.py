@@ -175,7 +175,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_bytes = self._head_bytes + len(piece) if in_head and heads == self._heads else 0
             if self._head_bytes >= self._head_limit:
                 self._refuse(refusals.head_too_large(self._head_limit))
-        elif not in_head:
+        elif not in_head and heads == self._heads:  # A piece with another request's head counts for neither body.
             self._body_fed += len(piece)
             overhead = self._body_fed - self._body_bytes - OVERHEAD_OF_CHUNK * self._body_pieces
             if overhead > OVERHEAD_LIMIT:
