@@ -1,4 +1,4 @@
-"""Work side by side: of which the first to end decides, or of which nobody asks how it ended."""
+"""Helpers for asyncio tasks and futures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 async def first(*works: Coroutine[Any, Any, Any]) -> Any:
-    """The outcome of whichever ends first, its error included; the others are cancelled."""
+    """Runs coroutines side by side; returns the result of the first to end, or raises its error. Cancels the others."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -20,6 +20,6 @@ async def first(*works: Coroutine[Any, Any, Any]) -> Any:
 
 
 def run_and_discard(work: asyncio.Future[Any]) -> None:
-    """A done callback: looks at the outcome of what nobody awaits, so that asyncio does not complain about it."""
+    """A done callback that discards the outcome, so that asyncio does not log an unretrieved exception."""
     if not work.cancelled():
         work.exception()

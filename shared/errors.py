@@ -56,20 +56,20 @@ class InvalidRequest(IgniteError):
 
 
 class AuthenticationFailed(InvalidRequest):
-    """No key, or one we do not know."""
+    """The request has no API key, or an unknown one."""
 
     default_code = "invalid_api_key"
 
 
 class PermissionDenied(IgniteError):
-    """The key is known and may not do this."""
+    """The key is valid and does not permit this."""
 
     type = "permission_error"
     default_code = "permission_denied"
 
 
 class NotFound(InvalidRequest):
-    """No such thing for this tenant."""
+    """The tenant has no such object."""
 
     default_code = "not_found"
 
@@ -115,19 +115,19 @@ def key_reused() -> IdempotencyKeyReused:
 
 
 def unknown_model(name: str) -> NotFound:
-    """Also for a model that the key may not use: what others are served is no tenant's to know."""
+    """Returns the error for an unknown model, and for one that the key may not use: tenants must not learn of it."""
     return NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
 
 
 class RateLimited(IgniteError):
-    """Too much for now: the client should come back after `retry_after`."""
+    """A limit is reached: the client should retry after `retry_after` seconds."""
 
     type = "rate_limit_error"
     default_code = "rate_limit_exceeded"
 
 
 class NeverAllowed(RateLimited):
-    """More at once than the key's limit ever allows: coming back does not help."""
+    """The request exceeds the key's limit by itself: a retry does not help."""
 
 
 class QueueFull(RateLimited):
@@ -143,7 +143,7 @@ class StorageQuotaExceeded(RateLimited):
 
 
 class Unavailable(IgniteError):
-    """A part we need does not answer at present; nothing was accepted."""
+    """A required service does not answer; nothing was accepted."""
 
     type = "server_error"
     default_code = "unavailable"
@@ -174,7 +174,7 @@ class StoreFull(StoreUnavailable):
 
 
 class StorageUnavailable(Unavailable):
-    """The disk or the object storage that keeps files does not do what it is asked."""
+    """The disk or object storage for files fails."""
 
     default_code = "storage_unavailable"
 
@@ -192,7 +192,7 @@ class DataDirectoryInUse(StoreUnavailable):
 
 
 class NoWorkerForModel(Unavailable):
-    """The model is known, but its workers are gone and nobody has said that others will come."""
+    """The model is known, but has had no worker for `worker_patience` seconds."""
 
     default_code = "no_worker_for_model"
 
@@ -211,7 +211,7 @@ class DeadlineExceeded(IgniteError):
 
 
 class EngineError(IgniteError):
-    """The engine could not do it this time; another attempt may succeed."""
+    """The attempt failed in the engine; another attempt may succeed."""
 
     type = "server_error"
     default_code = "engine_error"
@@ -219,7 +219,7 @@ class EngineError(IgniteError):
 
 
 class EngineOverloaded(EngineError):
-    """The engine takes no more at present: the request waits for `retry_after`, and no try is counted."""
+    """The engine is overloaded: the job waits `retry_after` seconds, and no try is counted."""
 
     default_code = "engine_overloaded"
 
@@ -229,20 +229,20 @@ class EngineRefused(InvalidRequest):
 
 
 class WorkerLost(EngineError):
-    """The worker died and its stream cannot be continued truthfully."""
+    """The worker died, and its stream cannot be continued without repeating or losing text."""
 
     default_code = "worker_lost"
     retryable = False
 
 
 class LogLost(Unavailable):
-    """The store has lost what this job's client had been sent already."""
+    """The store has lost frames that the client has already received."""
 
     default_code = "log_lost"
 
 
 class AnswerTooLarge(InvalidRequest):
-    """The answer has more bytes than one may have: another attempt would have as many."""
+    """The answer exceeds `job_log_limit`; another attempt would exceed it too."""
 
     default_code = "answer_too_large"
 
@@ -254,7 +254,7 @@ class RequestLost(IgniteError):
 
 
 class AttemptsExhausted(IgniteError):
-    """Every allowed attempt failed, or the job took too many workers down."""
+    """Every allowed attempt failed, or too many workers in a row were lost while running the job."""
 
     default_code = "attempts_exhausted"
 
@@ -280,5 +280,5 @@ class RecordedError(IgniteError):
 
 
 def sentence(error: BaseException) -> str:
-    """A foreign error's own words, fit to stand inside a sentence of ours."""
+    """Returns a foreign error's message without its full stop, to be put into a sentence; its class name if empty."""
     return str(error).rstrip(". ") or type(error).__name__

@@ -1,19 +1,20 @@
-"""Whose job is next within one queue: fairness between tenants, weighted by tokens.
+"""Decides which job of a queue starts next: a fair queue between tenants, weighted by tokens.
 
 Theory. Start-time fair queuing (Goyal, Vin, Cheng 1996). Each tenant has a *tag*, the virtual time up to which it has
 been served; of the tenants that have jobs waiting, the one with the least tag is next, with its oldest job. Starting a
 job charges its tenant: the tag moves on by the job's tokens, divided by the tenant's weight. The queue's virtual time
 is the tag of the job that was started last. A tenant that comes back after a pause starts at the queue's virtual time,
-or where it had got to if that is later: idleness earns nothing, and one that is new waits behind nobody's backlog, but
-for those jobs that run already.
+or at its own tag if that is later. So a tenant that was idle gets no credit for it, and a new tenant does not wait
+behind another tenant's backlog, only for the jobs that already run.
 
-Tokens are known when a job is over. At its start the *estimate* is charged (prompt and `max_tokens`); its end corrects
-that by what was used. A job that is handed back gets its charge back.
+A job's tokens are known when it ends. At its start the *estimate* is charged (prompt and `max_tokens`); at its end the
+charge is corrected to the used tokens. The charge of a job that is handed back is taken back.
 
-The broker delivers in the order of arrival, whoever is next. So a delivery is a *carrier*: whoever holds that of job J
-asks for `turn(J)`. If another tenant is behind, its oldest job J' is run under the delivery of J, which stays
-unacknowledged, and afterwards J's delivery has its next turn. The message of J' comes up some day, and finds its job
-over. What J carries is remembered, so that whoever gets J's delivery after a crash finds J' first. See `JobStore.turn`.
+The broker delivers in the order of arrival. So a worker that holds the delivery of job J asks for `turn(J)`. If
+another tenant has had less than its share, its oldest job J' is *piggybacked*: the worker runs it under the delivery
+of J, which stays unacknowledged, and then asks again. When the message of J' arrives later, J' has ended already. The
+store remembers which job is piggybacked on J, so after a crash the next worker with J's delivery resumes J' first.
+See `JobStore.turn`.
 
 The embedded backend runs this file. The Lua steps `fair_queue_*.lua` implement the same rule in Redis; the contract
 suite compares the two.
@@ -32,7 +33,7 @@ Tag = float
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A job that is not over, as its line knows it. `tokens`: the estimate."""
+    """A job in the fair queue that has not ended. `tokens`: the estimate."""
 
     tenant: str
     tokens: int
@@ -45,8 +46,8 @@ class Entry:
 
 @dataclass(slots=True)
 class FairQueue:
-    """One queue. Job ids sort by age. Whatever is told twice is done once. `jobs`: how many wait; `tokens`: of all of
-    them; `started`: how many have ever been.
+    """The fair queue of one queue. Job ids sort by age. Repeated calls have no further effect. `jobs`: how many wait;
+    `tokens`: the sum of their estimates; `started`: how many jobs were ever started.
     """
 
     clock: Callable[[], float] = time.time

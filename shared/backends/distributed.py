@@ -21,7 +21,7 @@ from shared.backends.redis.connection.durability import (
     refuse_eviction,
     store_warnings,
 )
-from shared.backends.redis.connection.presence import anybody_hears
+from shared.backends.redis.connection.presence import any_subscribed
 from shared.backends.redis.connection.server import Server, open_server
 from shared.backends.redis.documents import RedisDocuments
 from shared.backends.redis.jobs.log import RedisLog, dispatch
@@ -187,7 +187,7 @@ async def try_store(redis_url: str) -> None:
     server = await open_server(redis_url)
     try:
         await server.pipeline.probe()
-        await anybody_hears(server.pipeline, keys.replica("doctor"))
+        await any_subscribed(server.pipeline, keys.replica("doctor"))
         subscription = server.subscription(keys.replica("doctor"), ignored, nothing)
         try:
             await subscription.open()

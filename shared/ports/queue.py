@@ -1,4 +1,4 @@
-"""The work that is not done, and what becomes of a delivery."""
+"""The queue of jobs to run, and the deliveries that workers ack or requeue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.job import Job, QueueName
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A job in a queue: its record as it was submitted, so that even a store that has forgotten it can be told again.
+    """A job in a queue: its record as it was submitted, so that it can be restored in a store that has lost it.
 
     `body` is the client's request as it came, or None where only the store keeps it.
     """
@@ -23,10 +23,10 @@ class Message:
 
 
 class Delivery(Protocol):
-    """A message in a worker's hands. It is settled exactly once, by one of the three calls.
+    """A message that a worker holds, until exactly one call of `ack`, `retry` or `reject`.
 
-    Settling a delivery whose connection has died is not an error: the broker delivers the message again, and the claim
-    finds out what has happened.
+    A call after the connection was lost is not an error: the broker delivers the message again, and the next claim
+    reads the job's state.
     """
 
     @property
@@ -34,7 +34,7 @@ class Delivery(Protocol):
 
     @property
     def redelivered(self) -> bool:
-        """Whether somebody may have had the message before: then `JobStore.turn` has to be sure."""
+        """Whether the message may have been delivered before: then `JobStore.turn` needs `sure`."""
         ...
 
     @property
@@ -49,15 +49,15 @@ class Delivery(Protocol):
         ...
 
     async def ack(self) -> None:
-        """The job is over: forget the message."""
+        """Removes the message: the job has ended."""
         ...
 
     async def retry(self, after: float = 0.0) -> None:
-        """Deliver the message again, to anyone, no sooner than `after` seconds; 0 puts it back at once."""
+        """Requeues the message for any worker, after `after` seconds; 0: at once."""
         ...
 
     async def reject(self) -> None:
-        """Set the message aside as a dead letter."""
+        """Moves the message to the dead letters."""
         ...
 
 
@@ -77,7 +77,7 @@ class Consumer(Protocol):
         ...
 
     def look_again(self) -> None:
-        """What `choose` may answer has changed."""
+        """Asks `choose` again: its answer may have changed."""
         ...
 
     async def pause(self, queues: Collection[QueueName] | None = None) -> None:
@@ -87,13 +87,13 @@ class Consumer(Protocol):
         ...
 
     async def resume(self, queues: Collection[QueueName] | None = None) -> None:
-        """Take deliveries again."""
+        """Takes deliveries from paused queues again."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
-    """A message that nobody could decode, as far as it can be read. `queue`: the name of the one that it came from;
+    """A message that could not be decoded, as far as it can be read. `queue`: the name of the one that it came from;
     `at`: when it was set aside, in Unix seconds.
     """
 

@@ -1,4 +1,4 @@
-"""What is known of each job, and its steps from one status to the next."""
+"""The repository of jobs: records, results, and the steps between statuses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class NotClaimed:
-    """Why there was nothing to run.
+    """Why a claim was not granted.
 
     `owner` is set when another worker holds the claim, also of a job being cancelled.
     """
@@ -62,15 +62,15 @@ class Backlog:
     started: int
 
     def with_more(self, count: int, tokens: int) -> Backlog:
-        """So many more of that tenant's wait, of so many tokens each."""
+        """Returns the backlog with `count` more jobs of that tenant, of `tokens` tokens each."""
         more = {"jobs": self.jobs + count, "tenant_jobs": self.tenant_jobs + count}
         return replace(self, tokens=self.tokens + count * tokens, **more)
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """How the jobs of one queue fare. `oldest_at`: since when the one that waits longest does, in Unix seconds; None
-    where none waits.
+    """The state of one queue. `oldest_at`: since when its oldest waiting job waits, in Unix seconds; None where no job
+    waits.
     """
 
     running: int
@@ -78,7 +78,7 @@ class QueueState:
 
 
 class JobStore(Protocol):
-    """Each job's record and result: the truth about what has happened.
+    """Stores each job's record and result; authoritative for its status.
 
     Every change is one atomic step of job.py's table.
     """

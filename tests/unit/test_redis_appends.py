@@ -34,12 +34,12 @@ async def test_a_step_that_was_given_up_before_it_was_sent_takes_no_more_appends
     monkeypatch.setattr("shared.backends.redis.connection.pipeline.ANSWER_TIMEOUT", 0.0)
     redis = Redis()
     appends = Appends(ServerPipeline(redis.exchange))
-    sent = appends.add("a", 1, 8, b"data: 1\n\n", patient=True)
+    sent = appends.add("a", 1, 8, b"data: 1\n\n", batchable=True)
     await wait_until(lambda: redis.asked, "the first round trip")
-    waits = appends.add("b", 1, 8, b"data: 1\n\n", patient=True)
+    waits = appends.add("b", 1, 8, b"data: 1\n\n", batchable=True)
     redis.silent.set()
     for refused in (sent, waits):
         with pytest.raises(BackendUnavailable):
             await refused
     async with asyncio.timeout(5):
-        await appends.add("b", 1, 8, b"data: 1\n\n", patient=True)
+        await appends.add("b", 1, 8, b"data: 1\n\n", batchable=True)

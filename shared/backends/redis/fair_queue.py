@@ -1,8 +1,8 @@
-"""The line of each queue in Redis: who waits, whose turn it is. The rule is in shared/fairness.py, the steps in lua/.
+"""The fair queue in Redis: decides which waiting job starts next. The rule is in shared/fairness.py, the steps in lua/.
 
-Its keys are in another hash slot than those of a job, so that the two change one after the other. What that leaves room
-for: a job may wait in line that is over or gone (its turn finds that out, and takes it out), or not wait in line though
-it waits (it is run when its own message comes up, uncharged).
+Its keys are in another hash slot than a job's, so the two change one after the other. So the fair queue may contain a
+job that has ended or is gone (it is removed when it is chosen), or lack a job that waits (it runs, uncharged, when its
+own message is delivered).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from shared.job import Job
 from shared.ports import Backlog
 
 KNOWN_FOR = 1.0
-"""Seconds for which what a step said of who waits is good enough."""
+"""Seconds for which the last known waiting tenants are used."""
 
 
 class Contenders(NamedTuple):
-    """Up to two of the tenants that have jobs waiting in a queue, and when that was so."""
+    """Up to two tenants with jobs waiting in a queue, and when they were read."""
 
     tenants: Sequence[bytes] = ()
     at: float = float("-inf")
@@ -49,8 +49,8 @@ class RedisFairQueue:
         )
 
     def start(self, queue: str, job_id: str) -> None:
-        """A job was claimed. Nobody waits for the answer, and it says who else waits."""
-        step = self._redis.step(lua_steps.fair_queue_start(self._keys(queue), job_id=job_id), patient=True)
+        """Marks a claimed job as started. The caller does not wait; the answer updates the waiting tenants."""
+        step = self._redis.step(lua_steps.fair_queue_start(self._keys(queue), job_id=job_id), batchable=True)
         step.add_done_callback(lambda done: self._learn(queue, done))
 
     def requeue(self, queue: str, job_id: str, *, position: float, due_at: float) -> asyncio.Future[Any]:
@@ -60,7 +60,7 @@ class RedisFairQueue:
     def remove(self, queue: str, job_id: str, tokens: int | None = None) -> None:
         """No caller waits for the answer: positions follow from it, and the reconciler repairs it."""
         step = lua_steps.fair_queue_remove(self._keys(queue), job_id=job_id, used_tokens=tokens)
-        self._redis.step(step, patient=True).add_done_callback(run_and_discard)
+        self._redis.step(step, batchable=True).add_done_callback(run_and_discard)
 
     async def next_job(self, job: Job, served: str | None, *, sure: bool) -> str:
         """The id of the job to start under the delivery of `job`. Costs nothing while no other tenant is known to wait,
@@ -76,7 +76,7 @@ class RedisFairQueue:
 
     async def backlog(self, queue: str, tenant: str) -> Backlog:
         step = lua_steps.fair_queue_backlog(self._keys(queue), tenant=tenant)
-        return Backlog(*await self._redis.step(step, patient=True))
+        return Backlog(*await self._redis.step(step, batchable=True))
 
     async def position(self, job: Job, *, fair: bool) -> int | None:
         """How many start before `job`; None if it does not wait."""
@@ -94,11 +94,11 @@ class RedisFairQueue:
         return estimated_rank(rank, float(tag), int(tokens) / count, others=others)
 
     def _keys(self, queue: str) -> Sequence[str]:
-        """The step itself needs to be told no more than how the names begin."""
+        """On one server the step needs only the prefix of the names."""
         return keys.all_of_line(queue) if self._redis.spread else [keys.line(queue)]
 
     def _others_wait(self, queue: str, tenant: str) -> bool:
-        """Whether they may: also where nothing is known."""
+        """Whether other tenants may have waiting jobs; true where nothing is known."""
         known = self._contenders.get(queue, Contenders())
         return time.monotonic() - known.at > KNOWN_FOR or others(known.tenants, tenant)
 

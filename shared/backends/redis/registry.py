@@ -15,7 +15,7 @@ import structlog
 
 from shared.backends.announced import decode_model, decode_worker
 from shared.backends.redis import keys, lua_steps
-from shared.backends.redis.connection.presence import anybody_hears, who_hears
+from shared.backends.redis.connection.presence import any_subscribed, subscribed_each
 from shared.backends.redis.connection.server import Server
 from shared.backends.redis.connection.subscription import listening
 from shared.errors import BackendUnavailable
@@ -102,7 +102,7 @@ class RedisRegistry:
             log.warning("registry.leave_failed", error=str(error), next="the record expires by itself")
 
     async def alive(self, worker_id: str) -> bool:
-        return await anybody_hears(self._redis, keys.worker_channel(worker_id))
+        return await any_subscribed(self._redis, keys.worker_channel(worker_id))
 
     async def workers(self) -> Sequence[WorkerInfo]:
         since = time.time() - WORKER_TTL
@@ -113,7 +113,7 @@ class RedisRegistry:
         # A record outlives a worker that was killed; its subscription does not.
         records, heard = await asyncio.gather(
             self._redis.values([keys.worker(each) for each in ids]),
-            who_hears(self._redis, [keys.worker_channel(each) for each in ids]),
+            subscribed_each(self._redis, [keys.worker_channel(each) for each in ids]),
         )
         there = [raw for raw, hears in zip(records, heard, strict=True) if raw and hears]
         return [decode_worker(orjson.loads(raw)) for raw in there]

@@ -279,10 +279,10 @@ class ClusterPipeline(Pipeline):
         return self._nodes.owner(key).gathering
 
     def command(
-        self, *command: Argument, read: Callable[[Any], Any] | None = None, patient: bool = False
+        self, *command: Argument, read: Callable[[Any], Any] | None = None, batchable: bool = False
     ) -> asyncio.Future[Any]:
         key = command[3] if command[0] == "EVALSHA" else command[1]
-        return self.at(str(key)).command(*command, read=read, patient=patient)
+        return self.at(str(key)).command(*command, read=read, batchable=batchable)
 
     async def probe(self) -> None:
         """Each node keeps a key of its own slots."""
@@ -295,7 +295,7 @@ class ClusterPipeline(Pipeline):
     async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         return await asyncio.gather(*(self.command("GET", key) for key in keys))
 
-    async def hearers(self, *channels: str) -> int:
+    async def count_subscribers(self, *channels: str) -> int:
         """Somebody may be listening at a node that does not answer."""
         counts = await self._everyone("PUBSUB", "NUMSUB", *channels, read=subscribers)
         return sum(1 if isinstance(count, BaseException) else count for count in counts)
@@ -310,7 +310,7 @@ class ClusterPipeline(Pipeline):
 
     async def tell(self, channel: str, message: str) -> int:
         await self.command("PUBLISH", channel, message)
-        return await self.hearers(channel)
+        return await self.count_subscribers(channel)
 
     async def settled_for(self) -> float:
         """Whoever was connected to a node that has left, or was started again, has yet to come back."""

@@ -272,7 +272,7 @@ class Pipeline(ABC):
 
     @abstractmethod
     def command(
-        self, *command: Argument, read: Callable[[Any], Any] | None = None, patient: bool = False
+        self, *command: Argument, read: Callable[[Any], Any] | None = None, batchable: bool = False
     ) -> asyncio.Future[Any]:
         """As Gathering has it, for commands that name one key, or several with one hash tag."""
 
@@ -281,10 +281,10 @@ class Pipeline(ABC):
         step: LuaStep,
         *,
         read: Callable[[Any], Any] | None = None,
-        patient: bool = False,
+        batchable: bool = False,
     ) -> asyncio.Future[Any]:
         """Runs a Lua step (lua_steps.py builds them)."""
-        return self.command(*step.command, read=read, patient=patient)
+        return self.command(*step.command, read=read, batchable=batchable)
 
     @abstractmethod
     async def probe(self) -> None:
@@ -299,7 +299,7 @@ class Pipeline(ABC):
         """Of any keys."""
 
     @abstractmethod
-    async def hearers(self, *channels: str) -> int:
+    async def count_subscribers(self, *channels: str) -> int:
         """How many subscriptions to these channels there are, or may be."""
 
     @abstractmethod
@@ -332,7 +332,7 @@ class ServerPipeline(Gathering, Pipeline):
     async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         return await self.command("MGET", *keys)
 
-    async def hearers(self, *channels: str) -> int:
+    async def count_subscribers(self, *channels: str) -> int:
         return subscribers(await self.command("PUBSUB", "NUMSUB", *channels))
 
     async def heard(self, channels: Sequence[str]) -> Sequence[bool]:

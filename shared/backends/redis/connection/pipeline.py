@@ -1,7 +1,7 @@
 """Many commands, few round trips: what is asked in one event-loop turn, and what gathers while a round trip is under
 way, goes to Redis together.
 
-Most commands are sent at once. A patient one (a frame of a stream that has begun) waits up to GATHER after the last
+Most commands are sent at once. A batchable one (a frame of a stream that has begun) waits up to GATHER after the last
 round trip for company: at ten thousand tokens a second that makes one round trip of twenty, and a lone stream, for
 which the last one is long past, does not wait at all.
 """
@@ -21,10 +21,10 @@ ANSWER_TIMEOUT = 5.0
 """Seconds a round trip may take before the store counts as unavailable."""
 
 BATCH = 512
-"""Commands per round trip: enough to share its cost, few enough that nobody waits long for the answers."""
+"""Most commands per round trip: enough to share its cost, few enough that answers come soon."""
 
 GATHER = 0.002
-"""Seconds from one round trip to the next while only patient commands wait."""
+"""Seconds from one round trip to the next while only batchable commands wait."""
 
 Exchange = Callable[[Sequence[Command]], Awaitable[Sequence[Any]]]
 """Sends commands together; their answers, or in the place of one the error it was refused with. Raises
@@ -47,47 +47,47 @@ class Gathering:
         self._exchange = exchange
         self._waiting: list[PendingCommand] = []
         self._runner: asyncio.Task[None] | None = None
-        self._hurried = False
+        self._flushing = False
         self._gathering: asyncio.Future[None] | None = None
         self._sent_at = 0.0
 
     def command(
-        self, *command: Argument, read: Callable[[Any], Any] | None = None, patient: bool = False
+        self, *command: Argument, read: Callable[[Any], Any] | None = None, batchable: bool = False
     ) -> asyncio.Future[Any]:
         """Under way when this returns; its answer as `read` reads it, or BackendUnavailable, comes with the future."""
-        return self.later(command, read, patient=patient)
+        return self.later(command, read, batchable=batchable)
 
     def later(
-        self, command: Command | Callable[[], Command], read: Callable[[Any], Any] | None = None, *, patient: bool
+        self, command: Command | Callable[[], Command], read: Callable[[Any], Any] | None = None, *, batchable: bool
     ) -> asyncio.Future[Any]:
         """As `command`; one that is made only when it is sent can say what has gathered until then."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.append(PendingCommand(future, command, read, loop.time()))
-        if not patient:
-            self.hurry()
+        if not batchable:
+            self.flush()
         if self._runner is None:
             self._runner = asyncio.create_task(self._run(), name="redis-pipeline")
         return future
 
-    def hurry(self) -> None:
-        """Send what waits: somebody is not patient any more."""
-        self._hurried = True
+    def flush(self) -> None:
+        """Sends the gathered commands without waiting for more."""
+        self._flushing = True
         if self._gathering is not None:
             settle(self._gathering)
 
     async def close(self) -> None:
-        self.hurry()
+        self.flush()
         if self._runner is not None:
             await asyncio.gather(self._runner, return_exceptions=True)
 
     async def _run(self) -> None:
         try:
             while self._waiting:
-                if not self._hurried:
+                if not self._flushing:
                     await self._gather()
                 batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-                self._hurried = bool(self._waiting)
+                self._flushing = bool(self._waiting)
                 await self._send(batch)
         finally:
             self._runner = None
@@ -112,7 +112,7 @@ class Gathering:
             commands = [each.command() if callable(each.command) else each.command for each in batch]
             answers = await self._exchange(commands)
         except BackendUnavailable as failure:
-            batch += self._tired()
+            batch += self._take_overdue()
             answers = [failure] * len(batch)
         except BaseException:
             for each in batch:
@@ -121,12 +121,12 @@ class Gathering:
         for each, answer in zip(batch, answers, strict=True):
             resolve(each, answer)
 
-    def _tired(self) -> list[PendingCommand]:
-        """Those who have waited so long for their turn that they need not wait as long again to hear the same."""
+    def _take_overdue(self) -> list[PendingCommand]:
+        """Takes out commands that have waited so long that they fail with this round trip."""
         since = asyncio.get_running_loop().time() - ANSWER_TIMEOUT / 2
-        tired = [each for each in self._waiting if each.since < since]
+        overdue = [each for each in self._waiting if each.since < since]
         self._waiting = [each for each in self._waiting if each.since >= since]
-        return tired
+        return overdue
 
 
 def settle(future: asyncio.Future[None]) -> None:
@@ -135,7 +135,7 @@ def settle(future: asyncio.Future[None]) -> None:
 
 
 def resolve(waiting: PendingCommand, answer: Any) -> None:
-    """Hand an answer, or the error in its place, to whoever still waits."""
+    """Resolves a command's future with its answer or error, unless it is done."""
     future, read = waiting.future, waiting.read
     if future.done():
         return

@@ -1,5 +1,5 @@
-"""Appends to many logs in one step: what a worker's jobs say within one round trip to Redis costs one script call, and
-the replicas that listen hear one message.
+"""Appends to many logs in one step: the frames of a worker's jobs within one round trip to Redis cost one script call
+and one pub/sub message to each replica that follows them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shared.backends.redis.refusals import raise_if_refused
 from shared.frames import count_frames
 
 MOST = 128
-"""Appends in one step: Redis serves nobody else meanwhile, for about a millisecond."""
+"""Most appends in one step: it blocks Redis for about a millisecond."""
 
 ELSEWHERE = b"elsewhere"
 """A node's answer for a log that it does not have."""
@@ -38,14 +38,14 @@ class Appends:
         self._redis = pipeline
         self._open: dict[Gathering, AppendStep] = {}
 
-    def add(self, job_id: str, attempt: int, offset: int, frames: bytes, *, patient: bool) -> asyncio.Future[None]:
+    def add(self, job_id: str, attempt: int, offset: int, frames: bytes, *, batchable: bool) -> asyncio.Future[None]:
         server = self._redis.at(keys.job(job_id))
         step = self._open.get(server)
         if step is None or not step.open or len(step) >= MOST:
             step = self._open[server] = AppendStep(self._redis)
-            server.later(step.command, step.settle, patient=patient).add_done_callback(step.failed)
-        elif not patient:
-            server.hurry()
+            server.later(step.command, step.settle, batchable=batchable).add_done_callback(step.failed)
+        elif not batchable:
+            server.flush()
         return step.add(job_id, attempt, offset, frames)
 
 
@@ -111,7 +111,7 @@ def only(answers: Sequence[Any]) -> None:
 
 
 def pass_on(future: asyncio.Future[None], done: asyncio.Future[Any]) -> None:
-    """A done callback: what came of `done` comes of `future`."""
+    """A done callback that copies the outcome of `done` to `future`."""
     if future.done():
         return
     if done.cancelled():

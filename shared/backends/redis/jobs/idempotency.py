@@ -1,14 +1,14 @@
-"""Idempotency keys on Redis. What a key stands for and the job itself are in different slots, so no one step writes
-both; and the process that takes the steps may die between any two of them.
+"""Idempotency keys on Redis. A key and its job are in different slots, so no single step writes both, and
+the process may die between any two steps.
 
-Whoever comes first takes the key for its job's id, and writes the record after that. Whoever comes later finds that id
-and looks for the record. It may not be there yet: it is waited for, a moment. It may never come: a process died. Then
-the id is barred first, in one step that fails where the record has come after all; a late write of it is refused from
-then on. Then the key is taken over, in one step that fails where somebody else was quicker. A job that was discarded or
-deleted has left its id barred, and its key is taken over at once.
+The first request claims the key for its job's id, and then writes the record. A later request finds that id and looks
+for the record. The record may not be written yet, so the request waits a moment. It may never be written, because the
+process died. Then the request writes a tombstone for the id, in one step that fails if the record exists after all; a
+late write of the record is refused from then on. Then it claims the key, in one step that fails if another request was
+quicker. A job that was discarded or deleted has left a tombstone, and its key is claimed at once.
 
-So a key never stands for two jobs, whoever asks gets a job that is there or the key for its own, and nobody waits for
-the dead longer than LOOKS.
+So a key never stands for two jobs, each request gets an existing job or the key for its own, and it waits for a dead
+process no longer than the sum of LOOKS.
 """
 
 from __future__ import annotations

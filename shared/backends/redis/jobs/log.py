@@ -10,7 +10,7 @@ from shared.backends.ending import decode_ending
 from shared.backends.follower import FollowerHub, LogFollower, Snapshot
 from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
-from shared.backends.redis.connection.presence import anybody_hears
+from shared.backends.redis.connection.presence import any_subscribed
 from shared.backends.redis.jobs.appends import Appends
 from shared.backends.redis.storage_quota import KeptBytes
 from shared.job import JobStatus
@@ -27,7 +27,7 @@ class RedisLog:
 
     def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
         # Whoever waits for the first frame has waited long enough.
-        return self._appends.add(job_id, attempt, offset, frames, patient=offset > 0)
+        return self._appends.add(job_id, attempt, offset, frames, batchable=offset > 0)
 
     async def reserve(self, job_id: str, attempt: int, size: int) -> None:
         await self._kept.reserve(job_id, attempt, size)
@@ -45,7 +45,7 @@ class RedisLog:
 
     async def followed(self, job_id: str) -> bool:
         replicas = await self._redis.command("HGET", keys.job(job_id), "followers")
-        return bool(replicas) and await anybody_hears(self._redis, *map(keys.replica, replicas.decode().split()))
+        return bool(replicas) and await any_subscribed(self._redis, *map(keys.replica, replicas.decode().split()))
 
     async def read(self, job_id: str, offset: int = 0) -> bytes:
         return await self._redis.command("GETRANGE", keys.log(job_id), offset, -1)

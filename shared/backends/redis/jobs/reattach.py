@@ -7,7 +7,7 @@ from typing import Any
 
 from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
-from shared.backends.redis.connection.presence import anybody_hears
+from shared.backends.redis.connection.presence import any_subscribed
 from shared.job import Job, JobStatus
 
 OPEN = ",".join(status for status in JobStatus if not status.terminal)
@@ -24,7 +24,7 @@ async def reattach_newest(redis: Pipeline, tenant: str, sent: str) -> str | None
         job_id = raw.decode()
         followers = (await redis.command("HGET", keys.job(job_id), "followers") or b"").decode()
         channels = [keys.replica(replica) for replica in followers.split()]
-        if channels and await anybody_hears(redis, *channels):
+        if channels and await any_subscribed(redis, *channels):
             continue
         if await redis.command("ZREM", index, job_id) and await redis.step(
             lua_steps.reattach(job_id, open_statuses=OPEN, known_followers=followers)
