@@ -76,14 +76,18 @@ PROCESS = ("drain", "log_level", "log_format")
 def cli() -> None:
     """Serve LLM completions to bursty traffic on a durable queue.
 
-    Every option is also a variable IGNITE_… in the environment and a line in ignite.toml.
+    Each option of up, api, worker and doctor is also an environment variable (--grpc-port: IGNITE_GRPC_PORT) and a line
+    in ignite.toml (grpc_port = 50051).
     """
 
 
 @cli.command()
 @settings_options(*API, "data_dir", *WORKER, *BACKEND, *PROCESS)
 def up(**options: Any) -> None:
-    """API and worker in one process, no servers, with the demo model."""
+    """Start API and worker in one process; needs no servers.
+
+    The data is in SQLite; without --model the demo model answers.
+    """
     from ignite.running import run
     from ignite.up import run_up
 
@@ -94,7 +98,7 @@ def up(**options: Any) -> None:
 @cli.command()
 @settings_options("processes", *API, *BACKEND, *PROCESS)
 def api(**options: Any) -> None:
-    """The API; needs RabbitMQ and Redis."""
+    """Start the API; needs RabbitMQ and Redis."""
     from ignite.api_process import run_apis
 
     run_apis(settings_of(options))
@@ -103,7 +107,7 @@ def api(**options: Any) -> None:
 @cli.command()
 @settings_options("processes", *WORKER, *BACKEND, *PROCESS)
 def worker(**options: Any) -> None:
-    """A worker with one engine; needs RabbitMQ and Redis."""
+    """Start a worker with one engine; needs RabbitMQ and Redis."""
     from ignite.worker_process import run_workers
 
     run_workers(settings_of(options))
@@ -112,7 +116,7 @@ def worker(**options: Any) -> None:
 @cli.command()
 @settings_options(*API, "data_dir", *WORKER, *BACKEND)
 def doctor(**options: Any) -> None:
-    """Check settings, broker, store, engine and ports, and say what to do."""
+    """Check settings, servers and ports; print how to fix problems."""
     from ignite.commands.doctor import run_doctor
 
     run_doctor(options)

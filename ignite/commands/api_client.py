@@ -1,4 +1,4 @@
-"""The API as the commands use it."""
+"""The HTTP client of the commands that call the API."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from shared.setting_urls import without_password
 DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT = 5.0
 AWAY = (429, 502, 503, 504)
-"""Statuses that say: come back later."""
+"""Statuses of temporary failures."""
 
 
 class Unreachable(click.ClickException):
-    """The API does not answer, or not at present: asking again may help."""
+    """The API cannot be reached or is overloaded; a retry can help."""
 
 
 class Refused(click.ClickException):
@@ -35,7 +35,7 @@ class Refused(click.ClickException):
 
 
 class Api:
-    """Every failure is one sentence."""
+    """Calls the API. Raises Unreachable or Refused, each with a one-sentence message."""
 
     def __init__(self, url: str, key: str | None) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
@@ -86,14 +86,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def talks_to_the_api(command: Command) -> Command:
-    """The options that say which API, and with what key."""
-    url = click.option("--url", envvar="IGNITE_URL", default=DEFAULT_URL, show_default=True, help="the API")
-    key = click.option("--key", envvar="IGNITE_API_KEY", help="the key to use")
+    """Adds the options --url and --key."""
+    url = click.option("--url", envvar="IGNITE_URL", default=DEFAULT_URL, show_default=True, help="base URL of the API")
+    key = click.option("--key", envvar="IGNITE_API_KEY", help="API key (not needed on an API without keys)")
     return url(key(command))
 
 
 def show(api: Api, method: str, path: str) -> None:
-    """Print what the API answers, as JSON for people."""
+    """Prints the API's answer as indented JSON."""
 
     async def work() -> None:
         click.echo(json.dumps(await api.json(method, path), indent=2, ensure_ascii=False))

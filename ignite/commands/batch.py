@@ -1,4 +1,4 @@
-"""`ignite batch`: run a file of requests, and look at batches, through the API."""
+"""`ignite batch`: runs a file of requests, and lists, prints, cancels and retries batches through the API."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ HEADING = f"{'ID':<38}  {'STATUS':<11}  {'CREATED':<14}  {'LINES':>9}  {'DONE':>
 @talks_to_the_api
 @click.pass_context
 def batch(context: click.Context, url: str, key: str | None) -> None:
-    """Run a file of requests as a batch; look at batches, cancel them, run what failed again."""
+    """Run a file of requests as a batch, and manage batches."""
     context.obj = Api(url, key)
 
 
 @batch.command("run")
 @click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="where the answers go")
-@click.option("--errors", type=click.Path(path_type=Path), help="where failed lines go [OUTPUT.errors]")
-@click.option("--window", default="24h", show_default=True, help="how long it may take: 24h, 30m, …")
-@click.option("--again", is_flag=True, help="begin anew: forget an unfinished run, replace its files at the end")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="file for the answers")
+@click.option("--errors", type=click.Path(path_type=Path), help="file for the failed lines [default: OUTPUT.errors]")
+@click.option("--window", default="24h", show_default=True, help="time limit of the batch, with unit: 24h, 30m, …")
+@click.option("--again", is_flag=True, help="start over: ignore an unfinished run and replace its files at the end")
 @click.pass_obj
 def run_batch(api: Api, source: Path, output: Path, errors: Path | None, window: str, again: bool) -> None:
     """Run the requests in SOURCE (JSON lines) and write their answers as they come.
 
-    Answers come in the order in which they are done, to OUTPUT.part, which becomes OUTPUT at the end. After Ctrl-C or a
-    lost connection the same command goes on where it was; the batch itself does not stop. Ends with 0 if every line was
-    answered, 1 if some failed, 2 if nothing was run.
+    Answers are written in the order of completion to OUTPUT.part, which is renamed to OUTPUT at the end. After Ctrl-C
+    or a lost connection the batch continues on the server; the same command resumes the download. Exit status: 0 if
+    every line was answered, 1 if some failed, 2 if nothing was run.
     """
     from ignite.commands.batch_files import BatchFiles, behind_links, beside
     from ignite.commands.batch_run import run_to_its_end
@@ -44,16 +44,18 @@ def run_batch(api: Api, source: Path, output: Path, errors: Path | None, window:
 
 
 @batch.command("ls")
-@click.option("--limit", default=20, show_default=True, help="how many")
+@click.option("--limit", default=20, show_default=True, help="number of batches to list")
 @click.pass_obj
 def list_batches(api: Api, limit: int) -> None:
-    """The latest batches, newest first."""
+    """List the latest batches, newest first."""
 
     async def work() -> None:
         found = await api.json("GET", "/v1/batches", params={"limit": str(limit)})
         click.echo(HEADING)
         for each in found["data"]:
             click.echo(row(each))
+        if not found["data"]:
+            click.echo("There are no batches. Start one with 'ignite batch run IN.jsonl -o OUT.jsonl'.", err=True)
 
     run(work())
 
@@ -70,7 +72,7 @@ def row(batch: dict[str, Any]) -> str:
 @click.argument("batch_id")
 @click.pass_obj
 def get_batch(api: Api, batch_id: str) -> None:
-    """One batch, whole, as JSON."""
+    """Print a batch as JSON."""
     show(api, "GET", f"/v1/batches/{batch_id}")
 
 
@@ -78,7 +80,7 @@ def get_batch(api: Api, batch_id: str) -> None:
 @click.argument("batch_id")
 @click.pass_obj
 def cancel_batch(api: Api, batch_id: str) -> None:
-    """Cancel a batch; prints it as it then is. What is done is kept."""
+    """Cancel a batch and print it as JSON. Finished lines keep their answers."""
     show(api, "POST", f"/v1/batches/{batch_id}/cancel")
 
 
@@ -86,5 +88,5 @@ def cancel_batch(api: Api, batch_id: str) -> None:
 @click.argument("batch_id")
 @click.pass_obj
 def retry_batch(api: Api, batch_id: str) -> None:
-    """Run what failed in a batch again; prints the new batch."""
+    """Run a batch's failed lines again as a new batch, and print it as JSON."""
     show(api, "POST", f"/v1/batches/{batch_id}/retry")

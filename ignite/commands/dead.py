@@ -1,5 +1,5 @@
-"""`ignite dead`: what was given up, and its replay. With an operator's key (or none, where none is needed): of every
-tenant, with the messages that nobody could decode; with another key: one's own jobs.
+"""`ignite dead`: lists and replays dead jobs. An operator's key (or no key, with no_auth) shows the jobs of every
+tenant and undecodable messages; another key shows its tenant's jobs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ MESSAGE = "undecodable-"
 @talks_to_the_api
 @click.pass_context
 def dead(context: click.Context, url: str, key: str | None) -> None:
-    """Jobs that were given up after too many attempts or lost workers, and messages that nobody could decode."""
+    """List and replay dead jobs and undecodable messages.
+
+    A dead job has failed after too many attempts or lost workers.
+    """
     context.obj = Api(url, key)
 
 
@@ -30,17 +33,21 @@ def dead(context: click.Context, url: str, key: str | None) -> None:
 @click.option("--model", help="only jobs for this model")
 @click.pass_obj
 def list_dead(api: Api, model: str | None) -> None:
-    """All of them, newest first, each with what was said last."""
+    """List dead jobs with their last error, newest first, then undecodable messages."""
 
     async def work() -> None:
         click.echo(f"{'ID':<41}  {'FINISHED':<14}  {'ATTEMPTS':>8}  {'TENANT':<12}  {'MODEL':<16}  ERROR")
+        empty = True
         async for job in dead_jobs(api, model):
+            empty = False
             click.echo(
                 f"{job['id']}  {moment(job['finished_at']):<14}  {job['attempts']:>8}  {job.get('tenant', ''):<12}  "
                 f"{job['model']:<16}  {job['error']['message']}"
             )
         if messages := await undecodable(api):
             click.echo(f"\n{'MESSAGE':<24}  {'SET ASIDE':<14}  {'BYTES':>8}  {'QUEUE':<30}  REASON")
+        elif empty:
+            click.echo("There are no dead jobs. 'ignite jobs ls --status failed' lists all failed jobs.", err=True)
         for each in messages:
             click.echo(
                 f"{each['id']}  {moment(each['set_aside_at']):<14}  {each['bytes']:>8}  {each['queue']:<30}  "
@@ -52,11 +59,11 @@ def list_dead(api: Api, model: str | None) -> None:
 
 @dead.command("replay")
 @click.argument("ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="every dead job")
+@click.option("--all", "everything", is_flag=True, help="replay every dead job")
 @click.option("--model", help="with --all: only jobs for this model")
 @click.pass_obj
 def replay(api: Api, ids: Sequence[str], everything: bool, model: str | None) -> None:
-    """Try dead jobs again, each under its own id; put messages back into the queues they came from."""
+    """Run dead jobs again under their ids; put messages back into their queues."""
     require_one(ids, everything)
 
     async def work() -> None:
@@ -74,27 +81,27 @@ def replay(api: Api, ids: Sequence[str], everything: bool, model: str | None) ->
 
 @dead.command("purge")
 @click.argument("ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="every one of them")
+@click.option("--all", "everything", is_flag=True, help="delete every undecodable message")
 @click.pass_obj
 def purge(api: Api, ids: Sequence[str], everything: bool) -> None:
-    """Forget messages that nobody could decode. Dead jobs go by themselves, when their retention ends."""
+    """Delete undecodable messages. Dead jobs are deleted when their retention ends."""
     require_one(ids, everything)
 
     async def work() -> None:
         for each in [message["id"] for message in await undecodable(api)] if everything else ids:
             await api.json("DELETE", f"{MESSAGES}/{each}")
-            click.echo(f"{each}  forgotten")
+            click.echo(f"{each}  deleted")
 
     run(work())
 
 
 def require_one(ids: Sequence[str], everything: bool) -> None:
     if bool(ids) == everything:
-        raise click.UsageError("name them, or say --all")
+        raise click.UsageError("give one or more IDs, or --all")
 
 
 async def path_of(api: Api) -> str:
-    """Where this key finds dead jobs."""
+    """Returns the API path that lists dead jobs for this key."""
     try:
         await api.json("GET", ALL, params={"limit": "1"})
     except Refused as refused:

@@ -1,4 +1,4 @@
-"""`ignite queues` and `ignite workers`: how the fleet fares, once or again and again."""
+"""`ignite queues` and `ignite workers`: print the state of queues and workers, once or every few seconds."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from ignite.commands.api_client import Api, run, talks_to_the_api
 from ignite.commands.jobs import moment
 
 EVERY = 2.0
-"""Seconds between two looks."""
+"""Seconds between two refreshes."""
 
 MEASURE = 1.2
-"""Seconds between two looks at a server that has not measured yet how fast its queues drain."""
+"""Seconds to wait for a server that has not yet measured the drain rate of its queues."""
+
+NEXT = "Start a worker with 'ignite worker --engine ENGINE --model MODEL', or run 'ignite up'."
 
 CLEAR, HIDE_CURSOR, SHOW_CURSOR = "\x1b[H\x1b[J", "\x1b[?25l", "\x1b[?25h"
 
@@ -29,15 +31,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def looks(command: Command) -> Command:
-    watch = click.option("--watch", is_flag=True, help=f"look again every {EVERY:g} s")
-    as_json = click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
+    watch = click.option("--watch", is_flag=True, help=f"refresh every {EVERY:g} s until Ctrl-C")
+    as_json = click.option("--json", "as_json", is_flag=True, help="print one JSON object per line")
     return talks_to_the_api(watch(as_json(command)))
 
 
 @click.command()
 @looks
 def queues(url: str, key: str | None, watch: bool, as_json: bool) -> None:
-    """What waits and runs, by model and tier."""
+    """Show waiting and running jobs by model and tier."""
 
     async def look() -> Rows:
         api = Api(url, key)
@@ -53,7 +55,7 @@ def queues(url: str, key: str | None, watch: bool, as_json: bool) -> None:
 @click.command()
 @looks
 def workers(url: str, key: str | None, watch: bool, as_json: bool) -> None:
-    """The workers that are there, and what each of them does."""
+    """Show the workers and their slots."""
 
     async def look() -> Rows:
         return (await Api(url, key).json("GET", "/v1/workers"))["data"]
@@ -62,7 +64,7 @@ def workers(url: str, key: str | None, watch: bool, as_json: bool) -> None:
 
 
 async def show(look: Callable[[], Any], table: Table, *, watch: bool, as_json: bool) -> None:
-    """On a terminal a watch stays in one place; in a pipe the tables follow each other."""
+    """Prints the table; a watch on a terminal redraws it in place."""
     on_terminal = watch and not as_json and sys.stdout.isatty()
     if on_terminal:
         click.echo(HIDE_CURSOR, nl=False)
@@ -71,6 +73,8 @@ async def show(look: Callable[[], Any], table: Table, *, watch: bool, as_json: b
             rows = await look()
             lines = [json.dumps(row) for row in rows] if as_json else table(rows)
             click.echo(screen(lines) if on_terminal else "\n".join(lines), nl=not on_terminal)
+            if not rows and not watch:
+                click.echo(f"None yet. {NEXT}", err=True)
             if not watch:
                 return
             await asyncio.sleep(EVERY)
@@ -80,7 +84,7 @@ async def show(look: Callable[[], Any], table: Table, *, watch: bool, as_json: b
 
 
 def screen(lines: Sequence[str]) -> str:
-    """What fits, in place of what was there."""
+    """Returns the lines that fit the terminal, after the codes that clear it."""
     width, height = shutil.get_terminal_size()
     said = [*lines[: height - 2], f"{time.strftime('%H:%M:%S')} · every {EVERY:g} s · Ctrl-C ends it"]
     return CLEAR + "\n".join(line[:width] for line in said)

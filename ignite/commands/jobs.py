@@ -1,4 +1,4 @@
-"""`ignite jobs`: list, look at, follow, cancel and retry jobs through the API."""
+"""`ignite jobs`: lists, prints, follows, cancels and retries jobs through the API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ignite.commands.api_client import Api, run, show, talks_to_the_api
 @talks_to_the_api
 @click.pass_context
 def jobs(context: click.Context, url: str, key: str | None) -> None:
-    """Look at jobs, follow them, cancel them, try them again."""
+    """List, print, follow, cancel and retry jobs."""
     context.obj = Api(url, key)
 
 
@@ -36,12 +36,12 @@ HEADING = f"{'ID':<41}  {'STATUS':<11}  {'CREATED':<14}  {'TIER':<8}  {'TOKENS':
 
 
 @jobs.command("ls")
-@click.option("--status", help="only jobs in this state")
+@click.option("--status", help="only jobs with this status")
 @click.option("--model", help="only jobs for this model")
-@click.option("--limit", default=20, show_default=True, help="how many")
+@click.option("--limit", default=20, show_default=True, help="number of jobs to list")
 @click.pass_obj
 def list_jobs(api: Api, status: str | None, model: str | None, limit: int) -> None:
-    """The latest jobs, newest first."""
+    """List the latest jobs, newest first."""
 
     async def work() -> None:
         wanted = {"status": status, "model": model, "limit": str(limit)}
@@ -49,6 +49,9 @@ def list_jobs(api: Api, status: str | None, model: str | None, limit: int) -> No
         click.echo(HEADING)
         for job in found["data"]:
             click.echo(row(job))
+        if not found["data"]:
+            none = "No job matches --status and --model." if status or model else "No jobs yet. Send a call to the API."
+            click.echo(none, err=True)
 
     run(work())
 
@@ -57,7 +60,7 @@ def list_jobs(api: Api, status: str | None, model: str | None, limit: int) -> No
 @click.argument("job_id")
 @click.pass_obj
 def get_job(api: Api, job_id: str) -> None:
-    """One job, whole, as JSON."""
+    """Print a job as JSON."""
     show(api, "GET", f"/v1/jobs/{job_id}")
 
 
@@ -65,7 +68,7 @@ def get_job(api: Api, job_id: str) -> None:
 @click.argument("job_id")
 @click.pass_obj
 def cancel_job(api: Api, job_id: str) -> None:
-    """Cancel a job; prints it as it then is."""
+    """Cancel a job and print it as JSON."""
     show(api, "POST", f"/v1/jobs/{job_id}/cancel")
 
 
@@ -73,16 +76,16 @@ def cancel_job(api: Api, job_id: str) -> None:
 @click.argument("job_id")
 @click.pass_obj
 def retry_job(api: Api, job_id: str) -> None:
-    """Try a failed job again, under the same id; prints it as it then is."""
+    """Run a failed job again under the same id, and print it as JSON."""
     show(api, "POST", f"/v1/jobs/{job_id}/retry")
 
 
 @jobs.command("tail")
 @click.argument("job_id")
-@click.option("--raw", is_flag=True, help="the frames as they are, instead of the text")
+@click.option("--raw", is_flag=True, help="print the event stream instead of the text")
 @click.pass_obj
 def tail_job(api: Api, job_id: str, raw: bool) -> None:
-    """Follow a job's stream from its start to its end."""
+    """Print a job's stream from its start to its end."""
     write: Callable[[str], None] = print_line if raw else print_text
 
     async def work() -> None:
@@ -98,7 +101,7 @@ def print_line(line: str) -> None:
 
 
 def print_text(line: str) -> None:
-    """The text of a data line; everything else on stderr or nowhere."""
+    """Prints the text of a data line and skips other lines; raises ClickException for an error event."""
     if not line.startswith("data: "):
         return
     if line.startswith("data: [DONE]"):

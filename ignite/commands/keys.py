@@ -1,5 +1,5 @@
-"""`ignite keys`: make, list and revoke the keys that are kept with the jobs. It writes them where the API
-reads them and needs no server to run: who may write there, may make keys.
+"""`ignite keys`: creates, lists and revokes stored API keys. The command writes to the API's store and does not need a
+running API: write access to the store is the permission to create keys.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Work = Callable[[KeyRepository], Coroutine[Any, Any, None]]
 @settings_options("amqp_url", "redis_url", "data_dir")
 @click.pass_context
 def keys(context: click.Context, **options: Any) -> None:
-    """Make, list and revoke API keys. What a key may do, its limits say."""
+    """Create, list and revoke API keys. Limits are set per key."""
     context.obj = settings_of(options)
 
 
@@ -43,14 +43,24 @@ WEIGHT = click.FloatRange(0.01, 1000)
 
 
 @keys.command("create")
-@click.option("--name", required=True, help="what it is called here; its tenant, where none is named")
-@click.option("--tenant", help="whose jobs it sees; two keys of one tenant see the same")
-@click.option("--rpm", type=COUNT, help="requests a minute")
-@click.option("--tpm", type=COUNT, help="tokens a minute, of prompts and answers together")
-@click.option("--concurrency", type=COUNT, help="jobs that may be open at once")
-@click.option("--models", default="", help="the only models it may use, separated by commas")
-@click.option("--weight", type=WEIGHT, default=1.0, show_default=True, help="its tenant's share of the workers")
-@click.option("--operator", is_flag=True, help="may look at queues and workers")
+@click.option("--name", required=True, help="the key's name; also its tenant unless --tenant is given")
+@click.option("--tenant", help="tenant of the key; keys of one tenant see the same jobs")
+@click.option("--rpm", type=COUNT, help="limit of requests per minute [default: no limit]")
+@click.option("--tpm", type=COUNT, help="limit of tokens per minute, prompts and answers together [default: no limit]")
+@click.option("--concurrency", type=COUNT, help="limit of unfinished jobs [default: no limit]")
+@click.option("--models", default="", help="models the key may use, separated by commas [default: all]")
+@click.option(
+    "--weight",
+    type=WEIGHT,
+    default=1.0,
+    show_default=True,
+    help="the tenant's share of the workers, relative to other tenants",
+)
+@click.option(
+    "--operator",
+    is_flag=True,
+    help="allow the operator's commands: queues, workers, dead jobs of every tenant, metrics",
+)
 @click.pass_obj
 def create(
     settings: Settings,
@@ -63,16 +73,16 @@ def create(
     weight: float,
     operator: bool,
 ) -> None:
-    """Make a key. It is shown this once; what is kept is its hash."""
+    """Create a key and print it once. Only its hash is stored."""
     limits = Limits(rpm, tpm, concurrency, models=tuple(filter(None, map(str.strip, models.split(",")))))
 
-    async def work(book: KeyRepository) -> None:
-        first = not await book.ever()
-        secret, key = await book.create(name, tenant=tenant, limits=limits, weight=weight, operator=operator)
+    async def work(repository: KeyRepository) -> None:
+        first = not await repository.ever()
+        secret, key = await repository.create(name, tenant=tenant, limits=limits, weight=weight, operator=operator)
         click.echo(secret)
         click.echo(
-            f"{key.id}: '{key.name}' for tenant '{key.tenant}', {allowance(key)}; kept in {place(settings)}.\n"
-            "It is not shown again. Servers that run already take it.",
+            f"{key.id}: '{key.name}' for tenant '{key.tenant}', {allowance(key)}; kept in {store_location(settings)}.\n"
+            "The key is not shown again. Running servers accept it.",
             err=True,
         )
         if first and not settings.distributed:
@@ -82,17 +92,19 @@ def create(
 
 
 @keys.command("ls")
-@click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object per line")
 @click.pass_obj
 def list_keys(settings: Settings, as_json: bool) -> None:
-    """All stored keys, oldest first."""
+    """List the stored keys, oldest first."""
 
-    async def work(book: KeyRepository) -> None:
-        found = sorted([key async for key in book.all()], key=lambda key: key.created_at)
+    async def work(repository: KeyRepository) -> None:
+        found = sorted([key async for key in repository.all()], key=lambda key: key.created_at)
         if not as_json:
             click.echo(f"{'ID':<20}  {'NAME':<16}  {'TENANT':<16}  {'KEY':<15}  {'CREATED':<14}  MAY")
         for key in found:
             click.echo(json.dumps(described(key)) if as_json else row(key))
+        if not found:
+            click.echo("No keys are stored. Create one with 'ignite keys create --name NAME'.", err=True)
 
     require_data(settings)
     with_repository(settings, work)
@@ -100,18 +112,18 @@ def list_keys(settings: Settings, as_json: bool) -> None:
 
 @keys.command("revoke")
 @click.argument("name_or_id")
-@click.option("--cancel-jobs", is_flag=True, help="cancel its jobs and batches, too; else they run on")
+@click.option("--cancel-jobs", is_flag=True, help="also cancel the key's jobs and batches; without it they run on")
 @click.pass_obj
 def revoke(settings: Settings, name_or_id: str, cancel_jobs: bool) -> None:
-    """Forget a key: within seconds no server takes it any more, and calls that are open with it end."""
+    """Revoke a key. Within seconds every API refuses it and its open calls end."""
 
-    async def work(book: KeyRepository) -> None:
-        key = await book.revoke(name_or_id, cancel_jobs=cancel_jobs)
+    async def work(repository: KeyRepository) -> None:
+        key = await repository.revoke(name_or_id, cancel_jobs=cancel_jobs)
         jobs = "its jobs and batches are cancelled" if cancel_jobs else "its jobs and batches run on"
         click.echo(
-            f"{key.id} ({key.name}) is revoked: within seconds it opens nothing, its open calls end, and {jobs}."
+            f"{key.id} ({key.name}) is revoked: within seconds every API refuses it, its open calls end, and {jobs}."
         )
-        if not await book.any():
+        if not await repository.any():
             click.echo(
                 "That was the last stored key. Calls without a key are still refused: make another key, set "
                 "IGNITE_API_KEYS, or start with --no-auth to serve this machine without keys.",
@@ -134,7 +146,7 @@ def with_repository(settings: Settings, work: Work) -> None:
 
 
 def require_data(settings: Settings) -> None:
-    """Looking into a directory that was never used is a mistake, and not a way to make one."""
+    """Raises ClickException if the data directory has no database, instead of creating one there."""
     if not settings.distributed and not (settings.data_dir / "ignite.db").exists():
         raise click.ClickException(
             f"there is no Ignite data in {settings.data_dir}: name the directory with --data-dir, "
@@ -142,8 +154,8 @@ def require_data(settings: Settings) -> None:
         )
 
 
-def place(settings: Settings) -> str:
-    """Where keys are kept, without the password for it."""
+def store_location(settings: Settings) -> str:
+    """Returns the keys' location for display, without passwords."""
     if settings.redis_url is None:
         return str(settings.data_dir.resolve())
     urls = map(urlsplit, split_list(settings.redis_url))
@@ -171,7 +183,7 @@ def allowance(key: StoredKey) -> str:
 
 
 def described(key: StoredKey) -> dict[str, Any]:
-    """Everything but the hash."""
+    """Returns the key as JSON fields, without its hash."""
     fields = asdict(key)
     del fields["digest"]
     return {"id": key.id} | fields

@@ -13,8 +13,8 @@ Command = Callable[..., Any]
 
 
 def settings_options(*names: str) -> Callable[[Command], Command]:
-    """An option for each setting, described as the setting is. Values are checked where all settings are. An option for
-    a switch may go without its value, which is true then.
+    """Adds one option per setting, with the setting's description as its help. `load_settings` checks the values. A
+    boolean option without a value means true.
     """
 
     def decorate(command: Command) -> Command:
@@ -33,6 +33,7 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
 
 
 def settings_of(options: dict[str, Any]) -> Settings:
+    """Returns the settings from options, environment and ignite.toml; a wrong value ends the command with a message."""
     try:
         return load_settings(options)
     except SettingsError as error:

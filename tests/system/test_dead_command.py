@@ -10,6 +10,8 @@ from tests.support.cluster import Cluster
 from tests.support.command import ignite
 from tests.support.wait_until import wait_until
 
+NONE = "There are no dead jobs. 'ignite jobs ls --status failed' lists all failed jobs."
+
 
 async def test_a_job_that_took_its_worker_down_is_listed_and_replayed_under_its_own_id(
     cluster: Cluster, gate: Gate
@@ -29,14 +31,14 @@ async def test_a_job_that_took_its_worker_down_is_listed_and_replayed_under_its_
         assert heading.split()[0] == "ID"
         assert [row.split()[0] for row in rows] == [job_id]
         assert " local " in rows[0], "an operator sees whose it is"
-        assert (await dead(api.url, "ls", "--model", "another")).splitlines() == [heading]
+        assert (await dead(api.url, "ls", "--model", "another")).splitlines() == [heading, NONE]
 
         assert (await dead(api.url, "replay", "--all")).split() in ([job_id, "queued"], [job_id, "in_progress"])
 
         record = await ended(session, job_id)
         assert (record["status"], record["error"]) == ("completed", None)
         assert await content_of(session, job_id) == prompt.text
-    assert (await dead(api.url, "ls")).splitlines() == [heading]
+    assert (await dead(api.url, "ls")).splitlines() == [heading, NONE]
 
 
 async def test_messages_that_nobody_could_decode_are_listed_replayed_and_purged(
@@ -53,7 +55,7 @@ async def test_messages_that_nobody_could_decode_are_listed_replayed_and_purged(
 
     assert await dead(api.url, "replay", first) == f"{first}  put back into ignite.jobs.simulated.default\n"
     await wait_until(lambda: worker.output.count("delivery.undecodable") == 4, "it to be set aside again")
-    assert await dead(api.url, "purge", others[0]) == f"{others[0]}  forgotten\n"
+    assert await dead(api.url, "purge", others[0]) == f"{others[0]}  deleted\n"
     await wait_until(lambda: messages(api.url, 2))
     assert len((await dead(api.url, "purge", "--all")).splitlines()) == 2
     assert "nobody could decode" not in await dead(api.url, "ls")
@@ -69,7 +71,7 @@ async def messages(url: str, count: int) -> list[str]:
 
 async def test_replay_wants_to_know_what(cluster: Cluster) -> None:
     api = await cluster.api()
-    assert "name them, or say --all" in await dead(api.url, "replay", status=2)
+    assert "give one or more IDs, or --all" in await dead(api.url, "replay", status=2)
     assert await dead(api.url, "replay", "chatcmpl-none", status=1) == "Error: No job 'chatcmpl-none'.\n"
 
 
