@@ -1,7 +1,7 @@
 """Several processes of one kind on one machine: Python runs on one core per process.
 
-The parent owns what they share (the API's socket) and nothing else. It passes on what it is told, starts again what
-has died, and ends when all have ended. A child whose parent is gone drains, as if it had been told to.
+The parent owns only what they share (the API's socket). It forwards signals, restarts processes that died, and exits
+when all have ended. A child whose parent has died drains, as on SIGTERM.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Family:
         if pid == 0:
             self._live()
         self.living.add(pid)
-        if self.stopping:  # Told so between the fork and now.
+        if self.stopping:  # The signal came between the fork and the line above.
             os.kill(pid, signal.SIGTERM)
 
     def pass_on(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
-        """As SIGTERM, whatever it was: Ctrl-C is for the parent, whose children are in groups of their own."""
+        """Sends SIGTERM to all children, for SIGINT too: Ctrl-C reaches only the parent."""
         self.stopping = True
         for pid in self.living:
             os.kill(pid, signal.SIGTERM)
@@ -70,7 +70,7 @@ class Family:
         if self.stopping:
             self.status = self.status or max(code, 0)
         elif code in (0, 1):
-            # Nobody told it to end, and it has said why: so will every other.
+            # The child ended by itself with a logged reason, which applies to every other child.
             self.status = code
             self.pass_on()
         else:
@@ -99,7 +99,7 @@ class Family:
 
 
 def end_with(pipe: int) -> None:
-    """SIGTERM for this process when the other end of `pipe` closes."""
+    """Sends SIGTERM to this process when the other end of `pipe` closes."""
 
     def wait() -> None:
         os.read(pipe, 1)

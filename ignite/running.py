@@ -1,4 +1,4 @@
-"""What all processes share: run a main, stop on signals, say that one is ready."""
+"""Shared by all processes: runs the main coroutine, handles stop signals, reports readiness."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from shared.settings import Settings, SettingsError
 log = structlog.get_logger(__name__)
 
 CLOSING = 1.0
-"""Seconds in which the drivers' own tasks end that close connections."""
+"""Seconds to wait for the drivers' tasks that close connections."""
 
 M_MMAP_THRESHOLD = -3
-"""glibc's number of the option."""
+"""glibc's number of the option M_MMAP_THRESHOLD."""
 
 LARGE = 1024 * 1024
-"""Bytes of a block of memory from which on it is the system's, and not a heap's."""
+"""Blocks of at least this many bytes come from the system instead of a heap."""
 
 MENDABLE = (IgniteError, SettingsError, OSError)
 
 
 def run(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
-    """Run a process's main; what the user can mend ends it with one sentence and status 1."""
+    """Runs a process's main coroutine. Errors that the user can fix end the process with one message and status 1."""
     calm_garbage_collection()
     give_back_large_memory()
     raise_open_files()
@@ -45,7 +45,7 @@ def run(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
 
 @contextmanager
 def mendable(settings: Settings) -> Generator[None]:
-    """Logs are set up inside, and what the user can mend ends the process with one sentence and status 1."""
+    """Sets up logs; errors that the user can fix end the process with one message and status 1."""
     set_up_logs(settings.log_level, settings.log_format)
     try:
         yield
@@ -58,7 +58,7 @@ def mendable(settings: Settings) -> Generator[None]:
 
 
 async def tidily(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main`, which has an owner for each of its tasks: one that is there at its end was lost sight of."""
+    """Runs `main` and logs tasks that are left at its end: each of its tasks should have an owner that awaits it."""
     await main
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
@@ -68,22 +68,22 @@ async def tidily(main: Coroutine[Any, Any, None]) -> None:
 
 
 def calm_garbage_collection() -> None:
-    """What is loaded by now stays: looking through it again and again took a seventh of the API's time under load."""
+    """Excludes loaded objects from garbage collection, which took a seventh of the API's time under load."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 
 
 def give_back_large_memory() -> None:
-    """Memory of large objects returns to the system when they are freed. By default glibc keeps blocks of up to 32 MB
-    in heaps that hardly ever shrink once it has seen some: large bodies would cost twice their memory, for good.
+    """Returns the memory of large objects to the system when they are freed. By default glibc keeps blocks of up to
+    32 MB in heaps that hardly shrink: large bodies would permanently cost twice their memory.
     """
     with suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def raise_open_files() -> None:
-    """As many as this process is allowed: each open call takes one, and shells and systemd begin with 1,024."""
+    """Raises the limit of open files to the hard limit: each open call takes one file."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS allows less than it says
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -95,7 +95,7 @@ def fail(error: Exception) -> NoReturn:
 
 
 def first_of(error: Exception) -> Exception:
-    """What a group of failures began with."""
+    """Returns the first failure of a group, or the error itself."""
     if isinstance(error, ExceptionGroup):
         group = cast(ExceptionGroup[Exception], error)
         return first_of(group.exceptions[0])
@@ -104,7 +104,7 @@ def first_of(error: Exception) -> Exception:
 
 @contextmanager
 def stop_signals() -> Generator[asyncio.Event]:
-    """SIGTERM and SIGINT set the event: once to drain; a second one ends the process at once."""
+    """Yields an event that SIGTERM and SIGINT set; a second signal ends the process at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -123,7 +123,7 @@ def stop_signals() -> Generator[asyncio.Event]:
 
 
 async def until(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
-    """Until told to stop, or until a task that should not end has ended: then its error ends the process."""
+    """Waits until `stop` is set or one of `tasks` ends; the error of that task then ends the process."""
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -132,14 +132,14 @@ async def until(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
 
 
 async def warn(backend: Backend, longest_job: float) -> None:
-    """Tell the operator what to mend before it does harm. A part that is away is noticed elsewhere."""
+    """Logs the backend's warnings. An unavailable backend is reported by the health checks."""
     with suppress(BackendUnavailable):
         for sentence in await backend.warnings(longest_job):
             log.warning("backend.warning", warning=sentence)
 
 
 def say(line: str) -> None:
-    """A line on stdout, at once: whoever started us may be reading it."""
+    """Prints a line on stdout without buffering: a supervisor may be reading it."""
     click.echo(line)
 
 

@@ -12,8 +12,8 @@ from shared.settings import Settings
 
 
 async def run_up(settings: Settings) -> None:
-    """One process with everything. Calls that are open finish first, so the worker stops after the API."""
-    open_storage(settings)  # What is wrong with it is said before anything is announced.
+    """Runs API and worker in one process. The worker stops after the API, so that open calls finish first."""
+    open_storage(settings)  # Raises for wrong settings before the worker announces its model.
     with stop_signals() as stop:
         async with (
             open_backend(settings) as backend,
@@ -27,7 +27,7 @@ async def run_up(settings: Settings) -> None:
 
 
 def keyless_by_default(settings: Settings) -> Keyless:
-    """One machine's own server over its own files is open to that machine until its first key. Redis may lose its keys,
-    and must not become open by that.
+    """Serves loopback without keys until the first key, in embedded mode only: a Redis that lost its keys must
+    not open the API.
     """
     return Keyless.UNTIL_FIRST_KEY if settings.on_loopback and not settings.distributed else Keyless.NEVER

@@ -19,11 +19,11 @@ from worker.engines.open_engine import EngineSettings, open_engine
 from worker.worker import Worker, WorkerOptions
 
 ELSEWHERE = ("openai", "simulated")
-"""Engines of which a second one costs nothing: the model is in another process, or there is none."""
+"""Engines that several workers can share: the model is in another process, or there is none."""
 
 
 def run_workers(settings: Settings) -> None:
-    """One process, or several, each a worker of its own with all the slots."""
+    """Runs one or several worker processes, each with its own slots."""
     if settings.processes == 1:
         run(settings, run_worker(settings))
         return
@@ -76,13 +76,13 @@ def engine_settings(settings: Settings) -> EngineSettings:
 
 
 def require_model_name(name: str) -> None:
-    """Raises SettingsError. Where the name is not one that the operator has chosen, model_id gives another."""
+    """Raises SettingsError for an unsuitable model name; model_id replaces it."""
     if not is_model_name(name):
         raise SettingsError(f"{bad_model(name)}. Name it with --model-id.")
 
 
 def name_of_model(settings: Settings) -> str | None:
-    """As far as the settings tell it; an upstream may have a name of its own for it."""
+    """Returns the model's name if the settings give one; otherwise the engine's server names it."""
     if settings.model_id or settings.model is None:
         return settings.model_id
     return Path(settings.model).stem if settings.engine == "llamacpp" else settings.model
@@ -90,7 +90,7 @@ def name_of_model(settings: Settings) -> str | None:
 
 @asynccontextmanager
 async def running_engine(settings: Settings) -> AsyncGenerator[Engine]:
-    """Its model has a name by which it can be announced. Raises SettingsError, before it is loaded where it can."""
+    """Starts and yields the engine. Raises SettingsError for an unsuitable model name, if possible before loading."""
     if (name := name_of_model(settings)) is not None:
         require_model_name(name)
     engine = open_engine(engine_settings(settings))
@@ -120,7 +120,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
 
 @asynccontextmanager
 async def working(backend: Backend, engine: Engine, settings: Settings) -> AsyncGenerator[asyncio.Task[None]]:
-    """A worker takes jobs inside; on leaving it drains. Its task ends early only if it has died."""
+    """Runs a worker and yields its task; drains on exit. The task ends earlier only if the worker failed."""
     stop = asyncio.Event()
     worker = Worker(backend, engine, worker_options(settings))
     task = asyncio.create_task(worker.run(stop), name="worker")
