@@ -1,4 +1,4 @@
-"""The files there are: their entries are documents, their bytes objects in the storage."""
+"""Stores files: entries as documents, bytes as objects in the storage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Files:
     # ── entries ──
 
     async def add(self, tenant: str, entry: FileEntry) -> None:
-        """Do nothing where it is there already."""
+        """Adds an entry; does nothing if it exists."""
         value = entry.model_dump_json().encode()
         expires_in = max(1.0, entry.expires_at - time.time())
         try:
@@ -49,8 +49,8 @@ class Files:
             return
 
     async def complete(self, tenant: str, file_id: str, parts: Sequence[Part]) -> None:
-        """The file grows no more, and consists of `parts`. One that is gone stays gone. Raises DocumentChanged where
-        somebody completes it at the same time.
+        """Marks a growing file as complete, with these `parts`; does nothing for a deleted one. Raises DocumentChanged
+        on a concurrent write.
         """
         found = await self._documents.get(KIND, tenant, file_id)
         if found is None or (entry := decode(found)).growing is None:
@@ -60,8 +60,8 @@ class Files:
         await self._documents.put(document, expires_in=max(1.0, entry.expires_at - time.time()))
 
     async def count_more(self, tenant: str, file_id: str, size: int, *, new: bool) -> None:
-        """A file that grows has so many bytes more. Raises StorageQuotaExceeded where that is too much; it has them all
-        the same.
+        """Charges `size` more bytes of a growing file to its tenant. Raises StorageQuotaExceeded above the limit; the
+        bytes stay charged.
         """
         if (entry := await self.find(tenant, file_id)) is not None:
             await self.usage.change(tenant, {bucket_of(entry.expires_at): size + (EACH if new else 0)})
@@ -72,7 +72,7 @@ class Files:
         return None if found is None else decode(found)
 
     async def get(self, tenant: str, file_id: str) -> FileEntry:
-        """Raises NotFound."""
+        """Returns the file's entry. Raises NotFound."""
         entry = await self.find(tenant, file_id)
         if entry is None:
             raise NotFound(f"No such File object: {file_id}", param="id")
@@ -81,7 +81,7 @@ class Files:
     async def list(
         self, tenant: str, *, purpose: str | None, after: str | None, limit: int, oldest_first: bool
     ) -> tuple[Sequence[FileEntry], bool]:
-        """A page, and whether there is more."""
+        """Returns a page of entries, and whether there are more."""
         found: list[FileEntry] = []
         more = True
         while more and len(found) <= limit:
@@ -92,7 +92,7 @@ class Files:
         return found[:limit], len(found) > limit
 
     async def delete(self, tenant: str, file_id: str) -> None:
-        """Raises NotFound, Conflict while a batch writes it."""
+        """Deletes the file. Raises NotFound; Conflict while a batch writes it."""
         document = await self._documents.get(KIND, tenant, file_id)
         if document is None:
             raise NotFound(f"No such File object: {file_id}", param="id")
@@ -114,7 +114,7 @@ class Files:
         await self._storage.delete([part.key])
 
     async def content(self, tenant: str, entry: FileEntry) -> Content:
-        """What there is of it now."""
+        """Returns the parts that hold the file's bytes now."""
         if entry.growing is None:
             return Content(entry.parts)
         found = await self._documents.get(batches.KIND, tenant, entry.growing)

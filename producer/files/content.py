@@ -1,4 +1,4 @@
-"""A file's bytes as an answer: whole, or the range that was asked for."""
+"""Sends a file's bytes: whole, or the requested range."""
 
 from __future__ import annotations
 

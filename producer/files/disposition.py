@@ -29,13 +29,13 @@ class Disposition:
 
 
 def parse_disposition(header: bytes) -> Disposition:
-    """Raises InvalidRequest where a name is in an encoding that nobody can read, or is none."""
+    """Parses the header. Raises InvalidRequest for a name that is invalid or in an unknown encoding."""
     given = {key.decode("latin-1").lower(): value for key, value in PARAMETER.findall(header)}
     name, filename = value_of("name", given), value_of("filename", given)
     if filename is not None and FULL_PATH.match(filename):
         filename = filename.rpartition("\\")[2]
     if any(character < " " or character == "\x7f" for character in f"{name}{filename or ''}"):
-        raise InvalidRequest("The name of a part has characters that no name has.", code="invalid_form")
+        raise InvalidRequest("The name of a part of the form contains control characters.", code="invalid_form")
     return Disposition(name or "", filename)
 
 

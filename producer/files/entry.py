@@ -1,4 +1,4 @@
-"""A file's entry: what is known of it, and where its bytes are."""
+"""The entry of a file: its metadata and the storage keys of its bytes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def object_key(tenant: str, file_id: str, name: str) -> str:
 
 
 def owner_of(key: str) -> tuple[str, str] | None:
-    """Tenant and file of an object; None for what is not ours."""
+    """Returns the tenant and file id in an object's key, None for a foreign object."""
     names = key.split("/")
     if len(names) != 3 or not names[0].startswith("t="):
         return None

@@ -1,6 +1,4 @@
-"""Removes objects that no file's entry names any more: of files that have expired, of uploads that broke off, and of
-batch runners that were overtaken.
-"""
+"""Deletes objects that no file entry names: of expired files, interrupted uploads and replaced batch runners."""
 
 from __future__ import annotations
 
@@ -19,13 +17,13 @@ log = structlog.get_logger(__name__)
 
 EVERY = 3600.0
 GRACE = 3600.0
-"""Seconds for which an object may be there before an entry names it."""
+"""Seconds for which an object without an entry is kept: its entry is written later."""
 
 BATCH = 100
 
 
 async def reap(files: Files, storage: Storage) -> None:
-    """Runs for the life of the replica. Replicas do not agree who does it: what one has removed is gone."""
+    """Deletes orphaned objects until cancelled. Replicas need no coordination: deletion is idempotent."""
     while True:
         await asyncio.sleep(EVERY * random.uniform(0.5, 1.5))
         try:
@@ -37,7 +35,7 @@ async def reap(files: Files, storage: Storage) -> None:
 
 
 async def reap_once(files: Files, storage: Storage, before: float) -> int:
-    """Remove what was put before that moment (Unix time) and belongs to no file; how many objects."""
+    """Deletes objects without a file that are older than that Unix time; returns their number."""
     found: list[str] = []
     async for each in storage.objects():
         if each.modified_at < before and not await belongs(files, each):
@@ -48,7 +46,7 @@ async def reap_once(files: Files, storage: Storage, before: float) -> int:
 
 
 async def belongs(files: Files, stored: StoredObject) -> bool:
-    """Whether a file is made of it. What is not ours is not ours to remove."""
+    """Whether a file uses the object. A foreign object counts as used, so it is never deleted."""
     owner = owner_of(stored.key)
     if owner is None:
         return True

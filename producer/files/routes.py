@@ -55,9 +55,9 @@ async def create_file(request: Request) -> Response:
 
 
 def expected_size(request: Request, most: int) -> int:
-    """About how many bytes the file has."""
-    told = request.headers.get("content-length", "")
-    return min(int(told), most) if told.isdecimal() else min(STEP, most)
+    """Returns the file's approximate size in bytes, from Content-Length."""
+    declared = request.headers.get("content-length", "")
+    return min(int(declared), most) if declared.isdecimal() else min(STEP, most)
 
 
 @router.get("", summary="List files", responses=answers(is_json(response_models.FileList, "A page of files."), 400))

@@ -24,7 +24,7 @@ KIND = "file-usage"
 CHANGE = "change"
 HOUR = 3600
 UNDER_WAY = 6 * HOUR
-"""Seconds after which what an upload has taken comes back, should nobody say how it ended."""
+"""Seconds after which an upload's reservation expires, in case its process died."""
 
 STEP = 16 * 1024 * 1024
 """Bytes that an upload takes at a time which does not say how many it has."""
@@ -46,7 +46,7 @@ class FileUsage:
         self._limit = limit
 
     async def require_room(self, tenant: str) -> None:
-        """Raises StorageQuotaExceeded where there is none at all."""
+        """Raises StorageQuotaExceeded when the tenant has no room left."""
         if self._limit:
             document = await self._read(tenant)
             if (kept := sum(counted(document).values())) >= self._limit:
@@ -85,11 +85,11 @@ class FileUsage:
         try:
             yield room
         finally:
-            await asyncio.shield(room.settle())
+            await asyncio.shield(room.commit())
 
 
 class Room:
-    """What one upload has taken."""
+    """The quota that one upload has reserved."""
 
     def __init__(self, usage: FileUsage, tenant: str) -> None:
         self._usage = usage
@@ -112,10 +112,11 @@ class Room:
             yield chunk
 
     def keep(self, file: FileEntry) -> None:
-        """It is there."""
+        """Marks the upload as stored, so that `commit` charges the file."""
         self._file = file
 
-    async def settle(self) -> None:
+    async def commit(self) -> None:
+        """Releases the reservation, and charges the file that was kept."""
         changes = {self._bucket: -self._taken}
         if self._file is not None:
             bucket = bucket_of(self._file.expires_at)
@@ -124,7 +125,7 @@ class Room:
 
 
 def counted(document: Document) -> dict[int, int]:
-    """Bytes by bucket, of those whose time has not come."""
+    """Returns the bytes per bucket, without expired buckets."""
     now = time.time()
     found: dict[str, int] = orjson.loads(document.value)
     found.pop(CHANGE, None)
@@ -132,7 +133,7 @@ def counted(document: Document) -> dict[int, int]:
 
 
 def changed(before: Mapping[int, int], changes: Mapping[int, int]) -> dict[int, int]:
-    """A bucket that was lost has nothing to give back."""
+    """Returns the buckets after the changes. No bucket goes below 0, because a lost document starts empty."""
     now = time.time()
     after = dict(before)
     for bucket, more in changes.items():

@@ -1,4 +1,4 @@
-"""Where the bytes of files are kept: a directory, or S3-compatible object storage; and the one gate to them."""
+"""Stores the bytes of files in a directory or in S3-compatible object storage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ObjectMissing", "Storage", "StoredObject", "open_storage"]
 
 
 def open_storage(settings: Settings) -> Storage:
-    """What the settings ask for; the library behind S3 is imported when asked for. Raises SettingsError."""
+    """Opens the configured storage; imports the S3 library only for S3. Raises SettingsError."""
     if settings.files_url is None:
         directory = settings.files_dir or settings.data_dir / "files"
         try:

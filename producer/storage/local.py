@@ -28,7 +28,7 @@ TENANT = "t="
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_RETRY = 60.0
-"""Seconds after which a client should try again: somebody has to make room."""
+"""Retry-After, in seconds: an operator has to free space first."""
 
 
 class LocalStorage:
@@ -101,7 +101,7 @@ async def off_loop(step: Callable[[], T]) -> T:
 
 
 async def write_all(file: BinaryIO, chunks: AsyncIterable[bytes]) -> int:
-    """What comes in small pieces is written in large ones."""
+    """Writes small chunks in pieces of CHUNK bytes; returns the total size."""
     size, held, waiting = 0, 0, list[bytes]()
     async for chunk in chunks:
         waiting.append(chunk)
@@ -113,7 +113,7 @@ async def write_all(file: BinaryIO, chunks: AsyncIterable[bytes]) -> int:
 
 
 def create(root: Path, path: Path) -> BinaryIO:
-    """In its directory, though somebody may just be removing that because it is empty."""
+    """Creates the file, and its directory again if another process removes it as empty meanwhile."""
     while True:
         root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
@@ -123,7 +123,7 @@ def create(root: Path, path: Path) -> BinaryIO:
 
 
 def write(file: BinaryIO, data: bytes) -> int:
-    """All of it: an unbuffered write may take less than it was given."""
+    """Writes all bytes: one unbuffered write may accept fewer."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
@@ -137,7 +137,7 @@ def open_at(path: Path, start: int) -> BinaryIO:
 
 
 def publish(file: BinaryIO, begun: Path, path: Path) -> None:
-    """Durable under its name: first the bytes, then the name."""
+    """Makes the file durable: syncs its bytes, renames it, then syncs the directory."""
     with file:
         os.fsync(file.fileno())
     begun.replace(path)
@@ -154,7 +154,7 @@ def discard(file: BinaryIO, begun: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """A directory that has become empty goes too."""
+    """Deletes the file, and its directory if that is empty."""
     path.unlink(missing_ok=True)
     with suppress(OSError):
         path.parent.rmdir()

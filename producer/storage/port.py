@@ -1,4 +1,4 @@
-"""What a storage promises. tests/producer/test_storage.py holds every storage to it."""
+"""The contract of a storage. tests/producer/test_storage.py holds every storage to it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class StoredObject:
 class Storage(Protocol):
     """Objects: bytes under a key, written once and whole. A key is a path: names joined by slashes.
 
-    All calls raise StorageUnavailable when the disk or the server does not do what it is asked.
+    All calls raise StorageUnavailable when the disk or the server fails.
     """
 
     async def put(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        """Store what `chunks` gives; its size in bytes. The object is there, durably, when this returns, and nobody
-        sees a part of it before. What `chunks` raises is raised, and nothing is there.
+        """Stores the bytes of `chunks`, and returns their size. The object is durable when this returns and invisible
+        before. An error of `chunks` is raised, and no object is stored.
         """
         ...
 
@@ -39,9 +39,9 @@ class Storage(Protocol):
         ...
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Forget the objects; those that are not there are no error."""
+        """Deletes the objects; missing ones are no error."""
         ...
 
     def objects(self) -> AsyncIterator[StoredObject]:
-        """All objects there are, in no order, and what broken-off puts have left."""
+        """Yields all objects, in no order, with the remains of interrupted puts."""
         ...
