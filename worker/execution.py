@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -216,13 +216,15 @@ class Execution:
 
     async def _unary(self, request: dict[str, Any], asked: dict[str, Any]) -> Completed:
         answer = legacy_functions.completed(await self._context.engine.complete(request), asked)
-        return Completed(self._within_limit(translate.completion(self._job, answer)))
-
-    def _within_limit(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Returns `result`. Raises AnswerTooLarge where it has more bytes than a job's log may have."""
-        if len(orjson.dumps(result)) > self._context.log_limit:
+        completed = self._completed(answer)
+        if len(completed.result) > self._context.log_limit:
             raise too_large(self._context.log_limit)
-        return result
+        return completed
+
+    def _completed(self, answer: Mapping[str, Any], frames: bytes = b"") -> Completed:
+        """Encodes the answer once: the store keeps the bytes, and the API sends them."""
+        result = translate.completion(self._job, answer)
+        return Completed(orjson.dumps(result), result["usage"], frames)
 
     def _logged(self, claim: Claim) -> bool:
         """Whether the job writes to the log: one that has lost a worker does, so that its progress is kept and seen."""
@@ -258,7 +260,7 @@ class Execution:
             raise EngineError(overloaded.message) if begun else overloaded from overloaded
         if not self._fold.finished:
             raise EngineError("The engine's stream ended before its answer did.")
-        return Completed(translate.completion(self._job, self._fold.completion), encoder.end(self._fold.usage))
+        return self._completed(self._fold.completion, encoder.end(self._fold.usage))
 
     def _encoded(self, chunk: Chunk, encoder: FrameEncoder) -> bytes:
         """Folds the chunk and returns its frames."""
@@ -283,9 +285,8 @@ class Execution:
 
     async def _apply(self, outcome: Outcome, claim: Claim) -> None:
         match outcome:
-            case Completed(result, frames):
-                result_bytes = orjson.dumps(result)
-                await self._finish(claim, Ending(JobStatus.COMPLETED, frames, result_bytes, usage=result["usage"]))
+            case Completed(result, usage, frames):
+                await self._finish(claim, Ending(JobStatus.COMPLETED, frames, result, usage=usage))
             case Failed(error):
                 await self._finish(claim, self._ended_early(JobStatus.FAILED, error))
             case Cancelled():

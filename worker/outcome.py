@@ -13,7 +13,10 @@ from shared.ports import AttemptFenced, Ending
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    result: dict[str, Any]
+    """`result`: the `chat.completion` as JSON bytes."""
+
+    result: bytes
+    usage: dict[str, Any] | None
     frames: bytes = b""
 
 
