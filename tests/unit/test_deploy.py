@@ -16,7 +16,7 @@ from ignite.cli import cli
 from ignite.running import CLOSING
 from shared.settings import PREFIX, Settings, load_settings
 from tests.support.manifests import FILES, container_of, documents, of_kind, pod_of
-from worker.worker import HAND_BACK_SECONDS
+from worker.worker import REQUEUE_SECONDS
 
 OLDEST = "1.25"
 """Of the Kubernetes versions that the manifests are for."""
@@ -89,7 +89,7 @@ def test_a_pod_has_longer_than_its_process_takes_to_drain(deployment: Document) 
     (config,) = of_kind("ConfigMap")
     before = seconds_of_pre_stop(container_of(deployment))
     drain = float(config["data"]["IGNITE_DRAIN"])
-    assert pod_of(deployment)["terminationGracePeriodSeconds"] > before + drain + HAND_BACK_SECONDS + CLOSING
+    assert pod_of(deployment)["terminationGracePeriodSeconds"] > before + drain + REQUEUE_SECONDS + CLOSING
 
 
 @deployments

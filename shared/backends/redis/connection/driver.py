@@ -122,6 +122,10 @@ def unavailable(error: Exception) -> StoreUnavailable:
     return StoreUnavailable("The store (Redis) does not answer.", retry_after=2, detail=explained(error))
 
 
+HANGS_UP = ("closed by server", "connection lost", "reset by peer", "broken pipe")
+"""The driver's words for a server that closes the connection before it answers."""
+
+
 def explained(error: Exception) -> str:
     """What operators should look at; the driver's own words name the address where they help."""
     said = sentence(error)
@@ -134,8 +138,8 @@ def explained(error: Exception) -> str:
             return "what answers there is no Redis: see the port"
         case RedisTimeoutError():
             return f"{said} (see host and port, and whether TLS is spoken there: redis: or rediss:)"
-        case RedisConnectionError() if "closed by server" in said.lower():
-            return f"{said} (does it want TLS: rediss:?)"
+        case RedisConnectionError() if any(words in said.lower() for words in HANGS_UP):
+            return f"{said} (it is no Redis: see the port; or it wants TLS: rediss:)"
         case _:
             return said
 
