@@ -102,13 +102,17 @@ async def test_queued_and_running_jobs_survive_a_kill(tmp_path: Path) -> None:
 
 async def test_what_waits_for_a_time_still_does_after_a_restart(tmp_path: Path) -> None:
     async with open_embedded(tmp_path) as backend, consume(backend) as consumer:
-        late, *ids = await publish(backend, new_job(deadline=0.2), *(new_job() for _ in range(3)))
-        for wish in (0.1, 600.0, 0.6, 0.0):
-            await (await next_of(consumer)).retry(wish)
-        too_late = time.time() + 0.2
+        expiring = new_job(deadline=0.2)
+        late, *ids = await publish(backend, expiring, *(new_job() for _ in range(3)))
+        deliveries = [await next_of(consumer) for _ in range(4)]  # before the first is due again
+        for delivery, wish in zip(deliveries, (0.1, 600.0, 0.6, 0.0), strict=True):
+            await delivery.retry(wish)
+        # Jobs of one process are dated apart, so the clock may be behind a job's own time.
+        too_late = max(time.time() + 0.2, expiring.deadline_at)
     await wait_until(lambda: time.time() > too_late)
     async with open_embedded(tmp_path) as backend, consume(backend) as consumer, backend.queue.dead_letters() as dead:
-        assert await taken(consumer, 2) == [ids[2], ids[1]]
+        # On a slow machine both are due by now, and then the older one comes first.
+        assert set(await taken(consumer, 2)) == {ids[2], ids[1]}
         assert await taken(dead, 1) == [late]
         assert await nothing_comes(consumer)
 
