@@ -205,7 +205,7 @@ class Worker:
                 lambda: store.turn(job, served=delivery.served, sure=delivery.redelivered)
             )
         except Exception:
-            log.exception("turn.crashed", job=job.id, next="jobs run in the order of arrival")
+            log.exception("fair_queue.crashed", job=job.id, next="jobs run in the order of arrival")
             return delivery
         return delivery if other is None else PiggybackedDelivery(delivery, other)
 

@@ -139,8 +139,8 @@ class StreamAnswer(CallAnswer):
         await sending
 
     async def _comment(self, client: WaitingCall) -> bytes:
-        place = await client.place()
-        text = keepalive(place.status, alive=place.alive, position=place.position, eta=place.eta, workers=place.workers)
+        queue = await client.queue_position()
+        text = keepalive(queue.status, alive=queue.alive, position=queue.position, eta=queue.eta, workers=queue.workers)
         # One newline: some decoders treat each blank line as the end of an event, and yield an event without data.
         return text.encode() + b"\n"
 

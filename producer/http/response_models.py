@@ -106,7 +106,7 @@ class ChatCompletionChunk(BaseModel):
     usage: Usage | None = None
 
 
-class JobQueuePlace(BaseModel):
+class JobQueuePosition(BaseModel):
     position: int | None = Field(description="From 1.")
     eta_seconds: int | None
     workers: int | None = Field(description="Ready workers that serve the job's model.")
@@ -138,7 +138,7 @@ class Job(BaseModel):
     finished_at: int | None
     deadline_at: int
     expires_at: int | None
-    queue: JobQueuePlace | None
+    queue: JobQueuePosition | None
     progress: JobProgress
     attempts: int
     result: dict[str, Any] | None

@@ -54,7 +54,7 @@ def job_object(
         "finished_at": whole(job.finished_at),
         "deadline_at": int(job.deadline_at),
         "expires_at": whole(job.expires_at),
-        "queue": queue_place(job, position, eta, workers=workers),
+        "queue": queue_object(job, position, eta, workers=workers),
         "progress": progress(job),
         "attempts": job.attempt,
         "result": orjson.Fragment(job.result) if job.result else None,
@@ -70,12 +70,12 @@ def job_object(
     }
 
 
-def queue_place(job: Job, position: int | None, eta: float | None, workers: int | None) -> dict[str, Any] | None:
+def queue_object(job: Job, position: int | None, eta: float | None, workers: int | None) -> dict[str, Any] | None:
     """Returns a queued job's `queue` object, whose positions count from 1. `workers`: those that serve its model."""
     if job.status is not JobStatus.QUEUED:
         return None
-    place = None if position is None else position + 1
-    return {"position": place, "eta_seconds": None if eta is None else round(eta), "workers": workers}
+    from_one = None if position is None else position + 1
+    return {"position": from_one, "eta_seconds": None if eta is None else round(eta), "workers": workers}
 
 
 def progress(job: Job) -> dict[str, int]:
@@ -90,8 +90,8 @@ def whole(moment: float | None) -> int | None:
 
 def etag(job: Job, position: int | None = None, workers: int | None = None) -> str:
     """Returns an ETag that changes whenever the job object does."""
-    place = "" if position is None else f"{position}-{workers}"
-    return f'"{job.status}-{job.attempt}-{job.chunks}-{place}"'
+    queue = "" if position is None else f"{position}-{workers}"
+    return f'"{job.status}-{job.attempt}-{job.chunks}-{queue}"'
 
 
 def page(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class BackgroundRetries:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("chore.crashed", chore=task.get_name(), exc_info=error, next="not tried again")
+            log.error("background_retry.crashed", task=task.get_name(), exc_info=error, next="not tried again")
 
 
 async def retry_until_done(name: str, step: Callable[[], Awaitable[object]], until: float) -> None:
@@ -48,9 +48,10 @@ async def retry_until_done(name: str, step: Callable[[], Awaitable[object]], unt
             await step()
         except BackendUnavailable as error:
             if time.time() >= until:
-                log.warning("chore.given_up", chore=name, error=str(error), next="not tried again")
+                log.warning("background_retry.abandoned", task=name, error=str(error), next="not tried again")
                 return
-            log.warning("chore.delayed", chore=name, error=str(error), next=f"trying again in {TRY_AGAIN:.0f} s")
+            next_step = f"tried again in {TRY_AGAIN:.0f} s"
+            log.warning("background_retry.delayed", task=name, error=str(error), next=next_step)
             await asyncio.sleep(TRY_AGAIN)
         else:
             return

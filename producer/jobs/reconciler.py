@@ -32,7 +32,7 @@ class Reconciler:
             try:
                 queues = [QueueName(model.id, tier) for model in await self._catalog.models() for tier in Tier]
             except IgniteError as error:
-                log.warning("sweep.not_begun", error=str(error), next="sweeping again later")
+                log.warning("reconciler.not_started", error=str(error), next="run again at the next sweep")
                 continue
             for queue in queues:
                 await self._sweep_if_possible(queue, every)
@@ -42,7 +42,9 @@ class Reconciler:
         try:
             await self.sweep(queue, waited)
         except IgniteError as error:
-            log.warning("sweep.broken_off", queue=str(queue), error=str(error), next="sweeping again later")
+            log.warning(
+                "reconciler.interrupted", queue=str(queue), error=str(error), next="run again at the next sweep"
+            )
 
     async def sweep(self, queue: QueueName, waited: float) -> int:
         """Publishes the orphans of `queue` again, or ends them; returns their number."""
@@ -63,7 +65,9 @@ class Reconciler:
             log.warning("job.orphaned", job=job.id, next="its API died before it was accepted: cancelled")
             await self._service.cancel(job.id)
         else:
-            log.warning("job.stray", job=job.id, status=job.status, next="it had no message: published again")
+            log.warning(
+                "job.republished", job=job.id, status=job.status, next="the job runs when its new message is delivered"
+            )
             await self._service.publish_again(job, body)
 
     async def _has_no_client(self, job: Job) -> bool:

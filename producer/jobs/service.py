@@ -66,8 +66,8 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A job's queue position. `position` counts from 0 and is None once the job runs; `eta` in seconds; `alive`: its
+class QueuePosition:
+    """A job's status and queue position. `position` counts from 0 and is None once the job runs; `eta` in seconds; `alive`: its
     worker is alive; `workers`: how many workers serve its model.
     """
 
@@ -126,7 +126,7 @@ class JobService:
             return None
         if submission.meter is not None:
             submission.meter.refund()  # It was counted when it was new.
-        log.info("job.taken_up", job=job_id, next="its client was cut off and asks again")
+        log.info("job.reattached", job=job_id, next="the retry receives the answer of this job")
         return await self.get(submission.tenant, job_id)
 
     async def submit(self, submission: Submission) -> Job:
@@ -291,18 +291,18 @@ class JobService:
             return job.result
         raise RecordedError(job.error or {"message": f"The job is {job.status}."})
 
-    async def place(self, job: Job) -> Place:
+    async def queue_position(self, job: Job) -> QueuePosition:
         """Returns the job's status and queue position."""
         now = await self._backend.store.get(job.id)
         if now is None:
-            return Place(JobStatus.QUEUED, None, None, alive=False)
+            return QueuePosition(JobStatus.QUEUED, None, None, alive=False)
         if now.status is JobStatus.QUEUED:
             position = await self._backend.store.position(now)
             workers = await self._catalog.workers(now.model)
             eta = self._gate.eta(now, position)
-            return Place(now.status, position, eta if workers else None, alive=False, workers=workers)
+            return QueuePosition(now.status, position, eta if workers else None, alive=False, workers=workers)
         alive = now.owner is not None and await self._backend.registry.alive(now.owner)
-        return Place(now.status, None, None, alive=alive)
+        return QueuePosition(now.status, None, None, alive=alive)
 
     @asynccontextmanager
     async def attach(self, job: Job, body: bytes | None = None) -> AsyncGenerator[Call]:

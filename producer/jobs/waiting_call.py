@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from producer.auth.open_calls import revoked
-from producer.jobs.service import Call, JobService, Place
+from producer.jobs.service import Call, JobService, QueuePosition
 from producer.metrics import CALLS_ENDED, FIRST_BYTE, OPEN_CALLS
 from shared.errors import BackendUnavailable, Gone, RecordedError
 from shared.job import Job, JobStatus
@@ -98,11 +98,11 @@ class WaitingCall:
             raise RecordedError(last.ending.error)
         return await self._service.result(await self._service.get(self.job.tenant, self.job.id))
 
-    async def place(self) -> Place:
+    async def queue_position(self) -> QueuePosition:
         try:
-            return await self._service.place(self.job)
+            return await self._service.queue_position(self.job)
         except BackendUnavailable:
-            return Place(JobStatus.QUEUED, None, None, alive=False)
+            return QueuePosition(JobStatus.QUEUED, None, None, alive=False)
 
     def begin(self) -> dict[str, str]:
         """Records the time to the first byte, and returns the response headers about the job."""

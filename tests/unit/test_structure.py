@@ -36,6 +36,11 @@ RETIRED = {
     "who_hears": "subscribed_each",
     "line_turn": "fair_queue_next",
     "limit_settle": "limit_charge",
+    "chore": "background retry",
+    "stray": "orphan",
+    "taken_up": "reattached",
+    "place_of": "queue_position",
+    "queue_place": "queue_object",
     "take_key": "idempotency_key_claim",
 }
 """Words that only this project used, each with the field's word for it."""

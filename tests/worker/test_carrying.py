@@ -99,4 +99,4 @@ async def test_a_turn_that_cannot_be_told_is_the_deliverys_own(bench: Bench, mon
     with capture_logs() as logs:
         async with working(bench):
             await over(bench, *jobs)
-    assert "turn.crashed" in [line["event"] for line in logs]
+    assert "fair_queue.crashed" in [line["event"] for line in logs]

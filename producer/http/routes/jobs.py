@@ -23,7 +23,7 @@ from producer.http.openapi import (
     is_stream,
 )
 from producer.http.routes.job_events import EventsAnswer
-from producer.jobs.service import Place
+from producer.jobs.service import QueuePosition
 from shared.errors import BackendUnavailable, InvalidRequest
 from shared.job import Job, JobStatus
 from shared.ports import JobFilter
@@ -39,29 +39,29 @@ async def job_response(context: ApiContext, job: Job, status: int = 200, *, know
     """Returns the job object with its queue position, ETag and Retry-After, or 304. `known`: the client's
     If-None-Match.
     """
-    place = await place_of(context, job)
-    tag = serializers.etag(job, place and place.position, place and place.workers)
+    queue = await queue_position(context, job)
+    tag = serializers.etag(job, queue and queue.position, queue and queue.workers)
     headers = {"etag": tag, **serializers.about_job(job, time.time())}
-    if place is not None:
-        headers |= serializers.queue_headers(place.position, place.eta)
+    if queue is not None:
+        headers |= serializers.queue_headers(queue.position, queue.eta)
     if not job.status.terminal:
-        headers["retry-after"] = str(serializers.poll_after(place and place.eta))
+        headers["retry-after"] = str(serializers.poll_after(queue and queue.eta))
     if tag in (entry.strip().removeprefix("W/") for entry in known.split(",")):
         return Response(status_code=304, headers=headers)
     body = serializers.job_object(
-        job, position=place and place.position, eta=place and place.eta, workers=place and place.workers
+        job, position=queue and queue.position, eta=queue and queue.eta, workers=queue and queue.workers
     )
     return json_response(body, status, headers)
 
 
-async def place_of(context: ApiContext, job: Job) -> Place | None:
+async def queue_position(context: ApiContext, job: Job) -> QueuePosition | None:
     """Returns a queued job's position, or None if it is not queued or the store does not answer: an accepted job is
     never answered with 503.
     """
     if job.status is not JobStatus.QUEUED:
         return None
     try:
-        return await context.service.place(job)
+        return await context.service.queue_position(job)
     except BackendUnavailable:
         return None
 

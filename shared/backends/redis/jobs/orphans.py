@@ -26,7 +26,7 @@ PAGE = 1000
 """Jobs looked at in one search of a queue."""
 
 MARKS = 64
-"""Newest jobs that are remembered: should one of them be a stray itself, others will be claimed."""
+"""Newest jobs that are remembered: if one of them is itself an orphan, another of them will be claimed."""
 
 CLAIMED = {JobStatus.IN_PROGRESS, JobStatus.COMPLETED, JobStatus.FAILED}
 
