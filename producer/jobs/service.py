@@ -67,8 +67,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """A job's status and queue position. `position` counts from 0 and is None once the job runs; `eta` in seconds; `alive`: its
-    worker is alive; `workers`: how many workers serve its model.
+    """A job's status and queue position. `position` counts from 0 and is None once the job runs; `eta` in seconds;
+    `alive`: its worker is alive; `workers`: how many workers serve its model.
     """
 
     status: JobStatus
