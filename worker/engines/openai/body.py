@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worker.engines.openai.failures import malformed
-from worker.engines.openai.json_text import is_readable, is_strict
+from worker.engines.openai.normalizing.json_text import is_readable, is_strict
 from worker.engines.openai.sse import BOM, DONE, MOST, EventTooLarge, SseDecoder
 
 

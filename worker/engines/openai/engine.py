@@ -18,7 +18,7 @@ from worker.engines.llamacpp.dialect import AnswerCorrection, error_from, input_
 from worker.engines.merging import limited, merged
 from worker.engines.openai.failures import UpstreamFailed, key_refused
 from worker.engines.openai.http_client import Address, Upstream, UpstreamLost
-from worker.engines.openai.normalizer import Normalizer
+from worker.engines.openai.normalizing.normalizer import Normalizer
 from worker.engines.openai.request_fields import ServerDialect, per_choice, without_nulls
 from worker.stream.fold import fold
 

@@ -31,7 +31,7 @@ from tests.worker.scripted import decoded
 from worker.engines.base import Chunk
 from worker.engines.openai.body import AnswerBody
 from worker.engines.openai.failures import UpstreamFailed
-from worker.engines.openai.normalizer import Normalizer
+from worker.engines.openai.normalizing.normalizer import Normalizer
 from worker.openai import translate
 from worker.stream.fold import Fold, fold, plain_text
 from worker.stream.frames import FrameEncoder

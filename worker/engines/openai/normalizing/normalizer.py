@@ -14,11 +14,11 @@ from typing import Any, cast
 
 from shared.errors import EngineError
 from worker.engines.base import Chunk
-from worker.engines.openai import logprobs, usage
-from worker.engines.openai.delta import MessagePieces
 from worker.engines.openai.failures import in_band, malformed
-from worker.engines.openai.finish_reasons import FAILED, meaning_of
-from worker.engines.openai.json_text import NotJson, decode, is_shallow, scrubbed
+from worker.engines.openai.normalizing import logprobs, usage
+from worker.engines.openai.normalizing.delta import MessagePieces
+from worker.engines.openai.normalizing.finish_reasons import FAILED, meaning_of
+from worker.engines.openai.normalizing.json_text import NotJson, decode, is_shallow, scrubbed
 from worker.engines.openai.retry_after import WAIT_FIELDS
 from worker.engines.openai.sse import FailureEvent
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 import orjson
 
 from worker.engines.openai.failures import malformed
-from worker.engines.openai.json_text import is_strict
-from worker.engines.openai.snapshots import TextPieces
+from worker.engines.openai.normalizing.json_text import is_strict
+from worker.engines.openai.normalizing.snapshots import TextPieces
 
 Delta = dict[str, Any]
 PAYLOADS = {"function": "arguments", "custom": "input"}

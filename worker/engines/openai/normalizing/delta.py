@@ -8,9 +8,9 @@ from typing import Any, cast
 import orjson
 
 from worker.engines.openai.failures import malformed
-from worker.engines.openai.json_text import REPLACEMENT, scrubbed
-from worker.engines.openai.snapshots import TextPieces
-from worker.engines.openai.tool_calls import Delta, ToolCalls
+from worker.engines.openai.normalizing.json_text import REPLACEMENT, scrubbed
+from worker.engines.openai.normalizing.snapshots import TextPieces
+from worker.engines.openai.normalizing.tool_calls import Delta, ToolCalls
 
 TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 """The fields that are pieces of one text."""

@@ -6,7 +6,7 @@ until the next one tells which. Where nothing tells, it is a piece: nothing that
 
 from __future__ import annotations
 
-from worker.engines.openai.json_text import is_strict
+from worker.engines.openai.normalizing.json_text import is_strict
 
 SURE = 12
 """Characters that a piece does not repeat by chance."""
