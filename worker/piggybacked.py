@@ -32,9 +32,6 @@ class PiggybackedDelivery:
         del after  # The store delays it.
         await self.ack()
 
-    async def reject(self) -> None:
-        await self.ack()
-
     async def wait_on(self, served: str) -> None:
         del served
         await self.ack()

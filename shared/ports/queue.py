@@ -23,7 +23,7 @@ class Message:
 
 
 class Delivery(Protocol):
-    """A message that a worker holds, until exactly one call of `ack`, `retry` or `reject`.
+    """A message that a worker holds, until exactly one call of `ack` or `retry`.
 
     A call after the connection was lost is not an error: the broker delivers the message again, and the next claim
     reads the job's state.
@@ -54,10 +54,6 @@ class Delivery(Protocol):
 
     async def retry(self, after: float = 0.0) -> None:
         """Requeues the message for any worker, after `after` seconds; 0: at once."""
-        ...
-
-    async def reject(self) -> None:
-        """Moves the message to the dead letters."""
         ...
 
 
@@ -136,8 +132,4 @@ class JobQueue(Protocol):
         """Look through the messages that nobody could decode, at most `limit` of them, and do with each what `decide`
         says: keep it, put it back into the queue it came from, or forget it. Those that were there.
         """
-        ...
-
-    async def depth(self, queue: QueueName) -> int:
-        """Messages that wait in `queue`; those in a worker's hands are not counted."""
         ...

@@ -22,7 +22,6 @@ class Claim:
     tries: int
     lost: int
     offset: int
-    deadline_at: float
     body: bytes | None = None
 
 

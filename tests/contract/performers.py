@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from shared.backends.distributed import DistributedBackend
+from shared.backends.embedded.backend import EmbeddedBackend
 from shared.frames import DONE, error_frames, frame
 from shared.job import Job, JobStatus, Mode, QueueName, Tier, new_job_id
 from shared.ports import Backend, Claim, Consumer, Delivery, Ending, Follower, Message, ModelInfo, WorkerInfo
@@ -70,6 +72,14 @@ async def publish(backend: Backend, *jobs: Job) -> list[str]:
     for job in jobs:
         await backend.queue.publish(message_for(job))
     return [job.id for job in jobs]
+
+
+async def count_waiting(backend: Backend, queue: QueueName = QUEUE) -> int:
+    """The messages that wait in `queue`; those in a worker's hands are not counted."""
+    if isinstance(backend, EmbeddedBackend):
+        return backend.queue.waiting(queue)
+    assert isinstance(backend, DistributedBackend)
+    return await backend.queue.depth(queue)
 
 
 async def submit(backend: Backend, **wishes: Any) -> Job:

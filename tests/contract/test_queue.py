@@ -15,6 +15,7 @@ from tests.contract.performers import (
     PATIENCE,
     QUEUE,
     consume,
+    count_waiting,
     message_for,
     new_job,
     next_of,
@@ -137,33 +138,21 @@ async def test_retry_after_a_while_comes_no_sooner(backend: Backend) -> None:
     assert time.monotonic() - began >= 0.49
 
 
-async def test_a_rejected_message_is_a_dead_letter(backend: Backend) -> None:
-    message = message_for(new_job())
-    await backend.queue.publish(message)
-    async with consume(backend) as consumer, backend.queue.dead_letters() as dead:
-        await (await next_of(consumer)).reject()
-        assert (await next_of(dead)).message == message
-        assert await nothing_comes(consumer)
-
-
 async def test_a_dead_letter_stays_until_it_is_acknowledged(backend: Backend) -> None:
-    (first,) = await publish(backend, new_job())
-    async with consume(backend) as consumer:
-        await (await next_of(consumer)).reject()
-        async with backend.queue.dead_letters() as dead:
-            await next_of(dead)
-        async with backend.queue.dead_letters() as dead:
-            assert await taken(dead, 1) == [first]
-        (second,) = await publish(backend, new_job())
-        await (await next_of(consumer)).reject()
-        async with backend.queue.dead_letters() as dead:
-            assert await taken(dead, 1) == [second]
-            assert await nothing_comes(dead)
+    (first,) = await publish(backend, new_job(deadline=0.1))
+    async with backend.queue.dead_letters() as dead:
+        await next_of(dead)
+    async with backend.queue.dead_letters() as dead:
+        assert await taken(dead, 1) == [first]
+    (second,) = await publish(backend, new_job(deadline=0.1))
+    async with backend.queue.dead_letters() as dead:
+        assert await taken(dead, 1) == [second]
+        assert await nothing_comes(dead)
 
 
 async def test_each_dead_letter_goes_to_one_consumer(replicas: tuple[Backend, Backend]) -> None:
     one, other = replicas
-    ids = await publish(one, *(new_job() for _ in range(6)))
+    ids = await publish(one, *(new_job(deadline=0.1) for _ in range(6)))
     found: list[str] = []
 
     async def bury(backend: Backend) -> None:
@@ -172,9 +161,6 @@ async def test_each_dead_letter_goes_to_one_consumer(replicas: tuple[Backend, Ba
                 found.extend(await taken(dead, 1))
 
     buriers = [asyncio.create_task(bury(backend)) for backend in (one, other)]
-    async with consume(one) as consumer:
-        for _ in ids:
-            await (await next_of(consumer)).reject()
     await wait_until(lambda: len(found) >= 6, seen=lambda: found)
     for burier in buriers:
         burier.cancel()
@@ -200,7 +186,7 @@ async def test_the_bound_refuses_and_accepts_nothing(maker: Maker) -> None:
         with pytest.raises(QueueFull):
             await publish(backend, new_job())
         (elsewhere,) = await publish(backend, new_job(queue=FLEX))
-        assert await backend.queue.depth(QUEUE) == len(accepted)
+        assert await count_waiting(backend, QUEUE) == len(accepted)
         async with consume(backend, QUEUE, FLEX) as consumer:
             assert await taken(consumer, len(accepted) + 1) == [*accepted, elsewhere]
             assert await nothing_comes(consumer)
@@ -227,7 +213,7 @@ async def test_earlier_queues_come_first(backend: Backend) -> None:
 
 
 async def none_waits(backend: Backend) -> bool:
-    return not any([await backend.queue.depth(queue) for queue in (PRIORITY, DEFAULT, FLEX)])
+    return not any([await count_waiting(backend, queue) for queue in (PRIORITY, DEFAULT, FLEX)])
 
 
 async def test_no_more_than_the_prefetch_is_unsettled(backend: Backend) -> None:
@@ -260,7 +246,7 @@ async def test_a_prefetch_may_be_given_for_each_queue(backend: Backend) -> None:
 
 
 async def test_depth_counts_what_waits_and_not_what_is_in_hand(backend: Backend) -> None:
-    assert await backend.queue.depth(QUEUE) == 0
+    assert await count_waiting(backend, QUEUE) == 0
     await publish(backend, *(new_job() for _ in range(5)))
     await wait_until(lambda: depth_is(backend, 5))
     async with consume(backend, prefetch=2) as consumer:
@@ -272,7 +258,7 @@ async def test_depth_counts_what_waits_and_not_what_is_in_hand(backend: Backend)
 
 
 async def depth_is(backend: Backend, wanted: int) -> bool:
-    found = await backend.queue.depth(QUEUE)
+    found = await count_waiting(backend, QUEUE)
     assert found == wanted
     return True
 

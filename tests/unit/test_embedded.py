@@ -118,9 +118,9 @@ async def test_what_waits_for_a_time_still_does_after_a_restart(tmp_path: Path) 
 
 
 async def test_a_dead_letter_survives_a_restart(tmp_path: Path) -> None:
-    async with open_embedded(tmp_path) as backend, consume(backend) as consumer:
-        (job_id,) = await publish(backend, new_job())
-        await (await next_of(consumer)).reject()
+    async with open_embedded(tmp_path) as backend, backend.queue.dead_letters() as dead:
+        (job_id,) = await publish(backend, new_job(deadline=0.1))
+        await next_of(dead)
     async with open_embedded(tmp_path) as backend, backend.queue.dead_letters() as dead:
         assert await taken(dead, 1) == [job_id]
     async with open_embedded(tmp_path) as backend, backend.queue.dead_letters() as dead:

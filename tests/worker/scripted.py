@@ -14,7 +14,7 @@ from shared.backends.embedded.backend import open_embedded
 from shared.errors import EngineError, EngineRefused
 from shared.job import Job, JobStatus
 from shared.ports import Backend, Consumer, Delivery, Ending, Message, ModelInfo, WorkerInfo
-from tests.contract.performers import QUEUE, message_for, new_job, next_of, record_of
+from tests.contract.performers import QUEUE, count_waiting, message_for, new_job, next_of, record_of
 from tests.support.wait_until import wait_until
 from worker.context import WorkerContext
 from worker.engines.base import Chunk, Completion, ModelCard, Request
@@ -197,10 +197,6 @@ class Watched:
         self.settled.append(f"retry after {after:g}")
         await self._delivery.retry(after)
 
-    async def reject(self) -> None:
-        self.settled.append("reject")
-        await self._delivery.reject()
-
 
 class Bench:
     """A client that submits, and a worker that runs one delivery after the other."""
@@ -271,7 +267,7 @@ class Bench:
         return [decoded(frame) for frame in log.split(b"\n\n")[:-1]]
 
     async def waiting(self) -> int:
-        return await self.backend.queue.depth(QUEUE)
+        return await count_waiting(self.backend, QUEUE)
 
 
 def decoded(frame: bytes) -> Any:

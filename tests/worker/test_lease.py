@@ -10,7 +10,7 @@ from shared.ports import AttemptFenced, Claim, JobStore
 from tests.support.wait_until import wait_until
 from worker import lease
 
-CLAIM = Claim("job", attempt=3, tries=0, lost=0, offset=0, deadline_at=0.0)
+CLAIM = Claim("job", attempt=3, tries=0, lost=0, offset=0)
 SHORT = 0.03
 
 

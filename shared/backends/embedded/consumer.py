@@ -38,8 +38,6 @@ class EntryStore(Protocol):
 
     async def postpone(self, entry: Entry, after: float) -> None: ...
 
-    async def set_aside(self, entry: Entry) -> None: ...
-
 
 class EmbeddedConsumer:
     """`prefetch`: how many of each queue it may hold."""
@@ -159,11 +157,3 @@ class EmbeddedDelivery:
     async def retry(self, after: float = 0.0) -> None:
         if self._consumer.let_go(self._entry):
             await self._queue.postpone(self._entry, after)
-
-    async def reject(self) -> None:
-        if not self._consumer.let_go(self._entry):
-            return
-        if self._entry.key is None:
-            await self._queue.forget(self._entry)  # It is a dead letter already.
-        else:
-            await self._queue.set_aside(self._entry)

@@ -76,9 +76,6 @@ class EmbeddedQueue:
         del decide, limit
         return ()
 
-    async def depth(self, queue: QueueName) -> int:
-        return self.waiting(queue)
-
     def waiting(self, key: Key) -> int:
         return len(self._lines[key]) if key in self._lines else 0
 
@@ -187,9 +184,6 @@ class EmbeddedQueue:
         await self._settle(
             entry, lambda db: messages.postpone(db, entry.seq, later.visible_at), lambda: self.place(later)
         )
-
-    async def set_aside(self, entry: Entry) -> None:
-        await self._settle(entry, lambda db: messages.bury(db, entry.seq), lambda: self._buried(entry))
 
     async def _settle(self, entry: Entry, step: Callable[[Connection], None], then: Callable[[], None]) -> None:
         """If the step fails the message waits again. Shielded: what was begun is seen through."""

@@ -89,9 +89,6 @@ class RabbitDelivery:
         await self._publisher.publish_later(self.message, after)
         await self.ack()
 
-    async def reject(self) -> None:
-        await self._settle(self._raw.channel.basic_reject(self._tag, requeue=False))
-
     async def _settle(self, settling: Awaitable[None]) -> None:
         try:
             with lost_is_no_cancellation():

@@ -187,9 +187,7 @@ def claim(db: Connection, job_id: str, owner: str, lease: float, lost: str | Non
         " started_at = coalesce(started_at, ?) WHERE key = ?",
         (advance(row.status, JobEvent.CLAIM), tries, losses, row.size, owner, now + lease, now, row.key),
     )
-    return Claim(
-        job_id, attempt=row.attempt + 1, tries=tries, lost=losses, offset=row.size, deadline_at=row.deadline_at
-    )
+    return Claim(job_id, attempt=row.attempt + 1, tries=tries, lost=losses, offset=row.size)
 
 
 def blame(row: Row, owner: str) -> tuple[int, int]:

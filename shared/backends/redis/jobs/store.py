@@ -230,11 +230,9 @@ class RedisStore:
         if answer[0] == b"no":
             _, status, holder, cancelling = answer
             return NotClaimed(status_of(status), owner=holder.decode() or None, cancelling=bool(cancelling))
-        _, attempt, tries, losses, offset, deadline, queue, body = answer
+        _, attempt, tries, losses, offset, queue, body = answer
         self._queue.start(queue.decode(), job_id)
-        return Claim(
-            job_id, attempt=attempt, tries=tries, lost=losses, offset=offset, deadline_at=float(deadline), body=body
-        )
+        return Claim(job_id, attempt=attempt, tries=tries, lost=losses, offset=offset, body=body)
 
     async def renew(self, job_id: str, attempt: int, lease: float) -> None:
         raise_if_refused(await self._redis.step(lua_steps.renew(job_id, attempt=attempt, lease_seconds=lease)))

@@ -1,9 +1,9 @@
 -- Gives the job to a worker, with a new attempt number and a lease.
 -- KEYS job log body · ARGV id, worker, lease s, lost owner or '', statuses that may be claimed, 1: answer with the body
 local id, worker, lease_seconds, lost_owner, claimable, with_body = unpack(ARGV)
-local status, owner, lease, cancel, followers, base, lost, tries, attempt, started, deadline, queue =
+local status, owner, lease, cancel, followers, base, lost, tries, attempt, started, queue =
   unpack(redis.call('HMGET', KEYS[1], 'status', 'owner', 'lease', 'cancel', 'followers', 'base', 'lost', 'tries',
-    'attempt', 'started', 'deadline', 'queue'))
+    'attempt', 'started', 'queue'))
 if cancel or not among(status, claimable) then return {'no', status or '', owner or '', cancel or ''} end
 local at, size = now(), redis.call('STRLEN', KEYS[2])
 if owner and owner ~= worker then
@@ -20,4 +20,4 @@ redis.call('HSET', KEYS[1], 'status', 'in_progress', 'owner', worker, 'lease', a
 notify(followers, id, 's', 0, 'in_progress')
 publish()
 local body = with_body == '1' and redis.call('GET', KEYS[3])
-return {'yes', attempt, tonumber(tries), tonumber(lost), size, deadline, queue, body}
+return {'yes', attempt, tonumber(tries), tonumber(lost), size, queue, body}
