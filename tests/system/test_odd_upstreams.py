@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 from tests.support.raw_upstream import Call, ask, upstream_api
 from tests.support.wait_until import wait_until
 from tests.worker.engines.openai.accents import ACCENTS, FAILED, REFUSED, Accent
-from worker.engines.openai import engine
+from worker.engines.openai import server_health
 
 GOOD = ACCENTS["as it should be"].body
 ODD = [
@@ -26,7 +26,7 @@ MODELS = {
 
 @pytest.mark.parametrize("models", MODELS)
 async def test_a_worker_stays_ready_whatever_its_upstream_answers(monkeypatch: pytest.MonkeyPatch, models: str) -> None:
-    monkeypatch.setattr(engine, "PROBE_WHEN_IDLE", 0.02)
+    monkeypatch.setattr(server_health, "PROBE_WHEN_IDLE", 0.02)
 
     async def script(call: Call) -> None:
         name, _, number = call.prompt.partition(" ")

@@ -27,7 +27,7 @@ from tests.worker.engines.upstream_server import (
 )
 from worker.engines.base import Chunk, Engine, EngineRequest
 from worker.engines.open_engine import EngineSettings, open_engine
-from worker.engines.openai import engine as openai_engine
+from worker.engines.openai import answering, server_health
 
 
 def settings(upstream: UpstreamServer, **fields: Any) -> EngineSettings:
@@ -324,8 +324,8 @@ def chunked(data: bytes) -> bytes:
 async def test_an_answer_that_is_whole_is_kept_however_its_connection_ends(
     upstream: UpstreamServer, engine: Engine, monkeypatch: pytest.MonkeyPatch, body: bytes, then: str
 ) -> None:
-    monkeypatch.setattr(openai_engine, "USAGE_TIMEOUT", 0.2)
-    monkeypatch.setattr(openai_engine, "END_TIMEOUT", 0.2)
+    monkeypatch.setattr(answering, "USAGE_TIMEOUT", 0.2)
+    monkeypatch.setattr(answering, "END_TIMEOUT", 0.2)
     upstream.behaviour = bare(HEAD, chunked(body), then=then)
     chunks = await read(engine, ask())
     assert text_of(chunks) == "Hello"
@@ -565,7 +565,7 @@ async def test_an_upstream_that_goes_and_comes_back(upstream: UpstreamServer, en
 async def test_an_idle_upstream_that_goes_is_missed(
     upstream: UpstreamServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_engine, "PROBE_WHEN_IDLE", 0.05)
+    monkeypatch.setattr(server_health, "PROBE_WHEN_IDLE", 0.05)
     watching = asyncio.create_task(engine.wait_unhealthy())
     await wait_until(lambda: upstream.model_asked > 3, "it to be asked")
     assert not watching.done()
@@ -577,7 +577,7 @@ async def test_an_idle_upstream_that_goes_is_missed(
 async def test_a_busy_upstream_is_left_alone(
     upstream: UpstreamServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_engine, "PROBE_WHEN_IDLE", 0.02)
+    monkeypatch.setattr(server_health, "PROBE_WHEN_IDLE", 0.02)
     upstream.behaviour = streams(BEGIN, then="hang")
     stream = engine.generate(ask())
     await anext(stream)

@@ -1,0 +1,161 @@
+"""Whether a server can be reached, whatever its answers contain; and waiting for one that starts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any
+
+from shared.errors import EngineError, EngineOverloaded, EngineRefused
+from worker.engines.health import Health
+from worker.engines.openai.failures import key_refused
+from worker.engines.openai.http_client import Upstream, UpstreamLost
+
+# Seconds between two probes of a server that does not answer.
+FIRST_PAUSE = 0.1
+LAST_PAUSE = 2.0
+
+PROBE_WHEN_IDLE = 15.0
+"""Seconds between two probes of a server that has no requests."""
+
+KEY_STATUSES = frozenset({401, 403})
+LOADING_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
+"""Statuses of a server, or of a proxy before one, that is still starting."""
+
+
+class ServerHealth:
+    """Of the server that is connected at present, if any."""
+
+    def __init__(self) -> None:
+        self._health = Health()
+        self._upstream: Upstream | None = None
+        self._probe: asyncio.Task[None] | None = None
+        self._under_way = 0
+        self._is_loading = True
+
+    def connect(self, upstream: Upstream) -> None:
+        """Uses `upstream` from now on. Until `connected` it may be loading: its answers to probes mean nothing."""
+        self._upstream, self._is_loading = upstream, True
+
+    def connected(self) -> None:
+        self._is_loading = False
+        self._health.recovered()
+
+    async def disconnect(self, reason: str) -> None:
+        self._health.failed(reason)
+        upstream, self._upstream = self._upstream, None
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            probe.cancel()
+            await asyncio.wait({probe})
+        if upstream is not None:
+            await upstream.close()
+
+    @property
+    def upstream(self) -> Upstream:
+        """The server. Raises EngineError where none is connected."""
+        if self._upstream is None:
+            raise EngineError(f"The engine cannot generate: {self._health.reason}.")
+        return self._upstream
+
+    @contextmanager
+    def counted(self) -> Generator[None]:
+        """Around a request: a server with requests is not probed."""
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    async def wait_unhealthy(self) -> str:
+        """Waits for a failure. Probes a server without requests now and then, since no request would show its death."""
+        while True:
+            try:
+                async with asyncio.timeout(PROBE_WHEN_IDLE):
+                    return await self._health.wait_unhealthy()
+            except TimeoutError:
+                if not self._under_way:
+                    await self._probe_twice()
+
+    async def wait_healthy(self) -> None:
+        """Probes the server at growing intervals until it is healthy."""
+        pause = FIRST_PAUSE
+        while not await self._answers():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._health.wait_healthy()
+            pause = min(2 * pause, LAST_PAUSE)
+
+    def suspect(self, upstream: Upstream, lost: UpstreamLost) -> None:
+        """Marks a server that is silent or cannot be reached as unhealthy at once; probes one that hung up.
+
+        Without that, the failed jobs would use up their tries on it while the probe waits. `wait_healthy` probes a
+        silent server at once, so one that only neglects a request is healthy again within a round trip.
+        """
+        if upstream is not self._upstream:
+            return
+        if not lost.hung_up:
+            self._health.failed(lost.detail)
+        elif self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._probe_twice(), name="engine-probe")
+
+    def heard_from(self, upstream: Upstream) -> None:
+        if upstream is self._upstream and not self._health.healthy:
+            self._health.recovered()
+
+    async def _answers(self) -> bool:
+        upstream = self._upstream
+        if upstream is None or self._is_loading:
+            return False
+        if not self._health.healthy:
+            try:
+                await upstream.models()
+            except EngineError:
+                return False
+            self.heard_from(upstream)
+        return self._health.healthy
+
+    async def _probe_twice(self) -> None:
+        """Marks the server as unhealthy after two probes without any HTTP answer: a busy server may be slow once."""
+        if (upstream := self._upstream) is None:
+            return
+        for last in (False, True):
+            try:
+                await upstream.models()
+                return
+            except UpstreamLost as lost:
+                if last and upstream is self._upstream:
+                    self._health.failed(lost.detail)
+            except EngineError:
+                return  # The server answers; calls report what is wrong.
+
+
+async def first_answer(upstream: Upstream, model: str | None) -> list[dict[str, Any]]:
+    """Returns the server's models when it answers. A server without a list must answer a one-token request."""
+    pause = FIRST_PAUSE
+    while True:
+        with suppress(UpstreamLost):
+            listed = await upstream.models()
+            if listed.status < 300 or (400 <= listed.status < 500 and listed.status not in KEY_STATUSES):
+                return listed.models
+            if listed.status not in LOADING_STATUSES and model and await _completes(upstream, model):
+                return []
+            if listed.status in KEY_STATUSES:
+                raise key_refused(listed.status)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LAST_PAUSE)
+
+
+async def _completes(upstream: Upstream, model: str) -> bool:
+    """Whether the server answers a request for one token; a refusal is an answer, too."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "stream": False}
+    try:
+        async with aclosing(upstream.answer(body, lambda: None)) as blocks:
+            return [block async for block in blocks] != []
+    except (EngineRefused, EngineOverloaded):
+        return True
+    except UpstreamLost:
+        raise
+    except EngineError:
+        return False
