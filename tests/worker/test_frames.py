@@ -7,14 +7,15 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.errors import BackendUnavailable
-from shared.frames import DONE
+from shared.errors import BackendUnavailable, StorageQuotaExceeded, StoreUnavailable
+from shared.frames import DONE, FRAME_END
 from shared.ports import AttemptFenced, LogShorter
+from shared.quota import store_full
 from tests.support.wait_until import wait_until
 from tests.worker.scripted import USAGE, chunk, delta
 from worker.stream import frames
 from worker.stream.fold import Fold, plain_text
-from worker.stream.frames import FrameEncoder, FrameWriter
+from worker.stream.frames import NO_LIMIT, FrameEncoder, FrameWriter
 
 HEAD = {"id": "chatcmpl-1", "created": 7, "model": "m", "service_tier": "default"}
 ROLE = {"role": "assistant", "content": ""}
@@ -158,6 +159,7 @@ class ScriptedLog:
     def __init__(self) -> None:
         self.data = b""
         self.appends: list[tuple[int, bytes]] = []
+        self.quota = NO_LIMIT
         self._answer: asyncio.Future[None] | None = None
 
     @property
@@ -185,6 +187,10 @@ class ScriptedLog:
         answer, self._answer = self._answer, None
         return answer
 
+    async def reserve(self, job_id: str, attempt: int, size: int) -> None:
+        if size > self.quota:
+            raise store_full(size, self.quota)
+
     async def follow(self, *_: Any) -> Any: ...
     async def read(self, *_: Any) -> Any: ...
 
@@ -197,12 +203,12 @@ async def turn() -> None:
 
 
 class Writing:
-    def __init__(self, offset: int = 0) -> None:
+    def __init__(self, offset: int = 0, **options: int) -> None:
         self.log = ScriptedLog()
         self.log.data = b"." * offset
         self.failures: list[BaseException] = []
         log: Any = self.log
-        self.writer = FrameWriter(log, "job", 1, offset=offset, failed=self.failures.append)
+        self.writer = FrameWriter(log, "job", 1, offset=offset, failed=self.failures.append, **options)
 
 
 @pytest.fixture
@@ -352,3 +358,31 @@ async def test_what_is_not_kept_any_more_cannot_be_written_again(
     await writing.log.refuse(shorter)
 
     assert writing.failures == [shorter]
+
+
+@pytest.mark.parametrize("offset, written", [(0, 3), (10, 2), (26, 0), (30, 0)])
+async def test_without_room_for_all_the_frames_that_fit_are_written(offset: int, written: int) -> None:
+    writing = Writing(offset, room=32)
+    writing.log.quota = 32
+    each = b"0123456" + FRAME_END
+    writing.writer.write(each * 5)
+    await wait_until(lambda: writing.failures, "the writer to fail")
+    writing.writer.write(each)
+    if written:
+        await wait_until(lambda: writing.log.pending, "the append")
+        await writing.log.take()
+
+    assert await writing.writer.close() == (offset + written * len(each), b"")
+    assert writing.log.data == b"." * offset + each * written
+    [failure] = writing.failures
+    assert isinstance(failure, StorageQuotaExceeded)
+    assert await writing.writer.close() == (offset + written * len(each), b"")
+
+
+async def test_frames_that_fit_go_with_the_ending_while_the_store_is_away() -> None:
+    writing = Writing(room=10)
+    writing.log.quota = 10
+    writing.writer.write(b"0123456" + FRAME_END + b"more" + FRAME_END)
+    await wait_until(lambda: writing.log.pending, "the append")
+    await writing.log.refuse(StoreUnavailable("away"))
+    assert await writing.writer.close() == (0, b"0123456" + FRAME_END)

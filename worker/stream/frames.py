@@ -230,11 +230,20 @@ class FrameWriter:
             self._send()
         elif isinstance(error, BackendUnavailable) and not self._closing:
             asyncio.get_running_loop().call_later(RETRY_DELAY, self._reserve)
+        elif isinstance(error, StorageQuotaExceeded) and not self._closing:
+            self._fill_room(error)
         else:
-            if isinstance(error, StorageQuotaExceeded) and not self._closing:
-                # The ending must not carry these frames or later ones: there is no room for them.
-                self._waiting, self._sending, self._left = [], b"", -1
             self._give_up(error)
+
+    def _fill_room(self, error: StorageQuotaExceeded) -> None:
+        """Appends the whole frames that still fit. The ending must not carry the others: there is no room for them."""
+        self._sending = whole_frames(self._sending, self._room - self._offset)
+        self._waiting, self._size, self._left, self._closing = [], 0, -1, True
+        self._failed(error)
+        if self._sending:
+            self._send()
+        else:
+            self._idle.set()
 
     def _send(self) -> None:
         append = self._log.append(self._job_id, self._attempt, self._offset, self._sending)
@@ -278,6 +287,12 @@ class FrameWriter:
         """Queues the bytes being sent again, first: they may be in the log or not, and the log drops duplicates."""
         self._waiting.insert(0, self._sending)
         self._idle.set()
+
+
+def whole_frames(frames: bytes, size: int) -> bytes:
+    """Returns as many of the frames as have at most `size` bytes together."""
+    end = frames.rfind(FRAME_END, 0, max(0, size))
+    return frames[: end + len(FRAME_END)] if end >= 0 else b""
 
 
 def too_large(limit: int) -> AnswerTooLarge:
