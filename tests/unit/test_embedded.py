@@ -6,11 +6,13 @@ import sqlite3
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from shared.backends.embedded import consumer as embedded_consumer
+from shared.backends.embedded import queue as embedded_queue
 from shared.backends.embedded.backend import DataDirectoryInUse, open_embedded
 from shared.backends.embedded.database import messages, purge
 from shared.backends.embedded.database.connection import Connection
@@ -39,6 +41,7 @@ from tests.contract.performers import (
     submit,
     taken,
 )
+from tests.support.clock import Clock
 from tests.support.wait_until import wait_until
 
 DATABASE = "ignite.db"
@@ -100,20 +103,25 @@ async def test_queued_and_running_jobs_survive_a_kill(tmp_path: Path) -> None:
         assert await backend.log.read(running) == log + COMPLETED.frames
 
 
-async def test_what_waits_for_a_time_still_does_after_a_restart(tmp_path: Path) -> None:
+async def test_what_waits_for_a_time_still_does_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(embedded_queue, "time", SimpleNamespace(time=clock))
+    expiring = new_job(deadline=0.2)
+    began = clock.now = expiring.deadline_at - 0.2
     async with open_embedded(tmp_path) as backend, consume(backend) as consumer:
-        expiring = new_job(deadline=0.2)
         late, *ids = await publish(backend, expiring, *(new_job() for _ in range(3)))
-        deliveries = [await next_of(consumer) for _ in range(4)]  # before the first is due again
+        deliveries = [await next_of(consumer) for _ in range(4)]
         for delivery, wish in zip(deliveries, (0.1, 600.0, 0.6, 0.0), strict=True):
             await delivery.retry(wish)
-        # Jobs of one process are dated apart, so the clock may be behind a job's own time.
-        too_late = max(time.time() + 0.2, expiring.deadline_at)
-    await wait_until(lambda: time.time() > too_late)
+    clock.now = began + 0.3
     async with open_embedded(tmp_path) as backend, consume(backend) as consumer, backend.queue.dead_letters() as dead:
-        # On a slow machine both are due by now, and then the older one comes first.
-        assert set(await taken(consumer, 2)) == {ids[2], ids[1]}
+        assert await taken(consumer, 1) == [ids[2]]
         assert await taken(dead, 1) == [late]
+        assert await nothing_comes(consumer)
+        clock.now = began + 0.7
+        assert await taken(consumer, 1) == [ids[1]]
         assert await nothing_comes(consumer)
 
 
