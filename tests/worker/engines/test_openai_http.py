@@ -607,6 +607,19 @@ async def test_the_start_waits_for_the_upstream(upstream: UpstreamServer) -> Non
     await engine.close()
 
 
+async def test_a_server_that_still_loads_is_not_healthy_yet(upstream: UpstreamServer) -> None:
+    listed, upstream.models = upstream.models, web.Response(status=503, text="Loading model")
+    engine = open_engine(settings(upstream))
+    starting, healthy = asyncio.create_task(engine.start()), asyncio.create_task(engine.wait_healthy())
+    await wait_until(lambda: upstream.model_asked >= 3, "the server to be asked")
+    assert not healthy.done()
+    upstream.models = listed
+    async with asyncio.timeout(60):
+        await starting
+        await healthy
+    await engine.close()
+
+
 async def test_the_start_does_not_wait_for_ever(upstream: UpstreamServer) -> None:
     await upstream.stop_listening()
     engine = open_engine(settings(upstream, start_timeout=0.2))
