@@ -42,7 +42,7 @@ def set_up_logs(level: str, style: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for name in NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(max(logging.ERROR, root.level))
 
 
 def as_json(line: Any, **options: Any) -> str:

@@ -44,7 +44,7 @@ Check = Callable[[Settings], AsyncIterator[Finding]]
 
 def run_doctor(options: Mapping[str, Any]) -> None:
     """Print every finding; exit status 1 if one is bad."""
-    set_up_logs("error", "text")
+    set_up_logs("critical", "text")  # Every error is a finding; the drivers would log it once more.
     try:
         settings = load_settings(options)
     except SettingsError as error:

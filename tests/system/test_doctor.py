@@ -13,6 +13,7 @@ from shared.backends.rabbitmq.explained import explained
 from shared.settings import load_settings
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import Redis
+from tests.support.run_process import run_ignite
 
 PASSWORD = "pa55-of-the-server"
 
@@ -61,6 +62,16 @@ async def test_a_store_that_is_down_hides_nothing(report: Report, amqp_url: str,
     assert await report.of(amqp_url, f"redis://:{PASSWORD}@127.0.0.1:{closed_port}/0") == 1
     assert report.line("broker").startswith("ok")
     assert report.line("store").startswith("BAD") and str(closed_port) in report.line("store")
+
+
+async def test_the_report_is_all_that_is_printed(closed_port: int) -> None:
+    servers = {
+        "IGNITE_AMQP_URL": f"amqp://guest:{PASSWORD}@127.0.0.1:{closed_port}/",
+        "IGNITE_REDIS_URL": f"redis://127.0.0.1:{closed_port}/0",
+    }
+    async with run_ignite("doctor", env=servers) as doctor:
+        lines = (await doctor.expect_exit(1)).splitlines()
+    assert {line.split()[0] for line in lines} == {"ok", "BAD", "→", "Something"}, lines
 
 
 async def test_both_are_named_where_both_are_wrong(report: Report, amqp_url: str, closed_port: int) -> None:
