@@ -8,38 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, assert_never
+from typing import assert_never
 
-import orjson
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from shared.errors import (
-    AttemptsExhausted,
-    DeadlineExceeded,
-    EngineError,
-    EngineOverloaded,
-    IgniteError,
-    JobCancelled,
-    RequestLost,
-)
+from shared.errors import AttemptsExhausted, DeadlineExceeded, EngineError, IgniteError, JobCancelled
 from shared.job import JobStatus
 from shared.ports import AttemptFenced, Claim, Delivery, Ending, LogShorter, NotClaimed
-from shared.quota import LOG_ROOM
 from worker import lease
 from worker.claiming import Claiming
 from worker.context import WorkerContext
 from worker.deliveries import CurrentDelivery
-from worker.openai import legacy_functions, translate
+from worker.generation import Generation
 from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain, ended_early
 from worker.retry import retry_while_unavailable
-from worker.stream.fold import Fold, plain_text
-from worker.stream.frames import FrameEncoder, FrameWriter, too_large
-from worker.stream.resume import Chunk, Replay, Sent, can_continue, is_constrained
 
 log = structlog.get_logger(__name__)
 
@@ -64,10 +50,7 @@ class Execution:
         self._store = context.backend.store
         self._scope: asyncio.Timeout | None = None
         self._stopped: Outcome | None = None
-        self._request: dict[str, Any] = {}
-        self._fold = Fold()
-        self._writer: FrameWriter | None = None
-        self._deadline_message = "The job's deadline passed."
+        self._generation = Generation(context, self._job)
 
     async def run(self) -> None:
         """Claims the job, attempts it and applies the outcome."""
@@ -102,10 +85,8 @@ class Execution:
         interrupted too often.
         """
         claim = self._claim
-        if self._stopped is not None or (claim is not None and claim.attempt - claim.tries > INTERRUPTIONS):
-            return False
-        continues = self._context.engine.continues_text and not is_constrained(self._request)
-        return self._fold.silent or (continues and self._fold.plain)
+        interrupted_often = claim is not None and claim.attempt - claim.tries > INTERRUPTIONS
+        return self._stopped is None and not interrupted_often and self._generation.resumable
 
     def preempt(self) -> bool:
         """Requeues the job, to go on later, if it is claimed and preemptible. Returns whether it did."""
@@ -151,7 +132,7 @@ class Execution:
         scope = self._scope = asyncio.timeout(left)
         try:
             async with scope, lease.held(self._store, claim, self._context.lease_seconds, lost=self._claim_lost):
-                return await self._generate(claim)
+                return await self._generation.run(claim, self._message.body, self._claim_lost)
         except TimeoutError as error:
             if not scope.expired():
                 return self._failed_with(error)
@@ -188,99 +169,6 @@ class Execution:
                 log.error("attempt.crashed", exc_info=error)
                 return TryAgain(EngineError("The worker failed on this request."))
 
-    async def _generate(self, claim: Claim) -> Completed:
-        body = claim.body if self._message.body is None else self._message.body
-        if body is None:
-            raise RequestLost("No copy of the job's request is left.")
-        asked = translate.decoded(body)
-        request = translate.engine_request(asked, self._job)
-        self._request = request = translate.bounded(request, self._context.engine.card.context_length)
-        if not self._logged(claim):
-            return await self._throttled(partial(self._unary, request, asked))
-        sent = await self._sent_before(claim)
-        return await self._throttled(partial(self._stream, claim, request, asked, sent))
-
-    async def _throttled(self, answer: Callable[[], Awaitable[Completed]]) -> Completed:
-        """Sends the request again while the engine is overloaded. The deadline's error then has the engine's words."""
-
-        async def attempt() -> Completed:
-            try:
-                return await answer()
-            except EngineOverloaded as overloaded:
-                self._deadline_message = (
-                    f"The job's deadline passed while it waited for the engine. {overloaded.message}"
-                )
-                raise
-
-        return await self._context.throttle.run(attempt, self._job.tier)
-
-    async def _unary(self, request: dict[str, Any], asked: dict[str, Any]) -> Completed:
-        answer = legacy_functions.completed(await self._context.engine.complete(request), asked)
-        completed = self._completed(answer)
-        if len(completed.result) > self._context.log_limit:
-            raise too_large(self._context.log_limit)
-        return completed
-
-    def _completed(self, answer: Mapping[str, Any], frames: bytes = b"") -> Completed:
-        """Encodes the answer once: the store keeps the bytes, and the API sends them."""
-        result = translate.completion(self._job, answer)
-        return Completed(orjson.dumps(result), result["usage"], frames)
-
-    def _logged(self, claim: Claim) -> bool:
-        """Whether the job writes to the log: one that has lost a worker does, so that its progress is kept and seen."""
-        return self._job.logged or claim.offset > 0 or claim.lost > 0
-
-    async def _stream(self, claim: Claim, request: dict[str, Any], asked: dict[str, Any], sent: Sent) -> Completed:
-        engine = self._context.engine
-        continues = engine.continues_text and can_continue(request, sent)
-        replay = Replay(Sent() if continues else sent)
-        usage = translate.include_usage(asked)
-        encoder = FrameEncoder(translate.head(self._job), include_usage=usage, begun=sent.begun, ended=sent.ended)
-        writer = self._writer = FrameWriter(
-            self._context.backend.log,
-            claim.job_id,
-            claim.attempt,
-            offset=claim.offset,
-            failed=self._claim_lost,
-            limit=self._context.log_limit,
-            room=LOG_ROOM if self._job.logged else 0,
-        )
-        generated = engine.generate(request, sent.text if continues else "")
-        begun = False
-        try:
-            async with aclosing(legacy_functions.answered(generated, asked)) as chunks:
-                async for raw in chunks:
-                    begun = True
-                    if frames := self._encoded(replay.filter(raw), encoder):
-                        writer.write(frames)
-                        if writer.full:
-                            await writer.drain()
-        except EngineOverloaded as overloaded:
-            # The client has a part of the answer, so the request cannot wait and start over: a failed try.
-            raise EngineError(overloaded.message) if begun else overloaded from overloaded
-        if not self._fold.finished:
-            raise EngineError("The engine's stream ended before its answer did.")
-        return self._completed(self._fold.completion, encoder.end(self._fold.usage))
-
-    def _encoded(self, chunk: Chunk, encoder: FrameEncoder) -> bytes:
-        """Folds the chunk and returns its frames."""
-        if (plain := plain_text(chunk)) is not None and encoder.has_begun(plain[0]):
-            self._fold.add_text(chunk, *plain)
-            return encoder.encode_text(*plain)
-        self._fold.add(chunk)
-        return encoder.encode(chunk)
-
-    async def _sent_before(self, claim: Claim) -> Sent:
-        """Reads from the log what earlier attempts have sent."""
-        if not claim.offset:
-            return Sent()
-        data = await retry_while_unavailable(lambda: self._context.backend.log.read(claim.job_id))
-        sent = Sent.from_log(data[: claim.offset])
-        for chunk in sent.chunks:
-            self._fold.add(chunk)
-        log.info("attempt.resumes", frames=len(sent.chunks))
-        return sent
-
     # ── apply ──
 
     async def _apply(self, outcome: Outcome, claim: Claim) -> None:
@@ -293,7 +181,10 @@ class Execution:
                 cancelled = JobCancelled("The job was cancelled.")
                 await self._finish(claim, self._ended_early(JobStatus.CANCELLED, cancelled))
             case Expired():
-                expired = DeadlineExceeded(self._deadline_message)
+                message = "The job's deadline passed."
+                if (said := self._generation.overload) is not None:
+                    message = f"The job's deadline passed while it waited for the engine. {said}"
+                expired = DeadlineExceeded(message)
                 await self._finish(claim, self._ended_early(JobStatus.EXPIRED, expired))
             case TryAgain(error):
                 await self._try_again(claim, error)
@@ -320,7 +211,7 @@ class Execution:
         await self._requeue(claim, counted=True, after=after)
 
     async def _requeue(self, claim: Claim, *, counted: bool, after: float) -> None:
-        await self._close_writer(claim)
+        await self._generation.close(claim)
         try:
             await retry_while_unavailable(
                 lambda: self._store.release(claim.job_id, claim.attempt, counted=counted, after=after)
@@ -330,42 +221,29 @@ class Execution:
         await self._delivery.retry(after)
 
     async def _finish(self, claim: Claim, ending: Ending) -> None:
-        """Writes the ending, then acks the delivery: a crash between the two redelivers a job that has ended."""
-        try:
-            await self._write_ending(claim, ending)
-        except AttemptFenced as fenced:
-            log.warning("attempt.fenced", status=fenced.status, next="its ending is dropped")
-            if fenced.status is None:  # The store has lost the job.
-                await self._delivery.retry(0.0)
-                return
-        await self._delivery.ack()
+        """Writes the ending, then acks the delivery: a crash between the two redelivers a job that has ended.
 
-    async def _write_ending(self, claim: Claim, ending: Ending) -> None:
-        """Writes the ending with the frames that the log does not have (yet, or any more)."""
-        offset, rest = await self._close_writer(claim)
+        The ending brings the frames that the log does not have (yet, or any more).
+        """
+        offset, rest = await self._generation.close(claim)
         frames = rest
         while True:
             whole = replace(ending, frames=frames + ending.frames)
             finishing = partial(self._store.finish, claim.job_id, claim.attempt, offset, whole)
             try:
-                return await retry_while_unavailable(finishing)
+                await retry_while_unavailable(finishing)
+                break
             except LogShorter as shorter:
-                offset, frames = shorter.size, self._lost(shorter.size) + rest
-
-    def _lost(self, size: int) -> bytes:
-        """Returns the frames of this attempt behind byte `size` that the store has lost."""
-        lost = None if self._writer is None else self._writer.lost(size)
-        if lost is None:
-            log.error("log.shorter", size=size, next="the job ends, and readers that are behind get an error")
-        return lost or b""
-
-    async def _close_writer(self, claim: Claim) -> tuple[int, bytes]:
-        return (claim.offset, b"") if self._writer is None else await self._writer.close()
+                offset, frames = shorter.size, self._generation.frames_behind(shorter.size) + rest
+            except AttemptFenced as fenced:
+                log.warning("attempt.fenced", status=fenced.status, next="its ending is dropped")
+                if fenced.status is None:  # The store has lost the job.
+                    await self._delivery.retry(0.0)
+                    return
+                break
+        await self._delivery.ack()
 
     def _ended_early(self, status: JobStatus, error: IgniteError) -> Ending:
         """Returns an ending that keeps the part of the answer that there is."""
-        partial = self._fold.completion
-        if not partial["choices"]:
-            return ended_early(status, error)
-        result = orjson.dumps(translate.completion(self._job, partial))
-        return ended_early(status, error, result=result, usage=self._fold.usage)
+        result, usage = self._generation.completion() or (None, None)
+        return ended_early(status, error, result=result, usage=usage)

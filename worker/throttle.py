@@ -77,13 +77,21 @@ class Throttle:
         """How many requests the engine takes at present, as far as the worker knows."""
         return self._limit
 
-    async def run(self, send: Callable[[], Awaitable[T]], tier: Tier = Tier.DEFAULT) -> T:
-        """Returns the result of `send`, which is called again after each EngineOverloaded."""
+    async def run(
+        self,
+        send: Callable[[], Awaitable[T]],
+        tier: Tier = Tier.DEFAULT,
+        *,
+        refused: Callable[[EngineOverloaded], None] | None = None,
+    ) -> T:
+        """Returns the result of `send`, which is called again after each EngineOverloaded; `refused` is called with it."""
         while True:
             await self._admitted(tier)
             try:
                 result = await send()
             except EngineOverloaded as overloaded:
+                if refused is not None:
+                    refused(overloaded)
                 self._on_overload(overloaded)
             else:
                 self._on_answer()

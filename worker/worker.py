@@ -134,8 +134,17 @@ class Worker:
         while True:
             await self._engine.wait_healthy()
             delivery = await self._consumer.next(self._choose)
-            if not await self._adopted(delivery):
-                self._start(delivery)
+            if await self._adopted(delivery):
+                continue
+            job = delivery.message.job
+            out_of_order = self._slots.take(job.tier, self._waiting)
+            contended = self._waiting.get(job.tier, 0) > 1 or not self._slots.admits(job.tier)
+            self._idle.clear()
+            self._slots_changed()
+            running = self._run(delivery, contended=contended, out_of_order=out_of_order)
+            task = self._group.create_task(running, name=f"execution {job.id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _choose(self, at_hand: Mapping[QueueName, int]) -> QueueName | None:
         """Returns the queue that gets the next free slot. Where none is free, preempts flex jobs for higher tiers."""
@@ -172,26 +181,17 @@ class Worker:
             await execution.adopt(delivery)
         return execution is not None
 
-    def _start(self, delivery: Delivery) -> None:
-        job = delivery.message.job
-        out_of_order = self._slots.take(job.tier, self._waiting)
-        contended = self._waiting.get(job.tier, 0) > 1 or not self._slots.admits(job.tier)
-        self._idle.clear()
-        self._slots_changed()
-        task = self._group.create_task(self._serve(delivery, contended, out_of_order), name=f"execution {job.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     # ── run ──
 
-    async def _serve(self, delivery: Delivery, contended: bool, out_of_order: bool) -> None:
+    async def _run(self, delivery: Delivery, *, contended: bool, out_of_order: bool) -> None:
         """Runs the delivery's job, or the one that fairness puts first. Without contention the store is not asked."""
         job = delivery.message.job
         try:
             if contended or delivery.redelivered or delivery.served:
                 delivery = await self._fair_choice(delivery)
             async with expiring(job, lambda: self._expire(job)) if delivery.message.job is not job else nullcontext():
-                await self._run(delivery, preemptible=job.tier is Tier.FLEX and not out_of_order)
+                if not await self._adopted(delivery):
+                    await self._execute(delivery, preemptible=job.tier is Tier.FLEX and not out_of_order)
         finally:
             self._slots.free(job.tier)
             self._slots_changed()
@@ -209,11 +209,9 @@ class Worker:
             return delivery
         return delivery if other is None else PiggybackedDelivery(delivery, other)
 
-    async def _run(self, delivery: Delivery, *, preemptible: bool) -> None:
+    async def _execute(self, delivery: Delivery, *, preemptible: bool) -> None:
         """Runs the job. A crash of its execution does not end other executions."""
         job_id = delivery.message.job.id
-        if await self._adopted(delivery):
-            return
         execution = self._running[job_id] = Execution(self._context, delivery, self._consumer.look_again)
         if preemptible:
             self._flex[job_id] = execution

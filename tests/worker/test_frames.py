@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import BackendUnavailable, StorageQuotaExceeded, StoreUnavailable
 from shared.frames import DONE, FRAME_END
-from shared.ports import AttemptFenced, LogShorter
+from shared.ports import AttemptFenced, Claim, LogShorter
 from shared.quota import store_full
 from tests.support.wait_until import wait_until
 from tests.worker.scripted import USAGE, chunk, delta
@@ -208,7 +208,8 @@ class Writing:
         self.log.data = b"." * offset
         self.failures: list[BaseException] = []
         log: Any = self.log
-        self.writer = FrameWriter(log, "job", 1, offset=offset, failed=self.failures.append, **options)
+        claim = Claim("job", attempt=1, tries=0, lost=0, offset=offset)
+        self.writer = FrameWriter(log, claim, failed=self.failures.append, **options)
 
 
 @pytest.fixture

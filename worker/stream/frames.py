@@ -16,7 +16,7 @@ import structlog
 
 from shared.errors import AnswerTooLarge, BackendUnavailable, StorageQuotaExceeded
 from shared.frames import DONE, FRAME_END
-from shared.ports import JobLog, LogShorter
+from shared.ports import Claim, JobLog, LogShorter
 from shared.quota import LOG_ROOM, room_for
 from worker.openai.translate import finish_reason, openai_logprobs
 
@@ -138,27 +138,25 @@ def choice_part(
 class FrameWriter:
     """Writes one attempt's frames to the log, one append at a time; frames that arrive meanwhile go with the next.
 
-    Calls `failed` once, from the loop, when the log refuses an append (the attempt is fenced, or the tenant's storage
-    is full) or would have more than `limit` bytes; it takes no more frames then. `room`: bytes that the log may have
-    before more must be reserved (shared/quota.py). While the store is unavailable the writer retries, and it writes
-    again what the store has lost.
+    `claim`: the attempt's; the log is as long as it says. Calls `failed` once, from the loop, when the log refuses an
+    append (the attempt is fenced, or the tenant's storage is full) or would have more than `limit` bytes; it takes no
+    more frames then. `room`: bytes that the log may have before more must be reserved (shared/quota.py). While the
+    store is unavailable the writer retries, and it writes again what the store has lost.
     """
 
     def __init__(
         self,
         log: JobLog,
-        job_id: str,
-        attempt: int,
-        offset: int,
-        failed: Callable[[BaseException], None],
+        claim: Claim,
         *,
+        failed: Callable[[BaseException], None],
         limit: int = NO_LIMIT,
         room: int = LOG_ROOM,
     ) -> None:
         self._log = log
-        self._job_id = job_id
-        self._attempt = attempt
-        self._offset = offset
+        self._job_id = claim.job_id
+        self._attempt = claim.attempt
+        self._offset = offset = claim.offset
         self._failed = failed
         self._limit = limit
         self._room = max(room, offset)

@@ -1,0 +1,145 @@
+"""Answers a claimed job's request with the engine, and folds what the engine says into the completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+import orjson
+import structlog
+
+from shared.errors import EngineError, EngineOverloaded, RequestLost
+from shared.job import Job
+from shared.ports import Claim
+from shared.quota import LOG_ROOM
+from worker.context import WorkerContext
+from worker.openai import legacy_functions, translate
+from worker.outcome import Completed
+from worker.retry import retry_while_unavailable
+from worker.stream.fold import Fold, plain_text
+from worker.stream.frames import FrameEncoder, FrameWriter, too_large
+from worker.stream.resume import Replay, Sent, can_continue, is_constrained
+
+log = structlog.get_logger(__name__)
+
+
+class Generation:
+    """One attempt's answer. `overload`: the engine's own words, if it has refused this request for its load."""
+
+    def __init__(self, context: WorkerContext, job: Job) -> None:
+        self._context = context
+        self._job = job
+        self._request: dict[str, Any] = {}
+        self._fold = Fold()
+        self._writer: FrameWriter | None = None
+        self.overload: str | None = None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another attempt can go on without repeating output."""
+        continues = self._context.engine.continues_text and not is_constrained(self._request)
+        return self._fold.silent or (continues and self._fold.plain)
+
+    async def run(self, claim: Claim, body: bytes | None, lost: Callable[[BaseException], None]) -> Completed:
+        """Returns the answer. `body`: the request, where the job's message has it. `lost` is called when the log
+        refuses the answer's frames.
+        """
+        body = claim.body if body is None else body
+        if body is None:
+            raise RequestLost("No copy of the job's request is left.")
+        asked = translate.decoded(body)
+        request = translate.engine_request(asked, self._job)
+        self._request = request = translate.bounded(request, self._context.engine.card.context_length)
+        # A job that has lost a worker writes to the log, so that its progress is kept and seen.
+        if self._job.logged or claim.offset > 0 or claim.lost > 0:
+            sent = await self._sent_before(claim)
+            answer = partial(self._stream, asked, writer=self._open_writer(claim, lost), sent=sent)
+        else:
+            answer = partial(self._unary, asked)
+        return await self._context.throttle.run(answer, self._job.tier, refused=self._refused)
+
+    def completion(self) -> tuple[bytes, dict[str, Any] | None] | None:
+        """Returns the part of the answer that there is, and its usage; None if there is none."""
+        part = self._fold.completion
+        if not part["choices"]:
+            return None
+        return orjson.dumps(translate.completion(self._job, part)), self._fold.usage
+
+    async def close(self, claim: Claim) -> tuple[int, bytes]:
+        """Stops writing. Returns the log's length and the frames that are not in it yet."""
+        return (claim.offset, b"") if self._writer is None else await self._writer.close()
+
+    def frames_behind(self, size: int) -> bytes:
+        """Returns the frames of this attempt behind byte `size` that the store has lost."""
+        lost = None if self._writer is None else self._writer.lost(size)
+        if lost is None:
+            log.error("log.shorter", size=size, next="the job ends, and readers that are behind get an error")
+        return lost or b""
+
+    def _refused(self, overloaded: EngineOverloaded) -> None:
+        self.overload = overloaded.message
+
+    async def _unary(self, asked: dict[str, Any]) -> Completed:
+        answer = legacy_functions.completed(await self._context.engine.complete(self._request), asked)
+        completed = self._completed(answer)
+        if len(completed.result) > self._context.log_limit:
+            raise too_large(self._context.log_limit)
+        return completed
+
+    def _open_writer(self, claim: Claim, lost: Callable[[BaseException], None]) -> FrameWriter:
+        self._writer = FrameWriter(
+            self._context.backend.log,
+            claim,
+            failed=lost,
+            limit=self._context.log_limit,
+            room=LOG_ROOM if self._job.logged else 0,
+        )
+        return self._writer
+
+    async def _stream(self, asked: dict[str, Any], *, writer: FrameWriter, sent: Sent) -> Completed:
+        engine = self._context.engine
+        continues = engine.continues_text and can_continue(self._request, sent)
+        replay = Replay(Sent() if continues else sent)
+        usage = translate.include_usage(asked)
+        encoder = FrameEncoder(translate.head(self._job), include_usage=usage, begun=sent.begun, ended=sent.ended)
+        generated = engine.generate(self._request, sent.text if continues else "")
+        begun = False
+        try:
+            async with aclosing(legacy_functions.answered(generated, asked)) as chunks:
+                async for raw in chunks:
+                    begun = True
+                    chunk = replay.filter(raw)
+                    if (plain := plain_text(chunk)) is not None and encoder.has_begun(plain[0]):
+                        self._fold.add_text(chunk, *plain)
+                        frames = encoder.encode_text(*plain)
+                    else:
+                        self._fold.add(chunk)
+                        frames = encoder.encode(chunk)
+                    if frames:
+                        writer.write(frames)
+                        if writer.full:
+                            await writer.drain()
+        except EngineOverloaded as overloaded:
+            # The client has a part of the answer, so the request cannot wait and start over: a failed try.
+            raise EngineError(overloaded.message) if begun else overloaded from overloaded
+        if not self._fold.finished:
+            raise EngineError("The engine's stream ended before its answer did.")
+        return self._completed(self._fold.completion, encoder.end(self._fold.usage))
+
+    def _completed(self, answer: Mapping[str, Any], frames: bytes = b"") -> Completed:
+        """Encodes the answer once: the store keeps the bytes, and the API sends them."""
+        result = translate.completion(self._job, answer)
+        return Completed(orjson.dumps(result), result["usage"], frames)
+
+    async def _sent_before(self, claim: Claim) -> Sent:
+        """Reads from the log what earlier attempts have sent."""
+        if not claim.offset:
+            return Sent()
+        data = await retry_while_unavailable(lambda: self._context.backend.log.read(claim.job_id))
+        sent = Sent.from_log(data[: claim.offset])
+        for chunk in sent.chunks:
+            self._fold.add(chunk)
+        log.info("attempt.resumes", frames=len(sent.chunks))
+        return sent
