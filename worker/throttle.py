@@ -84,7 +84,7 @@ class Throttle:
         *,
         refused: Callable[[EngineOverloaded], None] | None = None,
     ) -> T:
-        """Returns the result of `send`, which is called again after each EngineOverloaded; `refused` is called with it."""
+        """Returns the result of `send`. Calls `refused`, and then `send` again, after each EngineOverloaded."""
         while True:
             await self._admitted(tier)
             try:
