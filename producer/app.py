@@ -24,18 +24,18 @@ from producer.files import routes as files
 from producer.files.catalog import Files
 from producer.files.reaper import reap
 from producer.fleet import Fleet
-from producer.http.body_budget import BodyBudget, BodyBudgetMiddleware
-from producer.http.browser_guard import BrowserGuard, LocalNames
 from producer.http.connection.limits import Connections
 from producer.http.context import ApiContext
+from producer.http.edge.body_budget import BodyBudget, BodyBudgetMiddleware
+from producer.http.edge.browser_guard import BrowserGuard, LocalNames
+from producer.http.edge.fast_path import FastPath
+from producer.http.edge.head_requests import HeadRequests
+from producer.http.edge.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext, UnhandledErrors
+from producer.http.edge.tenant_calls import TenantCalls
 from producer.http.errors import install_error_handlers
-from producer.http.fast_path import FastPath
-from producer.http.head_requests import HeadRequests
-from producer.http.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext, UnhandledErrors
 from producer.http.openapi import openapi_of
 from producer.http.routes import completions, dead, jobs, models, operations, stored
 from producer.http.routes.health import Health, health_router
-from producer.http.tenant_calls import TenantCalls
 from producer.jobs.dead_letters import consume_dead_letters
 from producer.jobs.reconciler import Reconciler
 from producer.jobs.service import JobService

@@ -31,7 +31,7 @@ from producer.batches.webhook import send_webhook
 from producer.catalog import Catalog
 from producer.files.catalog import Files
 from producer.files.entry import Part
-from producer.http.body_budget import BodyBudget
+from producer.http.edge.body_budget import BodyBudget
 from producer.jobs.service import JobService
 from producer.storage import Storage
 from shared.errors import NotFound, unknown_model

@@ -18,8 +18,8 @@ from producer.batches.repository import BatchRepository
 from producer.catalog import Catalog
 from producer.files.catalog import Files
 from producer.fleet import Fleet
-from producer.http.body_budget import BodyBudget
 from producer.http.connection.limits import Connections
+from producer.http.edge.body_budget import BodyBudget
 from producer.http.routes.health import Health
 from producer.jobs.service import JobService
 from shared.ports import Backend

@@ -14,7 +14,7 @@ from structlog.contextvars import bound_contextvars
 
 from producer.auth.keyring import Principal
 from producer.http.context import ApiContext
-from producer.http.middleware import fit_request_id
+from producer.http.edge.middleware import fit_request_id
 from producer.jobs.idempotency import HEADER, idempotency_key
 from producer.jobs.service import Submission
 from producer.rpc.answers import Answer, Context, StreamAnswer, UnaryAnswer

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from starlette.datastructures import Headers
 
-from producer.http.browser_guard import LocalNames
+from producer.http.edge.browser_guard import LocalNames
 from shared.errors import IgniteError
 from shared.settings import Settings
 

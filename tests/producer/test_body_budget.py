@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 from prometheus_client import REGISTRY
 
-from producer.http.body_budget import SMALL, BodyBudget
+from producer.http.edge.body_budget import SMALL, BodyBudget
 from shared.errors import InvalidRequest, RateLimited, Unavailable
 from shared.schema import ChatCompletionRequest
 from tests.producer.api import Api, ask, embedded_api

@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from producer.auth.keys import KeyRepository
-from producer.http.browser_guard import LocalNames
+from producer.http.edge.browser_guard import LocalNames
 from shared.backends.embedded.backend import open_embedded
 from tests.producer.api import COMPLETIONS, MODEL, Api, ask, embedded_api, running_api, settings_for_tests
 

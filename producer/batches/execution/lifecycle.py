@@ -45,7 +45,7 @@ from producer.batches.execution.progress_writer import ProgressWriter
 from producer.batches.input.lines import RawLine, parse_line
 from producer.batches.key import BatchKey
 from producer.files.catalog import Files
-from producer.http.body_budget import BodyBudget
+from producer.http.edge.body_budget import BodyBudget
 from shared.errors import BackendUnavailable, StorageQuotaExceeded
 
 log = structlog.get_logger(__name__)

@@ -13,8 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer.auth.keyring import Keyring
+from producer.http.edge.middleware import Cors
 from producer.http.errors import error_response
-from producer.http.middleware import Cors
 from shared.errors import BackendUnavailable, IgniteError, PermissionDenied, UnsupportedMediaType
 
 JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json", re.IGNORECASE)
