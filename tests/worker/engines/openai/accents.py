@@ -166,6 +166,43 @@ ACCENTS: dict[str, Accent] = {
     "a last piece that begins as the text does": Accent(
         [piece({"content": text}) for text in ("1", "10")] + [END, COST], {"content": "110"}
     ),
+    "the whole text again with the end": Accent(
+        [
+            *(piece({"content": text}) for text in ("Hello", ", my", " dear")),
+            piece({"content": "Hello, my dear"}, "stop"),
+            COST,
+        ],
+        {"content": "Hello, my dear"},
+    ),
+    "the whole text again with the end, after one piece": Accent(
+        [piece({"content": "Hello, my dear"}), piece({"content": "Hello, my dear"}, "stop"), COST],
+        {"content": "Hello, my dear"},
+    ),
+    "text and thoughts again with the end": Accent(
+        [
+            *(piece({"reasoning_content": text}) for text in ("Let me", " think of", " it.")),
+            *(piece({"content": text}) for text in ("Hello", ", my", " dear")),
+            piece({"reasoning_content": "Let me think of it.", "content": "Hello, my dear"}, "stop"),
+            COST,
+        ],
+        {"reasoning_content": "Let me think of it.", "content": "Hello, my dear"},
+    ),
+    "a short text again with the end": Accent(
+        [piece({"content": text}) for text in ("ha", " ha ")] + [piece({"content": "ha ha "}, "stop"), COST],
+        {"content": "ha ha ha ha "},
+    ),
+    "the whole text again before the end": Accent(
+        [piece({"content": text}) for text in ("Hello", ", my", " dear", "Hello, my dear")] + [END, COST],
+        {"content": "Hello, my dearHello, my dear"},
+    ),
+    "a last piece that is like a part of the text": Accent(
+        [
+            *(piece({"content": text}) for text in ("Oh. ", "Hello, ", "my dear")),
+            piece({"content": "Hello, my dear"}, "stop"),
+            COST,
+        ],
+        {"content": "Oh. Hello, my dearHello, my dear"},
+    ),
     "the older completions": Accent([piece(delta=None, text="Hello"), END, COST], message={"content": ""}, more={}),
     # chunks and choices
     "choices missing or null": Accent([*HI[:4], {"usage": USAGE}, {"choices": None}]),

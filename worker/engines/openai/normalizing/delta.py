@@ -37,13 +37,19 @@ class MessagePieces:
             seen.add("function_call")
         return self.add({name: value for name, value in raw.items() if name not in seen}, strict=strict)
 
-    def add(self, raw: Mapping[str, Any], *, strict: bool) -> Delta:
-        """The delta to pass on. `strict`: it holds no lone surrogates."""
+    def add_plain_text(self, text: str) -> None:
+        """Counts a piece of content that is passed on unseen."""
+        self._texts["content"].pass_on(text)
+
+    def add(self, raw: Mapping[str, Any], *, strict: bool, is_last: bool = False) -> Delta:
+        """The delta to pass on. `strict`: it holds no lone surrogates. `is_last`: it came with a finish_reason."""
         found: Delta = {}
         if raw.get("role") is not None:
             found["role"] = "assistant"
         for name in TEXTS:
             self._add_text(name, raw.get(name), found)
+            if is_last and self._texts[name].is_repeated_by(found.get(name, "")):
+                del found[name]
         self._take_new(found)
         if raw.get("function_call"):
             self._add_function_call(raw["function_call"], found)

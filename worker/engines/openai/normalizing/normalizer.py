@@ -93,7 +93,7 @@ class Normalizer:
             return self._not_json(word)
         if isinstance(data, FailureEvent):
             raise in_band(values[0])
-        if strict and self._is_plain(values[0]):
+        if strict and self._takes_plain(values[0]):
             self._counted += 1
             return values
         if not is_shallow(data, values):
@@ -119,8 +119,8 @@ class Normalizer:
         counted = usage.completed(self._usage, self._counted)
         yield {**self._head, **self._extras, "choices": [], "usage": counted}
 
-    def _is_plain(self, value: Any) -> bool:
-        """Whether the chunk is one piece of text of a choice that has begun, and nothing else."""
+    def _takes_plain(self, value: Any) -> bool:
+        """Counts a chunk that is one piece of text of a choice that has begun and nothing else; False for others."""
         if type(value) is not dict or not self._choices or not value.keys() <= PLAIN_CHUNK:  # pyright: ignore[reportUnknownMemberType]
             return False
         chunk = cast(dict[str, Any], value)
@@ -132,7 +132,7 @@ class Normalizer:
             return False
         part = cast(dict[str, Any], choice)
         delta, index = part.get("delta"), part.get("index")
-        return (
+        if not (
             type(index) is int
             and self._indices.get(index) == index
             and not part.get("logprobs")
@@ -140,8 +140,11 @@ class Normalizer:
             and len(cast(dict[str, Any], delta)) == 1
             and type(text := cast(dict[str, Any], delta).get("content")) is str
             and text != ""
-            and self._choices[index].message.takes_plain_text
-        )
+            and (message := self._choices[index].message).takes_plain_text
+        ):
+            return False
+        message.add_plain_text(text)
+        return True
 
     def _value(self, value: Any, strict: bool) -> Iterator[Chunk]:
         """Keep-alives such as `null` and `{}` are nothing."""
@@ -188,16 +191,19 @@ class Normalizer:
         choice = self._choice(part.get("index"), at)
         if choice is None:
             return None
+        reason = meaning_of(part.get("finish_reason"))
         message, is_repetition = _message(part, choice)
-        add = choice.message.add_message if is_repetition else choice.message.add
-        delta = add(message, strict=strict)
+        if is_repetition:
+            delta = choice.message.add_message(message, strict=strict)
+        else:
+            delta = choice.message.add(message, strict=strict, is_last=reason is not None)
         probabilities = logprobs.normalized(part.get("logprobs"))
         extras = {
             name: value if strict else scrubbed(value)
             for name, value in part.items()
             if name not in OF_CHOICE and value not in (None, [], {})
         }
-        if (reason := meaning_of(part.get("finish_reason"))) is not None:
+        if reason is not None:
             choice.finish_reason = _reason(reason, part)
             choice.extras |= extras
             extras = {}

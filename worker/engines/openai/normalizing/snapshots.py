@@ -1,4 +1,4 @@
-"""Texts of which a server sends the whole so far each time instead of the next piece.
+"""Texts of which a server sends the whole so far each time instead of the next piece, or the whole again with the end.
 
 A text that begins with all that came before it may be a snapshot, or a piece that happens to begin so. It is held back
 until the next one tells which. Where nothing tells, it is a piece: nothing that a server sent is lost by mistake.
@@ -20,6 +20,7 @@ class TextPieces:
         self.settled = False
         """Whether pieces come, and nothing is held back: such a text needs no more looking at."""
         self._is_json = is_json
+        self._passed_on: list[str] = []
         self._so_far = ""
         self._held: str | None = None
         self._snapshots = False
@@ -30,6 +31,19 @@ class TextPieces:
         return self._held is not None
 
     def add(self, text: str) -> str:
+        new = self._add(text)
+        self._passed_on.append(new)
+        return new
+
+    def pass_on(self, text: str) -> None:
+        """Counts a piece of a settled text that the caller has passed on without asking."""
+        self._passed_on.append(text)
+
+    def is_repeated_by(self, last: str) -> bool:
+        """Whether `last`, which came with the end, is the whole text once more, and too long for chance."""
+        return len(last) >= SURE and len(last) == sum(map(len, self._passed_on)) and last == "".join(self._passed_on)
+
+    def _add(self, text: str) -> str:
         if self.settled or not text:
             return text
         if not self.begun:
@@ -49,10 +63,10 @@ class TextPieces:
         held, self._held = self._held, None
         if held is None:
             return ""
-        if self._is_snapshot(held):
-            return self._new_in(held)
-        self.settled = True
-        return held
+        self.settled = not self._is_snapshot(held)
+        new = held if self.settled else self._new_in(held)
+        self._passed_on.append(new)
+        return new
 
     def _after_held(self, held: str, text: str) -> str:
         self._held = None
