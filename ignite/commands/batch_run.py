@@ -64,7 +64,7 @@ def broken_off(workspace: Workspace) -> int:
 
 
 def looks_good(source: Path) -> bool:
-    """Whether the input is worth sending; says so where not."""
+    """Returns whether the input is valid; prints its problems if not."""
     problems = problems_of(source)
     for problem in problems[:TOLD]:
         where = f"{source}:{problem.line}" if problem.line else str(source)
@@ -75,24 +75,24 @@ def looks_good(source: Path) -> bool:
 
 
 def problems_of(source: Path) -> tuple[Any, ...]:
-    """What the API would find wrong with the file, but for what only it knows: its models and its limit of lines."""
+    """Returns the problems that the API would find, except those that depend on its models and its limit of lines."""
     validation = Validation(ENDPOINT, sys.maxsize)
-    each_line(source, validation.look, lambda: validation.full)
+    for_each_line(source, validation.add, lambda: validation.full)
     validation.end()
     duplicates = Duplicates(ENDPOINT, validation.doubtful)
     if validation.doubtful:
-        each_line(source, duplicates.look, lambda: duplicates.full)
+        for_each_line(source, duplicates.add, lambda: duplicates.full)
     return in_order(validation.problems + duplicates.problems)
 
 
-def each_line(source: Path, look: Callable[[Any], object], enough: Callable[[], bool]) -> None:
+def for_each_line(source: Path, check: Callable[[Any], object], enough: Callable[[], bool]) -> None:
     reader = LineReader(Settings.model_fields["body_limit"].default)
     with source.open("rb") as file:
         while (data := file.read(CHUNK)) and not enough():
             for line in reader.feed(data):
-                look(line)
+                check(line)
     for line in reader.end():
-        look(line)
+        check(line)
 
 
 # ── the batch ──

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 
@@ -61,8 +61,8 @@ class OpenLine(Kept):
     end: int
 
 
-class Behind(Kept):
-    """A deferred model: its lines from this one up to the front are not started yet. See line_scheduler.py."""
+class DeferredModel(Kept):
+    """A model whose lines from this one up to `Batch.next_line` are not started yet. See line_scheduler.py."""
 
     model: str
     number: int
@@ -97,8 +97,9 @@ class Batch(Kept):
     tenant's scheduling weight. `not_run`: how many of the failed lines were not run to their end.
 
     `generation` counts the runners that took it over, `commits` the writes of the current one. Every line before
-    `next_line`, which begins at the byte `next_start`, is done, except those in `open` and of models in `behind`.
-    `model`: the only one that the lines name; `asked`: the models that they name, if several and not too many.
+    `next_line`, which begins at the byte `next_start`, is done, except those in `open` and those of models in
+    `deferred`. `model`: set if all lines name the same one; `asked`: the models that the lines name, if there are
+    several and not too many.
     """
 
     id: str
@@ -137,7 +138,7 @@ class Batch(Kept):
     commits: int = 0
     next_line: int = 1
     next_start: int = 0
-    behind: tuple[Behind, ...] = ()
+    deferred: tuple[DeferredModel, ...] = Field(default=(), validation_alias=AliasChoices("deferred", "behind"))
     open: tuple[OpenLine, ...] = ()
 
     @property

@@ -21,8 +21,8 @@ class BatchKey:
         self._limits: Limits = UNLIMITED
         self.revoked = False
 
-    async def look(self) -> None:
-        """Reads the key's limits and revocation. Raises BackendUnavailable."""
+    async def refresh(self) -> None:
+        """Reads the key's limits and whether it is revoked. Raises BackendUnavailable."""
         if self._key is None:
             return
         found = await self._keys.with_id(self._key)

@@ -23,7 +23,7 @@ from shared.ports import FLEET, Document, DocumentChanged, Documents
 log = structlog.get_logger(__name__)
 
 LEASE = "batch-lease"
-LOOK_EVERY = 2.0
+SEARCH_EVERY = 2.0
 """Seconds between searches for batches without a lease."""
 
 MOST = 1000
@@ -41,7 +41,7 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """A lease held by this replica, while no other one has written its document."""
+    """A lease of this replica. It is lost when another replica writes its document."""
 
     def __init__(self, documents: Documents, document: Document, seconds: float) -> None:
         self._documents = documents
@@ -74,7 +74,7 @@ class BatchLeaseManager:
         work: Callable[[ProgressWriter], Awaitable[None]],
         lease: float,
     ) -> None:
-        """`lease` in seconds: how long a batch whose runner has died waits for the next one."""
+        """`lease` in seconds: how long a batch waits for its next runner after a replica died."""
         self._documents = documents
         self._batches = batches
         self._work = work
@@ -88,22 +88,22 @@ class BatchLeaseManager:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             while True:
-                await self._look(group)
+                await self._search(group)
                 try:
-                    async with asyncio.timeout(LOOK_EVERY):
+                    async with asyncio.timeout(SEARCH_EVERY):
                         await self._found.wait()
                 except TimeoutError:
                     continue
                 self._found.clear()
 
-    async def _look(self, group: asyncio.TaskGroup) -> None:
+    async def _search(self, group: asyncio.TaskGroup) -> None:
         try:
             leased = {lease.id for lease in await self._documents.list(LEASE, FLEET, limit=MOST)}
             for tenant, batch_id in await self._batches.opened(MOST):
                 if batch_id not in leased and (lease := await self._take(batch_id)) is not None:
                     group.create_task(self._hold(lease, tenant), name=f"runner {batch_id}")
         except IgniteError as error:
-            log.warning("batches.not_looked_for", error=str(error), next="looking again")
+            log.warning("batches.search_failed", error=str(error), next="searching again")
 
     async def _take(self, batch_id: str) -> Document | None:
         try:

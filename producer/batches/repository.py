@@ -14,7 +14,7 @@ from shared.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from shared.ports import FLEET, Document, DocumentChanged, Documents
 
 OPEN = "batch-open"
-"""Kind of the documents, of the installation and not of a tenant, that name the batches which are not over."""
+"""Document kind of the index of open batches. The index belongs to the installation, not to a tenant."""
 
 WINDOW = re.compile(r"([0-9]{1,6})([smhd])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -26,8 +26,8 @@ FULL_RETRY = 60.0
 
 class BatchRepository:
     def __init__(self, documents: Documents, retention: float, most_open: int = 0) -> None:
-        """`retention`: seconds for which a batch is kept after it was to be over; `most_open`: batches of a tenant that
-        may be open at a time, 0: any number.
+        """`retention`: seconds for which a batch is kept after its deadline; `most_open`: limit of a tenant's open
+        batches, 0 for no limit.
         """
         self._documents = documents
         self._retention = retention
@@ -37,8 +37,8 @@ class BatchRepository:
 
     @asynccontextmanager
     async def room_for(self, batch: Batch) -> AsyncGenerator[None]:
-        """Reserves room for an open batch while its caller creates it. Raises RateLimited at the tenant's limit;
-        batches that this process is creating count.
+        """Reserves room for a batch while the caller creates it. Batches that this process is creating count. Raises
+        RateLimited at the tenant's limit.
         """
         if not self._most_open:
             yield
@@ -47,8 +47,7 @@ class BatchRepository:
             coming = self._coming[batch.tenant]
             if len(coming | await self._open_of(batch.tenant)) >= self._most_open:
                 raise RateLimited(
-                    f"{self._most_open} of your batches are not over, and no more may be open at a time "
-                    "(tenant_batch_limit).",
+                    f"You have {self._most_open} open batches, which is the limit (tenant_batch_limit).",
                     retry_after=FULL_RETRY,
                 )
             coming.add(batch.id)
@@ -58,7 +57,7 @@ class BatchRepository:
             coming.discard(batch.id)
 
     async def _open_of(self, tenant: str) -> set[str]:
-        """Returns the ids of the tenant's open batches, at least as many as the limit."""
+        """Returns the ids of the tenant's open batches; stops reading when the limit is reached."""
         found, after = set[str](), None
         while len(found) < self._most_open:
             page = await self._documents.list(OPEN, FLEET, after=after, limit=PAGE)
@@ -156,7 +155,7 @@ class BatchRepository:
 
 
 def window_of(text: object) -> float:
-    """Seconds of a `completion_window`: OpenAI's `24h`, and others like it. Raises InvalidRequest."""
+    """Returns the seconds of a `completion_window`, such as OpenAI's `24h`. Raises InvalidRequest."""
     found = WINDOW.fullmatch(text) if isinstance(text, str) else None
     seconds = int(found[1]) * SECONDS[found[2]] if found else 0
     if not 0 < seconds <= LONGEST_WINDOW:

@@ -1,4 +1,4 @@
-"""What clients ask of batches, checked, and a batch as they see it. Pure."""
+"""Parses requests that create batches, and translates a batch into OpenAI's batch object. No I/O."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ class BatchRequest(BaseModel):
     completion_window: str
     metadata: Metadata | None = None
     output_expires_after: dict[str, Any] | None = None
-    webhook_url: str | None = Field(None, description="Told when the batch is over: `batch.completed` and the like.")
+    webhook_url: str | None = Field(
+        None, description="Receives an event when the batch ends, such as `batch.completed`."
+    )
 
 
 def parse_batch_request(body: bytes) -> BatchRequest:
-    """Raises InvalidRequest, naming the field."""
+    """Parses the body of POST /v1/batches. Raises InvalidRequest, which names the field."""
     value = parse_json(body)
     if not isinstance(value, dict):
         raise InvalidRequest("The request body is not a JSON object.", code="invalid_json")
@@ -80,7 +82,7 @@ def expiry_of(given: Mapping[str, Any]) -> float:
 
 
 def retrying(batch: Batch) -> Batch:
-    """A new batch that runs again what failed in this one, and has as much time for it."""
+    """Returns a new batch that runs the failed lines of this one again, with the same completion window."""
     asked = BatchRequest(
         input_file_id=batch.input_file_id,
         endpoint=ENDPOINT,
@@ -93,7 +95,7 @@ def retrying(batch: Batch) -> Batch:
 
 
 def batch_object(batch: Batch) -> dict[str, Any]:
-    """OpenAI's `batch`. A file is named once there is a line in it."""
+    """Returns OpenAI's `batch` object. File ids are null until the file has a line."""
     problems = [{"code": p.code, "line": p.line, "message": p.message, "param": p.param} for p in batch.problems]
     return {
         "id": batch.id,

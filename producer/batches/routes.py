@@ -1,4 +1,4 @@
-"""/v1/batches, as OpenAI's."""
+"""The routes of /v1/batches, as in OpenAI's API."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def begin(request: Request, batch: Batch, name: RequestName | None) -> Res
 
 @router.post("", summary="Create a batch", responses=answers(A_BATCH, 400, 404), openapi_extra=BATCH_REQUEST)
 async def create_batch(request: Request) -> Response:
-    """Runs the requests in a file. The file is looked at as a whole first: `errors` says what is wrong with it."""
+    """Runs the requests in a file. All lines are validated first; `errors` lists the problems found."""
     body, principal, context = await request.body(), principal_of(request), context_of(request)
     asked, settings = await context.service.checks.run(body, lambda: parse_batch_request(body)), context.settings
     name = request_name(request.headers, body, "batch")
@@ -59,25 +59,25 @@ async def create_batch(request: Request) -> Response:
 async def list_batches(
     request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> Response:
-    """`after`: the last id of the page before."""
+    """`after`: the last id of the previous page."""
     found, more = await context_of(request).batches.list(tenant_of(request), after=after, limit=limit)
     return json_response(serializers.page([batch_object(batch) for batch in found], has_more=more))
 
 
-@router.get("/{batch_id}", summary="A batch's state", responses=answers(A_BATCH, 404))
+@router.get("/{batch_id}", summary="Get a batch", responses=answers(A_BATCH, 404))
 async def get_batch(request: Request, batch_id: BatchId) -> Response:
     return json_response(batch_object(await context_of(request).batches.get(tenant_of(request), batch_id)))
 
 
 @router.post("/{batch_id}/cancel", summary="Cancel a batch", responses=answers(A_BATCH, 404, 409))
 async def cancel_batch(request: Request, batch_id: BatchId) -> Response:
-    """What is done stays in the files; the rest stands in the error file as `batch_cancelled`."""
+    """Finished requests stay in the output files; the others are listed in the error file as `batch_cancelled`."""
     return json_response(batch_object(await context_of(request).batches.cancel(tenant_of(request), batch_id)))
 
 
-@router.post("/{batch_id}/retry", summary="Run what failed in a batch again", responses=answers(A_BATCH, 404, 409))
+@router.post("/{batch_id}/retry", summary="Run a batch's failed requests again", responses=answers(A_BATCH, 404, 409))
 async def retry_batch(request: Request, batch_id: BatchId) -> Response:
-    """A new batch, with the lines in the error file of this one and as much time as it had."""
+    """Creates a new batch of the requests in this one's error file, with the same completion window."""
     context, tenant = context_of(request), tenant_of(request)
     name = request_name(request.headers, b"{}", f"retry {batch_id}")
     if (standing := await context.named_batches.find(tenant, name)) is not None:
@@ -85,5 +85,5 @@ async def retry_batch(request: Request, batch_id: BatchId) -> Response:
     batch = await context.batches.get(tenant, batch_id)
     if not batch.over or not batch.error.segments:
         why = "has no failed lines" if batch.over else f"is {batch.status}"
-        raise Conflict(f"The batch {why}: there is nothing to run again.", code="nothing_failed")
+        raise Conflict(f"The batch {why}, so there is nothing to run again.", code="nothing_failed")
     return await begin(request, retrying(batch).with_(made_with=principal_of(request).key), name)

@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 MOST_ASKED = 100
-"""Most models recorded in the batch's document: a few kilobytes."""
+"""Models that a batch's document names at most, to keep it small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class BatchRun:
             if self._batch.in_progress_at is not None and not self._batch.over:
                 await self._execute()
         except NotFound as error:
-            log.warning("batch.input_gone", batch=self._batch.id, error=str(error), next="the batch has failed")
+            log.warning("batch.input_missing", batch=self._batch.id, error=str(error), next="the batch has failed")
             await self._fail((Problem(code="file_not_found", message=error.message, param="input_file_id"),))
         if not self._batch.over:
             await self._finalize()
@@ -91,11 +91,11 @@ class BatchRun:
 
     async def _validate(self) -> None:
         validation = Validation(self._batch.endpoint, self._context.settings.batch_lines, await self._only())
-        await self._look_at_all(validation)
+        await self._check_lines(validation)
         duplicates = Duplicates(self._batch.endpoint, validation.doubtful)
         if validation.doubtful:
             async for raw in slowly(self._source()):
-                await self._checked(raw, duplicates.look)
+                await self._checked(raw, duplicates.add)
                 if duplicates.full:
                     break
         if problems := in_order(validation.problems + duplicates.problems):
@@ -112,9 +112,9 @@ class BatchRun:
 
         await self._progress_writer.commit(accepted)
 
-    async def _look_at_all(self, validation: Validation) -> None:
+    async def _check_lines(self, validation: Validation) -> None:
         async for raw in slowly(self._source()):
-            if (model := await self._checked(raw, validation.look)) is not None:
+            if (model := await self._checked(raw, validation.add)) is not None:
                 try:
                     await self._require_model(model)
                 except NotFound as error:
@@ -123,8 +123,8 @@ class BatchRun:
                 break
         validation.end()
 
-    async def _checked(self, raw: RawLine, look: Callable[[RawLine], T]) -> T:
-        return await self._context.service.checks.run(raw.data or b"", lambda: look(raw))
+    async def _checked(self, raw: RawLine, check: Callable[[RawLine], T]) -> T:
+        return await self._context.service.checks.run(raw.data or b"", lambda: check(raw))
 
     async def _require_model(self, name: str) -> None:
         """Raises NotFound, also for a model that the batch's key may not use."""
@@ -162,7 +162,7 @@ class BatchRun:
     async def _execute(self) -> None:
         batch_context, batch = self._context, self._batch
         key = BatchKey(KeyRepository(batch_context.backend.documents), batch_context.backend.limiter, batch.made_with)
-        tools = LifecycleContext(
+        context = LifecycleContext(
             progress_writer=self._progress_writer,
             jobs=LineJobs(
                 batch_context.backend,
@@ -183,7 +183,7 @@ class BatchRun:
             bodies=batch_context.bodies,
             only=await self._only(),
         )
-        await BatchLifecycle(tools).run()
+        await BatchLifecycle(context).run()
 
     # ── finalize ──
 

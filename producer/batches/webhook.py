@@ -1,5 +1,5 @@
-"""Sends a batch's end to its webhook, at least once, with retries for a day. The runner holds the batch's lease until
-then, so after a crash the next runner sends it again.
+"""Sends the event of a batch's end to its webhook, at least once, with retries for a day. The runner keeps the batch's
+lease until then, so after a crash the next runner sends the event again.
 """
 
 from __future__ import annotations

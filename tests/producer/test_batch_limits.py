@@ -76,7 +76,7 @@ async def test_lines_wait_for_their_keys_tokens_and_none_fails(api: Api) -> None
 
 
 async def test_the_batch_of_a_revoked_key_ends_and_says_why(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(lifecycle, "POLL_INTERVAL", 0.1)
     api.engine.gate.clear()
     alice, key = await made(api, tokens_per_minute=1)
     other = AsyncOpenAI(base_url=api.url, api_key=await second_key(api), max_retries=0)

@@ -327,7 +327,7 @@ async def test_a_runner_that_was_overtaken_cannot_write(api: Api, client: AsyncO
     with pytest.raises(Overtaken):
         await old.commit(lambda batch: batch.with_(completed=100))
     with pytest.raises(Overtaken):
-        await old.look()
+        await old.refresh()
     after = await new.commit(lambda batch: batch.with_(completed=2))
     assert (await batches.get("local", done.id)) == after
 
@@ -370,7 +370,7 @@ async def test_many_small_segments_become_few(tmp_path: Path, api: Api, client: 
         segment = await outputs.write(output, [b"%d\n" % number])
         grown = output.model_copy(update={"segments": (*output.segments, segment)})
         output = await outputs.merged(grown)
-        await outputs.forget(grown, output)
+        await outputs.delete_merged(grown, output)
     (one,) = output.segments
     assert (one.level, one.lines, one.size) == (2, FAN * FAN, sum(len(b"%d\n" % number) for number in range(FAN * FAN)))
     data = b"".join([chunk async for chunk in LocalStorage(tmp_path).read(one.key, 0, one.size)])

@@ -1,4 +1,4 @@
-"""A batch's input: how it is cut into lines, and which lines are good."""
+"""A batch's input: splitting it into lines and checking the lines."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -34,15 +34,15 @@ def test_lines_are_numbered_and_blank_ones_count() -> None:
 
 
 @pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \n", b"\t\v\f\r\n"])
-def test_blank_lines_are_passed_over_at_once(blank: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut_one, seen = LineReader._cut, 0
+def test_blank_lines_are_skipped_at_once(blank: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_one, seen = LineReader._end_line, 0
 
     def counted(self: LineReader, rest: bytes) -> Iterator[RawLine]:
         nonlocal seen
         seen += 1
         return cut_one(self, rest)
 
-    monkeypatch.setattr(LineReader, "_cut", counted)
+    monkeypatch.setattr(LineReader, "_end_line", counted)
     pieces = [blank * 16_384] * 16
     (line,) = cut(*pieces, b"a\n", *pieces)
     count = 16 * 16_384
@@ -50,26 +50,26 @@ def test_blank_lines_are_passed_over_at_once(blank: bytes, monkeypatch: pytest.M
     assert seen < 100
 
 
-def test_the_last_line_needs_no_end() -> None:
+def test_the_last_line_needs_no_newline() -> None:
     assert texts(b"a\nb") == [(1, b"a"), (2, b"b")]
 
 
-def test_a_byte_order_mark_is_passed_over_at_the_start_only() -> None:
+def test_a_byte_order_mark_is_ignored_at_the_start_only() -> None:
     assert texts(BOM + b"a\n" + BOM + b"b") == [(1, b"a"), (2, BOM + b"b")]
     assert texts(BOM[:1], BOM[1:] + b"a") == [(1, b"a")]
     assert texts(BOM) == []
 
 
-def test_a_line_that_is_too_long_is_not_held() -> None:
+def test_a_line_that_is_too_long_is_not_buffered() -> None:
     reader = LineReader(10)
     for _ in range(100):
         assert list(reader.feed(b"xxxxx")) == []
-        assert sum(map(len, reader._held)) <= 10
+        assert sum(map(len, reader._buffered)) <= 10
     assert [line.data for line in reader.feed(b"\nok\n")] == [None, b"ok"]
 
 
 @given(st.binary(max_size=60), st.lists(st.integers(0, 60)))
-def test_how_it_comes_in_does_not_matter(data: bytes, cuts: list[int]) -> None:
+def test_the_sizes_of_chunks_do_not_change_the_lines(data: bytes, cuts: list[int]) -> None:
     data = data.replace(b"\x00", b"\n")
     edges = [0, *sorted(min(at, len(data)) for at in cuts), len(data)]
     pieces = [data[start:end] for start, end in pairwise(edges)]
@@ -77,7 +77,7 @@ def test_how_it_comes_in_does_not_matter(data: bytes, cuts: list[int]) -> None:
 
 
 @given(st.lists(st.sampled_from([b"a", b"bb", b"", b" ", b"ccc\r"]), max_size=8))
-def test_a_line_is_found_again_by_its_place(lines: list[bytes]) -> None:
+def test_a_line_can_be_read_again_by_its_byte_range(lines: list[bytes]) -> None:
     data = b"\n".join(lines)
     for line in cut(data):
         assert cut(data[line.start : line.end], number=line.number, start=line.start) == [line]
@@ -121,14 +121,14 @@ BAD: dict[str, tuple[bytes | None, str, str | None]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_line_is_told_with_its_field(case: str) -> None:
+def test_the_error_of_an_invalid_line_names_its_field(case: str) -> None:
     data, code, param = BAD[case]
     with pytest.raises(BadLine) as bad:
         checked_line(data, ENDPOINT)
     assert (bad.value.problem.code, bad.value.problem.param) == (code, param)
 
 
-def test_a_good_line_is_good() -> None:
+def test_a_valid_line_is_accepted() -> None:
     body = {**GOOD["body"], "service_tier": "flex", "background": True, "webhook_url": None, "stream": False}
     assert checked_line(orjson.dumps({**GOOD, "body": body, "webhook_url": None}), ENDPOINT).body == body
     line = checked_line(orjson.dumps({**GOOD, "more": 1}), ENDPOINT)
@@ -138,22 +138,22 @@ def test_a_good_line_is_good() -> None:
 def validated(*lines: bytes, limit: int = 100) -> Validation:
     validation = Validation(ENDPOINT, limit)
     for number, data in enumerate(lines, 1):
-        validation.look(RawLine(number, 0, 0, data=data))
+        validation.add(RawLine(number, 0, 0, data=data))
     validation.end()
     return validation
 
 
-def test_the_first_line_of_each_model_is_told() -> None:
+def test_add_returns_the_model_of_the_first_line_that_names_it() -> None:
     validation = Validation(ENDPOINT, 10)
     models = [
-        validation.look(RawLine(n, 0, 0, data=changed(custom_id=str(n), body={"model": m})))
+        validation.add(RawLine(n, 0, 0, data=changed(custom_id=str(n), body={"model": m})))
         for n, m in enumerate("abab")
     ]
     assert models == ["a", "b", None, None]
     assert validation.models == {"a": 0, "b": 1}
 
 
-def test_only_so_many_lines_and_problems_are_looked_at() -> None:
+def test_validation_stops_at_the_limits_of_lines_and_problems() -> None:
     many = validated(*(changed(custom_id=str(number)) for number in range(4)), limit=3)
     assert many.full
     assert [problem.code for problem in many.problems] == ["too_many_tasks"]
@@ -161,19 +161,19 @@ def test_only_so_many_lines_and_problems_are_looked_at() -> None:
     assert [problem.code for problem in validated().problems] == ["empty_batch"]
 
 
-def test_the_same_custom_id_twice_is_told_with_its_second_line() -> None:
+def test_a_duplicate_custom_id_is_reported_at_its_second_line() -> None:
     lines = [changed(custom_id=name) for name in ("a", "b", "a", "c", "b")]
     validation = validated(*lines)
     duplicates = Duplicates(ENDPOINT, validation.doubtful)
     for number, data in enumerate(lines, 1):
-        duplicates.look(RawLine(number, 0, 0, data=data))
+        duplicates.add(RawLine(number, 0, 0, data=data))
     assert [(problem.line, problem.code) for problem in duplicates.problems] == [
         (3, "duplicate_custom_id"),
         (5, "duplicate_custom_id"),
     ]
 
 
-def test_ids_are_each_lines_own_and_always_the_same() -> None:
+def test_ids_are_unique_and_deterministic() -> None:
     jobs = [job_id_of(batch, 1_700_000_000.5, line) for batch in ("batch_1", "batch_2") for line in (1, 2, 300)]
     assert len(set(jobs)) == 6
     assert jobs == [job_id_of(batch, 1_700_000_000.5, line) for batch in ("batch_1", "batch_2") for line in (1, 2, 300)]

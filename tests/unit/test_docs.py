@@ -139,7 +139,7 @@ COINED = (
         "dialect",
     ),
     *("follower", "drain rate", "estimate", "fair queue", "virtual time", "weight", "principal", "meter"),
-    *("outbox", "notice", "window", "segment", "generation", "overtaken", "front", "behind"),
+    *("outbox", "notice", "line limit", "segment", "generation", "overtaken", "deferred"),
 )
 """Words to which this project gives a meaning of its own."""
 

@@ -42,6 +42,10 @@ RETIRED = {
     "place_of": "queue_position",
     "queue_place": "queue_object",
     "take_key": "idempotency_key_claim",
+    "fed_before": "may_exist",
+    "MOST_BEHIND": "MOST_DEFERRED",
+    "refuse_unheeded": "refuse_ignored_fields",
+    "_look_at_key": "_check_key",
 }
 """Words that only this project used, each with the field's word for it."""
 

@@ -1,29 +1,29 @@
-"""Executes a batch: starts lines as jobs, per model as many as its workers can use (line_scheduler.py, line_limits.py);
-writes the answers, in any order, to segments and the batch's document, a checkpoint at a time.
+"""Executes a batch: starts lines as jobs, as many per model as its workers can use (line_scheduler.py, line_limits.py),
+and writes the answers, in the order in which they arrive, to segments and to the batch's document, in checkpoints.
 
-Exactly one line of output for each line of input, whatever process dies, for four reasons.
+Each input line gets exactly one output line, even if processes die, for four reasons.
 
-- *The document is the truth.* It names the segments that the outputs consist of, the counts, how far the input was
-  fed, and which of the lines fed before that are still open. All of it changes in one write, under the version that was
-  read.
-- *A segment is an object of its own*, under a key with the runner's generation in it. What no document names is
-  nothing: the reaper removes it.
-- *A line's job has an id that follows from batch and line.* To feed a line twice makes one job, not two.
-- *A runner that was overtaken cannot write*: its successor has raised the generation, and the version with it.
+- *The document is authoritative.* It names the outputs' segments, the counts, the position up to which lines were
+  started, and which of the started lines are still open. One write changes all of it, over the version that was read.
+- *A segment is an object of its own*, and its key contains the runner's generation. The reaper removes segments that no
+  document names.
+- *A job's id follows from batch and line.* Starting a line twice creates one job.
+- *A runner that lost the batch cannot write*: its successor has increased the generation and thereby the version.
 
-So, where the runner dies, or is stopped and wakes when another runs the batch:
+If a runner dies, or is suspended and resumes while another one runs the batch, its successor acts by the point that the
+old runner had reached:
 
-    before a line's job is made             the line is not started, or open: it is started again
-    made, and not in its queue              its successor finds it queued, and publishes it once more
-    in its queue, no checkpoint since       its successor feeds the line again, and finds the job there
-    the job is over, the answer not taken   its successor finds it over, and takes the answer from its record
-    the record has expired, or was lost     the job is made and run again; no answer of it was written down
-    answers taken, no segment written       as above: they are still open
-    segment written, no checkpoint          no document names the segment; the lines are open, and written again
-    checkpoint written, answer lost         the progress_writer writes the same again, and finds that it is there
-    merged, no checkpoint                   the small segments stay; no document names the merged one
-    merged, small ones not removed          no document names them; the reaper removes them
-    finalizing                              every step of it can be taken again (run.py)
+    the line's job does not exist yet       the line is not started, or open: starts it
+    job created, not published              finds the job queued, and publishes it again
+    job published, no checkpoint since      starts the line again, and finds the job
+    job over, answer not read               reads the answer from the job's record
+    job's record expired or lost            creates and runs the job again; no answer was written
+    answers read, no segment written        as above: the lines are still open
+    segment written, no checkpoint          no document names the segment; writes the open lines again
+    checkpoint written, response lost       (same runner) writes it again, and finds it stored
+    segments merged, no checkpoint          the small segments are still valid; no document names the merged one
+    merged, small segments not removed      no document names them; the reaper removes them
+    finalizing                              repeats it: each step is idempotent (run.py)
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dataclasses import dataclass
 import structlog
 
 from producer.batches.document import Batch, OpenLine, Output, Problem, Segment
-from producer.batches.execution.line_jobs import Answer, LineJobs, place
+from producer.batches.execution.line_jobs import Answer, LineJobs, open_line
 from producer.batches.execution.line_limits import MOST_OF_ALL, LineLimit
 from producer.batches.execution.line_scheduler import LineScheduler, OpenSource
 from producer.batches.execution.outputs import Outputs, entry_of
@@ -51,19 +51,17 @@ from shared.errors import BackendUnavailable, StorageQuotaExceeded
 log = structlog.get_logger(__name__)
 
 CHECKPOINT_EVERY = 0.5
-"""Seconds at least from one checkpoint to the next, unless much has come in."""
+"""Seconds between checkpoints; a checkpoint with CHECKPOINT_SIZE bytes or CHECKPOINT_LINES lines is written earlier."""
 
 CHECKPOINT_SIZE = 1024 * 1024
 CHECKPOINT_LINES = 2000
-LOOK_EVERY = 1.0
-"""Seconds from one look at what clients want of the batch to the next."""
+POLL_INTERVAL = 1.0
+"""Seconds between two reads of the batch's document and key, which show a cancel and a revocation."""
 
 
 @dataclass(frozen=True, slots=True)
 class LifecycleContext:
-    """What an execution works with. `file_retention` in seconds; `only`: hashes of the custom_ids that are run, where
-    not all are.
-    """
+    """`file_retention` in seconds. `only`: hashes of the custom_ids to run, None for all."""
 
     progress_writer: ProgressWriter
     jobs: LineJobs
@@ -78,31 +76,33 @@ class LifecycleContext:
 
 
 class BatchLifecycle:
-    """`open`: the lines that were fed and are not written down yet."""
+    """`_open`: the lines that were started and whose answers are not written yet."""
 
-    def __init__(self, tools: LifecycleContext) -> None:
-        self._tools = tools
-        self._progress_writer = tools.progress_writer
-        self._jobs = tools.jobs
-        self._feed = LineScheduler(tools.progress_writer.batch, tools.open_source, self._model_of)
+    def __init__(self, context: LifecycleContext) -> None:
+        self._context = context
+        self._progress_writer = context.progress_writer
+        self._jobs = context.jobs
+        self._scheduler = LineScheduler(context.progress_writer.batch, context.open_source, self._model_of)
         self._open: dict[int, OpenLine] = {}
         self._running: dict[asyncio.Task[Answer], tuple[str, int]] = {}
         self._of_model: Counter[str] = Counter()
         self._answers: list[Answer] = []
         self._size = 0
         self._wake = asyncio.Event()
-        self._called_off = False
+        self._jobs_ended = False
         self._refusal: Problem | None = None
-        self._written_at = self._looked_at = time.monotonic()
+        self._written_at = self._polled_at = time.monotonic()
 
     async def run(self) -> None:
-        """Return when every line is written down. Raises Overtaken, Unavailable, NotFound when the input goes."""
-        await self._look_at_key()
+        """Returns when every line is written. Raises Overtaken, Unavailable, and NotFound if the input file is
+        deleted.
+        """
+        await self._check_key()
         try:
             for line in self._progress_writer.batch.open:
-                raw = await self._tools.open_source(line.number, line.start).at(line)
-                self._start(raw, self._model_of(raw) or "", fed_before=True)
-            while self._running or not self._feed.ended:
+                raw = await self._context.open_source(line.number, line.start).at(line)
+                self._start(raw, self._model_of(raw) or "", may_exist=True)
+            while self._running or not self._scheduler.ended:
                 await self._stop_if_due()
                 await self._start_lines()
                 await self._wait_for_answers()
@@ -114,65 +114,63 @@ class BatchLifecycle:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
 
-    # ── lines out ──
+    # ── starting lines ──
 
     async def _start_lines(self) -> None:
-        """Start lines while there is room for them."""
-        await self._tools.window.count()
-        self._feed.begin()
-        while (found := await self._feed.next(self._room)) is not None:
+        """Starts lines while there is room for them."""
+        await self._context.window.count()
+        self._scheduler.begin_pass()
+        while (found := await self._scheduler.next(self._room)) is not None:
             model, raw = found
             if self._jobs.stop is not None:
-                self._open[raw.number] = place(raw)
-                self._take(self._jobs.not_run(raw))
+                self._open[raw.number] = open_line(raw)
+                self._add(self._jobs.not_run(raw))
             else:
-                self._start(raw, model, fed_before=self._progress_writer.batch.generation > 1)
+                self._start(raw, model, may_exist=self._progress_writer.batch.generation > 1)
 
     def _room(self, model: str) -> int:
-        """How many more lines of the model may be started now: none while the process holds many bytes of requests."""
+        """Returns how many more lines of the model may be started now: none while the body budget is used up."""
         if self._jobs.stop is not None:
             return CHECKPOINT_LINES - len(self._answers)
-        if self._running and not self._tools.bodies.has_room(self._progress_writer.batch.tenant):
+        if self._running and not self._context.bodies.has_room(self._progress_writer.batch.tenant):
             return 0
-        return min(self._tools.window.size(model) - self._of_model[model], MOST_OF_ALL - len(self._running))
+        return min(self._context.window.size(model) - self._of_model[model], MOST_OF_ALL - len(self._running))
 
     def _model_of(self, raw: RawLine) -> str | None:
-        """What the line names as its model. None where it is none of this batch's: one that did well in the batch that
-        this one retries.
-        """
-        batch, only = self._progress_writer.batch, self._tools.only
+        """Returns the line's model; None for a line that succeeded in the batch that this one retries."""
+        batch, only = self._progress_writer.batch, self._context.only
         if only is None and batch.model is not None:
             return batch.model
         line = parse_line(raw.data, batch.endpoint)
         return line.model if only is None or hash(line.custom_id) in only else None
 
-    def _start(self, raw: RawLine, model: str, *, fed_before: bool) -> None:
-        self._open[raw.number] = place(raw)
-        answering = self._jobs.answer(raw, fed_before=fed_before)
+    def _start(self, raw: RawLine, model: str, *, may_exist: bool) -> None:
+        self._open[raw.number] = open_line(raw)
+        answering = self._jobs.answer(raw, may_exist=may_exist)
         task = asyncio.create_task(answering, name=f"{self._progress_writer.batch.id} {raw.number}")
         size = raw.end - raw.start
         self._running[task] = model, size
         self._of_model[model] += 1
-        self._tools.bodies.add(self._progress_writer.batch.tenant, size)
+        self._context.bodies.add(self._progress_writer.batch.tenant, size)
         task.add_done_callback(self._answered)
 
-    # ── answers in ──
+    # ── writing answers ──
 
     def _answered(self, task: asyncio.Task[Answer]) -> None:
         model, size = self._running.pop(task)
         self._of_model[model] -= 1
-        self._tools.bodies.add(self._progress_writer.batch.tenant, -size)
+        self._context.bodies.add(self._progress_writer.batch.tenant, -size)
         if not task.cancelled():
-            self._take(task.result())
+            self._add(task.result())
 
-    def _take(self, answer: Answer) -> None:
+    def _add(self, answer: Answer) -> None:
         self._answers.append(answer)
         self._size += len(answer.data)
         self._wake.set()
 
     async def _wait_for_answers(self) -> None:
-        """Wait for an answer, though not for long."""
-        if self._feed.paused:
+        """Waits for an answer, at most CHECKPOINT_EVERY seconds. Returns at once if the scheduler has more to read."""
+        if self._scheduler.paused:
             await asyncio.sleep(0)
             return
         try:
@@ -189,7 +187,7 @@ class BatchLifecycle:
         return much or time.monotonic() - self._written_at >= CHECKPOINT_EVERY
 
     async def _checkpoint(self) -> None:
-        """Write down what has come in: segments first, then the document that names them."""
+        """Writes the answers since the last checkpoint: first segments, then the document that names them."""
         answers, self._answers, self._size = self._answers, [], 0
         if answers:
             good = await self._segment(
@@ -201,65 +199,65 @@ class BatchLifecycle:
             for each in answers:
                 del self._open[each.line.number]
             still_open = tuple(self._open.values())
-            noted = self._feed.noted
+            with_progress = self._scheduler.with_progress
             await self._progress_writer.commit(
-                lambda batch: noted(advanced(answers, good, bad, still_open=still_open, batch=batch))
+                lambda batch: with_progress(advanced(answers, good, bad, still_open=still_open, batch=batch))
             )
             await self._merge()
-        self._written_at = self._looked_at = time.monotonic()
+        self._written_at = self._polled_at = time.monotonic()
 
     async def _segment(self, output: Output, kind: str, lines: Sequence[bytes]) -> Segment | None:
         if not lines:
             return None
-        segment = await self._tools.outputs.write(output, lines)
+        segment = await self._context.outputs.write(output, lines)
         tenant = self._progress_writer.batch.tenant
         if not output.segments:
             entry = entry_of(
-                self._progress_writer.batch, output, kind=kind, now=time.time(), retention=self._tools.file_retention
+                self._progress_writer.batch, output, kind=kind, now=time.time(), retention=self._context.file_retention
             )
-            await self._tools.files.add(tenant, entry)
+            await self._context.files.add(tenant, entry)
         try:
-            await self._tools.files.count_more(tenant, output.file_id, segment.size, new=not output.segments)
+            await self._context.files.count_more(tenant, output.file_id, segment.size, new=not output.segments)
         except StorageQuotaExceeded as full:
             self._refusal = self._refusal or Problem(code=full.code, message=full.message)
         return segment
 
     async def _merge(self) -> None:
-        """Segments stay few. Only the runner changes them, so what was merged is still what is there."""
-        before, outputs = self._progress_writer.batch, self._tools.outputs
+        """Merges segments. No other process changes them: only the batch's runner writes segments."""
+        before, outputs = self._progress_writer.batch, self._context.outputs
         output, error = await outputs.merged(before.output), await outputs.merged(before.error)
         if (output, error) != (before.output, before.error):
             await self._progress_writer.commit(lambda batch: batch.with_(output=output, error=error))
-            await outputs.forget(before.output, output)
-            await outputs.forget(before.error, error)
+            await outputs.delete_merged(before.output, output)
+            await outputs.delete_merged(before.error, error)
 
-    # ── the end before its time ──
+    # ── stopping early ──
 
     async def _stop_if_due(self) -> None:
-        """See whether the batch is to end early, and call off what is open then."""
-        await self._look()
+        """Checks whether the batch must end early, and ends its open jobs if so."""
+        await self._poll()
         if (refusal := self._refusal) is not None and self._jobs.stop is None:
             await self._progress_writer.commit(lambda batch: refused(batch, refusal))
         self._jobs.stop = self._jobs.stop or stop_reason(self._progress_writer.batch)
-        if self._jobs.stop is not None and not self._called_off:
-            log.info("batch.stops", batch=self._progress_writer.batch.id, reason=self._jobs.stop)
-            self._called_off = True
-            await self._jobs.call_off(self._open.values())
+        if self._jobs.stop is not None and not self._jobs_ended:
+            log.info("batch.stopping", batch=self._progress_writer.batch.id, reason=self._jobs.stop)
+            self._jobs_ended = True
+            await self._jobs.end_jobs(self._open.values())
 
-    async def _look(self) -> None:
-        if time.monotonic() - self._looked_at < LOOK_EVERY:
+    async def _poll(self) -> None:
+        if time.monotonic() - self._polled_at < POLL_INTERVAL:
             return
-        self._looked_at = time.monotonic()
+        self._polled_at = time.monotonic()
         try:
-            await self._progress_writer.look()
-            await self._look_at_key()
+            await self._progress_writer.refresh()
+            await self._check_key()
         except BackendUnavailable as error:
-            log.warning("batch.not_looked_at", batch=self._progress_writer.batch.id, error=str(error))
+            log.warning("batch.not_read", batch=self._progress_writer.batch.id, error=str(error), next="reading again")
 
-    async def _look_at_key(self) -> None:
-        await self._tools.key.look()
-        if self._tools.key.revoked:
-            message = "The API key that asked for this batch was revoked."
+    async def _check_key(self) -> None:
+        await self._context.key.refresh()
+        if self._context.key.revoked:
+            message = "The API key that created this batch was revoked."
             self._refusal = self._refusal or Problem(code="key_revoked", message=message)
 
 
@@ -270,7 +268,7 @@ def stop_reason(batch: Batch) -> str | None:
 
 
 def refused(batch: Batch, problem: Problem) -> Batch:
-    """The batch once it is not to be run on, which its client has not asked for: it says why."""
+    """Returns the batch as cancelling because of `problem`."""
     if batch.status != "in_progress":
         return batch
     return batch.with_(status="cancelling", cancelling_at=time.time(), problems=(problem,))
@@ -283,7 +281,7 @@ def advanced(
     still_open: tuple[OpenLine, ...],
     batch: Batch,
 ) -> Batch:
-    """The batch once these answers are written down."""
+    """Returns the batch with these answers, stored in the segments `good` and `bad`."""
     completed = sum(each.ok for each in answers)
     usage = batch.usage
     for each in answers:

@@ -1,4 +1,4 @@
-"""Lines of a batch as jobs: submitted, followed to their end, and turned into what stands in a file."""
+"""Runs a batch's lines as jobs: submits them, follows them to their end, and encodes the lines of the output files."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ LOOK_AGAIN = 30.0
 """Seconds without an update after which a job's record is read; bounds the delay of a lost pub/sub message."""
 
 TRY_AGAIN = 1.0
-AWAY = (Unavailable, QueueFull, StorageQuotaExceeded, Gone)
-"""What a line waits out: a part that is away, a queue or a store that is full, a record that the store has lost."""
+RETRIED = (Unavailable, QueueFull, StorageQuotaExceeded, Gone)
+"""Errors after which a line is tried again: an unavailable server, a full queue or store, a lost record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a line, and the bytes that say so. `ok`: they belong into the output file, not the error file."""
+    """A finished line and its bytes, for the output file if `ok`, else for the error file."""
 
     line: OpenLine
     data: bytes
@@ -72,7 +72,7 @@ class Stopped(Exception):
 
 
 class LineJobs:
-    """`stop`: why no more lines of the batch are run, as the code of the error that they get; None while they are."""
+    """`stop`: None while the batch runs; then the error code of the lines that were not run."""
 
     def __init__(
         self,
@@ -92,15 +92,17 @@ class LineJobs:
         self._token_lock = asyncio.Lock()
         self.stop: str | None = None
 
-    async def answer(self, raw: RawLine, *, fed_before: bool) -> Answer:
-        """Run a line to its end. `fed_before`: its job may be there already. Never raises for what is wrong with it."""
+    async def answer(self, raw: RawLine, *, may_exist: bool) -> Answer:
+        """Runs a line to its end. `may_exist`: its job may exist already. An invalid line gets an answer, no error is
+        raised.
+        """
         try:
             line = await self._checked(raw, lambda: parse_line(raw.data, self._batch.endpoint))
             try:
                 job, body = await self._admitted(raw, line), orjson.dumps(line.body)
             except IgniteError as error:
                 return self._failed(raw, line, error)
-            ending = await self._run(job, body, fed_before)
+            ending = await self._run(job, body, may_exist)
             return self.not_run(raw) if ending is None else self._answer_of(raw, line, ending)
         except Stopped:
             return self.not_run(raw)
@@ -109,13 +111,13 @@ class LineJobs:
             return self._failed(raw, None, IgniteError("The server failed on this request."))
 
     def not_run(self, raw: RawLine) -> Answer:
-        """For a line that comes up when the batch has been stopped."""
+        """Returns the answer of a line that is not run because the batch stopped."""
         code = self.stop or "batch_expired"
         custom_id = parse_line(raw.data, self._batch.endpoint).custom_id
-        return Answer(place(raw), line_not_run(self._request_id(raw), custom_id, code), not_run=True)
+        return Answer(open_line(raw), line_not_run(self._request_id(raw), custom_id, code), not_run=True)
 
-    async def call_off(self, lines: Iterable[OpenLine]) -> None:
-        """Cancels or expires the jobs of these lines."""
+    async def end_jobs(self, lines: Iterable[OpenLine]) -> None:
+        """Cancels or expires the jobs of these lines, by `stop`."""
         await asyncio.gather(*(self._end(self._job_id(line.number)) for line in lines))
 
     async def _end(self, job_id: str) -> None:
@@ -135,7 +137,7 @@ class LineJobs:
         return request_id_of(self._batch.id, raw.number)
 
     async def _admitted(self, raw: RawLine, line: BatchLine) -> Job:
-        """Raises what is wrong with the request."""
+        """Returns the line's job. Raises IgniteError if the request is invalid."""
         request = await self._checked(raw, lambda: check_request(line.body, stream=False))
         self._service.policy.check(request)
         model = await self._model(line.model)
@@ -145,8 +147,8 @@ class LineJobs:
         return self._job(raw, line, request, model=model)
 
     async def _model(self, name: str) -> ModelInfo:
-        """The model of that name; workers for it may come later. One that is not known was, when the batch was
-        validated: it may come back. Raises Stopped.
+        """Returns the model, and waits for one that is missing: validation found it, so it may come back. Raises
+        Stopped.
         """
         while self.stop is None:
             try:
@@ -178,25 +180,25 @@ class LineJobs:
     def _deadline(self, request: ChatCompletionRequest) -> float:
         return min(self._batch.expires_at, time.time() + (request.deadline_seconds or float("inf")))
 
-    async def _run(self, job: Job, body: bytes, fed_before: bool) -> Ending | None:
+    async def _run(self, job: Job, body: bytes, may_exist: bool) -> Ending | None:
         """Runs the job and returns its ending; None if the batch stopped before the job existed."""
         while True:
             try:
-                there = await self._backend.store.get(job.id) if fed_before else None
-                if there is None and self.stop is not None:
+                stored = await self._backend.store.get(job.id) if may_exist else None
+                if stored is None and self.stop is not None:
                     return None
-                if there is None:
+                if stored is None:
                     await self._take_tokens(job)
-                ending = ending_of(there) or await self._follow(job, body, there)
+                ending = ending_of(stored) or await self._follow(job, body, stored)
                 if ending.status is not JobStatus.COMPLETED or ending.result is not None:
                     return ending
-            except AWAY as error:
-                log.warning("batch.line_waits", job=job.id, error=str(error), next="looking again")
+            except RETRIED as error:
+                log.warning("batch.line_delayed", job=job.id, error=str(error), next="trying again")
                 await asyncio.sleep(TRY_AGAIN * random.uniform(0.5, 1.5))
-            fed_before = True
+            may_exist = True
 
     async def _take_tokens(self, job: Job) -> None:
-        """Wait until the key's tokens a minute leave room for the line; one after the other. Raises Stopped."""
+        """Waits until the key's tokens per minute leave room for the line, one line at a time. Raises Stopped."""
         async with self._token_lock:
             while self.stop is None:
                 if (wait := await self._key.take(job)) <= 0:
@@ -204,13 +206,13 @@ class LineJobs:
                 await asyncio.sleep(wait)
         raise Stopped
 
-    async def _follow(self, job: Job, body: bytes, there: Job | None) -> Ending:
-        """Submit the job where it is not there, or has perhaps not reached its queue, and wait for its end. The ending
-        lacks a large result.
+    async def _follow(self, job: Job, body: bytes, stored: Job | None) -> Ending:
+        """Submits the job if it is not stored, publishes it again if it is queued, because its message may be missing,
+        and waits for its end. A large result is not part of the ending.
         """
-        async with self._backend.log.follow(job.id, PAST_THE_END, created_here=there is None) as follower:
-            if there is None or there.status is JobStatus.QUEUED:
-                await self._service.enqueue(job, body, created=there is not None)
+        async with self._backend.log.follow(job.id, PAST_THE_END, created_here=stored is None) as follower:
+            if stored is None or stored.status is JobStatus.QUEUED:
+                await self._service.enqueue(job, body, created=stored is not None)
             while True:
                 update = await follower.next(LOOK_AGAIN)
                 if update is not None and update.ending is not None:
@@ -222,7 +224,7 @@ class LineJobs:
         if ending.status is JobStatus.COMPLETED and ending.result is not None:
             job_id = self._job_id(raw.number)
             data = answer_line(self._request_id(raw), line.custom_id, job_id, status=200, body=ending.result)
-            return Answer(place(raw), data, ok=True, usage=ending.usage)
+            return Answer(open_line(raw), data, ok=True, usage=ending.usage)
         if ending.status is JobStatus.EXPIRED and time.time() >= self._batch.expires_at:
             self.stop = self.stop or "batch_expired"
         if self.stop is not None and ending.status in (JobStatus.CANCELLED, JobStatus.EXPIRED):
@@ -234,11 +236,11 @@ class LineJobs:
         body = error_body(error.to_dict())
         job_id = self._job_id(raw.number)
         return Answer(
-            place(raw), answer_line(self._request_id(raw), custom_id, job_id, status=status_of(error), body=body)
+            open_line(raw), answer_line(self._request_id(raw), custom_id, job_id, status=status_of(error), body=body)
         )
 
 
-def place(raw: RawLine) -> OpenLine:
+def open_line(raw: RawLine) -> OpenLine:
     return OpenLine(number=raw.number, start=raw.start, end=raw.end)
 
 

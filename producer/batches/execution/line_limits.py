@@ -1,4 +1,4 @@
-"""Limits how many lines of a batch are jobs at a time, per model, by the slots of its workers."""
+"""Limits how many lines of a batch are jobs at the same time, per model, by the slots of the model's workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FRESH = 2.0
 """Seconds for which the count of slots is cached."""
 
 LEAST, MOST = 32, 2000
-"""Bounds per model: enough lines for a worker that starts, and not so many that a batch fills the queue."""
+"""Bounds per model: enough lines for a newly started worker, and too few to fill the queue."""
 
 MOST_OF_ALL = 2 * MOST
 """Limit over all models: the batch's document contains every open line."""

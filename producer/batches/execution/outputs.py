@@ -1,7 +1,7 @@
 """Writes a batch's output: whole lines, in segments, which are immutable objects.
 
-Small segments are merged sixteen at a time, and merged ones again, so that a batch that runs for a day has dozens of
-them and not a hundred thousand, and each byte is copied a few times at most.
+Sixteen segments of one level are merged into one segment of the next level. So a batch that runs for a day has dozens
+of segments instead of a hundred thousand, and each byte is copied a few times at most.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from producer.files.entry import FileEntry, object_key
 from producer.storage import Storage
 
 FAN = 16
-"""Segments of one level that are merged into one of the next."""
+"""Segments of one level that are merged into one of the next level."""
 
 
 async def once(data: bytes) -> AsyncGenerator[bytes]:
@@ -47,8 +47,8 @@ class Outputs:
             output = output.model_copy(update={"segments": (*output.segments[:-tail], segment)})
         return output
 
-    async def forget(self, before: Output, after: Output) -> None:
-        """Deletes the segments that were merged. A reader of one finds its bytes through the document again."""
+    async def delete_merged(self, before: Output, after: Output) -> None:
+        """Deletes the segments that were merged. A client that is reading one continues in the merged segment."""
         kept = {segment.key for segment in after.segments}
         await self._storage.delete([segment.key for segment in before.segments if segment.key not in kept])
 
@@ -64,13 +64,13 @@ class Outputs:
 
 
 def mergeable(segments: Sequence[Segment]) -> int:
-    """How many segments at the end are to become one; 0: none."""
+    """Returns how many segments at the end can be merged into one, or 0."""
     tail = segments[-FAN:]
     return FAN if len(tail) == FAN and len({segment.level for segment in tail}) == 1 else 0
 
 
 def entry_of(batch: Batch, output: Output, *, kind: str, now: float, retention: float) -> FileEntry:
-    """The file that an output is to its client, while it grows. `kind`: output or errors."""
+    """Returns the file entry of an output that is still growing. `kind`: output or errors."""
     return FileEntry(
         id=output.file_id,
         filename=f"{batch.id}_{kind}.jsonl",

@@ -18,7 +18,7 @@ TRY_AGAIN = 0.5
 
 
 class Overtaken(Exception):
-    """Another replica runs this batch now, or it is gone."""
+    """Another replica runs this batch now, or the batch was removed."""
 
 
 class ProgressWriter:
@@ -51,15 +51,15 @@ class ProgressWriter:
             try:
                 self._version = await self._write(after)
             except DocumentChanged:
-                if await self._refresh(before) == after.commits:
+                if await self._reload(before) == after.commits:
                     return self.batch  # The write succeeded, its answer was lost, and a client wrote afterwards.
                 continue
             self.batch = after
             return after
 
-    async def look(self) -> Batch:
+    async def refresh(self) -> Batch:
         """Reads the batch again, and returns it. Raises Overtaken, BackendUnavailable."""
-        await self._refresh(self.batch)
+        await self._reload(self.batch)
         return self.batch
 
     async def _write(self, batch: Batch) -> int:
@@ -71,7 +71,7 @@ class ProgressWriter:
                 log.warning("batch.not_written", batch=batch.id, error=str(error), next="trying again")
                 await asyncio.sleep(TRY_AGAIN)
 
-    async def _refresh(self, mine: Batch) -> int:
+    async def _reload(self, mine: Batch) -> int:
         """Reads the batch again; returns its number of commits. Raises Overtaken."""
         found = await self._batches.find(mine.tenant, mine.id)
         if found is None or found[0].generation != mine.generation:

@@ -1,4 +1,4 @@
-"""A batch's input, line by line: cut, checked, and answered. Pure."""
+"""Splits a batch's input into lines, checks the lines, and encodes their answers. No I/O."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ BLANK_LINES = re.compile(rb"[ \t\r\v\f\n]*\n")
 
 @dataclass(frozen=True, slots=True)
 class RawLine:
-    """A line that is not blank. `number` counts from 1, and counts blank lines too; it is the bytes from `start` up to
-    `end`, its end of line among them. `data` is None where it is too long.
+    """A line that is not blank. `number` counts from 1 and includes blank lines. `start` and `end` are byte offsets;
+    the newline is before `end`. `data` is None for a line above the size limit.
     """
 
     number: int
@@ -33,59 +33,59 @@ class RawLine:
 
 
 class LineReader:
-    """Cuts a file into lines while it is read. Pauses no more of it than one line and what it was fed last."""
+    """Splits a file into lines while it is read. Buffers at most one line besides the data of the last `feed`."""
 
     def __init__(self, limit: int, *, number: int = 1, start: int = 0) -> None:
-        """`limit`: bytes that a line may have. The file is read from the line `number`, which begins at `start`."""
+        """`limit`: most bytes of a line. The first line is `number`, which begins at the byte `start`."""
         self._limit = limit
         self._number = number
         self._start = start
-        self._held: list[bytes] = []
+        self._buffered: list[bytes] = []
         self._size = 0
 
     def feed(self, data: bytes) -> Iterator[RawLine]:
-        """The lines that end in what was fed so far. Each must be taken before more is fed."""
-        position = self._pass_over_blank(data, 0)
+        """Yields the lines that end in `data`. The caller must exhaust the iterator before the next call."""
+        position = self._skip_blank(data, 0)
         while (end := data.find(b"\n", position) + 1) > 0:
-            yield from self._cut(data[position:end])
-            position = self._pass_over_blank(data, end)
-        self._hold(data[position:])
+            yield from self._end_line(data[position:end])
+            position = self._skip_blank(data, end)
+        self._buffer(data[position:])
 
     def end(self) -> Iterator[RawLine]:
-        """The last line, where nothing ends it."""
-        yield from self._cut(b"")
+        """Yields the last line if no newline follows it."""
+        yield from self._end_line(b"")
 
     def fork(self) -> LineReader:
-        """Another one that is where this one is."""
+        """Returns a second reader at the same position."""
         twin = copy(self)
-        twin._held = [*self._held]
+        twin._buffered = [*self._buffered]
         return twin
 
-    def _pass_over_blank(self, data: bytes, position: int) -> int:
-        """Where the blank lines end that begin at `position`: millions of them cost what a few do."""
+    def _skip_blank(self, data: bytes, position: int) -> int:
+        """Returns where the blank lines that begin at `position` end. One search skips all of them, even millions."""
         if self._size or (blank := BLANK_LINES.match(data, position)) is None:
             return position
         self._number += data.count(b"\n", position, blank.end())
         self._start += blank.end() - position
         return blank.end()
 
-    def _hold(self, rest: bytes) -> None:
+    def _buffer(self, rest: bytes) -> None:
         self._size += len(rest)
         if self._size > self._limit:
-            self._held = []
+            self._buffered = []
         elif rest:
-            self._held.append(rest)
+            self._buffered.append(rest)
 
-    def _cut(self, rest: bytes) -> Iterator[RawLine]:
-        self._hold(rest)
-        size, held = self._size, self._held
+    def _end_line(self, rest: bytes) -> Iterator[RawLine]:
+        self._buffer(rest)
+        size, buffered = self._size, self._buffered
         number, start = self._number, self._start
         self._number, self._start = number + 1, start + size
-        self._held, self._size = [], 0
+        self._buffered, self._size = [], 0
         if size > self._limit:
             yield RawLine(number, start, start + size, data=None)
             return
-        data = b"".join(held)
+        data = b"".join(buffered)
         if start == 0:
             data = data.removeprefix(BOM)
         if data := data.strip():
@@ -94,12 +94,12 @@ class LineReader:
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """What a line asks for. `beside`: what stands beside the fields that a line has."""
+    """A parsed line. `extra`: its fields that are not part of the format."""
 
     custom_id: str
     model: str
     body: dict[str, Any]
-    beside: dict[str, Any]
+    extra: dict[str, Any]
 
 
 class BadLine(Exception):
@@ -109,13 +109,13 @@ class BadLine(Exception):
 
 
 def parse_line(data: bytes | None, endpoint: str) -> BatchLine:
-    """Whether the request in it is a good one is another question. Raises BadLine."""
+    """Parses a line; does not check the request in its `body`. Raises BadLine."""
     if data is None:
-        raise BadLine("line_too_long", "This line is longer than a request may be.")
+        raise BadLine("line_too_long", "This line is larger than the limit for request bodies.")
     line = as_object(data)
     custom_id = required(line, "custom_id", str)
     if not 0 < len(custom_id) <= CUSTOM_ID_LIMIT:
-        raise BadLine("invalid_value", f"A custom_id has 1 to {CUSTOM_ID_LIMIT} characters.", "custom_id")
+        raise BadLine("invalid_value", f"A custom_id must have 1 to {CUSTOM_ID_LIMIT} characters.", "custom_id")
     if required(line, "method", str) != "POST":
         raise BadLine("invalid_method", "The method of a request must be 'POST'.", "method")
     if required(line, "url", str) != endpoint:
@@ -125,13 +125,13 @@ def parse_line(data: bytes | None, endpoint: str) -> BatchLine:
     model = required(body, "model", str, path="body.")
     if body.get("stream"):
         raise BadLine("invalid_value", "A request in a batch cannot be streamed.", "body.stream")
-    return BatchLine(custom_id, model, body, beside={name: line[name] for name in line.keys() - LINE_FIELDS})
+    return BatchLine(custom_id, model, body, extra={name: line[name] for name in line.keys() - LINE_FIELDS})
 
 
 def checked_line(data: bytes | None, endpoint: str) -> BatchLine:
-    """As `parse_line`, before a batch begins: also with no field that would be ignored. Raises BadLine."""
+    """Parses a line for validation: also refuses fields that would be ignored. Raises BadLine."""
     line = parse_line(data, endpoint)
-    refuse_unheeded(line.beside, line.body)
+    refuse_ignored_fields(line.extra, line.body)
     return line
 
 
@@ -140,24 +140,25 @@ FIELDS_OF_REQUESTS = frozenset(ChatCompletionRequest.model_fields) | {
     *("completion_window", "endpoint", "input_file_id", "output_expires_after"),
     *("headers", "idempotency_key", "priority", "timeout"),
 }
-"""What a line would be ignored with, though it means something elsewhere: in a request, in a batch, as a header."""
+"""Fields of requests, of batches and of headers. Beside a line's body they would be ignored."""
 
-FLEX_ENOUGH = (None, "auto", "default", "flex")
-"""Tiers that a line may ask for: it runs as flex."""
+ACCEPTED_TIERS = (None, "auto", "default", "flex")
+"""Values of `service_tier` that a line may have. Every line runs as flex."""
 
 
-def refuse_unheeded(beside: Mapping[str, Any], body: Mapping[str, Any]) -> None:
-    """Raises BadLine for a field that means something and would be ignored."""
-    for name, value in beside.items():
+def refuse_ignored_fields(extra: Mapping[str, Any], body: Mapping[str, Any]) -> None:
+    """Raises BadLine for a known field that a batch line would ignore."""
+    for name, value in extra.items():
         if name in FIELDS_OF_REQUESTS and value is not None:
-            reason = "it belongs into the body" if name in ChatCompletionRequest.model_fields else "it is not for lines"
+            in_body = name in ChatCompletionRequest.model_fields
+            reason = "it belongs in the body" if in_body else "a line cannot have this field"
             raise BadLine("invalid_value", f"Invalid value for '{name}': {reason}.", name)
     if body.get("stream_options") is not None:
         raise BadLine("invalid_value", "A request in a batch cannot be streamed.", "body.stream_options")
     if body.get("webhook_url") is not None:
-        message = "No webhook tells the end of a line: set 'webhook_url' of the batch."
+        message = "Webhooks are sent per batch, not per line: set 'webhook_url' of the batch."
         raise BadLine("invalid_value", message, "body.webhook_url")
-    if body.get("service_tier") not in FLEX_ENOUGH:
+    if body.get("service_tier") not in ACCEPTED_TIERS:
         raise BadLine("invalid_value", "The requests of a batch run in the tier 'flex'.", "body.service_tier")
 
 
@@ -186,7 +187,9 @@ def required(line: Mapping[str, Any], name: str, kind: type, path: str = "") -> 
 
 
 def job_id_of(batch_id: str, created_at: float, number: int) -> str:
-    """The job of a line: always the same, so that a line which is fed twice is one job. Ids sort by line."""
+    """Returns the id of a line's job: always the same, so that a line that is started twice has one job. Ids sort by
+    line.
+    """
     batch = hashlib.blake2b(batch_id.encode(), digest_size=6).hexdigest()
     return f"chatcmpl-{int(created_at * 1000):012x}{number:08x}{batch}"
 
@@ -196,7 +199,7 @@ def request_id_of(batch_id: str, number: int) -> str:
 
 
 def answer_line(request_id: str, custom_id: str, job_id: str, status: int, body: bytes) -> bytes:
-    """What stands in the output file, or with an error for a `body` in the error file."""
+    """Encodes a line of the output file, or of the error file if `body` is an error."""
     response = {"status_code": status, "request_id": job_id, "body": orjson.Fragment(body)}
     line = {"id": request_id, "custom_id": custom_id, "response": response, "error": None}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
@@ -205,13 +208,13 @@ def answer_line(request_id: str, custom_id: str, job_id: str, status: int, body:
 NOT_RUN: Mapping[str, str] = {
     "batch_expired": "This request could not be executed before the completion window expired.",
     "batch_cancelled": "This request was not executed because the batch was cancelled.",
-    "storage_quota_exceeded": "This request was not executed because its tenant's files have all the bytes they may.",
-    "key_revoked": "This request was not executed because the API key that asked for the batch was revoked.",
+    "storage_quota_exceeded": "This request was not executed because its tenant has used up its storage for files.",
+    "key_revoked": "This request was not executed because the API key that created the batch was revoked.",
 }
 
 
 def line_not_run(request_id: str, custom_id: str | None, code: str) -> bytes:
-    """What stands in the error file for a line that was not run, or not to its end."""
+    """Encodes a line of the error file for a request that was not run, or not to its end."""
     error = {"code": code, "message": NOT_RUN[code]}
     line = {"id": request_id, "custom_id": custom_id, "response": None, "error": error}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

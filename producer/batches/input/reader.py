@@ -1,4 +1,4 @@
-"""Reads a batch's input: lines from any place in it, in bounded memory, and never for long without a pause."""
+"""Reads a batch's input from any position, in bounded memory, and yields to the event loop regularly."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from producer.files.catalog import Files
 from producer.storage.port import CHUNK
 
 SLICE = 64 * 1024
-"""Bytes that are looked at before others get their turn."""
+"""Bytes that are read before yielding to the event loop."""
 
 
 class LineSource:
-    """The lines of a file from the line `number`, which begins at the byte `start`. Between two reads it holds nothing
-    open: a feeder may take hours from one line to the next.
+    """Reads a file's lines from the line `number`, which begins at the byte `start`. No file or connection is open
+    between two reads, because hours may pass from one line to the next.
     """
 
     def __init__(self, files: Files, tenant: str, file_id: str, *, limit: int, number: int = 1, start: int = 0) -> None:
@@ -33,13 +33,13 @@ class LineSource:
         self._ended = False
 
     async def next(self) -> RawLine | None:
-        """The next line; None at the end. Raises NotFound when the file is gone."""
+        """Returns the next line, None at the end. Raises NotFound if the file was deleted."""
         while not self._lines and not self._ended:
             await self._read()
         return self._lines.popleft() if self._lines else None
 
     def fork(self, last: RawLine) -> LineSource:
-        """The same lines again, from `last` on, which `next` has just given. Nothing is read twice for that."""
+        """Returns a second source that begins at `last`, the line that `next` returned last. Reads no data again."""
         twin = copy(self)
         twin._reader, twin._lines = self._reader.fork(), deque([last, *self._lines])
         return twin
@@ -49,19 +49,19 @@ class LineSource:
         end = min(self._position + CHUNK, content.size)
         async with aclosing(self._files.read(self._tenant, self._file_id, self._position, end)) as chunks:
             async for chunk in chunks:
-                await self._cut(chunk)
+                await self._split(chunk)
         self._position = end
         if end >= content.size:
             self._lines.extend(self._reader.end())
             self._ended = True
 
-    async def _cut(self, chunk: bytes) -> None:
+    async def _split(self, chunk: bytes) -> None:
         for at in range(0, len(chunk), SLICE):
             self._lines.extend(self._reader.feed(chunk[at : at + SLICE]))
             await asyncio.sleep(0)
 
     async def at(self, line: OpenLine) -> RawLine:
-        """One line by its place."""
+        """Reads one line by its byte range."""
         reader = LineReader(self._limit, number=line.number, start=line.start)
         found: list[RawLine] = []
         async with aclosing(self._files.read(self._tenant, self._file_id, line.start, line.end)) as chunks:
@@ -71,7 +71,7 @@ class LineSource:
 
 
 async def slowly(lines: LineSource) -> AsyncGenerator[RawLine]:
-    """All lines, with a pause for others after every SLICE bytes of them."""
+    """Yields all lines; yields to the event loop after every SLICE bytes."""
     seen = 0
     while (line := await lines.next()) is not None:
         yield line

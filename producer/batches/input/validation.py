@@ -1,7 +1,7 @@
-"""Is a batch's input what it must be? Looks at every line before the first is run, and says which are wrong.
+"""Checks every line of a batch's input before the first one is run, and lists the invalid ones.
 
-Memory: eight bytes for each custom_id, and Python's overhead for them (50,000 lines: 4 MB). Two with the same hash are
-looked at a second time, by name.
+Memory: one hash per custom_id (50,000 lines: 4 MB). custom_ids with equal hashes are compared as strings in a second
+pass.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from producer.batches.document import Problem
 from producer.batches.input.lines import BadLine, BatchLine, RawLine, checked_line, parse_line
 
 MOST_PROBLEMS = 100
-"""Told of; the rest is not looked at then."""
+"""Problems that are reported; validation stops there."""
 
 
 @dataclass(slots=True)
 class Validation:
-    """`only`: hashes of the custom_ids that count, where not all lines do."""
+    """`only`: hashes of the custom_ids that will be run, None for all."""
 
     endpoint: str
     line_limit: int
@@ -31,15 +31,15 @@ class Validation:
 
     @property
     def full(self) -> bool:
-        """Whether it is pointless to look at more lines."""
+        """Whether reading more lines cannot change the verdict."""
         return len(self.problems) >= MOST_PROBLEMS or len(self.doubtful) >= MOST_PROBLEMS or self.too_many
 
     @property
     def too_many(self) -> bool:
         return self.total > self.line_limit
 
-    def look(self, raw: RawLine) -> str | None:
-        """Take one more line into account; its model, where this is the first line that names it."""
+    def add(self, raw: RawLine) -> str | None:
+        """Checks a line. Returns its model if this is the first line that names it, else None."""
         try:
             line = checked_line(raw.data, self.endpoint)
         except BadLine as bad:
@@ -59,7 +59,7 @@ class Validation:
         self._note(problem, self.models[model])
 
     def end(self) -> None:
-        """All lines were looked at, as far as that made sense."""
+        """Checks the number of lines, after the last line or when `full`."""
         if self.too_many:
             message = f"The batch has more than {self.line_limit:,} requests."
             self.problems.append(Problem(code="too_many_tasks", message=message))
@@ -79,14 +79,14 @@ class Validation:
 
 @dataclass(slots=True)
 class Duplicates:
-    """The second look: which custom_ids, of those whose hashes met, are really the same."""
+    """The second pass: finds the equal custom_ids among those with equal hashes."""
 
     endpoint: str
     doubtful: Container[int]
     problems: list[Problem] = field(default_factory=list[Problem])
     _seen: set[str] = field(default_factory=set[str])
 
-    def look(self, raw: RawLine) -> None:
+    def add(self, raw: RawLine) -> None:
         try:
             custom_id = parse_line(raw.data, self.endpoint).custom_id
         except BadLine:
@@ -108,5 +108,5 @@ class Duplicates:
 
 
 def in_order(problems: list[Problem]) -> tuple[Problem, ...]:
-    """By line; what concerns the whole input comes first."""
+    """Returns the problems of the whole input, then the problems of lines in order."""
     return tuple(sorted(problems, key=lambda problem: problem.line or 0)[:MOST_PROBLEMS])
