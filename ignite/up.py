@@ -22,7 +22,8 @@ async def run_up(settings: Settings) -> None:
             serving(backend, settings, keyless=keyless_by_default(settings)) as server,
         ):
             where = "RabbitMQ and Redis" if settings.distributed else f"data in {settings.data_dir}"
-            say(f"ignite is ready: {server.addresses} · model {engine.card.id} · {where} · Ctrl-C stops it")
+            served = f"{server.addresses} · console {server.address}/console · model {engine.card.id}"
+            say(f"ignite is ready: {served} · {where} · Ctrl-C stops it")
             await until(stop, worker, *server.tasks)
 
 

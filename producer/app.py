@@ -35,6 +35,7 @@ from producer.http.edge.tenant_calls import TenantCalls
 from producer.http.errors import install_error_handlers
 from producer.http.openapi import openapi_of
 from producer.http.routes import completions, dead, jobs, models, operations, stored
+from producer.http.routes.console import console_router
 from producer.http.routes.health import Health, health_router
 from producer.jobs.dead_letters import consume_dead_letters
 from producer.jobs.reconciler import Reconciler
@@ -136,6 +137,7 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
     for room in (completions, stored, jobs, models, files, batches, dead, operations):
         app.include_router(room.router)
     app.include_router(health_router())
+    app.include_router(console_router())
     install_error_handlers(app)
     install_edge(app, context)
     app.openapi = lambda: openapi_of(app, keyed=keyless is Keyless.NEVER)

@@ -1,11 +1,14 @@
-"""Reports queues and workers to operators and autoscalers. Reads them on request; nothing polls."""
+"""Reports queues and workers to operators and autoscalers. Reads them on request; nothing polls. Requests of the same
+second share one read, so that many open consoles cost the store as much as one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from producer.admission.drain_rate import DrainRate
 from producer.catalog import Catalog
@@ -33,17 +36,49 @@ class QueueView:
     backlog_seconds: float | None
 
 
+T = TypeVar("T")
+
+SHARED_FOR = 1.0
+"""Seconds for which the readers of a `SharedRead` get the same value."""
+
+
+class SharedRead(Generic[T]):
+    """A value that is read at most once a second, however many ask for it. A failed read is not kept."""
+
+    def __init__(self, read: Callable[[], Awaitable[T]]) -> None:
+        self._read = read
+        self._lock = asyncio.Lock()
+        self._kept: tuple[float, T] | None = None
+
+    async def get(self) -> T:
+        async with self._lock:
+            if self._kept is None or time.monotonic() - self._kept[0] >= SHARED_FOR:
+                self._kept = time.monotonic(), await self._read()
+            return self._kept[1]
+
+
 class Fleet:
     def __init__(self, backend: Backend, catalog: Catalog) -> None:
         self._backend = backend
         self._catalog = catalog
         self._rates = DrainRate()
+        self._workers = SharedRead(self._read_workers)
+        self._queues = SharedRead(self._read_queues)
 
     async def workers(self) -> Sequence[WorkerInfo]:
-        return sorted(await self._backend.registry.workers(), key=lambda worker: (worker.model.id, worker.started_at))
+        """Returns the connected workers, at most a second old. Raises BackendUnavailable."""
+        return await self._workers.get()
 
     async def queues(self) -> Sequence[QueueView]:
-        """Returns the queues of all models in the catalog, by model and tier."""
+        """Returns the queues of all models in the catalog, by model and tier, at most a second old. Raises
+        BackendUnavailable.
+        """
+        return await self._queues.get()
+
+    async def _read_workers(self) -> Sequence[WorkerInfo]:
+        return sorted(await self._backend.registry.workers(), key=lambda worker: (worker.model.id, worker.started_at))
+
+    async def _read_queues(self) -> Sequence[QueueView]:
         models, workers = await asyncio.gather(self._catalog.models(), self._backend.registry.workers())
         staffed = {worker.model.id for worker in workers if worker.ready}
         names = [QueueName(model.id, tier) for model in models for tier in Tier]

@@ -1,5 +1,6 @@
 #!/bin/sh
-# RabbitMQ and Redis for the tests: those that are here, or apt's, or Docker's (then it prints "docker").
+# RabbitMQ, Redis and a browser for the tests: those that are here, or apt's, or for the servers Docker's (then it prints
+# "docker").
 # Without any of them it says so, and the tests that need them are left out, or fail where CI=true.
 set -eu
 cd "$(dirname "$0")/.."
@@ -7,6 +8,8 @@ cd "$(dirname "$0")/.."
 missing() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null || echo rabbitmq-server
     command -v redis-server >/dev/null || echo redis-server
+    command -v chromium >/dev/null || echo chromium
+    command -v chromedriver >/dev/null || echo chromium-driver
 }
 
 packages=$(missing | paste -s -d ' ')

@@ -25,7 +25,7 @@ settings.load_profile("any machine")
 
 S = TypeVar("S", RabbitMQ, Redis, RedisCluster)
 IS_MISSING = "is missing: install it, or set IGNITE_TEST_DOCKER=1 where a Docker engine runs"
-LONGEST_FIRST = ("chaos", "faults", "system")
+LONGEST_FIRST = ("chaos", "console", "faults", "system")
 """Directories whose tests take seconds each: begun last, one would keep all but one process waiting at the end."""
 
 
@@ -114,7 +114,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = {str(report.longrepr) for report in terminalreporter.stats.get("skipped", ())}
-    for name in ("RabbitMQ", "Redis", "npm"):
+    for name in ("RabbitMQ", "Redis", "npm", "chromium"):
         if not any(f"{name} {IS_MISSING}" in reason for reason in reasons):
             continue
         terminalreporter.write_line(

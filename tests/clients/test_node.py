@@ -1,10 +1,8 @@
 """openai-node, as npm has it, against the real API."""
 
 import asyncio
-import fcntl
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +12,19 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.model import Model
 
 from tests.clients.published import fits
-from tests.conftest import missing
+from tests.support.npm import installed
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HERE = Path(__file__).parent / "node"
-INSTALL_TIMEOUT = 120
 
 
 @pytest.fixture(scope="session")
 def project(request: pytest.FixtureRequest) -> Path:
-    """A directory with openai-node and the script in it; kept between runs, shared by processes."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        missing("npm")
-    project = request.config.cache.mkdir("openai-node")
-    with (project / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        wanted = (HERE / "package-lock.json").read_text()
-        installed = project / "package-lock.json"
-        if not (project / "node_modules").is_dir() or not installed.exists() or installed.read_text() != wanted:
-            shutil.copy(HERE / "package.json", project)
-            shutil.copy(HERE / "package-lock.json", project)
-            install(npm, project)
-        shutil.copy(HERE / "features.mjs", project)
+    """A directory with openai-node and the script in it."""
+    project = installed(request.config, "openai-node", HERE)
+    shutil.copy(HERE / "features.mjs", project)
     return project
-
-
-def install(npm: str, project: Path) -> None:
-    command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=INSTALL_TIMEOUT)
-    if done.returncode:
-        shutil.rmtree(project / "node_modules", ignore_errors=True)
-        missing(f"npm (it could not install openai: {done.stderr.strip()[-300:]})")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

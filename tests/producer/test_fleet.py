@@ -1,5 +1,6 @@
 """What operators see of the fleet, and that nobody else does."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 
 from producer.admission.drain_rate import Measured
 from producer.auth.keys import KeyRepository
+from producer.fleet import SharedRead
 from producer.http import response_models
+from shared.errors import BackendUnavailable
 from shared.job import QueueName, Tier
 from tests.producer.api import MODEL, Api, ask, embedded_api
 from tests.producer.test_openapi import fits
@@ -24,6 +27,39 @@ async def queue_is(api: Api, **state: Any) -> bool:
     return all(found[name] == value for name, value in state.items())
 
 
+async def worker_is(api: Api, **state: Any) -> bool:
+    found = (await api.get("/v1/workers")).json["data"]
+    return len(found) == 1 and all(found[0][name] == value for name, value in state.items())
+
+
+async def test_many_readers_share_one_read_of_the_store() -> None:
+    reads = 0
+
+    async def read() -> int:
+        nonlocal reads
+        reads += 1
+        await asyncio.sleep(0)
+        return reads
+
+    shared = SharedRead(read)
+    assert set(await asyncio.gather(*(shared.get() for _ in range(50)))) == {1}
+
+
+async def test_a_failed_read_is_not_shared() -> None:
+    answers = iter([BackendUnavailable("Redis does not answer."), 7])
+
+    async def read() -> int:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    shared = SharedRead(read)
+    with pytest.raises(BackendUnavailable):
+        await shared.get()
+    assert await shared.get() == 7
+
+
 async def test_queues_show_what_waits_and_runs(idle_api: Api) -> None:
     empty = await queue(idle_api)
     fits(response_models.QueueList, (await idle_api.get("/v1/queues")).json)
@@ -32,6 +68,7 @@ async def test_queues_show_what_waits_and_runs(idle_api: Api) -> None:
     idle_api.engine.gate.clear()
     for _ in range(5):
         await idle_api.submit(ask())
+    await wait_until(lambda: queue_is(idle_api, waiting=5), "the report to be read anew")
     waiting = await queue(idle_api)
     assert (waiting["waiting"], waiting["running"], waiting["waiting_tenants"]) == (5, 0, 1)
     assert waiting["waiting_tokens"] > 5 * 256
@@ -47,6 +84,7 @@ async def test_workers_show_what_they_do(api: Api) -> None:
     api.engine.gate.clear()
     await api.submit(ask())
     await wait_until(lambda: api.engine.working == 1, "the job to run")
+    await wait_until(lambda: worker_is(api, running=1), "the report to be read anew")
     page = (await api.get("/v1/workers")).json
     fits(response_models.WorkerList, page)
     (worker,) = page["data"]

@@ -100,7 +100,7 @@ class UnhandledErrors:
 class Authentication:
     """Refuses calls without a valid key. Puts the principal, and a meter if its key has limits, into the state."""
 
-    OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+    OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/console"})
 
     def __init__(self, app: ASGIApp, keyring: Keyring, limits: KeyLimits) -> None:
         self._app = app
@@ -126,7 +126,7 @@ class Authentication:
         return await self._keyring.authenticate(authorization, (scope.get("client") or (None,))[0])
 
     def _is_open(self, path: str) -> bool:
-        return path in self.OPEN_PATHS or path.startswith(f"{DOCS_ASSETS}/")
+        return path in self.OPEN_PATHS or path.startswith((f"{DOCS_ASSETS}/", "/console/"))
 
 
 def with_rate_limits(send: Send, meter: Meter) -> Send:
