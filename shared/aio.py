@@ -8,7 +8,7 @@ from typing import Any
 
 
 async def first(*works: Coroutine[Any, Any, Any]) -> Any:
-    """Runs coroutines side by side; returns the result of the first to end, or raises its error. Cancels the others."""
+    """Runs coroutines concurrently. Returns the result of the first to end, or raises its error; cancels the others."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,20 +1,20 @@
 """Decides which job of a queue starts next: a fair queue between tenants, weighted by tokens.
 
 Theory. Start-time fair queuing (Goyal, Vin, Cheng 1996). Each tenant has a *tag*, the virtual time up to which it has
-been served; of the tenants that have jobs waiting, the one with the least tag is next, with its oldest job. Starting a
-job charges its tenant: the tag moves on by the job's tokens, divided by the tenant's weight. The queue's virtual time
-is the tag of the job that was started last. A tenant that comes back after a pause starts at the queue's virtual time,
-or at its own tag if that is later. So a tenant that was idle gets no credit for it, and a new tenant does not wait
-behind another tenant's backlog, only for the jobs that already run.
+been served. Among the tenants with waiting jobs, the one with the lowest tag is next, with its oldest job. Starting a
+job charges its tenant: the tag grows by the job's tokens divided by the tenant's weight. The queue's virtual time is
+the tag of the job that was started last. A tenant that comes back after a pause starts at the queue's virtual time, or
+at its own tag if that is later. So a tenant that was idle gets no credit for it, and a new tenant waits only for the
+jobs that already run, not for another tenant's backlog.
 
-A job's tokens are known when it ends. At its start the *estimate* is charged (prompt and `max_tokens`); at its end the
-charge is corrected to the used tokens. The charge of a job that is handed back is taken back.
+A job's tokens are known when it ends. Its start charges the *estimate* (prompt and `max_tokens`), and its end corrects
+the charge to the used tokens. A requeued job is refunded.
 
-The broker delivers in the order of arrival. So a worker that holds the delivery of job J asks for `turn(J)`. If
+The broker delivers in the order of arrival. So a worker that holds the delivery of job J asks for the next job. If
 another tenant has had less than its share, its oldest job J' is *piggybacked*: the worker runs it under the delivery
 of J, which stays unacknowledged, and then asks again. When the message of J' arrives later, J' has ended already. The
 store remembers which job is piggybacked on J, so after a crash the next worker with J's delivery resumes J' first.
-See `JobStore.turn`.
+See `JobStore.next_job`.
 
 The embedded backend runs this file. The Lua steps `fair_queue_*.lua` implement the same rule in Redis; the contract
 suite compares the two.
@@ -46,8 +46,8 @@ class Entry:
 
 @dataclass(slots=True)
 class FairQueue:
-    """The fair queue of one queue. Job ids sort by age. Repeated calls have no further effect. `jobs`: how many wait;
-    `tokens`: the sum of their estimates; `started`: how many jobs were ever started.
+    """The fair queue of one model and tier. Job ids sort by age. Repeated calls have no further effect. `jobs`: how
+    many wait; `tokens`: the sum of their estimates; `started`: how many jobs were ever started.
     """
 
     clock: Callable[[], float] = time.time
@@ -60,50 +60,50 @@ class FairQueue:
     _tags: dict[str, Tag] = field(default_factory=dict[str, Tag])
     _debts: dict[str, Tag] = field(default_factory=dict[str, Tag])
     _later: dict[str, float] = field(default_factory=dict[str, float])
-    _carried: dict[str, str] = field(default_factory=dict[str, str])
+    _piggybacked: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def tenants(self) -> Collection[str]:
-        """Those that have jobs waiting."""
+        """The tenants with waiting jobs."""
         return self._waiting.keys()
 
     @property
     def running(self) -> int:
-        """How many have been started, and are neither over nor handed back."""
+        """How many jobs were started and have neither ended nor been requeued."""
         return len(self._jobs) - self.jobs - len(self._later)
 
     @property
     def oldest(self) -> str | None:
-        """Of those that wait."""
+        """The oldest waiting job."""
         return min((line[0] for line in self._waiting.values()), default=None)
 
     def jobs_of(self, tenant: str) -> int:
         return len(self._waiting.get(tenant, ()))
 
     def add(self, job_id: str, entry: Entry) -> None:
-        """The job waits. Where nothing waits or runs any more, old debts are forgiven."""
+        """Adds a waiting job. If no job waits or runs, old debts are dropped."""
         if not self._jobs:
             self._debts.clear()
         self._jobs[job_id] = entry
         self._enter(job_id)
 
-    def turn(self, job_id: str, served: str | None = None) -> str:
-        """The job to start under the delivery of `job_id`, charged: itself, or another. `served`: what was run under it
-        before and needs it no more.
+    def next_job(self, job_id: str, served: str | None = None) -> str:
+        """Returns the job to start under the delivery of `job_id`, and charges it: `job_id` itself, or another job.
+        `served`: the other job that ran under this delivery before.
         """
-        if served is not None and self._carried.get(job_id) == served:
-            del self._carried[job_id]
-        if (carried := self._carried.get(job_id)) is not None:
-            return carried
+        if served is not None and self._piggybacked.get(job_id) == served:
+            del self._piggybacked[job_id]
+        if (chosen_before := self._piggybacked.get(job_id)) is not None:
+            return chosen_before
         self._fetch_due()
         chosen = self._choose(job_id)
         if chosen != job_id:
-            self._carried[job_id] = chosen
+            self._piggybacked[job_id] = chosen
         self.start(chosen)
         return chosen
 
     def start(self, job_id: str) -> None:
-        """The job is claimed: charge its tenant, unless `turn` has."""
+        """Marks a claimed job as started, and charges its tenant unless `next_job` has."""
         entry = self._jobs.get(job_id)
         self._later.pop(job_id, None)
         tag = entry and self._tags.get(entry.tenant, 0.0)
@@ -113,8 +113,8 @@ class FairQueue:
             self._charge(entry.tenant, entry.cost)
             self._debts = {tenant: debt for tenant, debt in self._debts.items() if debt > self.virtual}
 
-    def hand_back(self, job_id: str, due: float = 0.0) -> None:
-        """The job waits again, from the moment `due` on, and has its charge back."""
+    def requeue(self, job_id: str, due: float = 0.0) -> None:
+        """Lets a started job wait again, from the moment `due` (Unix seconds) on, and refunds its charge."""
         if (entry := self._jobs.get(job_id)) is None or job_id in self._later or self._waits(job_id):
             return
         self._charge(entry.tenant, -entry.cost)
@@ -123,8 +123,8 @@ class FairQueue:
         else:
             self._enter(job_id)
 
-    def leave(self, job_id: str, tokens: int | None = None) -> None:
-        """The job is over. `tokens`: what it used, where that is known."""
+    def remove(self, job_id: str, tokens: int | None = None) -> None:
+        """Removes a job that is over. `tokens`: the tokens it used, if known."""
         if (entry := self._jobs.get(job_id)) is None:
             return
         self._later.pop(job_id, None)
@@ -132,8 +132,8 @@ class FairQueue:
             self._charge(entry.tenant, (tokens - entry.tokens) / entry.weight)
         del self._jobs[job_id]
 
-    def ahead(self, job_id: str) -> int | None:
-        """About how many jobs start before this one; None if it is not in line."""
+    def position(self, job_id: str) -> int | None:
+        """Returns about how many jobs start before this one; None if it does not wait."""
         if not self._waits(job_id):
             return None
         tenant = self._jobs[job_id].tenant
@@ -160,7 +160,7 @@ class FairQueue:
         self.tokens += self._jobs[job_id].tokens
 
     def _exit(self, job_id: str) -> bool:
-        """Whether it was in line."""
+        """Takes a job out of the waiting ones; returns whether it waited."""
         if not self._waits(job_id):
             return False
         tenant = self._jobs[job_id].tenant
@@ -180,7 +180,7 @@ class FairQueue:
             self._debts[tenant] = self._debts.get(tenant, self.virtual) + cost
 
     def _choose(self, job_id: str) -> str:
-        """Tenants with equal tags do not displace each other."""
+        """Chooses another tenant's job only if that tenant's tag is lower, not if it is equal."""
         if not self._waits(job_id):
             return job_id
         first = min(self._tags, key=lambda tenant: (self._tags[tenant], tenant))
@@ -196,8 +196,8 @@ class FairQueue:
 
 
 def estimated_rank(rank: int, tag: Tag, cost: Tag, others: Iterable[tuple[Tag, int]]) -> int:
-    """About how many jobs start before one that has `rank` of its own tenant's before it, where a job costs `cost`.
-    `tag`: its tenant's; `others`: the tag of each other tenant and how many of its jobs wait.
+    """Returns about how many jobs start before a job, if every job costs `cost`. `rank`: how many jobs of its own
+    tenant are before it; `tag`: its tenant's tag; `others`: tag and number of waiting jobs of each other tenant.
     """
     starts = tag + rank * cost
     before = ((round((starts - other) / cost) if cost else rank, count) for other, count in others)

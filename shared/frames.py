@@ -1,4 +1,4 @@
-"""SSE frames as bytes: `data: {…}` and a blank line. Encoded once, by whoever makes them; everyone else moves bytes."""
+"""SSE frames as bytes: `data: {…}` and a blank line. The worker encodes each frame once; it is only copied after that."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ DONE = b"data: [DONE]\n\n"
 
 
 def frame(data: Any) -> bytes:
-    """One event. JSON text has no newline in it, so a blank line ends a frame and nothing else does."""
+    """Returns one event. JSON text contains no newline, so a blank line always ends a frame."""
     return b"data: " + orjson.dumps(data) + FRAME_END
 
 
 def error_frames(error: Mapping[str, Any]) -> bytes:
-    """An in-band error and the end: never a clean end without the error, which SDKs take for success."""
+    """Returns an in-band error and `[DONE]`. SDKs would take `[DONE]` without the error for success."""
     return frame({"error": error}) + DONE
 
 

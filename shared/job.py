@@ -1,11 +1,11 @@
-"""A job and the one table of its life.
+"""A job, and the table of its statuses and transitions.
 
-Theory. A *request* that was accepted is a *job*. Its id is the completion's id and outlives every *attempt*. A job is
-always in exactly one status; those in `TERMINAL` are its end, unless a person asks for more. Every move is one *event*
-of the table below, applied atomically by a store; an event that the table does not list for the present status is
-illegal: it raises (or, in a store, is refused) and changes nothing. An attempt is numbered from 1 and the number is
-the *fencing token*: a worker that lost its claim still holds an old number, and everything it then writes is refused.
-Where a store has lost a record and it is written again, its tokens count from an epoch of its own: none is given twice.
+Theory. An accepted *request* is a *job*. Its id is the id of the completion, and stays the same over all *attempts*. A
+job is always in exactly one status. The statuses in `TERMINAL` are final, unless somebody retries the job by hand. Each
+transition is one *event* of the table below, which a store applies atomically. An event that the table does not list
+for the present status is illegal: it raises (or a store refuses it) and changes nothing. Attempts are numbered from 1,
+and the number is the *fencing token*: a worker that lost its claim has an old number, so its writes are refused. If a
+store has lost a record and writes it again, the attempts are numbered in a new epoch, so that no token is issued twice.
 
     queued ──claim──▶ in_progress ──complete | fail | cancel | expire──▶ (terminal)
       ▲ │                │    ▲ │
@@ -13,12 +13,12 @@ Where a store has lost a record and it is written again, its tokens count from a
       │    expire        │
       └──── release ─────┘  interrupted (drained: not counted as a try) or to be tried again (counted)
 
-    failed ──retry──▶ queued: asked for by hand, under the same id, with a fresh log and fresh tries
+    failed ──retry──▶ queued: by hand, under the same id, with a new log and no tries
 
-What a takeover says about the job depends on what the lost attempt had done. If it had added to the log, the job was
-getting on and its worker died of something else: nothing is counted. If it had added nothing, the job may be what
-killed its worker: it counts as a try, and a job that lost so many workers in a row (two, by default) is quarantined:
-it fails, and waits for a person to look at it and to retry it.
+A takeover counts as a try only if the lost attempt had appended nothing to the log. Then the job itself may have killed
+its worker. If the attempt had appended something, the job was making progress, and the worker probably died for another
+reason. A job that has lost too many workers in a row without progress (two, by default) is quarantined: it fails, and
+an operator can look at it and retry it.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ TRANSITIONS: Mapping[tuple[JobStatus, JobEvent], JobStatus] = {
 
 
 class IllegalTransition(Exception):
-    """The event is not in the table for the job's present status."""
+    """The table does not list the event for the job's present status."""
 
 
 def advance(status: JobStatus, event: JobEvent) -> JobStatus:
-    """The status after `event`. Raises IllegalTransition."""
+    """Returns the status after `event`. Raises IllegalTransition."""
     try:
         return TRANSITIONS[status, event]
     except KeyError:
@@ -85,7 +85,7 @@ def advance(status: JobStatus, event: JobEvent) -> JobStatus:
 
 
 def sources(event: JobEvent) -> tuple[JobStatus, ...]:
-    """The statuses in which `event` is legal: what an atomic step in a store checks."""
+    """Returns the statuses in which `event` is legal. A store's atomic step checks them."""
     return tuple(status for status, possible in TRANSITIONS if possible is event)
 
 
@@ -98,7 +98,7 @@ ENDINGS: Mapping[JobStatus, JobEvent] = {
 
 
 class Tier(StrEnum):
-    """OpenAI's `service_tier`; workers take from the first listed queue first."""
+    """OpenAI's `service_tier`. Workers take jobs of the first listed tier first."""
 
     PRIORITY = "priority"
     DEFAULT = "default"
@@ -110,7 +110,7 @@ Mode = Literal["unary", "stream"]
 
 @dataclass(frozen=True, slots=True)
 class QueueName:
-    """One queue per model and tier."""
+    """The name of a queue: there is one for each model and tier."""
 
     model: str
     tier: Tier
@@ -121,8 +121,8 @@ class QueueName:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """What a client calls a request, so that sending it again makes no second job: the name's hash, what tells the
-    request from others, and the seconds for which the name is kept.
+    """A client's key for a request, so that a repeated request creates no second job. `name`: the key's hash;
+    `fingerprint`: the request's hash; `kept`: seconds for which the key is stored.
     """
 
     name: str
@@ -134,11 +134,11 @@ class IdempotencyKey:
 class Job:
     """A job's record. Times are Unix seconds; `result` is the `chat.completion` as JSON bytes.
 
-    `attempt` counts every claim; `tries` counts those that failed, or were lost before they had added anything.
-    `tokens`: an estimate of what it will use, prompt and answer; `weight`: its tenant's share beside others'.
-    `stored` is the client's `store: true`; `detached` jobs run on when the client leaves;
-    `webhook_url` is told of the end; `limit_key`: the id of the key whose limits count the job until then;
-    `made_with`: the id of the stored key that asked for it.
+    `attempt` counts every claim; `tries` counts attempts that failed, or lost their worker before they had appended
+    anything. `tokens`: an estimate of the tokens of prompt and answer; `weight`: the tenant's share relative to others.
+    `stored`: the client's `store: true`; `detached`: the job runs on when the client disconnects; `webhook_url`:
+    receives an event when the job ends; `limit_key`: the id of the key whose limits count the job until then;
+    `made_with`: the id of the stored key that sent the request.
     """
 
     id: str
@@ -178,9 +178,9 @@ class Job:
 
     @property
     def logged(self) -> bool:
-        """Whether it is generated as a stream into its log, whatever shape the client asked for; otherwise the engine
-        is asked for the whole completion at once, and only the ending is written. A flex job may be put back at any
-        time, and goes on from its log.
+        """Whether the engine generates a stream into the job's log, even if the client did not ask for a stream.
+        Otherwise the engine returns the whole completion, and only the ending is written. Flex jobs are logged because
+        they may be put back at any time, and then continue from their log.
         """
         return self.mode == "stream" or self.detached or self.tier is Tier.FLEX
 
@@ -189,11 +189,11 @@ ID_PREFIX = "chatcmpl-"
 
 
 def new_job_id(now: float | None = None) -> str:
-    """`chatcmpl-` and 32 hex digits: 48 bits of milliseconds, so that ids sort by age, and 80 random bits."""
+    """Returns `chatcmpl-` and 32 hex digits: 48 bits of milliseconds, so that ids sort by age, and 80 random bits."""
     milliseconds = int((time.time() if now is None else now) * 1000)
     return f"{ID_PREFIX}{milliseconds:012x}{os.urandom(10).hex()}"
 
 
 def born_at(job_id: str) -> float:
-    """When the id was made, in Unix seconds."""
+    """Returns the time at which the id was made, in Unix seconds."""
     return int(job_id.removeprefix(ID_PREFIX)[:12], 16) / 1000

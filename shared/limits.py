@@ -1,12 +1,13 @@
-"""What a key may use, and how that is counted. Pure: every backend counts by these rules, embedded by this very code.
+"""The limits of an API key, and how its usage is counted. Pure functions: the embedded backend runs this code, and
+the Lua steps `limit_*.lua` implement the same rules in Redis.
 
-A rate is a bucket that drains: what is used fills it, and the limit flows out every WINDOW, evenly. So the whole limit
-may be used at once, and then as much as has flowed out. An answer's tokens are counted before it is made, by an
+A rate is a leaky bucket: usage fills it, and in every WINDOW the amount of the limit drains, evenly. So a client may
+use the whole limit at once, and then as much as has drained. The tokens of an answer are counted at its start by an
 estimate, and corrected at its end. A job is open from its admission to its end, and at most until its deadline.
 
-Lines of a batch share their key's tokens, and nothing else of its limits: they are no requests of their own, and a
-batch bounds how many are open. They wait for tokens, and leave a part of them to calls, which do not wait. A line that
-needs more than lines may ever have waits until nothing counts as used.
+Lines of a batch use their key's tokens per minute, but not its requests or its concurrency. Lines wait for tokens, and
+leave a part of them to interactive calls, which do not wait. A line that needs more tokens than lines may use waits
+until the bucket is empty.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ WINDOW = 60.0
 """Seconds."""
 
 ROUNDING = 1e-6
-"""By how much a bucket may seem to overflow through floating point alone."""
+"""Overflow of a bucket that is ignored, because floating-point arithmetic causes it."""
 
-FOR_LINES = 0.8
-"""Of a key's tokens a minute: what counts as used when a batch may still start a line."""
+BATCH_SHARE = 0.8
+"""Share of a key's tokens per minute that lines of batches may use."""
 
 LINES = ":lines"
-"""Behind a key's id: its lines of batches."""
+"""Suffix of a key's id that stands for the key's lines of batches."""
 
 Limited = Literal["requests", "tokens", "concurrency"]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """None: no limit. `concurrency`: open jobs. `models`: the only ones that may be used, where there are any."""
+    """The limits of a key; None: no limit. `concurrency`: open jobs; `models`: the allowed models, if any are named."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -43,7 +44,7 @@ class Limits:
 
     @property
     def counted(self) -> bool:
-        """Whether anything needs counting."""
+        """Whether any limit needs counting."""
         return any((self.requests_per_minute, self.tokens_per_minute, self.concurrency))
 
 
@@ -52,7 +53,7 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """One rate as it stands. `reset`: seconds until nothing counts as used any more, if no more is used."""
+    """The state of one rate. `reset`: seconds until the bucket is empty, if nothing more is used."""
 
     limit: int
     remaining: int
@@ -61,7 +62,7 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class LimitUsage:
-    """What counts as used at one moment, by a key."""
+    """The usage of a key at one moment."""
 
     requests: float = 0.0
     tokens: float = 0.0
@@ -70,14 +71,14 @@ class LimitUsage:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`refused` names what there was too much of; None: admitted. `usage`: after that."""
+    """The answer to one request. `refused`: the limit that refused it, None if admitted; `usage`: afterwards."""
 
     usage: LimitUsage
     refused: Limited | None = None
 
 
 def drained(used: float, limit: int | None, seconds: float) -> float:
-    """What is left of `used` after so long. What has no limit is not counted."""
+    """Returns what is left of `used` after `seconds`. Usage without a limit is not counted: 0."""
     return max(0.0, used - limit * max(0.0, seconds) / WINDOW) if limit else 0.0
 
 
@@ -86,17 +87,17 @@ def fits(used: float, limit: int | None, more: float) -> bool:
 
 
 def lines_of(key: str) -> str:
-    """The name under which the key's lines of batches are counted."""
+    """Returns the id under which the key's lines of batches are counted."""
     return key + LINES
 
 
 def of_lines(key: str) -> tuple[str, bool]:
-    """The key itself, and whether its lines were meant."""
+    """Returns the id of the key, and whether `key` stands for its lines of batches."""
     return key.removesuffix(LINES), key.endswith(LINES)
 
 
 def fits_line(used: float, limit: int | None, more: float) -> bool:
-    return not limit or used + more <= max(limit * FOR_LINES, more) + ROUNDING
+    return not limit or used + more <= max(limit * BATCH_SHARE, more) + ROUNDING
 
 
 def allowance(used: float, limit: int) -> Allowance:
@@ -108,8 +109,8 @@ def seconds_until_fits(used: float, limit: int | None, more: float) -> float:
 
 
 def tokens_used(status: JobStatus, usage: Mapping[str, Any] | None, said: int = 0) -> int | None:
-    """By a job that has ended so; None: nobody knows. One that did not complete and has no usage has used what it has
-    `said`, in frames: about a token each.
+    """Returns the tokens that an ended job has used, or None if unknown. A job without usage that did not complete is
+    charged for its `said` frames, about one token each.
     """
     if usage is not None:
         return int(usage.get("total_tokens") or 0)
@@ -124,7 +125,7 @@ class OpenJob:
 
 @dataclass(slots=True)
 class Count:
-    """What one key has used. Times are Unix seconds, and never before those that came earlier."""
+    """The usage of one key. Times are Unix seconds and never decrease."""
 
     requests: float = 0.0
     tokens: float = 0.0
@@ -133,7 +134,7 @@ class Count:
     lines: dict[str, OpenJob] = field(default_factory=dict[str, OpenJob])
 
     def take_line(self, limits: Limits, job_id: str, tokens: int, until: float, now: float) -> Verdict:
-        """The same for a line of a batch."""
+        """Counts a line of a batch if it fits. Does nothing if it is open already."""
         self._advance(limits, now)
         if job_id in self.lines:
             return Verdict(self._usage())
@@ -144,7 +145,7 @@ class Count:
         return Verdict(self._usage())
 
     def take(self, limits: Limits, job_id: str, tokens: int, until: float, now: float) -> Verdict:
-        """All or nothing; for a job that is open already, nothing more."""
+        """Counts a request if it fits all limits, otherwise nothing. Does nothing if its job is open already."""
         self._advance(limits, now)
         if job_id in self.jobs:
             return Verdict(self._usage())
@@ -155,21 +156,21 @@ class Count:
             self.jobs[job_id] = OpenJob(tokens, until)
         return Verdict(self._usage(), refused)
 
-    def settle(self, limits: Limits, job_id: str, used: int | None, now: float) -> None:
-        """`used`: the job's tokens, where they are known; otherwise the estimate stands."""
+    def charge(self, limits: Limits, job_id: str, used: int | None, now: float) -> None:
+        """Closes a job. `used`: its tokens; None keeps the estimate."""
         self._advance(limits, now)
         job = self.jobs.pop(job_id, None) or self.lines.pop(job_id, None)
         if job is not None and used is not None:
             self.tokens = max(0.0, self.tokens + used - job.tokens)
 
-    def give_back(self, limits: Limits, job_id: str, now: float) -> None:
-        """As if the job had never been admitted."""
+    def refund(self, limits: Limits, job_id: str, now: float) -> None:
+        """Removes a request that was counted but not accepted."""
         if job_id in self.jobs:
-            self.settle(limits, job_id, 0, now)
+            self.charge(limits, job_id, 0, now)
             self.requests = max(0.0, self.requests - 1)
 
     def idle(self, limits: Limits, now: float) -> bool:
-        """Whether a new count would say the same."""
+        """Whether this count equals a new one."""
         self._advance(limits, now)
         return not self.jobs and not self.lines and not self.requests and not self.tokens
 

@@ -1,5 +1,5 @@
-"""Logging: one structured stream on stderr. Expected things are info, surprises errors with their traceback, and what
-the infrastructure does is a warning that says what happens next. Context (job, attempt, request id) is bound once.
+"""Logging: one structured stream on stderr. Expected events are info, bugs are errors with their traceback, and faults
+of the infrastructure are warnings with `next`. Context (job, attempt, request id) is bound once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NOISY = ("aio_pika", "aiormq", "asyncio", "redis", "uvicorn.access")
 
 
 def set_up_logs(level: str, style: str) -> None:
-    """`style`: auto (text on a terminal, JSON lines otherwise), text or json."""
+    """Configures logging. `style`: auto (text on a terminal, JSON lines otherwise), text or json."""
     text = style == "text" or (style == "auto" and sys.stderr.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -25,7 +25,7 @@ def set_up_logs(level: str, style: str) -> None:
     renderer: Any = structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer(as_json)
     errors = [] if text else [structlog.processors.format_exc_info]
     structlog.configure(
-        # Our own lines do not take the way through logging, which costs more than all the rest of a line.
+        # Ignite's own lines bypass the logging module, which would cost more than the rest of a line.
         processors=[*shared, *errors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),

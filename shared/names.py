@@ -1,5 +1,5 @@
-"""The alphabets of names that clients and operators choose. They go into queues' and keys' names, URLs, metrics' labels
-and command lines, so one rule holds wherever one is taken in.
+"""The rules for names of tenants and models. These names become part of queue names, Redis keys, URLs, metric labels
+and command lines, so the same rule applies everywhere.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ TENANT_RULE = "up to 64 letters, digits and any of . _ @ - are allowed, the firs
 
 MODEL = re.compile(r"/?[A-Za-z0-9_][A-Za-z0-9_.:@+-]*(/[A-Za-z0-9_][A-Za-z0-9_.:@+-]*)*")
 LONGEST_MODEL = 200
-"""Characters: with what Ignite adds, a queue's name stays within the 255 bytes of AMQP."""
+"""Characters. A queue's name, which contains the model's, must stay within AMQP's limit of 255 bytes."""
 
 MODEL_RULE = (
     f"up to {LONGEST_MODEL} letters, digits and any of . _ : @ + - are allowed, in parts with / between them, each "
     "part beginning with a letter, a digit or _"
 )
 SHOWN = 60
-"""Characters of a bad name that an error repeats."""
+"""Most characters of a bad name that an error quotes."""
 
 
 def is_tenant_name(name: str) -> bool:
@@ -26,18 +26,18 @@ def is_tenant_name(name: str) -> bool:
 
 
 def is_model_name(name: str) -> bool:
-    """Names as Hugging Face, OpenAI and Ollama have them, and absolute paths: `Qwen/Qwen3-0.6B`, `org/name:tag@rev`."""
+    """Accepts the names of Hugging Face, OpenAI and Ollama (`Qwen/Qwen3-0.6B`, `org/name:tag@rev`) and absolute paths."""
     return len(name) <= LONGEST_MODEL and MODEL.fullmatch(name) is not None
 
 
 def bad_tenant(name: str) -> str:
-    """One clause."""
-    return f"{shown(name)} is no name of a tenant: {TENANT_RULE}"
+    """Returns what is wrong, as one clause."""
+    return f"{shown(name)} is not a valid tenant name: {TENANT_RULE}"
 
 
 def bad_model(name: str) -> str:
-    """One clause."""
-    return f"{shown(name)} is no name of a model: {MODEL_RULE}"
+    """Returns what is wrong, as one clause."""
+    return f"{shown(name)} is not a valid model name: {MODEL_RULE}"
 
 
 def shown(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Directories and files that only their owner may read or write, also where they were there before."""
+"""Creates directories and files that only their owner may read and write, and restricts existing ones."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ OTHERS = 0o077
 
 
 def private_directory(path: Path, is_ours: Callable[[str], bool]) -> None:
-    """Make the directory, or take it from others. One that holds more than what `is_ours` knows by name (a home
-    directory, /tmp) is somebody's for other purposes and keeps its mode: then its files alone are private. Raises
-    OSError.
+    """Creates the directory, or restricts an existing one to its owner. An existing directory with other entries than
+    those that `is_ours` accepts by name (a home directory, /tmp) keeps its mode; then only its files become private.
+    Raises OSError.
     """
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -31,17 +31,17 @@ def private_directory(path: Path, is_ours: Callable[[str], bool]) -> None:
         with suppress(OSError):  # Not every file system has modes.
             path.chmod(DIRECTORY_MODE)
     if is_open_to_others(path):
-        log.warning("directory.not_private", path=str(path), next="its files are made private all the same")
+        log.warning("directory.not_private", path=str(path), next="its files are made private nevertheless")
 
 
 def private_file(path: Path) -> None:
-    """Make the file, or take it from others. Raises OSError."""
+    """Creates the file, or restricts an existing one to its owner. Raises OSError."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
     close_to_others(path)
 
 
 def close_to_others(path: Path) -> None:
-    """Where there is such a file."""
+    """Restricts the file to its owner, if it exists."""
     with suppress(OSError):
         if is_open_to_others(path) and is_owned(path):
             path.chmod(FILE_MODE)

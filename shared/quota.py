@@ -1,23 +1,20 @@
-"""How many bytes a tenant keeps in the store, and when that is too much. Pure.
+"""Counts how many bytes a tenant keeps in the store, and decides when the quota is used up. Pure functions.
 
-What is counted. A job keeps its record, its request, its log and its result. At its creation it is counted with what
-is written then, and with *room* for the beginning of its log. Before a log outgrows its room more is taken: about as
-much again, so that a long stream takes more a few times and a token never costs anything. At the job's end the true
-sizes take the place of all that, and at its removal nothing is left. Each of these is part of the very step that
-writes.
+What is counted. A job keeps its record, its request, its log and its result. Its creation counts the record, the
+request and *room* for the start of its log. Before the log outgrows its room, the worker reserves about as much again,
+so a long stream reserves a few times, and a token costs no extra step. The job's end replaces these numbers by the true
+sizes; its deletion subtracts them. Each count is part of the step that writes the data.
 
-So the count is never less than what is stored, but for two things that have bounds of their own: the result of an
-answer that is made at once, and the last frames of a log (`job_log_limit`), which are counted a moment after they
-were written.
+So the count is never lower than what is stored, with two exceptions: the result of an answer without a stream, and the
+last frames of a log. They are counted when they have been written, and `job_log_limit` bounds them.
 
-What expires. Redis removes keys without a word. So a tenant's bytes are counted in *buckets*, by the moment at which
-they expire: a bucket whose time has come counts no more, whether or not anybody has said so. A job remembers how many
-bytes of which bucket are its own; to move them is one step. Where such a step is lost (a process dies, a cluster
-moves a slot) the bucket is wrong until its time comes, and then the count is true again. SQLite removes rows where
-all can see it: there triggers keep the sum.
+Expiry. Redis expires keys without telling anybody. So a tenant's bytes are counted in *buckets* by their time of
+expiry, and a bucket whose time has come no longer counts. A job's record says how many bytes of which bucket belong to
+the job; one step moves them to another bucket. If such a step is lost (a process dies, or a cluster moves a slot), the
+count is wrong until the bucket's time has come. In SQLite, triggers keep the sum.
 
-When there is no room. A new job is refused (429 `storage_quota_exceeded`); one that runs and needs more room ends
-with that error, and keeps what it has said. What is there already is never removed before its time.
+If the quota is used up, new jobs are refused (429 `storage_quota_exceeded`). A running job that needs more room ends
+with that error and keeps its log. Nothing is deleted before it expires.
 """
 
 from __future__ import annotations
@@ -27,41 +24,41 @@ from collections.abc import Mapping
 from shared.errors import StorageQuotaExceeded
 
 RECORD = 2048
-"""Bytes that a job's record and its places in lists take beside what its client has said."""
+"""Bytes of a job's record and its index entries, without the data that its client sent."""
 
 LOG_ROOM = 32 * 1024
-"""Bytes of its log that a streamed job may write before it takes more room: some hundred tokens."""
+"""Bytes that a streamed job reserves for its log at its creation: enough for some hundred tokens."""
 
 USUAL_LIMIT = 2 * 1024**3
 SHARE_OF_MEMORY = 4
-"""Of a store with a bound, one tenant may have one part in so many."""
+"""The default quota is the store's maximum memory divided by this."""
 
 SOON = 7200.0
 NARROW, WIDE = 60, 3600
-"""Seconds that a bucket spans: of bytes that expire soon, and of others."""
+"""Seconds that a bucket spans: NARROW for bytes that expire within SOON, WIDE for others."""
 
 RETRY = 60.0
-"""Seconds after which a client should try again: something may have expired."""
+"""Seconds after which a client should try again, because data may have expired by then."""
 
 
 def usual_limit(memory: int | None) -> int:
-    """Bytes of a tenant where no setting says so. `memory`: the store's, where it has a bound."""
+    """Returns a tenant's default quota in bytes. `memory`: the store's maximum memory, if it has one."""
     return USUAL_LIMIT if memory is None else max(1, memory // SHARE_OF_MEMORY)
 
 
 def bucket_at(now: float, seconds: float) -> int:
-    """The end, in Unix seconds, of the bucket of what expires in so many seconds."""
+    """Returns the end of the bucket, in Unix seconds, for bytes that expire in `seconds`."""
     width = NARROW if seconds <= SOON else WIDE
     return (int((now + seconds) // width) + 1) * width
 
 
 def size_of(metadata: Mapping[str, str]) -> int:
-    """In the record and in the lists that know a job by what is in it."""
+    """Returns the bytes of metadata in the record and in the metadata index."""
     return 2 * sum(len(name.encode()) + len(value.encode()) for name, value in metadata.items())
 
 
 def room_for(size: int, limit: int) -> int:
-    """How much room a log takes that is about to have `size` bytes and may have `limit`."""
+    """Returns the room to reserve for a log that is about to have `size` bytes and may have `limit`."""
     return max(size, min(2 * size, limit))
 
 

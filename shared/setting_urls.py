@@ -1,5 +1,5 @@
-"""URLs in settings: what a usable one is, and how one is shown. No message repeats a password, nor any part of a URL
-that could not be taken apart.
+"""Checks URLs in settings, and formats them for messages. No message contains a password, or any part of a URL that
+could not be parsed.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ WITHOUT_HOST = frozenset({"unix"})
 
 
 def fault_of_url(name: str, url: str, schemes: Sequence[str]) -> str | None:
-    """What is wrong with the URL of the setting `name`, as one clause."""
+    """Returns what is wrong with the URL of the setting `name`, as one clause, or None."""
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        return f"is no URL like {EXAMPLES[name]}{hint(url)}"
+        return f"is not a URL like {EXAMPLES[name]}{hint(url)}"
     if parts.scheme not in schemes:
         return f"must begin with {' or '.join(f'{scheme}:' for scheme in schemes)}"
     if parts.scheme not in WITHOUT_HOST and not is_whole(parts):
-        return f"is no URL like {EXAMPLES[name]}{hint(url)}"
+        return f"is not a URL like {EXAMPLES[name]}{hint(url)}"
     if name == "redis_url" and parts.scheme not in WITHOUT_HOST and not is_database(parts.path):
         return f"must end with the number of a database, as in {EXAMPLES[name]}"
     return None
 
 
 def is_whole(parts: SplitResult) -> bool:
-    """It has a host, and nothing behind the host that a password with a special character has left there."""
+    """Whether the URL has a host and was parsed as intended. A special character in a password that is not escaped ends
+    the host part early, so that the rest of the URL contains '@' or a fragment.
+    """
     behind = f"{parts.path}{parts.query}"
     return bool(parts.hostname) and not parts.fragment and "@" not in behind and parts.netloc.count("@") <= 1
 
@@ -48,11 +50,11 @@ def hint(url: str) -> str:
     if "@" not in url:
         return ""
     written = ", ".join(f"{character} as {code}" for character, code in ESCAPED.items())
-    return f"; in a user's name or a password write {written}"
+    return f"; in a user name or password, write {written}"
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown: of what stands before the host only the user is left."""
+    """Returns the URL without its password."""
     scheme, mark, rest = url.partition("://")
     before, at, host = rest.rpartition("@")
     user, _, _ = before.partition(":")

@@ -391,7 +391,7 @@ class Settings(BaseSettings):
         for pair in split_list(value):
             name, _, key = pair.partition("=")
             if key and not is_tenant_name(name):  # Not repeated: it may be a part of a key.
-                raise ValueError(f"a name before '=' is no name of a tenant: {TENANT_RULE}")
+                raise ValueError(f"a name before '=' is not a valid tenant name: {TENANT_RULE}")
             if not name or len(key) < LEAST_KEY or len(set(key)) < LEAST_VARIETY:
                 raise ValueError(
                     f"expected name=key pairs, each key at least {LEAST_KEY} characters, {LEAST_VARIETY} of them "

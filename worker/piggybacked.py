@@ -14,8 +14,8 @@ from shared.ports import Delivery, Message
 class PiggybackedDelivery:
     """A job without a delivery of its own. `host` is the delivery that stays unacknowledged while it runs.
 
-    When the job ends or is released, the host's own job goes on waiting (`wait_on`). The job's own message stays in the
-    queue, so another delivery of it is harmless.
+    When the job ends or is released, the host's own job goes on waiting (`deliver_again`). The piggybacked job's own
+    message stays in the queue, so a later delivery of it is harmless.
     """
 
     redelivered = False
@@ -26,13 +26,13 @@ class PiggybackedDelivery:
         self._host = host
 
     async def ack(self) -> None:
-        await self._host.wait_on(self.message.job.id)
+        await self._host.deliver_again(self.message.job.id)
 
     async def retry(self, after: float = 0.0) -> None:
         del after  # The store delays it.
         await self.ack()
 
-    async def wait_on(self, served: str) -> None:
+    async def deliver_again(self, served: str) -> None:
         del served
         await self.ack()
 

@@ -3,7 +3,8 @@
 `Slots` decides which tier gets the next slot. A full worker still watches what waits: for a job of a higher tier it
 preempts the youngest flex job that can go on later, which continues from its log when there is room again.
 
-Where several tenants wait, the store may put another job first, which then runs under the delivery (`JobStore.turn`).
+Where several tenants wait, the store may put another job first, which then runs under the delivery: see
+`JobStore.next_job`.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ class Worker:
         job, store = delivery.message.job, self._backend.store
         try:
             other = await retry_while_unavailable(
-                lambda: store.turn(job, served=delivery.served, sure=delivery.redelivered)
+                lambda: store.next_job(job, served=delivery.served, fresh=delivery.redelivered)
             )
         except Exception:
             log.exception("fair_queue.crashed", job=job.id, next="jobs run in the order of arrival")
@@ -212,7 +213,7 @@ class Worker:
     async def _execute(self, delivery: Delivery, *, preemptible: bool) -> None:
         """Runs the job. A crash of its execution does not end other executions."""
         job_id = delivery.message.job.id
-        execution = self._running[job_id] = Execution(self._context, delivery, self._consumer.look_again)
+        execution = self._running[job_id] = Execution(self._context, delivery, self._consumer.choose_again)
         if preemptible:
             self._flex[job_id] = execution
         if self._interrupting:
@@ -240,7 +241,7 @@ class Worker:
 
     def _slots_changed(self) -> None:
         self._watch_fullness()
-        self._consumer.look_again()
+        self._consumer.choose_again()
 
     # ── watch ──
 

@@ -68,12 +68,12 @@ class Meter:
         the client's next call finds the slot free. `EndedJobs` charges jobs that ended without usage.
         """
         if self.job_id is not None and (usage is not None or status is JobStatus.COMPLETED):
-            run_in_background(self.limiter.settle(self.key, self.job_id, used=tokens_used(status, usage)))
+            run_in_background(self.limiter.charge(self.key, self.job_id, used=tokens_used(status, usage)))
 
     def refund(self) -> None:
         """Cancels the count of a job that was not accepted."""
         if self.job_id is not None:
-            run_in_background(self.limiter.give_back(self.key, self.job_id))
+            run_in_background(self.limiter.refund(self.key, self.job_id))
 
     def headers(self) -> dict[str, str]:
         return {} if self.usage is None else rate_limit_headers(self.usage, self.limits)
@@ -107,7 +107,7 @@ class EndedJobs:
         jobs = await asyncio.gather(*(self._store.get(job_id) for job_id in job_ids))
         over = [job_id for job_id, job in zip(job_ids, jobs, strict=True) if is_over(job_id, job)]
         used = {job.id: tokens_used(job.status, job.usage, job.chunks) for job in jobs if job is not None}
-        await asyncio.gather(*(self._limiter.settle(key, job_id, used=used.get(job_id, 0)) for job_id in over))
+        await asyncio.gather(*(self._limiter.charge(key, job_id, used=used.get(job_id, 0)) for job_id in over))
         more = len(job_ids) == CHECKED_JOBS
         self._checks[key] = LastCheck(now, last.skip + CHECKED_JOBS - len(over) if more else 0, found_none=not over)
         return bool(over)

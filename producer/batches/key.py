@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from producer.auth.keys import KeyRepository
 from shared.job import Job
-from shared.limits import FOR_LINES, UNLIMITED, Limits, lines_of, seconds_until_fits
+from shared.limits import BATCH_SHARE, UNLIMITED, Limits, lines_of, seconds_until_fits
 from shared.ports import Limiter
 
 LEAST_WAIT, MOST_WAIT = 0.1, 1.0
@@ -43,5 +43,5 @@ class BatchKey:
         verdict = await self._limiter.take(job.limit_key, self._limits, job.id, tokens=tokens, until=job.deadline_at)
         if verdict.refused is None:
             return 0.0
-        used = verdict.usage.tokens + limit - max(limit * FOR_LINES, tokens)
+        used = verdict.usage.tokens + limit - max(limit * BATCH_SHARE, tokens)
         return max(LEAST_WAIT, min(MOST_WAIT, seconds_until_fits(used, limit, tokens)))

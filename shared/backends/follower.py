@@ -46,7 +46,7 @@ ReadLog = Callable[[str, int, int], Awaitable[Snapshot | None]]
 """(job id, offset, limit) → the snapshot, None if the job's data is gone."""
 
 
-def settle(waiter: asyncio.Future[bool], value: bool) -> None:
+def resolve(waiter: asyncio.Future[bool], value: bool) -> None:
     if not waiter.done():
         waiter.set_result(value)
 
@@ -61,11 +61,11 @@ class LogFollower:
         self._parts: list[bytes] = []
         self._buffered = 0
         self._stale = stale
-        self._told_any = False
+        self._delivered_any = False
         self._epoch: int = 0
         self._filling: list[tuple[int, bytes]] | None = None
         self._status: JobStatus | None = None if stale else JobStatus.QUEUED
-        self._told: JobStatus | None = self._status
+        self._reported: JobStatus | None = self._status
         self._ending: Ending | None = None
         self._closed = False
         self._waiter: asyncio.Future[bool] | None = None
@@ -78,7 +78,7 @@ class LogFollower:
     @property
     def ended(self) -> bool:
         """Whether the reader has been told that the job is over."""
-        return self._told is not None and self._told.terminal
+        return self._reported is not None and self._reported.terminal
 
     @property
     def _over(self) -> bool:
@@ -101,7 +101,7 @@ class LogFollower:
     def _hand_on(self, sink: Sink, data: bytes) -> None:
         """Past the reader, who goes on waiting for something else to happen."""
         self._position += len(data)
-        self._told_any = True
+        self._delivered_any = True
         if self._patience is not None:
             self._until = asyncio.get_running_loop().time() + self._patience
         if not sink(data):
@@ -153,7 +153,7 @@ class LogFollower:
 
     def _wake(self) -> None:
         if self._waiter is not None:
-            settle(self._waiter, True)
+            resolve(self._waiter, True)
 
     # ── the reader's side ──
 
@@ -172,15 +172,15 @@ class LogFollower:
                 return None
 
     def _take(self) -> Update | None:
-        news = self._parts or self._ending or self._status is not self._told or self._sink_full
+        news = self._parts or self._ending or self._status is not self._reported or self._sink_full
         if self._status is None or not news:
             return None
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._position += len(data)
-        self._told_any |= bool(data)
+        self._delivered_any |= bool(data)
         self._parts, self._buffered, self._sink_full = [], 0, False
         ending, self._ending = self._ending, None
-        self._told = self._status
+        self._reported = self._status
         return Update(data, self._status, ending)
 
     async def _wait(self, sink: Sink | None) -> bool:
@@ -207,7 +207,7 @@ class LogFollower:
         if self._until > asyncio.get_running_loop().time():
             self._set_alarm(self._until)
         else:
-            settle(self._waiter, False)
+            resolve(self._waiter, False)
 
     async def _fill(self) -> None:
         """Read on from the log; what arrives meanwhile is looked at afterwards."""
@@ -222,7 +222,7 @@ class LogFollower:
             self._filling = None
         if snapshot is None:
             self._stale = True
-            if self._told_any:
+            if self._delivered_any:
                 raise LogLost("The store has lost this stream.")
             raise Gone(f"The data of job '{self.job_id}' has expired.")
         self._take_snapshot(snapshot)
@@ -234,7 +234,7 @@ class LogFollower:
         return min(max(READ_LEAST, taken // READ_SHARE), READ_MOST)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
-        if self._told_any and snapshot.epoch != self._epoch:
+        if self._delivered_any and snapshot.epoch != self._epoch:
             self._stale = True
             raise LogLost("The store lost this stream; its job is run again from the start, under the same id.")
         self._epoch = snapshot.epoch
@@ -243,7 +243,7 @@ class LogFollower:
             self._parts, self._buffered = [snapshot.data], len(snapshot.data)
         if self._position + self._buffered < snapshot.size:
             self._stale = True
-        elif snapshot.ending is not None and self._told_any and snapshot.size < self._position:
+        elif snapshot.ending is not None and self._delivered_any and snapshot.size < self._position:
             self._stale = True
             raise LogLost("The store has lost the end of this stream.")
         elif snapshot.ending is not None:

@@ -1,7 +1,7 @@
-"""The ports: what a backend promises. One contract suite (tests/contract) holds every backend to these docstrings.
+"""The ports: what a backend promises. One contract suite (tests/contract) checks these docstrings for every backend.
 
-All calls raise `BackendUnavailable` when the broker or the store does not answer in time; then nothing is known about
-whether the step took place, and every step here may safely be repeated.
+All calls raise `BackendUnavailable` when the broker or the store does not answer in time. The caller then does not know
+whether the step took place. Every step may safely be repeated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All ports, in one set."""
+"""The interface of a backend: all ports together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.ports.store import JobStore
 
 
 class Backend(Protocol):
-    """Queue, log, store, documents, outbox, limiter and registry: one set."""
+    """Queue, log, store, documents, outbox, limiter and registry."""
 
     @property
     def name(self) -> str: ...
@@ -37,19 +37,21 @@ class Backend(Protocol):
     def registry(self) -> Registry: ...
 
     async def orphans(self, queue: QueueName, waited: float) -> Sequence[Job]:
-        """Jobs of `queue` that have waited for more than `waited` seconds, and for which neither a message nor a living
-        worker stands, as far as can be told: what a broker lost, or a process that died between two steps.
+        """Returns jobs of `queue` that have waited for more than `waited` seconds and have neither a message nor a
+        living worker. The broker has lost the message, or a process died between two steps.
 
-        A job that is named here by mistake takes no harm from one message more.
+        The answer is an estimate. A second message for a job that is no orphan is harmless.
         """
         ...
 
     async def warnings(self, longest_job: float) -> Sequence[str]:
-        """What an operator should mend before jobs of `longest_job` seconds are run, a sentence each."""
+        """Returns one sentence for each setting of the servers that an operator should change before jobs of up to
+        `longest_job` seconds are run.
+        """
         ...
 
     async def check(self) -> Mapping[str, IgniteError | None]:
-        """Each part's name with None if it answers, else with what is wrong."""
+        """Returns the error of each part by name, or None for a part that answers."""
         ...
 
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Records of other things than jobs, each changed as a whole."""
+"""The interface of the store of small documents: API keys, files' entries, batches."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ FLEET = ""
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A small JSON document that is neither a job nor part of one: a key, a file's entry, a batch. `version` grows
-    with every write, also where an id is used again; one that is not written yet has version 0.
+    """A small JSON document that is not part of a job: a key, a file's entry, a batch. `version` grows with every
+    write, even after the document was deleted and created again. It is 0 before the first write.
     """
 
     kind: str
@@ -24,15 +24,15 @@ class Document:
 
 
 class DocumentChanged(Exception):
-    """Somebody else wrote, made or deleted the document since it was read; nothing was written."""
+    """The document was created, written or deleted since it was read. Nothing was written."""
 
 
 class Documents(Protocol):
-    """Small documents by kind, tenant and id. They are as durable as the jobs' records."""
+    """Stores small documents by kind, tenant and id, as durably as the jobs' records."""
 
     async def put(self, document: Document, *, expires_in: float) -> Document:
-        """Write `document` for `expires_in` seconds if nobody has written it since it was read: the stored version must
-        be `document.version` (0: there must be none). The document with its new version. Raises DocumentChanged.
+        """Writes `document` for `expires_in` seconds, and returns it with its new version. The stored version must be
+        `document.version` (0: no document may be stored). Raises DocumentChanged.
         """
         ...
 
@@ -41,9 +41,13 @@ class Documents(Protocol):
     async def list(
         self, kind: str, tenant: str, *, after: str | None = None, limit: int = 100, oldest_first: bool = False
     ) -> Sequence[Document]:
-        """In the order of their ids, greatest first unless `oldest_first`; those that come behind the id `after`."""
+        """Returns documents in descending order of their ids, or ascending with `oldest_first`. Starts behind the id
+        `after`.
+        """
         ...
 
     async def delete(self, document: Document) -> bool:
-        """Forget it if it still has this version. False where it is gone already. Raises DocumentChanged."""
+        """Deletes the document if the stored version is still this one. Returns False if none is stored. Raises
+        DocumentChanged.
+        """
         ...

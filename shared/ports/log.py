@@ -1,4 +1,4 @@
-"""What a job has said, byte for byte, and whoever follows it."""
+"""The interface of the job log, and of its followers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.job import JobStatus
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a job ended. `frames` are the last bytes of its log, `result` its chat.completion as JSON."""
+    """How a job ended. `frames`: the last bytes of its log; `result`: its chat.completion as JSON."""
 
     status: JobStatus
     frames: bytes = b""
@@ -23,10 +23,10 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a follower has not seen yet: bytes that join on to the last ones, and whether the job is over.
+    """The next bytes of a log, the job's status, and its ending if it is over.
 
-    `ending` carries status, usage and error; its frames are part of `data`. The result comes along for a unary job only
-    (its caller waits for just that); for others, and where it is too large for the live path, it is in the store.
+    The frames of `ending` are part of `data`. `ending.result` is set for unary jobs only, whose caller waits for it,
+    and not if it is too large for a live message; the store has the result in any case.
     """
 
     data: bytes
@@ -35,62 +35,64 @@ class Update:
 
 
 Sink = Callable[[bytes], bool]
-"""Takes bytes of a log as they come, and never fails. False: it has these, and no room for more."""
+"""Receives bytes of a log as they arrive, and never raises. Returns False if it took them but has no room for more."""
 
 
 class Follower(Protocol):
     async def next(self, timeout: float | None = None, sink: Sink | None = None) -> Update | None:
-        """Everything that has gathered since the last call; waits if there is nothing; None after `timeout` seconds.
+        """Returns everything that has arrived since the last call. If nothing has, it waits, and returns None after
+        `timeout` seconds without news.
 
-        While it waits, bytes that come go to `sink` at once, where there is one; the wait ends when something else
-        happens, when there has been nothing for `timeout` seconds, or, with an empty update, when the sink is full.
+        With a `sink`, bytes that arrive during the wait go to the sink at once, and the wait goes on. It ends on any
+        other news, or with an empty update when the sink is full.
 
-        Every byte of the log comes exactly once, in order, whatever the live path loses. After an update with an ending
-        there is no other. A call after one that timed out looks at the log first, so that nothing waits for ever on a
-        live path that has gone silent. Raises Gone if the job's data has expired, LogLost if the store has lost bytes
-        that this follower has told, BackendUnavailable if the log cannot be read.
+        Every byte of the log is delivered exactly once and in order, even if live messages are lost. No update follows
+        an update with an ending. After a timeout, the next call reads the log first, because the live path may have
+        failed silently. Raises Gone if the job's data has expired, LogLost if the store has lost bytes that this
+        follower has delivered, BackendUnavailable if the log cannot be read.
         """
         ...
 
     def close(self) -> None:
-        """Stop following, from any task of the loop: a waiting `next` raises FollowerClosed."""
+        """Ends the follower, from any task of the loop. A waiting `next` raises FollowerClosed."""
         ...
 
 
 class FollowerClosed(Exception):
-    """`close` was called."""
+    """The follower was closed."""
 
 
 class JobLog(Protocol):
-    """Each job's append-only bytes: ready SSE frames. A position is a byte offset."""
+    """Stores each job's append-only bytes, which are ready SSE frames. Positions are byte offsets."""
 
     def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
-        """Add `frames` at `offset` in one atomic step and wake the followers. May be called without a task of its own:
-        the step is under way when this returns, and appends of one loop turn share a round trip.
+        """Appends `frames` at `offset` in one atomic step and wakes the followers. The step has started when this
+        returns, so the caller needs no task for it. Appends of one event-loop iteration share a round trip.
 
-        Repeating an append that took place does nothing. Raises AttemptFenced if `attempt` is not the job's running
-        one, LogShorter if `offset` is beyond the log's end.
+        A repeated append does nothing. Raises AttemptFenced if `attempt` is not the one that runs the job, LogShorter
+        if `offset` is beyond the log's end.
         """
         ...
 
     async def reserve(self, job_id: str, attempt: int, size: int) -> None:
-        """Take room for a log of `size` bytes in all, before it outgrows what it has: see shared/quota.py. May be
-        repeated. Raises AttemptFenced, and StorageQuotaExceeded where the job's tenant may not keep so much.
+        """Reserves storage for a log of `size` bytes in total, before the log outgrows its reservation: see
+        shared/quota.py. May be repeated. Raises AttemptFenced, and StorageQuotaExceeded if the tenant's quota is used
+        up.
         """
         ...
 
     def follow(
         self, job_id: str, offset: int = 0, *, created_here: bool = False
     ) -> AbstractAsyncContextManager[Follower]:
-        """Read the log from `offset`, then live. With `created_here`, entered before this replica creates the job: the
-        job is new, `create(…, followed=True)` puts the replica on its list, and nothing needs reading.
+        """Follows the log from `offset`: first what is stored, then live. `created_here`: this replica is about to
+        create the job with `create(…, followed=True)`, so there is nothing to read first.
         """
         ...
 
     async def followed(self, job_id: str) -> bool:
-        """Whether a replica that is there follows the job. One of which that cannot be told is taken to be there."""
+        """Whether a living replica follows the job. A replica counts as living while its state is not known."""
         ...
 
     async def read(self, job_id: str, offset: int = 0) -> bytes:
-        """The log's bytes from `offset` as it stands."""
+        """Returns the bytes of the log from `offset` to its present end."""
         ...

@@ -1,4 +1,4 @@
-"""Jobs whose end somebody is to be told."""
+"""The interface of the outbox: jobs whose webhook is still to be sent."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A job of whose end somebody may have to be told, in one taker's hands until `held_until`."""
+    """A job of the outbox that one sender handles until `held_until` (Unix seconds)."""
 
     job_id: str
     held_until: float
 
 
 class Outbox(Protocol):
-    """Jobs with a `webhook_url`. One is here from its creation (or its retry) until it is forgotten, so no death
-    between its end and a note of it loses it. It is due once it has ended; and, because a note may get lost, again and
-    again while it has not.
+    """Holds the jobs with a `webhook_url`, from their creation or retry until `forget`. So a process that dies between
+    a job's end and the webhook loses no webhook. A job is due when it has ended. It also becomes due repeatedly while
+    it has not ended, because the note of its end may be lost.
     """
 
     async def take(self, limit: int, hold: float) -> Sequence[Notice]:
-        """Up to `limit` jobs that are due, each to one taker; after `hold` seconds, to the next one."""
+        """Takes up to `limit` jobs that are due. No other sender gets them for `hold` seconds."""
         ...
 
     async def put_back(self, notice: Notice, after: float) -> None:
-        """Have it due again in `after` seconds. Does nothing where the job has ended since, or is another taker's."""
+        """Makes the job due again in `after` seconds. Does nothing if the job has ended since it was taken, or if
+        another sender has taken it.
+        """
         ...
 
     async def forget(self, notice: Notice) -> None:
-        """Nobody is to be told any more. Does nothing where the job has ended since, or is another taker's."""
+        """Removes the job. Does nothing if the job has ended since it was taken, or if another sender has taken it."""
         ...

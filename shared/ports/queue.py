@@ -12,9 +12,9 @@ from shared.job import Job, QueueName
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A job in a queue: its record as it was submitted, so that it can be restored in a store that has lost it.
+    """A job in a queue, with its record as it was submitted: the store is restored from it after a loss.
 
-    `body` is the client's request as it came, or None where only the store keeps it.
+    `body`: the client's request as it was received, or None if only the store keeps it.
     """
 
     job: Job
@@ -23,7 +23,7 @@ class Message:
 
 
 class Delivery(Protocol):
-    """A message that a worker holds, until exactly one call of `ack` or `retry`.
+    """A message that a worker holds until it calls either `ack` or `retry`.
 
     A call after the connection was lost is not an error: the broker delivers the message again, and the next claim
     reads the job's state.
@@ -34,51 +34,52 @@ class Delivery(Protocol):
 
     @property
     def redelivered(self) -> bool:
-        """Whether the message may have been delivered before: then `JobStore.turn` needs `sure`."""
+        """Whether the message may have been delivered before. If so, call `JobStore.next_job` with `fresh`."""
         ...
 
     @property
     def served(self) -> str | None:
-        """The job that was run under this delivery before its own, if any: see `JobStore.turn`."""
+        """The id of the other job that last ran under this delivery, if any: see `JobStore.next_job`."""
         ...
 
-    async def wait_on(self, served: str) -> None:
-        """The job `served` was run under this delivery, and its own waits on: `next` hands the delivery out again,
-        before others of its queue. Of a paused queue it goes back.
+    async def deliver_again(self, served: str) -> None:
+        """Makes `next` return this delivery again, before others of its queue, because another job (`served`) ran under
+        it and its own job still waits. If the queue is paused, the message is requeued.
         """
         ...
 
     async def ack(self) -> None:
-        """Removes the message: the job has ended."""
+        """Removes the message, because the job has ended."""
         ...
 
     async def retry(self, after: float = 0.0) -> None:
-        """Requeues the message for any worker, after `after` seconds; 0: at once."""
+        """Requeues the message for any worker, in `after` seconds; 0: at once."""
         ...
 
 
 Choose = Callable[[Mapping[QueueName, int]], QueueName | None]
-"""Told how many deliveries of each queue are at hand (those that have any, in the consumer's order), it names the queue
-to take one from, or None to wait on.
+"""Chooses the queue to take a delivery from, or None to wait. The argument has the number of available deliveries by
+queue, in the consumer's order, without empty queues.
 """
 
 
 class Consumer(Protocol):
     async def next(self, choose: Choose | None = None) -> Delivery:
-        """The next delivery, from the queue that `choose` names; without it, from the first of the consumer's queues
-        that has one. `choose` is asked again whenever a delivery comes, and on `look_again`. Waits through reconnects.
+        """Returns the next delivery from the queue that `choose` names; without `choose`, from the first queue that has
+        one. `choose` is called again whenever a delivery arrives, and on `choose_again`. Waits while the connection is
+        lost.
 
-        A cancelled call takes no delivery away.
+        A cancelled call loses no delivery.
         """
         ...
 
-    def look_again(self) -> None:
-        """Asks `choose` again: its answer may have changed."""
+    def choose_again(self) -> None:
+        """Calls `choose` again, because its answer may have changed."""
         ...
 
     async def pause(self, queues: Collection[QueueName] | None = None) -> None:
-        """Take no more from `queues` (None: from any): what `next` has not handed out goes back to its queue at once,
-        for others. Deliveries in hand stay, to be settled as usual. Pausing twice does nothing.
+        """Stops taking deliveries from `queues` (None: all). Deliveries that `next` has not returned yet are requeued
+        at once, for other consumers; the others are not affected. A repeated pause does nothing.
         """
         ...
 
@@ -89,8 +90,8 @@ class Consumer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
-    """A message that could not be decoded, as far as it can be read. `queue`: the name of the one that it came from;
-    `at`: when it was set aside, in Unix seconds.
+    """A message that could not be decoded. `queue`: the name of the queue it came from; `at`: when it was set aside, in
+    Unix seconds.
     """
 
     id: str
@@ -105,31 +106,31 @@ Fate = Literal["keep", "replay", "forget"]
 
 
 class JobQueue(Protocol):
-    """Pauses the work that is not done: the truth about what must still run."""
+    """Queues of jobs that must still run, one per model and tier."""
 
     async def publish(self, message: Message) -> None:
-        """Return once the message is durable. Raises QueueFull when the queue's bound is reached.
+        """Publishes, and returns once the message is durable. Raises QueueFull when the queue's bound is reached.
 
-        A message whose deadline passes in the queue is never delivered; it becomes a dead letter.
+        A message whose deadline passes in the queue is not delivered; it becomes a dead letter.
         """
         ...
 
     def consume(
         self, queues: Sequence[QueueName], prefetch: int | Sequence[int]
     ) -> AbstractAsyncContextManager[Consumer]:
-        """Take deliveries, earlier queues first; at most `prefetch` of each queue unsettled at a time (a number for all
-        of them, or one for each).
+        """Consumes `queues`, earlier queues first. `prefetch`: most unacknowledged deliveries of each queue, one number
+        for all queues or one for each.
 
-        On leaving, whatever is unsettled goes back to its queue.
+        On exit, unacknowledged deliveries are requeued.
         """
         ...
 
     def dead_letters(self) -> AbstractAsyncContextManager[Consumer]:
-        """Take the dead letters, each of them to one consumer; `ack` forgets one for good."""
+        """Consumes the dead letters. Each goes to one consumer; `ack` removes it."""
         ...
 
     async def undecodable(self, decide: Callable[[Undecodable], Fate], limit: int) -> Sequence[Undecodable]:
-        """Look through the messages that nobody could decode, at most `limit` of them, and do with each what `decide`
-        says: keep it, put it back into the queue it came from, or forget it. Those that were there.
+        """Reviews at most `limit` messages that could not be decoded, and returns them. `decide` chooses for each: keep
+        it, replay it (publish it to the queue it came from), or forget it.
         """
         ...

@@ -1,4 +1,4 @@
-"""Refusals that the log and the store share."""
+"""Errors that both the log and the store raise."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from shared.job import JobStatus
 
 
 class AttemptFenced(Exception):
-    """This attempt may write no more: another attempt holds the claim, or the job is over or being cancelled.
+    """The attempt's writes are refused: another attempt holds the claim, or the job is over or being cancelled.
 
-    `status` is the job's status now, `cancelling` whether a running job has been asked to stop; both are for the log.
+    `status`: the job's status now; `cancelling`: whether the running job has been asked to stop. Both are for logging.
     """
 
     def __init__(self, status: JobStatus | None, *, cancelling: bool = False) -> None:
@@ -18,7 +18,7 @@ class AttemptFenced(Exception):
 
 
 class LogShorter(ValueError):
-    """The log ends before the offset, at `size`: bytes are lost that whoever wrote them was answered for."""
+    """The log ends at `size`, before the given offset: the store has lost bytes that it had confirmed."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"the log ends at {size}")

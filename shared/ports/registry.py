@@ -1,4 +1,4 @@
-"""Who works, on what."""
+"""The interface of the registry: which workers live, and which models they serve."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model as workers announce it. `seen_at`: when a worker last did; `aliases`: other names that requests may call
-    it by; `modalities`: what it takes (`text`, `image`, `audio`, …), empty where the engine does not tell.
+    """A model as workers announce it. `seen_at`: when a worker last announced it; `aliases`: other names that requests
+    may use; `modalities`: accepted inputs (`text`, `image`, `audio`, …), empty if the engine does not report them.
     """
 
     id: str
@@ -27,8 +27,8 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """`ready`: whether its engine can generate at present. `running`: jobs that it runs, as it last said; `version`: of
-    its Ignite.
+    """A worker as it announces itself. `ready`: whether its engine can generate; `running`: how many jobs it ran at its
+    last announcement; `version`: its version of Ignite.
     """
 
     id: str
@@ -43,14 +43,14 @@ class WorkerInfo:
 class Membership(Protocol):
     @property
     def cancels(self) -> AsyncIterator[str]:
-        """The ids of jobs that the worker is asked to stop.
+        """The ids of jobs that the worker must stop.
 
-        Requests may get lost: the log and the lease refuse a cancelled job as well.
+        A request may be lost. The worker then learns of the cancellation when an append or a lease renewal is refused.
         """
         ...
 
     def announce(self, *, ready: bool) -> None:
-        """Tell everybody whether the worker's engine can generate. Does not wait for them to hear it."""
+        """Announces whether the worker's engine can generate. Returns before other processes have received it."""
         ...
 
 
@@ -59,20 +59,20 @@ def idle() -> int:
 
 
 class Registry(Protocol):
-    """Who works, on what; and the way to a worker's ear."""
+    """Lists the living workers and their models, and delivers stop requests to workers."""
 
     def join(self, worker: WorkerInfo, running: Callable[[], int] = idle) -> AbstractAsyncContextManager[Membership]:
-        """Announce a worker while inside. `running` tells how many jobs it runs, whenever it is announced again."""
+        """Registers the worker while inside. `running` returns its number of running jobs for each announcement."""
         ...
 
     async def alive(self, worker_id: str) -> bool:
-        """Whether the worker's process is there, by its connection and not by a clock."""
+        """Whether the worker's process lives. Decided by its connection, not by the age of its last heartbeat."""
         ...
 
     async def workers(self) -> Sequence[WorkerInfo]:
-        """The workers that are there now."""
+        """Returns the living workers."""
         ...
 
     async def models(self) -> Sequence[ModelInfo]:
-        """Every model that a worker announced lately, whether or not one is there now."""
+        """Returns every model that a worker announced lately, including models without a living worker."""
         ...

@@ -12,9 +12,8 @@ from shared.ports.log import Ending
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to run one attempt. `offset` is the log's length, `body` the request where it was asked for.
-
-    `lost`: how many attempts in a row lost their worker before they had added anything to the log.
+    """The right to run one attempt. `offset`: the length of the log; `body`: the request, if the caller asked for it;
+    `lost`: how many attempts in a row lost their worker before they had appended anything to the log.
     """
 
     job_id: str
@@ -27,10 +26,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class NotClaimed:
-    """Why a claim was not granted.
-
-    `owner` is set when another worker holds the claim, also of a job being cancelled.
-    """
+    """Why a claim was not granted. `owner`: the worker that holds the claim, if any."""
 
     status: JobStatus | None
     owner: str | None = None
@@ -39,7 +35,7 @@ class NotClaimed:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """`code` is that of the error which ended the job; with `stored` only jobs that were submitted to be stored."""
+    """`code`: of the error that ended the job; `stored`: only jobs with `store: true`."""
 
     status: JobStatus | None = None
     model: str | None = None
@@ -50,8 +46,8 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits in one queue. `tokens`: the jobs' estimates; `tenants`: how many have jobs waiting; `tenant_jobs`:
-    those of the tenant that was asked for; `started`: how many jobs of the queue have ever been started.
+    """The waiting jobs of one queue. `tokens`: the sum of their estimates; `tenants`: how many tenants have waiting
+    jobs; `tenant_jobs`: waiting jobs of the given tenant; `started`: how many jobs of the queue were ever started.
     """
 
     jobs: int
@@ -68,8 +64,8 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """The state of one queue. `oldest_at`: since when its oldest waiting job waits, in Unix seconds; None where no job
-    waits.
+    """The state of one queue. `oldest_at`: since when its oldest waiting job has waited, in Unix seconds; None if no
+    job waits.
     """
 
     running: int
@@ -77,160 +73,159 @@ class QueueState:
 
 
 class JobStore(Protocol):
-    """Stores each job's record and result; authoritative for its status.
+    """Stores each job's record and result. It is authoritative for the job's status.
 
-    Every change is one atomic step of job.py's table.
+    Every change of status is one atomic step, and a transition of the table in job.py.
     """
 
     async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
-        """Write the record of a queued job and keep its request's `body` until its end (that of a detached or failed
-        job for as long as the record). `followed` lists this replica as a follower.
+        """Writes the record of a queued job, and returns its id. The request's `body` is kept until the job ends; for a
+        detached or failed job, as long as the record. `followed`: adds this replica to the job's followers. `sent`: a
+        digest of the request, by which `reattach` finds the job if the client is cut off and sends the request again.
 
-        The job's id; but where its tenant's idempotency key stands for another job, that one's, and nothing is written.
-        A key stands for the job that was created with it first, for as long as it is kept, unless that job was
-        discarded or deleted, or its creation broken off: whoever comes after a process that died has the key within
-        about a second. Raises IdempotencyKeyReused where it stands for another request.
-
-        `sent`: a digest by which `reattach` finds the job, should its client be cut off and send the request again.
+        If the job's idempotency key belongs to another job, that job's id is returned and nothing is written. A key
+        belongs to the first job that was created with it, until the key expires or the job is discarded or deleted. If
+        the creation was interrupted because a process died, the next request gets the key within about a second.
+        Raises IdempotencyKeyReused if the key belongs to another request.
         """
         ...
 
     async def reattach(self, tenant: str, sent: str) -> str | None:
-        """A job of the tenant's that was created as `sent`, is neither over nor being cancelled, and is followed by no
-        living replica; None if there is none. It is detached from now on, and not taken up again.
+        """Finds a job of the tenant that was created with the digest `sent`, is neither over nor being cancelled, and
+        has no living follower. Marks it as detached and returns its id, or None. A job is reattached only once.
         """
         ...
 
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
-        """Undo `create` for a job that no queue accepted. With `may_come` the queue did not say: should a message of
-        the job come all the same, it finds nothing to run.
+        """Undoes `create` for a job that the queue did not accept. `may_come`: the queue did not answer, so a message
+        may still be delivered; the worker then finds nothing to run.
         """
         ...
 
     async def restore(self, job: Job, *, body: bytes | None) -> bool:
-        """Write again the record of a job that the store has lost, as its message tells it. False where it has not: the
-        record is there, was discarded, or has expired.
+        """Writes the record of a job that the store has lost, from its message. Returns False if the record exists, was
+        discarded, or has expired.
         """
         ...
 
     async def claim(
         self, job_id: str, owner: str, lease: float, *, lost: str | None = None, with_body: bool = False
     ) -> Claim | NotClaimed:
-        """Take the right to run the next attempt, for `lease` seconds.
+        """Claims the right to run the next attempt, for `lease` seconds.
 
-        Not granted when the job is gone, over, being cancelled, or leased by another owner; `lost` names an owner known
-        to be dead, whose lease counts for nothing. Taking over from a lost owner counts as a try where the lost attempt
-        had added nothing to the log. A claim of the owner's own is one whose answer got lost: it may claim again.
+        Not granted if the job does not exist, is over, is being cancelled, or is leased to another owner. `lost`: an
+        owner that is known to be dead; its lease is ignored. A takeover from it counts as a try if the lost attempt had
+        appended nothing to the log. An owner may claim its own job again, because the answer to its first claim may
+        have been lost.
         """
         ...
 
-    async def turn(self, job: Job, *, served: str | None = None, sure: bool = False) -> Job | None:
-        """Whose turn it is when a delivery of `job` is at hand: another job of its queue, whose tenant has had less
-        than its share, or None: its own. See shared/fairness.py. `served`: the job that has been run under this
-        delivery and needs it no more. `sure`: the delivery may have carried a job in other hands; without it, and while
-        no other tenant's jobs wait, the call may cost nothing.
+    async def next_job(self, job: Job, *, served: str | None = None, fresh: bool = False) -> Job | None:
+        """Chooses the job to run under a delivery of `job`: another job of its queue whose tenant has had less than its
+        share (see shared/fairness.py), or None for `job` itself. `served`: the other job that ran under this delivery
+        before. `fresh`: ask the store even if no other tenant was waiting a moment ago. Pass it for a redelivery, whose
+        earlier holder may have been running another job under it.
 
-        The other job is to be claimed, with its body, and run while the delivery of `job` stays unacknowledged. It is
-        named again, to whoever asks with the same `job`, until it is told as `served`. What a crash leaves:
+        The worker claims the other job, with its body, and runs it while the delivery of `job` stays unacknowledged.
+        Every call with the same `job` returns that other job, until a call names it as `served`. After a crash:
 
-        - of whoever asked, before the claim or while the other job runs: the delivery of `job` comes back at once, and
-          with it the other job is named (`sure`), and taken over from its dead owner;
-        - after the other job's end: it is named once more, found to be over, and told as `served`;
-        - of the connection to the broker: the other job runs on while somebody else is told to run it, and stands by;
-          should its owner die after that, it waits until its own message comes up;
-        - of the store's memory: each job is run when its own message comes up.
+        - The worker dies before the claim or while the other job runs: the broker delivers `job` again at once, this
+          call returns the other job, and it is taken over from its dead owner.
+        - The worker dies after the end of the other job: this call returns it once more, the claim shows that it is
+          over, and the worker names it as `served`.
+        - The connection to the broker is lost: the worker goes on running the other job. A second worker that gets the
+          delivery is refused the claim. If the first worker then dies, the other job waits for its own message.
+        - The store loses its data: each job runs when its own message is delivered.
         """
         ...
 
     async def renew(self, job_id: str, attempt: int, lease: float) -> None:
-        """Hold the claim for another `lease` seconds. Raises AttemptFenced, also when the job is being cancelled."""
+        """Extends the claim by `lease` seconds from now. Raises AttemptFenced, also if the job is being cancelled."""
         ...
 
     async def release(self, job_id: str, attempt: int, *, counted: bool, after: float = 0.0) -> None:
-        """Put a running job back to queued, to come up in `after` seconds; `counted` if the attempt failed. Raises
-        AttemptFenced.
+        """Returns a running job to its queue, to be started in `after` seconds at the earliest. `counted`: the attempt
+        failed and counts as a try. Raises AttemptFenced.
         """
         ...
 
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
-        """End a running job: append the last frames at `offset`, store the result, wake the followers.
+        """Ends a running job: appends the last frames at `offset`, stores the result and wakes the followers.
 
-        Repeating it with the same attempt does nothing. Raises AttemptFenced, and LogShorter if `offset` is beyond the
-        log's end.
+        A repeated call with the same attempt does nothing. Raises AttemptFenced, and LogShorter if `offset` is beyond
+        the log's end.
         """
         ...
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
-        """End a job that no live worker holds: a queued one, or one whose dead `owner` is named.
-
-        False if it is not so.
+        """Ends a job that no living worker holds: a queued job, or one of the dead worker `owner`. Returns False if the
+        job is over or has another owner.
         """
         ...
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
-        """Ask for the end: a queued job, or one whose owner is dead, gets `ending` at once; a running one is marked
-        and its owner told. Does nothing to a job that is over.
+        """Cancels a job. A queued job, or one whose owner is dead, gets `ending` at once. A running job is marked, and
+        its owner is notified. Does nothing if the job is over.
         """
         ...
 
     async def retry(self, job_id: str, deadline_at: float) -> bool:
-        """Put a failed job back to queued, with an empty log, no tries and a new deadline. False where it is not
+        """Queues a failed job again, with an empty log, no tries and a new deadline. Returns False if it has not
         failed, or its request was not kept.
         """
         ...
 
     async def requeued(self, job_id: str) -> None:
-        """Note that a message of this job was published again: it waits from now on."""
+        """Records that a message of this job was published again, so that it waits from now on."""
         ...
 
     async def get(self, job_id: str) -> Job | None:
-        """The record, or None if there is none (any more)."""
+        """Returns the record, or None if it does not exist or has expired."""
         ...
 
     async def body(self, job_id: str) -> bytes | None:
-        """The job's request, or None where it is not kept (any more)."""
+        """Returns the job's request, or None if it is not kept."""
         ...
 
     async def list(
         self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
     ) -> Sequence[Job]:
-        """The tenant's jobs, newest first, those older than the id `after`; with `oldest_first` the other way round.
+        """Returns the tenant's jobs that match, newest first, behind the id `after`; with `oldest_first` the reverse.
 
-        What a list of stored jobs costs depends on how many of those there are, not on how many jobs; one by metadata
-        on how many jobs have its rarest pair (`custom_id` apart), one by code on how many ended with an error.
+        The cost of a list grows with the number of jobs in the index that serves it: the tenant's stored jobs for
+        `stored`; the jobs with the rarest metadata pair (`custom_id` is not indexed) for `metadata`; the jobs that
+        ended with an error for `code`.
         """
         ...
 
     async def dead(self, *, model: str | None = None, after: str | None = None, limit: int) -> Sequence[Job]:
-        """Every tenant's jobs that failed for too many attempts or lost workers (code `attempts_exhausted`), newest
-        first, those older than the id `after`.
-        """
+        """Returns all tenants' jobs that failed with code `attempts_exhausted`, newest first, behind the id `after`."""
         ...
 
     async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
-        """Give a job other metadata. False if there is no record of it (any more)."""
+        """Replaces a job's metadata. Returns False if the record does not exist or has expired."""
         ...
 
     async def delete(self, job: Job) -> None:
-        """Forget a job at once, whatever it does: record, log, result, request, and that it was ever there. Should a
-        message of it come it finds nothing to run, and `restore` refuses it; a worker that runs it is fenced.
+        """Deletes a job at once, in any status: record, log, result, request and its id. A worker that runs it is
+        fenced. A message of it that is delivered later finds nothing to run, and `restore` refuses it.
         """
         ...
 
     async def knew(self, tenant: str, job_id: str) -> bool:
-        """Whether the tenant had this job, also after its data has expired."""
+        """Whether the tenant has or had this job. True also for some time after its data has expired."""
         ...
 
     async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
-        """What waits in `queue`, and how much of it is the tenant's."""
+        """Returns the backlog of `queue`, with the share of the tenant."""
         ...
 
     async def queue_state(self, queue: QueueName) -> QueueState:
-        """As it stands, but for what is under way."""
+        """Returns the state of `queue`. Changes that are in progress may be missing."""
         ...
 
     async def position(self, job: Job) -> int | None:
-        """How many queued jobs come up before this one in its queue; None if it does not wait. Where several tenants'
-        jobs wait that is an estimate, since their sizes are.
+        """Returns how many queued jobs start before this one, or None if it does not wait. It is an estimate where
+        several tenants wait, because it depends on the estimated sizes of the jobs.
         """
         ...

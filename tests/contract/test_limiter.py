@@ -68,8 +68,8 @@ async def test_an_end_frees_the_slot_and_corrects_the_estimate(replicas: tuple[B
     one, other = replicas
     limits = Limits(tokens_per_minute=100, concurrency=1)
     await take(one, limits, "job-1", 100)
-    await other.limiter.settle(KEY, "job-1", used=10)
-    await other.limiter.settle(KEY, "job-1", used=10)
+    await other.limiter.charge(KEY, "job-1", used=10)
+    await other.limiter.charge(KEY, "job-1", used=10)
     verdict = await take(one, limits, "job-2", 90)
     assert verdict.refused is None
     assert verdict.usage.tokens > 90, "what was used stays used"
@@ -78,10 +78,10 @@ async def test_an_end_frees_the_slot_and_corrects_the_estimate(replicas: tuple[B
 async def test_an_estimate_may_have_been_too_low_or_stand(backend: Backend) -> None:
     limits = Limits(tokens_per_minute=100)
     await take(backend, limits, "job-1", 10)
-    await backend.limiter.settle(KEY, "job-1", used=300)
+    await backend.limiter.charge(KEY, "job-1", used=300)
     assert (await take(backend, limits, "job-2", 1)).usage.tokens > 290
     await take(backend, limits, "job-1", 100, key="key_2")
-    await backend.limiter.settle("key_2", "job-1", used=None)
+    await backend.limiter.charge("key_2", "job-1", used=None)
     assert (await take(backend, limits, "job-2", 50, key="key_2")).refused == "tokens"
 
 
@@ -89,8 +89,8 @@ async def test_what_was_not_accepted_was_not_used(backend: Backend) -> None:
     limits = Limits(requests_per_minute=1, tokens_per_minute=100, concurrency=1)
     for _ in range(3):
         assert (await take(backend, limits, "job-1", 100)).refused is None
-        await backend.limiter.give_back(KEY, "job-1")
-        await backend.limiter.give_back(KEY, "job-1")
+        await backend.limiter.refund(KEY, "job-1")
+        await backend.limiter.refund(KEY, "job-1")
     assert (await take(backend, limits, "job-2", 100)).usage.open_jobs == 1
 
 
@@ -110,8 +110,8 @@ async def test_a_job_that_nobody_settles_is_open_until_its_deadline(backend: Bac
 
 async def test_a_key_that_is_not_known_has_nothing_open(backend: Backend) -> None:
     assert await backend.limiter.open_jobs("key_9", 10) == []
-    await backend.limiter.settle("key_9", "job-1", used=1)
-    await backend.limiter.give_back("key_9", "job-1")
+    await backend.limiter.charge("key_9", "job-1", used=1)
+    await backend.limiter.refund("key_9", "job-1")
     assert await backend.limiter.open_jobs("key_9", 10) == []
 
 
@@ -141,7 +141,7 @@ async def test_a_line_that_needs_more_than_lines_may_have_waits_until_nothing_is
     limits = Limits(tokens_per_minute=1000)
     assert (await take(backend, limits, "line-1", 10, key=lines_of(KEY))).refused is None
     assert (await take(backend, limits, "line-2", 1000, key=lines_of(KEY))).refused == "tokens"
-    await backend.limiter.settle(lines_of(KEY), "line-1", used=0)
+    await backend.limiter.charge(lines_of(KEY), "line-1", used=0)
     assert (await take(backend, limits, "line-2", 1000, key=lines_of(KEY))).refused is None
 
 
@@ -150,6 +150,6 @@ async def test_a_lines_end_corrects_its_estimate_once(backend: Backend) -> None:
     for _ in range(2):
         assert (await take(backend, limits, "line-1", 700, key=lines_of(KEY))).refused is None
     for _ in range(2):
-        await backend.limiter.settle(lines_of(KEY), "line-1", used=100)
+        await backend.limiter.charge(lines_of(KEY), "line-1", used=100)
     usage = (await take(backend, limits, "job-1", 0)).usage
     assert 90 < usage.tokens <= 100

@@ -342,7 +342,7 @@ async def test_who_chose_nothing_is_asked_again(backend: Backend) -> None:
         await asked.wait()
         assert not taking.done()
         answers.append(QUEUE)
-        consumer.look_again()
+        consumer.choose_again()
     assert taking.result().message.job.id != second
 
 

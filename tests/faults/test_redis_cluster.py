@@ -103,7 +103,7 @@ async def test_appends_that_share_a_step_with_one_whose_slot_has_moved(
 async def test_a_line_whose_slot_moves_is_kept(backend: Backend, redis_cluster: RedisCluster) -> None:
     """A step touches many keys of it, and no step may find some of them here and some there: it is refused."""
     jobs = [await created(backend) for _ in range(3)]
-    moving = redis_cluster.move(keys.line(str(QUEUE)))
+    moving = redis_cluster.move(keys.fair_queue(str(QUEUE)))
     moving.begin()
     with pytest.raises(BackendUnavailable):
         await created(backend)
@@ -143,7 +143,7 @@ async def test_streams_outlive_a_primary(
 ) -> None:
     """The one that has the queue's line, so that nothing can be submitted until its replica is promoted."""
     api, _ = await cluster.with_workers(2)
-    victim = replicated.owner(keys.line("simulated.default"))
+    victim = replicated.owner(keys.fair_queue("simulated.default"))
 
     async with streaming(api.url, PROMPTS) as streams, session_with(api.url) as session:
         jobs = [await submit(session, prompt) for prompt in JOBS]

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from aio_pika.exceptions import DeliveryError
 
-from shared.backends.rabbitmq.confirms import Confirms, Patience
+from shared.backends.rabbitmq.confirms import Confirms, ConfirmTimeouts
 
-SHORT = Patience(silence=0.05, second_look=0.02, at_most=60.0)
+SHORT = ConfirmTimeouts(silence=0.05, grace=0.02, total=60.0)
 
 
 def confirm() -> asyncio.Future[None]:
@@ -26,9 +26,9 @@ async def test_a_silent_broker_is_given_up() -> None:
 async def test_one_that_confirms_others_is_waited_for() -> None:
     confirms, slow = Confirms(SHORT), confirm()
     waiting = asyncio.create_task(confirms.wait(slow))
-    ends = asyncio.get_running_loop().time() + 4 * (SHORT.silence + SHORT.second_look)
+    ends = asyncio.get_running_loop().time() + 4 * (SHORT.silence + SHORT.grace)
     while asyncio.get_running_loop().time() < ends:
-        confirms.heard_at = asyncio.get_running_loop().time()
+        confirms.answered_at = asyncio.get_running_loop().time()
         await begun(waiting)
     assert not waiting.done()
     slow.set_result(None)
@@ -40,18 +40,18 @@ async def test_a_refusal_is_a_word_too() -> None:
     refused.set_exception(DeliveryError(None, None))
     with pytest.raises(DeliveryError):
         await confirms.wait(refused)
-    assert confirms.heard_lately
+    assert confirms.answered_lately
 
 
 async def test_one_that_confirms_all_but_this_message_is_not_waited_for_for_ever() -> None:
-    confirms = Confirms(Patience(silence=60.0, second_look=1.0, at_most=0.05))
+    confirms = Confirms(ConfirmTimeouts(silence=60.0, grace=1.0, total=0.05))
     with pytest.raises(TimeoutError):
         await confirms.wait(confirm())
 
 
 async def test_a_process_that_got_no_time_looks_once_more() -> None:
     """What the broker has said is heard in the turn after the one in which the timer fires."""
-    confirms, late = Confirms(Patience(silence=0.0, second_look=60.0, at_most=60.0)), confirm()
+    confirms, late = Confirms(ConfirmTimeouts(silence=0.0, grace=60.0, total=60.0)), confirm()
     waiting = asyncio.create_task(confirms.wait(late))
     for _ in range(3):
         await begun(waiting)

@@ -17,7 +17,7 @@ from shared.backends.embedded.backend import DataDirectoryInUse, open_embedded
 from shared.backends.embedded.database import messages, purge
 from shared.backends.embedded.database.connection import Connection
 from shared.backends.embedded.database.jobs import ROW_LIMIT
-from shared.backends.embedded.queue import AT_HAND
+from shared.backends.embedded.queue import RECENT
 from shared.errors import BackendUnavailable
 from shared.job import JobStatus
 from shared.ports import Backend, Claim, JobFilter, Message, NotClaimed
@@ -241,7 +241,7 @@ async def test_a_workers_requests_end_when_it_leaves() -> None:
 
 
 async def test_more_waits_than_is_kept_at_hand(tmp_path: Path) -> None:
-    jobs = [new_job() for _ in range(AT_HAND + 20)]
+    jobs = [new_job() for _ in range(RECENT + 20)]
     async with open_embedded(tmp_path) as backend:
         for job in jobs:
             await backend.queue.publish(message_for(job, job.id.encode()))
@@ -261,7 +261,7 @@ async def test_a_consumer_outlasts_a_database_that_is_away(monkeypatch: pytest.M
     read = messages.read
     monkeypatch.setattr(messages, "read", away)
     monkeypatch.setattr(embedded_consumer, "TRY_AGAIN", 0.01)
-    jobs = [new_job() for _ in range(AT_HAND + 2)]
+    jobs = [new_job() for _ in range(RECENT + 2)]
     async with open_embedded(None) as backend:
         await publish(backend, *jobs)
         async with consume(backend, prefetch=len(jobs)) as consumer:

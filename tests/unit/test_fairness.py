@@ -36,7 +36,7 @@ class Queue:
         while self.messages[0] in self.over:
             del self.messages[0]
         carrier = self.messages[0]
-        chosen = self.line.turn(carrier, self.served.pop(carrier, None))
+        chosen = self.line.next_job(carrier, self.served.pop(carrier, None))
         if chosen != carrier:
             self.served[carrier] = chosen
         return chosen
@@ -47,7 +47,7 @@ class Queue:
         return job_id
 
     def end(self, job_id: str, tokens: int | None = None) -> None:
-        self.line.leave(job_id, tokens)
+        self.line.remove(job_id, tokens)
         self.over.add(job_id)
 
 
@@ -129,17 +129,17 @@ def test_what_a_delivery_carries_is_named_until_it_is_told_as_served() -> None:
     queue.submit("a", tokens=1000)
     carrier, late = queue.submit("a"), queue.submit("b")
     queue.end(queue.next())
-    assert queue.line.turn(carrier) == late
-    assert queue.line.turn(carrier) == late, "a worker died"
-    assert queue.line.turn(carrier, "another") == late
-    assert queue.line.turn(carrier, late) == carrier
+    assert queue.line.next_job(carrier) == late
+    assert queue.line.next_job(carrier) == late, "a worker died"
+    assert queue.line.next_job(carrier, "another") == late
+    assert queue.line.next_job(carrier, late) == carrier
 
 
 def test_a_job_that_failed_waits_out_of_line_until_it_is_due() -> None:
     queue = Queue()
     failed, *_ = [queue.submit("b"), *(queue.submit("a") for _ in range(9))]
     assert queue.next() == failed
-    queue.line.hand_back(failed, due=10.0)
+    queue.line.requeue(failed, due=10.0)
     queue.messages.remove(failed)
     assert "b" not in {queue.tenant_of[queue.run()] for _ in range(3)}
     queue.clock.now = 10.0
@@ -191,7 +191,7 @@ def test_positions_are_the_order_of_running_where_jobs_are_alike(submits: list[t
     queue = Queue()
     for tenant, tokens in submits:
         queue.submit(tenant, tokens)
-    told = {job_id: queue.line.ahead(job_id) for job_id in queue.tenant_of}
+    told = {job_id: queue.line.position(job_id) for job_id in queue.tenant_of}
     for rank in range(len(submits)):
         expected = told[queue.run()]
         assert expected is not None

@@ -38,7 +38,7 @@ def test_who_comes_back_when_told_gets_in(used: float, limit: int, more: int) ->
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["take", "settle", "give_back"]),
+        st.sampled_from(["take", "charge", "refund"]),
         st.integers(0, 8),
         st.integers(0, 600),
         st.floats(0, 5),
@@ -59,12 +59,12 @@ def test_no_more_is_admitted_than_the_limits_allow(script: list[tuple[str, int, 
             if verdict.refused is None and not known:
                 admitted["tokens"] += tokens
                 admitted["requests"] += 1
-        elif action == "settle":
-            count.settle(LIMITS, str(job), None, now)
+        elif action == "charge":
+            count.charge(LIMITS, str(job), None, now)
         elif str(job) in count.jobs:
             admitted["tokens"] -= count.jobs[str(job)].tokens
             admitted["requests"] -= 1
-            count.give_back(LIMITS, str(job), now)
+            count.refund(LIMITS, str(job), now)
         elapsed = (now - 1000.0) / WINDOW
         assert admitted["requests"] <= 60 * (1 + elapsed) + 0.01
         assert admitted["tokens"] <= 1000 * (1 + elapsed) + 0.01
@@ -75,7 +75,7 @@ def test_a_clock_that_is_set_back_gives_nothing_away() -> None:
     count = Count()
     for number in range(60):
         count.take(LIMITS, f"{number}", 0, HOUR, 1000.0)
-        count.settle(LIMITS, f"{number}", None, 1000.0)
+        count.charge(LIMITS, f"{number}", None, 1000.0)
     assert count.take(LIMITS, "x", 0, HOUR, 500.0).refused == "requests"
     assert count.take(LIMITS, "x", 0, HOUR, 1000.0).refused == "requests"
 
@@ -84,7 +84,7 @@ def test_a_count_that_says_nothing_may_be_forgotten() -> None:
     count = Count()
     count.take(LIMITS, "job", 10, HOUR, 0.0)
     assert not count.idle(LIMITS, 1.0)
-    count.settle(LIMITS, "job", 0, 1.0)
+    count.charge(LIMITS, "job", 0, 1.0)
     assert count.idle(LIMITS, 2.0)
 
 

@@ -30,7 +30,7 @@ class EntryStore(Protocol):
 
     def take(self, key: Key) -> Entry | None: ...
 
-    def place(self, entry: Entry) -> None: ...
+    def enqueue(self, entry: Entry) -> None: ...
 
     async def message(self, entry: Entry) -> Message | None: ...
 
@@ -58,22 +58,22 @@ class EmbeddedConsumer:
             try:
                 message = await self._queue.message(entry)
             except BackendUnavailable as error:
-                if self.let_go(entry):
-                    self._queue.place(entry)
+                if self.release(entry):
+                    self._queue.enqueue(entry)
                 if self._queue.closed:
                     raise
                 log.warning("delivery.not_read", error=str(error), next=f"trying again in {TRY_AGAIN:.0f} s")
                 await asyncio.sleep(TRY_AGAIN)
                 continue
             except BaseException:
-                if self.let_go(entry):
-                    self._queue.place(entry)
+                if self.release(entry):
+                    self._queue.enqueue(entry)
                 raise
             if message is not None:
                 return EmbeddedDelivery(self._queue, self, entry, message=message)
-            self.let_go(entry)  # An ack that was given up for lost has taken place after all.
+            self.release(entry)  # An ack that was given up for lost has taken place after all.
 
-    def look_again(self) -> None:
+    def choose_again(self) -> None:
         self.wake()
 
     async def pause(self, queues: Collection[QueueName] | None = None) -> None:
@@ -93,8 +93,8 @@ class EmbeddedConsumer:
     def _take(self, choose: Choose | None) -> Entry | None:
         if self._queue.closed or self._left:
             raise BrokerUnavailable("The queue is closed.")
-        while at_hand := self._at_hand():
-            key = next(iter(at_hand)) if choose is None else choose(at_hand)
+        while available := self._available():
+            key = next(iter(available)) if choose is None else choose(available)
             if choose is not None and key is None:
                 return None
             if (entry := self._queue.take(key)) is not None:
@@ -102,7 +102,7 @@ class EmbeddedConsumer:
                 return entry
         return None
 
-    def _at_hand(self) -> dict[Any, int]:
+    def _available(self) -> dict[Any, int]:
         """How many of each line this consumer may take."""
         open_keys = (key for key in self.keys if key not in self._paused)
         counts = ((key, (waiting := self._queue.waiting(key)) and min(waiting, self._room(key))) for key in open_keys)
@@ -114,17 +114,17 @@ class EmbeddedConsumer:
     def wake(self) -> None:
         self._changed.set()
 
-    def let_go(self, entry: Entry) -> bool:
+    def release(self, entry: Entry) -> bool:
         """Whether it was still in this consumer's hands."""
         self._changed.set()
         return self._held.pop(entry.seq, None) is not None
 
-    def give_back(self) -> None:
+    def release_all(self) -> None:
         self._left = True
         held, self._held = self._held, {}
         for entry in held.values():
             entry.redelivered = True
-            self._queue.place(entry)
+            self._queue.enqueue(entry)
         self.wake()
 
 
@@ -145,15 +145,15 @@ class EmbeddedDelivery:
     def redelivered(self) -> bool:
         return self._entry.redelivered
 
-    async def wait_on(self, served: str) -> None:
+    async def deliver_again(self, served: str) -> None:
         """It stands in its line by its age, so it comes first again."""
         self._entry.served = served
         await self.retry()
 
     async def ack(self) -> None:
-        if self._consumer.let_go(self._entry):
+        if self._consumer.release(self._entry):
             await self._queue.forget(self._entry)
 
     async def retry(self, after: float = 0.0) -> None:
-        if self._consumer.let_go(self._entry):
+        if self._consumer.release(self._entry):
             await self._queue.postpone(self._entry, after)

@@ -30,7 +30,7 @@ class Entry:
         self.timer = timer
 
 
-class Line:
+class WaitingEntries:
     """The entries of one queue that wait, oldest first, and how many publishes are on their way to it."""
 
     def __init__(self) -> None:

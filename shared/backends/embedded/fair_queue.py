@@ -12,34 +12,34 @@ from shared.fairness import Entry, FairQueue
 from shared.job import Job, QueueName, Tier
 
 
-class EmbeddedLines:
+class EmbeddedFairQueues:
     def __init__(self) -> None:
-        self._lines: defaultdict[QueueName, FairQueue] = defaultdict(FairQueue)
+        self._queues: defaultdict[QueueName, FairQueue] = defaultdict(FairQueue)
         self._queue_of: dict[str, QueueName] = {}
 
     def load(self, found: Iterable[tuple[str, QueueName, Entry]]) -> None:
         """What an earlier process left; of what it ran nobody is alive, so that waits, too."""
         for job_id, queue, entry in found:
             self._queue_of[job_id] = queue
-            self._lines[queue].add(job_id, entry)
+            self._queues[queue].add(job_id, entry)
 
     def of(self, queue: QueueName) -> FairQueue:
-        return self._lines[queue]
+        return self._queues[queue]
 
     def add(self, job: Job) -> None:
         self.load([(job.id, job.queue, Entry(job.tenant, job.tokens, job.weight))])
 
     def start(self, job_id: str) -> None:
         if (queue := self._queue_of.get(job_id)) is not None:
-            self._lines[queue].start(job_id)
+            self._queues[queue].start(job_id)
 
-    def hand_back(self, job_id: str, due: float) -> None:
+    def requeue(self, job_id: str, due: float) -> None:
         if (queue := self._queue_of.get(job_id)) is not None:
-            self._lines[queue].hand_back(job_id, due)
+            self._queues[queue].requeue(job_id, due)
 
-    def leave(self, job_id: str, tokens: int | None = None) -> None:
+    def remove(self, job_id: str, tokens: int | None = None) -> None:
         if (queue := self._queue_of.pop(job_id, None)) is not None:
-            self._lines[queue].leave(job_id, tokens)
+            self._queues[queue].remove(job_id, tokens)
 
 
 def load_open(db: Connection) -> list[tuple[str, QueueName, Entry]]:

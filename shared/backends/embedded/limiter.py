@@ -24,17 +24,17 @@ class EmbeddedLimiter:
         take = count.take_line if lines else count.take
         return take(limits, job_id, tokens, until, time.time())
 
-    def settle(self, key: str, job_id: str, *, used: int | None) -> asyncio.Future[None]:
+    def charge(self, key: str, job_id: str, *, used: int | None) -> asyncio.Future[None]:
         key, _ = of_lines(key)
         if key in self._counts:
             limits, count = self._counts[key]
-            count.settle(limits, job_id, used, time.time())
+            count.charge(limits, job_id, used, time.time())
         return done()
 
-    def give_back(self, key: str, job_id: str) -> asyncio.Future[None]:
+    def refund(self, key: str, job_id: str) -> asyncio.Future[None]:
         if key in self._counts:
             limits, count = self._counts[key]
-            count.give_back(limits, job_id, time.time())
+            count.refund(limits, job_id, time.time())
         return done()
 
     async def open_jobs(self, key: str, limit: int, *, skip: int = 0) -> Sequence[str]:

@@ -22,7 +22,7 @@ class EmbeddedLog:
     def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
         return self._database.run(
             lambda db: jobs.append(db, job_id, attempt, offset, frames, time.time()),
-            after=partial(tell_extended, self._hub, job_id),
+            after=partial(notify_extended, self._hub, job_id),
         )
 
     async def reserve(self, job_id: str, attempt: int, size: int) -> None:
@@ -45,11 +45,11 @@ class EmbeddedLog:
         return await self._database.run(lambda db: views.snapshot(db, job_id, offset, limit=limit, now=time.time()))
 
 
-def tell_extended(hub: FollowerHub, job_id: str, extended: jobs.Extended | None) -> None:
+def notify_extended(hub: FollowerHub, job_id: str, extended: jobs.Extended | None) -> None:
     if extended is not None:
         hub.deliver(job_id, extended.offset, extended.data)
 
 
-def tell_ended(hub: FollowerHub, job_id: str, ended: jobs.Ended) -> None:
-    tell_extended(hub, job_id, ended.extended)
+def notify_ended(hub: FollowerHub, job_id: str, ended: jobs.Ended) -> None:
+    notify_extended(hub, job_id, ended.extended)
     hub.end(job_id, ended.size, ended.ending)

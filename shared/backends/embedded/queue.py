@@ -20,15 +20,15 @@ import structlog
 from shared.backends.embedded.consumer import EmbeddedConsumer
 from shared.backends.embedded.database import messages
 from shared.backends.embedded.database.connection import Connection, Database
-from shared.backends.embedded.entries import Entry, Key, Line
+from shared.backends.embedded.entries import Entry, Key, WaitingEntries
 from shared.errors import QueueFull
 from shared.job import QueueName
 from shared.ports import Consumer, Fate, Message, Undecodable
 
-AT_HAND = 64
+RECENT = 64
 """Messages just published that are kept in memory, so that a waiting consumer need not read them back."""
 
-BURY_RETRY_AFTER = 5.0
+DEAD_LETTER_RETRY_AFTER = 5.0
 DEAD_LETTERS_PREFETCH = 16
 
 log = structlog.get_logger(__name__)
@@ -39,25 +39,25 @@ class EmbeddedQueue:
         self._database = database
         self._queue_limit = queue_limit
         self._loop = asyncio.get_running_loop()
-        self._lines: defaultdict[Key, Line] = defaultdict(Line)
+        self._waiting: defaultdict[Key, WaitingEntries] = defaultdict(WaitingEntries)
         self._consumers: set[EmbeddedConsumer] = set()
-        self._at_hand: OrderedDict[int, Message] = OrderedDict()
+        self._recent: OrderedDict[int, Message] = OrderedDict()
         self._closed = False
 
     async def load(self) -> None:
         """What an earlier process left."""
         for stored in await self._database.run(messages.load_all):
-            self.place(Entry(*stored))
+            self.enqueue(Entry(*stored))
 
     async def publish(self, message: Message) -> None:
-        line = self._lines[message.job.queue]
-        if len(line) + line.arriving >= self._queue_limit:
+        entries = self._waiting[message.job.queue]
+        if len(entries) + entries.arriving >= self._queue_limit:
             raise QueueFull(f"The queue for model '{message.job.model}' is full.")
-        line.arriving += 1
+        entries.arriving += 1
         added = self._database.run(
             lambda db: messages.add(db, message), after=partial(self._published, message), durable=True
         )
-        added.add_done_callback(lambda _: self._arrived(line))
+        added.add_done_callback(lambda _: self._arrived(entries))
         await asyncio.shield(added)
 
     @asynccontextmanager
@@ -77,13 +77,13 @@ class EmbeddedQueue:
         return ()
 
     def waiting(self, key: Key) -> int:
-        return len(self._lines[key]) if key in self._lines else 0
+        return len(self._waiting[key]) if key in self._waiting else 0
 
     def close(self) -> None:
         """Stop all timers; whoever waits for a delivery gets BackendUnavailable."""
         self._closed = True
-        for line in self._lines.values():
-            while (entry := line.take()) is not None:
+        for entries in self._waiting.values():
+            while (entry := entries.take()) is not None:
                 entry.set_timer(None)
         for consumer in self._consumers:
             consumer.wake()
@@ -96,47 +96,47 @@ class EmbeddedQueue:
             yield consumer
         finally:
             self._consumers.remove(consumer)
-            consumer.give_back()
+            consumer.release_all()
 
     def _published(self, message: Message, seq: int) -> None:
-        self._at_hand[seq] = message
-        if len(self._at_hand) > AT_HAND:
-            self._at_hand.popitem(last=False)
-        self.place(Entry(seq, message.job.queue, 0.0, message.job.deadline_at, redelivered=False))
+        self._recent[seq] = message
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        self.enqueue(Entry(seq, message.job.queue, 0.0, message.job.deadline_at, redelivered=False))
 
     @staticmethod
-    def _arrived(line: Line) -> None:
-        line.arriving -= 1
+    def _arrived(entries: WaitingEntries) -> None:
+        entries.arriving -= 1
 
     # ── what waits ──
 
-    def place(self, entry: Entry) -> None:
-        """Where an entry that nobody holds belongs now: among the dead, behind a timer, or in its line."""
+    def enqueue(self, entry: Entry) -> None:
+        """Where an entry that nobody holds belongs now: among the dead, behind a timer, or in its entries."""
         now = time.time()
         if self._closed:
             return
         if entry.deadline_at <= now:
-            self._bury(entry)
+            self._make_dead_letter(entry)
         elif entry.visible_at > now:
             self._ring(entry, min(entry.visible_at, entry.deadline_at) - now)
         else:
             if entry.deadline_at < math.inf:
                 self._ring(entry, entry.deadline_at - now)
-            self._lines[entry.key].add(entry)
+            self._waiting[entry.key].add(entry)
             self._wake(entry.key)
 
     def take(self, key: Key) -> Entry | None:
         """The oldest that waits and is still in time; from now on its timer means nothing."""
-        line = self._lines.get(key)
-        while line is not None and (entry := line.take()) is not None:
+        entries = self._waiting.get(key)
+        while entries is not None and (entry := entries.take()) is not None:
             if entry.deadline_at > time.time():
                 entry.set_timer(None)
                 return entry
-            self._bury(entry)
+            self._make_dead_letter(entry)
         return None
 
     async def message(self, entry: Entry) -> Message | None:
-        message = self._at_hand.pop(entry.seq, None)
+        message = self._recent.pop(entry.seq, None)
         return message or await self._database.run(lambda db: messages.read(db, entry.seq))
 
     @property
@@ -147,55 +147,57 @@ class EmbeddedQueue:
         entry.set_timer(self._loop.call_later(delay, self._rung, entry))
 
     def _rung(self, entry: Entry) -> None:
-        self._lines[entry.key].remove(entry)
-        self.place(entry)
+        self._waiting[entry.key].remove(entry)
+        self.enqueue(entry)
 
     def _wake(self, key: Key) -> None:
         for consumer in self._consumers:
             if key in consumer.keys:
                 consumer.wake()
 
-    def _bury(self, entry: Entry) -> None:
+    def _make_dead_letter(self, entry: Entry) -> None:
         """Make a dead letter of a message whose deadline has passed."""
         entry.set_timer(None)
-        burial = self._database.run(lambda db: messages.bury(db, entry.seq), after=lambda _: self._buried(entry))
-        burial.add_done_callback(partial(self._bury_again, entry))
+        writing = self._database.run(
+            lambda db: messages.make_dead_letter(db, entry.seq), after=lambda _: self._became_dead_letter(entry)
+        )
+        writing.add_done_callback(partial(self._retry_dead_letter, entry))
 
-    def _bury_again(self, entry: Entry, burial: asyncio.Future[None]) -> None:
-        if (error := burial.exception()) is not None and not self._closed:
+    def _retry_dead_letter(self, entry: Entry, writing: asyncio.Future[None]) -> None:
+        if (error := writing.exception()) is not None and not self._closed:
             log.warning("dead_letter.not_written", error=str(error), next="trying again")
-            self._ring(entry, BURY_RETRY_AFTER)
+            self._ring(entry, DEAD_LETTER_RETRY_AFTER)
 
-    def _buried(self, entry: Entry) -> None:
-        self._at_hand.pop(entry.seq, None)
-        self.place(Entry(entry.seq, None, 0.0, math.inf))
+    def _became_dead_letter(self, entry: Entry) -> None:
+        self._recent.pop(entry.seq, None)
+        self.enqueue(Entry(entry.seq, None, 0.0, math.inf))
 
-    # ── settling ──
+    # ── acks and requeues ──
 
     async def forget(self, entry: Entry) -> None:
-        await self._settle(entry, lambda db: messages.remove(db, entry.seq), lambda: self._drop(entry))
+        await self._commit(entry, lambda db: messages.remove(db, entry.seq), lambda: self._drop(entry))
 
     async def postpone(self, entry: Entry, after: float) -> None:
         if after <= 0:
             entry.redelivered = True
-            self.place(entry)
+            self.enqueue(entry)
             return
         later = Entry(entry.seq, entry.key, time.time() + after, entry.deadline_at)
-        await self._settle(
-            entry, lambda db: messages.postpone(db, entry.seq, later.visible_at), lambda: self.place(later)
+        await self._commit(
+            entry, lambda db: messages.postpone(db, entry.seq, later.visible_at), lambda: self.enqueue(later)
         )
 
-    async def _settle(self, entry: Entry, step: Callable[[Connection], None], then: Callable[[], None]) -> None:
+    async def _commit(self, entry: Entry, step: Callable[[Connection], None], then: Callable[[], None]) -> None:
         """If the step fails the message waits again. Shielded: what was begun is seen through."""
-        settling = self._database.run(step, after=lambda _: then())
-        settling.add_done_callback(partial(self._unsettled, entry))
-        await asyncio.shield(settling)
+        commit = self._database.run(step, after=lambda _: then())
+        commit.add_done_callback(partial(self._enqueue_if_failed, entry))
+        await asyncio.shield(commit)
 
-    def _unsettled(self, entry: Entry, settling: asyncio.Future[Any]) -> None:
-        if settling.exception() is not None:
-            self.place(entry)
+    def _enqueue_if_failed(self, entry: Entry, commit: asyncio.Future[Any]) -> None:
+        if commit.exception() is not None:
+            self.enqueue(entry)
 
     def _drop(self, entry: Entry) -> None:
-        """Also takes it out of its line, where a step that was given up for lost had put it."""
+        """Also takes it out of its entries, where a step that was given up for lost had put it."""
         entry.set_timer(None)
-        self._lines[entry.key].remove(entry)
+        self._waiting[entry.key].remove(entry)

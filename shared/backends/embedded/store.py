@@ -11,9 +11,9 @@ from shared.backends.embedded.database import jobs, views
 from shared.backends.embedded.database import metadata_index as pairs
 from shared.backends.embedded.database.connection import Database
 from shared.backends.embedded.database.purge import Purge
-from shared.backends.embedded.fair_queue import EmbeddedLines, load_open
+from shared.backends.embedded.fair_queue import EmbeddedFairQueues, load_open
 from shared.backends.embedded.limiter import EmbeddedLimiter
-from shared.backends.embedded.log import tell_ended
+from shared.backends.embedded.log import notify_ended
 from shared.backends.embedded.registry import EmbeddedRegistry
 from shared.backends.follower import FollowerHub
 from shared.errors import AttemptsExhausted
@@ -43,13 +43,13 @@ class EmbeddedStore:
         self._registry = registry
         self._purge = purge
         self._limiter = limiter
-        self._lines = EmbeddedLines()
+        self._fair_queues = EmbeddedFairQueues()
         self._fair = fair
         self._tenant_limit = tenant_limit
 
     async def load(self) -> None:
         """What an earlier process left."""
-        self._lines.load(await self._database.run(load_open))
+        self._fair_queues.load(await self._database.run(load_open))
 
     async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
         del followed  # Every follower is in this process and hears of every job anyway.
@@ -64,12 +64,12 @@ class EmbeddedStore:
 
     def _created(self, job: Job, holder: str) -> str:
         if holder == job.id:
-            self._lines.add(job)
+            self._fair_queues.add(job)
         return holder
 
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
         del may_come  # A message without a record is never run: `restore` refuses it.
-        await self._database.run(lambda db: jobs.discard(db, job.id), after=lambda _: self._lines.leave(job.id))
+        await self._database.run(lambda db: jobs.discard(db, job.id), after=lambda _: self._fair_queues.remove(job.id))
 
     async def restore(self, job: Job, *, body: bytes | None) -> bool:
         """Records and messages are in one file: it does not lose the one and keep the other."""
@@ -81,7 +81,7 @@ class EmbeddedStore:
     ) -> Claim | NotClaimed:
         def claimed(outcome: Claim | NotClaimed) -> Claim | NotClaimed:
             if isinstance(outcome, Claim):
-                self._lines.start(job_id)
+                self._fair_queues.start(job_id)
                 self._hub.move(job_id, JobStatus.IN_PROGRESS)
             return outcome
 
@@ -97,7 +97,7 @@ class EmbeddedStore:
 
     async def release(self, job_id: str, attempt: int, *, counted: bool, after: float = 0.0) -> None:
         def released(status: JobStatus) -> None:
-            self._lines.hand_back(job_id, time.time() + after if after > 0 else 0.0)
+            self._fair_queues.requeue(job_id, time.time() + after if after > 0 else 0.0)
             self._hub.move(job_id, status)
 
         await self._database.run(lambda db: jobs.release(db, job_id, attempt, counted, time.time()), after=released)
@@ -105,37 +105,37 @@ class EmbeddedStore:
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
         await self._database.run(
             lambda db: jobs.finish(db, job_id, attempt, offset, ending, time.time()),
-            after=lambda ended: self._tell(job_id, ended),
+            after=lambda ended: self._publish_outcome(job_id, ended),
             durable=True,
         )
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         return await self._database.run(
             lambda db: jobs.end_unclaimed(db, job_id, ending, owner, time.time()),
-            after=lambda ended: self._tell(job_id, ended),
+            after=lambda ended: self._publish_outcome(job_id, ended),
             durable=True,
         )
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
         await self._database.run(
             lambda db: jobs.cancel(db, job_id, ending, self._registry.joined, time.time()),
-            after=lambda outcome: self._tell(job_id, outcome),
+            after=lambda outcome: self._publish_outcome(job_id, outcome),
             durable=True,
         )
 
     async def retry(self, job_id: str, deadline_at: float) -> bool:
         done = await self._database.run(lambda db: jobs.retry(db, job_id, deadline_at, time.time()), durable=True)
         if done and (job := await self.get(job_id)) is not None:
-            self._lines.add(job)
+            self._fair_queues.add(job)
         return done
 
-    async def turn(self, job: Job, *, served: str | None = None, sure: bool = False) -> Job | None:
-        del sure  # It costs nothing to be.
-        line = self._lines.of(job.queue)
-        while self._fair and (chosen := line.turn(job.id, served)) != job.id:
+    async def next_job(self, job: Job, *, served: str | None = None, fresh: bool = False) -> Job | None:
+        del fresh  # It costs nothing to be.
+        fair_queue = self._fair_queues.of(job.queue)
+        while self._fair and (chosen := fair_queue.next_job(job.id, served)) != job.id:
             if (other := await self.get(chosen)) is not None and not other.status.terminal:
                 return other
-            self._lines.leave(chosen)
+            self._fair_queues.remove(chosen)
             served = chosen
         return None
 
@@ -143,14 +143,18 @@ class EmbeddedStore:
         """A message that was published again is in the database, and that is what `orphans` looks for."""
 
     async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
-        line = self._lines.of(queue)
+        fair_queue = self._fair_queues.of(queue)
         return Backlog(
-            line.jobs, line.tokens, len(line.tenants), tenant_jobs=line.jobs_of(tenant), started=line.started
+            fair_queue.jobs,
+            fair_queue.tokens,
+            len(fair_queue.tenants),
+            tenant_jobs=fair_queue.jobs_of(tenant),
+            started=fair_queue.started,
         )
 
     async def queue_state(self, queue: QueueName) -> QueueState:
-        line = self._lines.of(queue)
-        return QueueState(line.running, None if line.oldest is None else born_at(line.oldest))
+        fair_queue = self._fair_queues.of(queue)
+        return QueueState(fair_queue.running, None if fair_queue.oldest is None else born_at(fair_queue.oldest))
 
     async def body(self, job_id: str) -> bytes | None:
         return await self._database.run(lambda db: jobs.body(db, job_id))
@@ -174,8 +178,8 @@ class EmbeddedStore:
 
     async def delete(self, job: Job) -> None:
         def deleted(_: None) -> None:
-            self._lines.leave(job.id)
-            self._settle(job.limit_key, job.id, None)
+            self._fair_queues.remove(job.id)
+            self._charge_limit(job.limit_key, job.id, None)
 
         await self._database.run(lambda db: jobs.delete(db, job.id), after=deleted, durable=True)
 
@@ -183,23 +187,23 @@ class EmbeddedStore:
         return await self._database.run(lambda db: views.knew(db, tenant, job_id))
 
     async def position(self, job: Job) -> int | None:
-        rank = self._lines.of(job.queue).ahead(job.id) if self._fair else None
+        rank = self._fair_queues.of(job.queue).position(job.id) if self._fair else None
         return await self._database.run(lambda db: views.position(db, job)) if rank is None else rank
 
-    def _settle(self, key: str | None, job_id: str, used: int | None) -> None:
+    def _charge_limit(self, key: str | None, job_id: str, used: int | None) -> None:
         if key is not None:
-            self._limiter.settle(key, job_id, used=used)
+            self._limiter.charge(key, job_id, used=used)
 
-    def _tell(self, job_id: str, outcome: jobs.Ended | jobs.Asked | None) -> bool:
+    def _publish_outcome(self, job_id: str, outcome: jobs.Ended | jobs.CancelRequested | None) -> bool:
         """Whether the job has ended by this."""
         match outcome:
             case jobs.Ended():
                 used = tokens_used(outcome.ending.status, outcome.ending.usage, outcome.said)
-                self._settle(outcome.limit_key, job_id, used)
-                self._lines.leave(job_id, (outcome.ending.usage or {}).get("total_tokens"))
-                tell_ended(self._hub, job_id, outcome)
+                self._charge_limit(outcome.limit_key, job_id, used)
+                self._fair_queues.remove(job_id, (outcome.ending.usage or {}).get("total_tokens"))
+                notify_ended(self._hub, job_id, outcome)
                 self._purge.expect(outcome.purge_at)
-            case jobs.Asked(owner):
+            case jobs.CancelRequested(owner):
                 self._registry.ask_to_stop(owner, job_id)
             case None:
                 pass

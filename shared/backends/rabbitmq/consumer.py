@@ -74,25 +74,25 @@ class RabbitDelivery:
     def redelivered(self) -> bool:
         return bool(self._raw.redelivered)
 
-    async def wait_on(self, served: str) -> None:
+    async def deliver_again(self, served: str) -> None:
         self.served = served
         if not self._back(self):
             await self.retry()
 
     async def ack(self) -> None:
-        await self._settle(self._raw.channel.basic_ack(self._tag, wait=False))
+        await self._send(self._raw.channel.basic_ack(self._tag, wait=False))
 
     async def retry(self, after: float = 0.0) -> None:
         if after <= 0:
-            await self._settle(self._raw.channel.basic_nack(self._tag, requeue=True))
+            await self._send(self._raw.channel.basic_nack(self._tag, requeue=True))
             return
         await self._publisher.publish_later(self.message, after)
         await self.ack()
 
-    async def _settle(self, settling: Awaitable[None]) -> None:
+    async def _send(self, sending: Awaitable[None]) -> None:
         try:
             with lost_is_no_cancellation():
-                await settling
+                await sending
         except FAILURES as error:
             log.info("delivery.lost", job=self.message.job.id, error=str(error), next="the broker delivers it again")
 
@@ -109,7 +109,7 @@ def sets(event: asyncio.Event) -> Callable[..., None]:
     return callback
 
 
-class Line:
+class QueueChannel:
     """The deliveries of one queue that nobody has taken yet, oldest first."""
 
     def __init__(
@@ -136,7 +136,7 @@ class Line:
     def take(self) -> RabbitDelivery:
         return self._waiting.popleft()
 
-    def _put_first(self, channel_broken: asyncio.Event, delivery: RabbitDelivery) -> bool:
+    def _requeue_first(self, channel_broken: asyncio.Event, delivery: RabbitDelivery) -> bool:
         """Whether it waits here again: not while nothing is taken, nor where its channel is gone."""
         if self._paused or channel_broken.is_set():
             return False
@@ -212,7 +212,7 @@ class Line:
                 log.warning("rabbitmq.not_resumed", error=sentence(error), next="opening a new channel")
                 self._broken.set()
 
-    async def let_go(self) -> None:
+    async def flush(self) -> None:
         """What was acknowledged is, before the connection closes."""
         if self._frames is None or self._broken.is_set():
             return
@@ -242,7 +242,7 @@ class Line:
         except (KeyError, ValueError, TypeError) as error:
             await self._set_aside(raw, error)
             return
-        delivery = RabbitDelivery(message, raw, self._publisher, back=partial(self._put_first, self._broken))
+        delivery = RabbitDelivery(message, raw, self._publisher, back=partial(self._requeue_first, self._broken))
         if self._paused:
             await delivery.retry()
         else:
@@ -268,10 +268,10 @@ class RabbitConsumer:
         self._link = Link(urls, "ignite consumer")
         self._arrived = asyncio.Event()
         self._by_key = {
-            key: Line(self._link, publisher, declare, number, self._arrived)
+            key: QueueChannel(self._link, publisher, declare, number, self._arrived)
             for (key, declare), number in zip(declares.items(), prefetch, strict=True)
         }
-        self._lines = tuple(self._by_key.values())
+        self._channels = tuple(self._by_key.values())
         self._keepers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> RabbitConsumer:
@@ -284,8 +284,8 @@ class RabbitConsumer:
         if all(opened) and opened[0] is not None:
             await self._link.close()
             raise translated(opened[0]) from opened[0]
-        for line, failure in zip(self._lines, opened, strict=True):
-            keeper = asyncio.create_task(line.keep(opened=failure is None), name="rabbitmq-queue")
+        for channel, failure in zip(self._channels, opened, strict=True):
+            keeper = asyncio.create_task(channel.keep(opened=failure is None), name="rabbitmq-queue")
             # Its death must reach whoever waits for a delivery.
             keeper.add_done_callback(lambda _: self._arrived.set())
             self._keepers.append(keeper)
@@ -293,42 +293,42 @@ class RabbitConsumer:
 
     async def _open_all(self) -> list[BaseException | None]:
         """What went wrong with each."""
-        return await asyncio.gather(*(line.open() for line in self._lines), return_exceptions=True)
+        return await asyncio.gather(*(channel.open() for channel in self._channels), return_exceptions=True)
 
     async def __aexit__(self, *_: object) -> None:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        await asyncio.gather(*(line.let_go() for line in self._lines))
+        await asyncio.gather(*(channel.flush() for channel in self._channels))
         await self._link.close()
 
     async def next(self, choose: Choose | None = None) -> Delivery:
-        while (line := self._chosen(choose)) is None:
+        while (channel := self._chosen(choose)) is None:
             for keeper in self._keepers:
                 if keeper.done():
                     keeper.result()
             self._arrived.clear()
             await self._arrived.wait()
-        return line.take()
+        return channel.take()
 
-    def _chosen(self, choose: Choose | None) -> Line | None:
+    def _chosen(self, choose: Choose | None) -> QueueChannel | None:
         if choose is None:
-            return next((line for line in self._lines if line), None)
-        at_hand = {key: len(line) for key, line in self._by_key.items() if line and key is not None}
-        key = choose(at_hand) if at_hand else None
+            return next((channel for channel in self._channels if channel), None)
+        available = {key: len(channel) for key, channel in self._by_key.items() if channel and key is not None}
+        key = choose(available) if available else None
         return None if key is None else self._by_key[key]
 
-    def look_again(self) -> None:
+    def choose_again(self) -> None:
         self._arrived.set()
 
     async def pause(self, queues: Collection[QueueName] | None = None) -> None:
-        await asyncio.gather(*(line.pause() for line in self._of(queues)))
+        await asyncio.gather(*(channel.pause() for channel in self._of(queues)))
 
     async def resume(self, queues: Collection[QueueName] | None = None) -> None:
-        await asyncio.gather(*(line.resume() for line in self._of(queues)))
+        await asyncio.gather(*(channel.resume() for channel in self._of(queues)))
 
-    def _of(self, queues: Collection[QueueName] | None) -> Sequence[Line]:
-        return self._lines if queues is None else [self._by_key[queue] for queue in queues]
+    def _of(self, queues: Collection[QueueName] | None) -> Sequence[QueueChannel]:
+        return self._channels if queues is None else [self._by_key[queue] for queue in queues]
 
 
 def translated(error: BaseException) -> BaseException:

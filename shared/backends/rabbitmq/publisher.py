@@ -206,7 +206,7 @@ class Publisher:
             with suppress(*FAILURES):
                 if is_blocked(await self._link.connection()):
                     return blocked()
-            if any(confirms.heard_lately for confirms in self._confirms.values()):
+            if any(confirms.answered_lately for confirms in self._confirms.values()):
                 return unavailable(error)
         await self._reset()
         return unavailable(error)

@@ -41,14 +41,14 @@ async def review_on(
         raw = await queue.get(fail=False)
         if raw is None:
             break
-        found = told(raw)
+        found = decode(raw)
         seen.append(found)
-        await carry_out(publisher, raw, found, fate=decide(found))
+        await apply(publisher, raw, found, fate=decide(found))
         await raw.ack()
     return seen
 
 
-async def carry_out(publisher: Publisher, raw: AbstractIncomingMessage, found: Undecodable, fate: Fate) -> None:
+async def apply(publisher: Publisher, raw: AbstractIncomingMessage, found: Undecodable, fate: Fate) -> None:
     match fate:
         case "keep":
             await publisher.send_raw("", copy_of(raw.body, raw.headers, found.id, at=raw.timestamp), UNDECODABLE)
@@ -69,7 +69,7 @@ def copy_of(body: bytes, headers: HeadersType, message_id: str, at: object = Non
     )
 
 
-def told(raw: AbstractIncomingMessage) -> Undecodable:
+def decode(raw: AbstractIncomingMessage) -> Undecodable:
     return Undecodable(
         id=raw.message_id or "",
         queue=str(raw.headers.get(FROM, "")),

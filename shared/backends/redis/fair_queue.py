@@ -62,12 +62,12 @@ class RedisFairQueue:
         step = lua_steps.fair_queue_remove(self._keys(queue), job_id=job_id, used_tokens=tokens)
         self._redis.step(step, batchable=True).add_done_callback(run_and_discard)
 
-    async def next_job(self, job: Job, served: str | None, *, sure: bool) -> str:
+    async def next_job(self, job: Job, served: str | None, *, fresh: bool) -> str:
         """The id of the job to start under the delivery of `job`. Costs nothing while no other tenant is known to wait,
-        unless it must be `sure`.
+        unless it must be `fresh`.
         """
         queue = str(job.queue)
-        if not (sure or served or self._others_wait(queue, job.tenant)):
+        if not (fresh or served or self._others_wait(queue, job.tenant)):
             return job.id
         step = lua_steps.fair_queue_next(self._keys(queue), job_id=job.id, served=served, at=time.time())
         chosen, tenants = await self._redis.step(step)
@@ -95,7 +95,7 @@ class RedisFairQueue:
 
     def _keys(self, queue: str) -> Sequence[str]:
         """On one server the step needs only the prefix of the names."""
-        return keys.all_of_line(queue) if self._redis.spread else [keys.line(queue)]
+        return keys.fair_queue_keys(queue) if self._redis.spread else [keys.fair_queue(queue)]
 
     def _others_wait(self, queue: str, tenant: str) -> bool:
         """Whether other tenants may have waiting jobs; true where nothing is known."""

@@ -25,20 +25,20 @@ def of_job(job_id: str) -> tuple[str, str, str]:
     return job(job_id), log(job_id), body(job_id)
 
 
-def line(queue: str) -> str:
+def fair_queue(queue: str) -> str:
     """What the names of a queue's line begin with; the Lua steps add to it. A cluster keeps them on one node."""
     return f"ignite:{{{queue}}}:line"
 
 
-def all_of_line(queue: str) -> Sequence[str]:
+def fair_queue_keys(queue: str) -> Sequence[str]:
     """How the names begin, and all of them: a cluster that is moving the line must know what a step will touch."""
-    begin = line(queue)
+    begin = fair_queue(queue)
     return [begin, *(f"{begin}:{part}" for part in ("open", "jobs", "lines", "tags", "debts", "later", "state"))]
 
 
 def open_jobs(queue: str) -> str:
     """The jobs of a queue that are not over: those that wait by age, and far behind them those that run."""
-    return f"{line(queue)}:open"
+    return f"{fair_queue(queue)}:open"
 
 
 def jobs_of(tenant: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
-from shared.limits import FOR_LINES, Limits, LimitUsage, Verdict, of_lines
+from shared.limits import BATCH_SHARE, Limits, LimitUsage, Verdict, of_lines
 
 
 class RedisLimiter:
@@ -19,15 +19,15 @@ class RedisLimiter:
         _, lines = of_lines(key)
         refused, requests, used, open_jobs = await self._redis.step(
             lua_steps.limit_take(
-                key, limits, job_id=job_id, tokens=tokens, until=until, batch_share=FOR_LINES if lines else None
+                key, limits, job_id=job_id, tokens=tokens, until=until, batch_share=BATCH_SHARE if lines else None
             )
         )
         return Verdict(LimitUsage(float(requests), float(used), open_jobs), refused.decode() or None)
 
-    def settle(self, key: str, job_id: str, *, used: int | None) -> asyncio.Future[Any]:
+    def charge(self, key: str, job_id: str, *, used: int | None) -> asyncio.Future[Any]:
         return self._redis.step(lua_steps.limit_charge(key, job_id=job_id, used=used))
 
-    def give_back(self, key: str, job_id: str) -> asyncio.Future[Any]:
+    def refund(self, key: str, job_id: str) -> asyncio.Future[Any]:
         return self._redis.step(lua_steps.limit_charge(key, job_id=job_id, used=0, refunded=True))
 
     async def open_jobs(self, key: str, limit: int, *, skip: int = 0) -> Sequence[str]:

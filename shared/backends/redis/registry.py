@@ -58,11 +58,11 @@ class RedisRegistry:
         requests: asyncio.Queue[str] = asyncio.Queue()
         channel = keys.worker_channel(worker.id)
         subscription = self._server.subscription(channel, lambda raw: requests.put_nowait(raw.decode()), nothing)
-        async with listening(subscription) as ear:
+        async with listening(subscription) as control:
             await self._announce(worker)
             member = RedisMembership(worker, running)
             heart = asyncio.create_task(self._beat(member), name="registry-heartbeat")
-            member.cancels = heard(requests, (heart, ear.task))
+            member.cancels = stop_requests(requests, (heart, control.task))
             try:
                 yield member
             finally:
@@ -111,11 +111,11 @@ class RedisRegistry:
             return []
         ids = [raw.decode() for raw in found]
         # A record outlives a worker that was killed; its subscription does not.
-        records, heard = await asyncio.gather(
+        records, subscribed = await asyncio.gather(
             self._redis.values([keys.worker(each) for each in ids]),
             subscribed_each(self._redis, [keys.worker_channel(each) for each in ids]),
         )
-        there = [raw for raw, hears in zip(records, heard, strict=True) if raw and hears]
+        there = [raw for raw, is_alive in zip(records, subscribed, strict=True) if raw and is_alive]
         return [decode_worker(orjson.loads(raw)) for raw in there]
 
     async def models(self) -> Sequence[ModelInfo]:
@@ -128,7 +128,7 @@ def nothing() -> None:
     """A control channel that broke off needs no repair: log and lease refuse a cancelled job as well."""
 
 
-async def heard(requests: asyncio.Queue[str], watched: Sequence[asyncio.Task[None]]) -> AsyncIterator[str]:
+async def stop_requests(requests: asyncio.Queue[str], watched: Sequence[asyncio.Task[None]]) -> AsyncIterator[str]:
     """Requests as they come; raises what a watched task died of, so that nobody waits on a dead ear."""
     while True:
         getting = asyncio.ensure_future(requests.get())

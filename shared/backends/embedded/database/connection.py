@@ -70,7 +70,7 @@ class Work:
         self.result: Any = None
         self.error: Exception | None = None
 
-    def settle(self) -> None:
+    def resolve(self) -> None:
         if self.error is not None:
             self.fail(self.error)
             return
@@ -297,7 +297,7 @@ class Database:
         if self._watchdog is not None:
             self._watchdog.cancel()
         for work in batch:
-            work.settle()
+            work.resolve()
         if self._waiting:
             self._send()
         else:
@@ -337,32 +337,32 @@ class Database:
             if writer is not None:
                 self._serve_with(writer)
         finally:
-            self._tell(self._thread_ended)
+            self._call_in_loop(self._thread_ended)
 
     def _open_writer(self, prepare: Callable[[Connection], None], opened: asyncio.Future[None]) -> Writer | None:
         try:
             writer = Writer(self._path)
             writer.prepare(prepare)
         except Exception as error:
-            self._tell(tell_opened, opened, error)
+            self._call_in_loop(report_opened, opened, error)
             return None
-        self._tell(tell_opened, opened, None)
+        self._call_in_loop(report_opened, opened, None)
         return writer
 
     def _serve_with(self, writer: Writer) -> None:
         try:
             for batch in iter(self._inbox.get, None):
                 writer.transact(batch)
-                self._tell(self._committed, batch)
+                self._call_in_loop(self._committed, batch)
         finally:
             writer.close()
 
-    def _tell(self, callback: Callable[..., object], *args: Any) -> None:
+    def _call_in_loop(self, callback: Callable[..., object], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # The loop is closed: nobody is left to be told.
             self._loop.call_soon_threadsafe(callback, *args)
 
 
-def tell_opened(opened: asyncio.Future[None], error: Exception | None) -> None:
+def report_opened(opened: asyncio.Future[None], error: Exception | None) -> None:
     if opened.done():
         return
     if error is not None:

@@ -70,7 +70,7 @@ class Ended(NamedTuple):
     said: int
 
 
-class Asked(NamedTuple):
+class CancelRequested(NamedTuple):
     """A running job was marked for cancellation: tell its owner."""
 
     owner: str
@@ -261,14 +261,14 @@ def end_unclaimed(db: Connection, job_id: str, ending: Ending, owner: str | None
 
 def cancel(
     db: Connection, job_id: str, ending: Ending, alive: Callable[[str], bool], now: float
-) -> Ended | Asked | None:
+) -> Ended | CancelRequested | None:
     row = find(db, job_id, now)
     if row is None or row.status not in sources(JobEvent.CANCEL):
         return None
     if row.owner is None or not alive(row.owner):
         return end(db, row, row.size, ending, now)
     db.execute("UPDATE jobs SET cancelling = 1 WHERE key = ?", (row.key,))
-    return Asked(row.owner)
+    return CancelRequested(row.owner)
 
 
 def running(db: Connection, job_id: str, attempt: int, now: float) -> Row:
@@ -313,8 +313,10 @@ def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> En
     )
     if row.webhook_url is not None:
         outbox.note_ending(db, row.id)
-    told = Ending(status, b"", ending.result if row.mode == "unary" else None, usage=ending.usage, error=ending.error)
-    return Ended(extended, size, told, expires_at, row.limit_key, said)
+    notified = Ending(
+        status, b"", ending.result if row.mode == "unary" else None, usage=ending.usage, error=ending.error
+    )
+    return Ended(extended, size, notified, expires_at, row.limit_key, said)
 
 
 # ── removal ──

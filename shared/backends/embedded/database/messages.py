@@ -54,7 +54,7 @@ def postpone(db: Connection, seq: int, visible_at: float) -> None:
     db.execute("UPDATE messages SET visible_at = ? WHERE seq = ?", (visible_at, seq))
 
 
-def bury(db: Connection, seq: int) -> None:
+def make_dead_letter(db: Connection, seq: int) -> None:
     db.execute("UPDATE messages SET dead = 1, visible_at = 0 WHERE seq = ?", (seq,))
 
 

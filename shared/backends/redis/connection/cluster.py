@@ -300,7 +300,7 @@ class ClusterPipeline(Pipeline):
         counts = await self._everyone("PUBSUB", "NUMSUB", *channels, read=subscribers)
         return sum(1 if isinstance(count, BaseException) else count for count in counts)
 
-    async def heard(self, channels: Sequence[str]) -> Sequence[bool]:
+    async def have_subscribers(self, channels: Sequence[str]) -> Sequence[bool]:
         """Somebody may be listening at a node that does not answer."""
         nodes = await self._everyone("PUBSUB", "NUMSUB", *channels, read=subscribed)
         told = [node for node in nodes if not isinstance(node, BaseException)]
@@ -308,11 +308,11 @@ class ClusterPipeline(Pipeline):
             return [True] * len(channels)
         return [any(each) for each in zip(*told, strict=True)]
 
-    async def tell(self, channel: str, message: str) -> int:
+    async def publish(self, channel: str, message: str) -> int:
         await self.command("PUBLISH", channel, message)
         return await self.count_subscribers(channel)
 
-    async def settled_for(self) -> float:
+    async def stable_for(self) -> float:
         """Whoever was connected to a node that has left, or was started again, has yet to come back."""
         uptimes = await self._everyone("INFO", "server", read=uptime)
         known = [each for each in uptimes if not isinstance(each, BaseException)]

@@ -307,15 +307,15 @@ class Pipeline(ABC):
         """How many subscriptions to these channels there are, or may be."""
 
     @abstractmethod
-    async def heard(self, channels: Sequence[str]) -> Sequence[bool]:
+    async def have_subscribers(self, channels: Sequence[str]) -> Sequence[bool]:
         """Whether each of these channels has a subscription, or may have one."""
 
     @abstractmethod
-    async def tell(self, channel: str, message: str) -> int:
+    async def publish(self, channel: str, message: str) -> int:
         """How many heard it, or may have."""
 
     @abstractmethod
-    async def settled_for(self) -> float:
+    async def stable_for(self) -> float:
         """Seconds since which whoever was connected to Redis has had no reason to lose that connection."""
 
 
@@ -339,13 +339,13 @@ class ServerPipeline(Gathering, Pipeline):
     async def count_subscribers(self, *channels: str) -> int:
         return subscribers(await self.command("PUBSUB", "NUMSUB", *channels))
 
-    async def heard(self, channels: Sequence[str]) -> Sequence[bool]:
+    async def have_subscribers(self, channels: Sequence[str]) -> Sequence[bool]:
         return subscribed(await self.command("PUBSUB", "NUMSUB", *channels))
 
-    async def tell(self, channel: str, message: str) -> int:
+    async def publish(self, channel: str, message: str) -> int:
         return await self.command("PUBLISH", channel, message)
 
-    async def settled_for(self) -> float:
+    async def stable_for(self) -> float:
         return uptime(await self.command("INFO", "server"))
 
 

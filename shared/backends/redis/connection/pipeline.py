@@ -74,7 +74,7 @@ class Gathering:
         """Sends the gathered commands without waiting for more."""
         self._flushing = True
         if self._gathering is not None:
-            settle(self._gathering)
+            set_done(self._gathering)
 
     async def close(self) -> None:
         self.flush()
@@ -99,7 +99,7 @@ class Gathering:
         if loop.time() - self._sent_at >= GATHER:
             return
         self._gathering = loop.create_future()
-        timer = loop.call_later(GATHER, settle, self._gathering)
+        timer = loop.call_later(GATHER, set_done, self._gathering)
         try:
             await self._gathering
         finally:
@@ -129,7 +129,7 @@ class Gathering:
         return overdue
 
 
-def settle(future: asyncio.Future[None]) -> None:
+def set_done(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
 

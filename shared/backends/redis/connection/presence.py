@@ -12,12 +12,12 @@ RETURNS_WITHIN = 3
 
 async def any_subscribed(redis: Pipeline, *channels: str) -> bool:
     """Whether one of the channels has a subscriber, or may get one back, because Redis was restarted just now."""
-    return await redis.count_subscribers(*channels) > 0 or await redis.settled_for() < RETURNS_WITHIN
+    return await redis.count_subscribers(*channels) > 0 or await redis.stable_for() < RETURNS_WITHIN
 
 
 async def subscribed_each(redis: Pipeline, channels: Sequence[str]) -> Sequence[bool]:
     """Returns the same for each channel."""
-    heard = await redis.heard(channels)
-    if all(heard) or await redis.settled_for() >= RETURNS_WITHIN:
-        return heard
+    subscribed = await redis.have_subscribers(channels)
+    if all(subscribed) or await redis.stable_for() >= RETURNS_WITHIN:
+        return subscribed
     return [True] * len(channels)

@@ -41,7 +41,7 @@ class Subscription:
         self._receive = receive
         self._broken = broken
         self._ping_after = ping_after
-        self._heard = 0
+        self._received = 0
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -102,7 +102,7 @@ class Subscription:
         """What has come together is handed on together, in one turn of the loop."""
         while True:
             message = await self._wire.receive()
-            self._heard += 1
+            self._received += 1
             if isinstance(message, Exception):
                 raise message
             if message[0] == b"message":
@@ -113,12 +113,12 @@ class Subscription:
         timer.
         """
         while True:
-            heard = self._heard
+            received = self._received
             await asyncio.sleep(self._ping_after)
-            if heard == self._heard:
+            if received == self._received:
                 await self._wire.send(("PING",))
                 await asyncio.sleep(self._ping_after)
-                if heard == self._heard:
+                if received == self._received:
                     raise TimeoutError("no answer to a ping")
 
     async def _resubscribe(self) -> None:

@@ -43,7 +43,7 @@ class Appends:
         step = self._open.get(server)
         if step is None or not step.open or len(step) >= MOST:
             step = self._open[server] = AppendStep(self._redis)
-            server.later(step.command, step.settle, batchable=batchable).add_done_callback(step.failed)
+            server.later(step.command, step.resolve_all, batchable=batchable).add_done_callback(step.failed)
         elif not batchable:
             server.flush()
         return step.add(job_id, attempt, offset, frames)
@@ -76,12 +76,12 @@ class AppendStep:
         arguments = chain.from_iterable(append.arguments for append in self._appends)
         return LuaStep("append", names, tuple(arguments)).command
 
-    def settle(self, answers: Sequence[Any]) -> None:
+    def resolve_all(self, answers: Sequence[Any]) -> None:
         """Each append has an answer of its own: 1, or a refusal."""
         for append, answer in zip(self._appends, answers, strict=True):
             if answer != 1 and answer[0] == ELSEWHERE:
-                alone = self._redis.step(lua_steps.append(append.job_id, append.arguments), read=only)
-                alone.add_done_callback(partial(pass_on, append.future))
+                alone = self._redis.step(lua_steps.append(append.job_id, append.arguments), read=raise_single_refusal)
+                alone.add_done_callback(partial(copy_outcome, append.future))
             else:
                 resolve(append.future, answer)
 
@@ -90,7 +90,7 @@ class AppendStep:
         self.open = False
         if step.cancelled() or step.exception() is not None:
             for append in self._appends:
-                pass_on(append.future, step)
+                copy_outcome(append.future, step)
 
 
 def resolve(future: asyncio.Future[None], answer: Any) -> None:
@@ -104,13 +104,13 @@ def resolve(future: asyncio.Future[None], answer: Any) -> None:
         future.set_exception(refusal)
 
 
-def only(answers: Sequence[Any]) -> None:
+def raise_single_refusal(answers: Sequence[Any]) -> None:
     """Of a step that was one append: it raises why it was refused."""
     if answers[0] != 1:
         raise_if_refused(answers[0])
 
 
-def pass_on(future: asyncio.Future[None], done: asyncio.Future[Any]) -> None:
+def copy_outcome(future: asyncio.Future[None], done: asyncio.Future[Any]) -> None:
     """A done callback that copies the outcome of `done` to `future`."""
     if future.done():
         return

@@ -96,7 +96,7 @@ async def open_ids(redis: Pipeline, tenant: str, model: str | None) -> Sequence[
         queues = [raw.decode() for raw in await redis.command("ZRANGE", keys.QUEUES, 0, -1)]
     else:
         queues = [str(QueueName(model, tier)) for tier in Tier]
-    found = await asyncio.gather(*(redis.command("HGETALL", f"{keys.line(queue)}:jobs") for queue in queues))
+    found = await asyncio.gather(*(redis.command("HGETALL", f"{keys.fair_queue(queue)}:jobs") for queue in queues))
     return [id.decode() for jobs in found for id, entry in pairs(jobs) if entry.split(b" ", 2)[2] == tenant.encode()]
 
 

@@ -67,10 +67,10 @@ def dispatch(hub: FollowerHub, message: bytes) -> None:
         start = message.index(b"\n", at) + 1
         raw_id, kind, number, size = message[at : start - 1].split(b" ")
         at = start + int(size)
-        hear(hub, raw_id.decode(), kind, number=int(number), payload=message[start:at])
+        apply(hub, raw_id.decode(), kind, number=int(number), payload=message[start:at])
 
 
-def hear(hub: FollowerHub, job_id: str, kind: bytes, number: int, payload: bytes) -> None:
+def apply(hub: FollowerHub, job_id: str, kind: bytes, number: int, payload: bytes) -> None:
     match kind:
         case b"f":
             hub.deliver(job_id, number, payload)

@@ -165,18 +165,18 @@ class RedisStore:
     def _ended(self, job_id: str, queue: bytes, webhook: bytes, key: bytes, ending: Ending, frames: int) -> None:
         if key:
             said = frames - count_frames(ending.frames)
-            self._settle(key.decode(), job_id, tokens_used(ending.status, ending.usage, said))
+            self._charge_limit(key.decode(), job_id, tokens_used(ending.status, ending.usage, said))
         if queue:
             self._queue.remove(queue.decode(), job_id, (ending.usage or {}).get("total_tokens"))
-            self._bury(job_id, ending)
+            self._list_dead(job_id, ending)
         if webhook:
             note_ending(self._redis, job_id).add_done_callback(run_and_discard)
 
-    def _settle(self, key: str, job_id: str, used: int | None) -> None:
+    def _charge_limit(self, key: str, job_id: str, used: int | None) -> None:
         """Should it get lost, it is found when the key's limit is reached."""
-        self._limiter.settle(key, job_id, used=used).add_done_callback(run_and_discard)
+        self._limiter.charge(key, job_id, used=used).add_done_callback(run_and_discard)
 
-    def _bury(self, job_id: str, ending: Ending) -> None:
+    def _list_dead(self, job_id: str, ending: Ending) -> None:
         """List a dead job for whoever looks after all tenants'."""
         if (ending.error or {}).get("code") == AttemptsExhausted.default_code:
             oldest = new_job_id(time.time() - MEMORY_OF_DEAD)
@@ -201,7 +201,7 @@ class RedisStore:
     async def delete(self, job: Job) -> None:
         await self.discard(job, may_come=True)
         if job.limit_key is not None:
-            self._settle(job.limit_key, job.id, None)
+            self._charge_limit(job.limit_key, job.id, None)
 
     async def restore(self, job: Job, *, body: bytes | None) -> bool:
         """A store that has lost a job's record has lost the list that knew it, too. The id of a discarded or
@@ -294,7 +294,7 @@ class RedisStore:
             if not status or JobStatus(status.decode()).terminal:
                 return
             owner = raw_owner.decode()
-            if owner and await self._redis.tell(keys.worker_channel(owner), job_id):
+            if owner and await self._redis.publish(keys.worker_channel(owner), job_id):
                 return
             if await self.end_unclaimed(job_id, ending, owner=owner):
                 return
@@ -320,8 +320,8 @@ class RedisStore:
         if queue := await self._redis.step(lua_steps.requeued(job_id, at=now, open_statuses=OPEN)):
             await self._queue.requeue(queue.decode(), job_id, position=now, due_at=0)
 
-    async def turn(self, job: Job, *, served: str | None = None, sure: bool = False) -> Job | None:
-        while self._fair and (chosen := await self._queue.next_job(job, served, sure=sure)) != job.id:
+    async def next_job(self, job: Job, *, served: str | None = None, fresh: bool = False) -> Job | None:
+        while self._fair and (chosen := await self._queue.next_job(job, served, fresh=fresh)) != job.id:
             if (other := await self.get(chosen)) is not None and not other.status.terminal:
                 return other
             self._queue.remove(str(job.queue), chosen)

@@ -29,8 +29,8 @@ from tests.contract.performers import (
 from tests.support.wait_until import wait_until
 
 
-async def turn(backend: Backend, job: Job, served: str | None = None, *, sure: bool = True) -> str:
-    other = await backend.store.turn(job, served=served, sure=sure)
+async def next_job(backend: Backend, job: Job, served: str | None = None, *, fresh: bool = True) -> str:
+    other = await backend.store.next_job(job, served=served, fresh=fresh)
     return job.id if other is None else other.id
 
 
@@ -43,30 +43,30 @@ class Play:
 
     backend: Backend
     queue: QueueName = field(default_factory=lambda: QueueName(f"model-{os.urandom(6).hex()}", Tier.DEFAULT))
-    line: FairQueue = field(default_factory=FairQueue)
+    queue_rule: FairQueue = field(default_factory=FairQueue)
     waiting: dict[str, Job] = field(default_factory=dict[str, Job])
     running: dict[str, tuple[Job, Claim]] = field(default_factory=dict[str, tuple[Job, Claim]])
     served: dict[str, str] = field(default_factory=dict[str, str])
 
     async def submit(self, tenant: str, tokens: int, weight: float) -> None:
         job = await created(self.backend, queue=self.queue, tenant=tenant, tokens=tokens, weight=weight)
-        self.line.add(job.id, Entry(tenant, tokens, weight))
+        self.queue_rule.add(job.id, Entry(tenant, tokens, weight))
         self.waiting[job.id] = job
 
-    async def take(self, at: int, by_turn: bool) -> None:
-        """A delivery of some job that waits; with `by_turn`, of whoever is next."""
+    async def take(self, at: int, fairly: bool) -> None:
+        """A delivery of some job that waits; with `fairly`, of whoever is next."""
         if not self.waiting:
             return
         job = chosen = list(self.waiting.values())[at % len(self.waiting)]
-        if by_turn:
+        if fairly:
             served = self.served.pop(job.id, None)
-            found = await turn(self.backend, job, served)
-            assert found == self.line.turn(job.id, served)
+            found = await next_job(self.backend, job, served)
+            assert found == self.queue_rule.next_job(job.id, served)
             self.served[job.id] = found
             if found not in self.waiting:
                 return
             chosen = self.waiting[found]
-        self.line.start(chosen.id)
+        self.queue_rule.start(chosen.id)
         self.running[chosen.id] = chosen, await claimed(self.backend, chosen)
         del self.waiting[chosen.id]
 
@@ -75,24 +75,24 @@ class Play:
             job, claim = self.running.pop(list(self.running)[at % len(self.running)])
             ending = Ending(JobStatus.COMPLETED, usage={"total_tokens": tokens})
             await self.backend.store.finish(job.id, claim.attempt, claim.offset, ending)
-            self.line.leave(job.id, tokens)
+            self.queue_rule.remove(job.id, tokens)
 
-    async def hand_back(self, at: int) -> None:
+    async def requeue(self, at: int) -> None:
         if self.running:
             job, claim = self.running.pop(list(self.running)[at % len(self.running)])
             await self.backend.store.release(job.id, claim.attempt, counted=False)
-            self.line.hand_back(job.id)
+            self.queue_rule.requeue(job.id)
             self.waiting[job.id] = job
 
     async def cancel(self, at: int) -> None:
         if self.waiting:
             job = self.waiting.pop(list(self.waiting)[at % len(self.waiting)])
             await self.backend.store.cancel(job.id, CANCELLED)
-            self.line.leave(job.id)
+            self.queue_rule.remove(job.id)
 
     async def expect_positions(self) -> None:
         for job in self.waiting.values():
-            assert await self.backend.store.position(job) == self.line.ahead(job.id)
+            assert await self.backend.store.position(job) == self.queue_rule.position(job.id)
 
 
 PLACES = st.integers(0, 50)
@@ -103,7 +103,7 @@ STEPS = st.one_of(
     ),
     st.tuples(st.just(Play.take), PLACES, st.sampled_from([True, True, True, False])),
     st.tuples(st.just(Play.finish), PLACES, TOKENS),
-    st.tuples(st.just(Play.hand_back), PLACES),
+    st.tuples(st.just(Play.requeue), PLACES),
     st.tuples(st.just(Play.cancel), PLACES),
 )
 
@@ -128,81 +128,81 @@ async def test_who_is_told_nothing_of_fairness_has_the_order_of_arrival(
         await created(backend, tenant="a")
         job = await created(backend, tenant="a")
         late = await created(backend, tenant="b")
-        assert await turn(backend, job) == job.id
+        assert await next_job(backend, job) == job.id
         assert await backend.store.position(late) == 2
 
 
-# ── carrying ──
+# ── piggybacking ──
 
 
-async def carrying(backend: Backend) -> tuple[Job, Job]:
+async def piggybacking(backend: Backend) -> tuple[Job, Job]:
     """A job of one tenant whose delivery is to carry the other tenant's."""
     first = await submit(backend, tenant="a", tokens=1000)
-    carrier = await submit(backend, tenant="a", tokens=100)
+    host = await submit(backend, tenant="a", tokens=100)
     other = await submit(backend, tenant="b", tokens=100)
     await perform(backend, await claimed(backend, first), some_frames(1), Ending(JobStatus.COMPLETED))
-    assert await turn(backend, carrier) == other.id
-    return carrier, other
+    assert await next_job(backend, host) == other.id
+    return host, other
 
 
 async def test_another_replicas_jobs_are_known(replicas: tuple[Backend, Backend]) -> None:
     one, other = replicas
     await claimed(one, await created(one, tenant="a"))
-    carrier = await created(one, tenant="a")
+    host = await created(one, tenant="a")
     late = await created(other, tenant="b")
-    await wait_until(lambda: turn_is(one, carrier, late.id))
+    await wait_until(lambda: next_job_is(one, host, late.id))
 
 
-async def turn_is(backend: Backend, job: Job, wanted: str) -> bool:
-    assert await turn(backend, job, sure=False) == wanted
+async def next_job_is(backend: Backend, job: Job, wanted: str) -> bool:
+    assert await next_job(backend, job, fresh=False) == wanted
     return True
 
 
 async def test_what_a_lost_worker_carried_is_named_to_who_comes_after_it(replicas: tuple[Backend, Backend]) -> None:
     one, other = replicas
-    carrier, carried = await carrying(one)
-    assert await turn(other, carrier) == carried.id, "before it was claimed"
-    claim = await claimed(one, carried, "dead")
-    assert await turn(other, carrier) == carried.id
-    again = await claimed(other, carried, "worker-2", lost="dead", with_body=True)
+    host, piggybacked = await piggybacking(one)
+    assert await next_job(other, host) == piggybacked.id, "before it was claimed"
+    claim = await claimed(one, piggybacked, "dead")
+    assert await next_job(other, host) == piggybacked.id
+    again = await claimed(other, piggybacked, "worker-2", lost="dead", with_body=True)
     assert (again.attempt, again.body) == (claim.attempt + 1, b"{}")
     await perform(other, again, some_frames(2))
-    assert await turn(other, carrier, served=carried.id) == carrier.id
+    assert await next_job(other, host, served=piggybacked.id) == host.id
 
 
 async def test_what_a_lost_worker_had_finished_is_passed_over(replicas: tuple[Backend, Backend]) -> None:
     one, other = replicas
-    carrier, carried = await carrying(one)
-    await perform(one, await claimed(one, carried), some_frames(2))
-    assert await turn(other, carrier) == carrier.id
+    host, piggybacked = await piggybacking(one)
+    await perform(one, await claimed(one, piggybacked), some_frames(2))
+    assert await next_job(other, host) == host.id
 
 
 async def test_whoever_has_left_has_no_turn(backend: Backend) -> None:
-    carrier, carried = await carrying(backend)
+    host, piggybacked = await piggybacking(backend)
     late, later = await created(backend, tenant="b"), await created(backend, tenant="c")
-    await backend.store.cancel(carried.id, CANCELLED)
+    await backend.store.cancel(piggybacked.id, CANCELLED)
     await backend.store.cancel(late.id, CANCELLED)
-    assert await turn(backend, carrier) == later.id
+    assert await next_job(backend, host) == later.id
 
 
 async def test_a_job_that_is_handed_back_has_the_next_turn(backend: Backend) -> None:
-    carrier, carried = await carrying(backend)
-    claim = await claimed(backend, carried)
-    await backend.store.release(carried.id, claim.attempt, counted=False)
-    assert await turn(backend, carrier, served=carried.id) == carried.id
+    host, piggybacked = await piggybacking(backend)
+    claim = await claimed(backend, piggybacked)
+    await backend.store.release(piggybacked.id, claim.attempt, counted=False)
+    assert await next_job(backend, host, served=piggybacked.id) == piggybacked.id
 
 
 async def test_a_job_that_is_to_wait_has_its_turn_when_it_has_waited(backend: Backend) -> None:
-    carrier, carried = await carrying(backend)
-    claim = await claimed(backend, carried)
-    await backend.store.release(carried.id, claim.attempt, counted=True, after=0.3)
-    assert await turn(backend, carrier, served=carried.id) == carrier.id
-    await wait_until(lambda: next_turn_is(backend, carried.id))
+    host, piggybacked = await piggybacking(backend)
+    claim = await claimed(backend, piggybacked)
+    await backend.store.release(piggybacked.id, claim.attempt, counted=True, after=0.3)
+    assert await next_job(backend, host, served=piggybacked.id) == host.id
+    await wait_until(lambda: comes_next(backend, piggybacked.id))
 
 
-async def next_turn_is(backend: Backend, wanted: str) -> bool:
+async def comes_next(backend: Backend, wanted: str) -> bool:
     """A delivery of one more job whose tenant has had much."""
-    assert await turn(backend, await created(backend, tenant="a", tokens=1000)) == wanted
+    assert await next_job(backend, await created(backend, tenant="a", tokens=1000)) == wanted
     return True
 
 
@@ -211,27 +211,27 @@ async def test_a_job_that_has_waited_is_back_in_line_though_the_one_that_was_del
     late = await created(backend, queue=queue)
     claim = await claimed(backend, late)
     await backend.store.release(late.id, claim.attempt, counted=True, after=0.05)
-    await wait_until(lambda: waits_after_a_turn(backend, late))
+    await wait_until(lambda: waits_again(backend, late))
 
 
-async def waits_after_a_turn(backend: Backend, job: Job) -> bool:
+async def waits_again(backend: Backend, job: Job) -> bool:
     unknown = new_job(queue=job.queue)
-    assert await turn(backend, unknown) == unknown.id
+    assert await next_job(backend, unknown) == unknown.id
     return (await backend.store.backlog(job.queue, job.tenant)).jobs == 1
 
 
 async def test_a_job_tried_again_by_hand_waits_in_line(backend: Backend) -> None:
-    carrier, carried = await carrying(backend)
+    host, piggybacked = await piggybacking(backend)
     failed = Ending(JobStatus.FAILED, error={"message": "broken"})
-    await perform(backend, await claimed(backend, carried), [], failed)
-    assert await backend.store.retry(carried.id, carried.deadline_at)
-    assert await turn(backend, carrier, served=carried.id) == carried.id
+    await perform(backend, await claimed(backend, piggybacked), [], failed)
+    assert await backend.store.retry(piggybacked.id, piggybacked.deadline_at)
+    assert await next_job(backend, host, served=piggybacked.id) == piggybacked.id
 
 
 async def test_a_job_that_is_not_known_is_run_itself(backend: Backend) -> None:
-    await carrying(backend)
+    await piggybacking(backend)
     unknown = new_job(tenant="a")
-    assert await turn(backend, unknown) == unknown.id
+    assert await next_job(backend, unknown) == unknown.id
 
 
 # ── the delivery ──
@@ -254,7 +254,7 @@ async def test_a_delivery_that_waits_on_comes_first_and_says_what_it_served(repl
     async with consume(one) as consumer:
         delivery = await next_of(consumer)
         assert (delivery.message.job.id, delivery.served) == (first, None)
-        await delivery.wait_on("another")
+        await delivery.deliver_again("another")
         async with consume(other) as others:
             assert await nothing_comes(others) or other is one
         again = await next_of(consumer)
@@ -268,15 +268,15 @@ async def test_a_delivery_that_waits_on_in_a_paused_queue_goes_to_others(replica
     async with consume(one) as consumer:
         delivery = await next_of(consumer)
         await consumer.pause()
-        await delivery.wait_on("another")
+        await delivery.deliver_again("another")
         async with consume(other) as others:
             assert (await next_of(others)).message.job.id == job_id
 
 
 async def test_a_carried_job_that_lives_is_not_claimed_twice(replicas: tuple[Backend, Backend]) -> None:
     one, other = replicas
-    carrier, carried = await carrying(one)
-    await claimed(one, carried, "worker-1")
-    assert await turn(other, carrier) == carried.id
-    assert not isinstance(await other.store.claim(carried.id, "worker-2", LEASE), Claim)
-    assert await turn(other, carrier, served=carried.id) == carrier.id
+    host, piggybacked = await piggybacking(one)
+    await claimed(one, piggybacked, "worker-1")
+    assert await next_job(other, host) == piggybacked.id
+    assert not isinstance(await other.store.claim(piggybacked.id, "worker-2", LEASE), Claim)
+    assert await next_job(other, host, served=piggybacked.id) == host.id
