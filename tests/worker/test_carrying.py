@@ -90,11 +90,11 @@ async def test_a_carriers_deadline_passes_while_it_carries(bench: Bench) -> None
         await over(bench, carried)
 
 
-async def test_a_turn_that_cannot_be_told_is_the_deliverys_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_if_the_fair_queue_fails_the_deliverys_own_job_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(bench.backend.store, "turn", broken)
+    monkeypatch.setattr(bench.backend.store, "next_job", broken)
     jobs = await submits(bench, "a", 3)
     with capture_logs() as logs:
         async with working(bench):
