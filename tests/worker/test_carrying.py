@@ -90,7 +90,7 @@ async def test_a_carriers_deadline_passes_while_it_carries(bench: Bench) -> None
         await over(bench, carried)
 
 
-async def test_if_the_fair_queue_fails_the_deliverys_own_job_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failing_fair_queue_runs_the_deliverys_own_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
