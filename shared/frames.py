@@ -1,4 +1,6 @@
-"""SSE frames as bytes: `data: {…}` and a blank line. The worker encodes each frame once; it is only copied after that."""
+"""SSE frames as bytes: `data: {…}` and a blank line. The worker encodes each frame once; it is only copied after
+that.
+"""
 
 from __future__ import annotations
 

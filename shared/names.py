@@ -26,7 +26,9 @@ def is_tenant_name(name: str) -> bool:
 
 
 def is_model_name(name: str) -> bool:
-    """Accepts the names of Hugging Face, OpenAI and Ollama (`Qwen/Qwen3-0.6B`, `org/name:tag@rev`) and absolute paths."""
+    """Accepts the names of Hugging Face, OpenAI and Ollama (`Qwen/Qwen3-0.6B`, `org/name:tag@rev`) and absolute
+    paths.
+    """
     return len(name) <= LONGEST_MODEL and MODEL.fullmatch(name) is not None
 
 
