@@ -35,7 +35,7 @@ API = (
         "models",
         "worker_patience",
     ),
-    *("head_limit", "connection_limit", "address_connection_limit", "tenant_call_limit"),
+    *("head_limit", "connection_limit", "address_connection_limit", "tenant_call_limit", "tenant_reader_limit"),
     *("head_timeout", "body_timeout", "idle_timeout", "write_timeout"),
     *("no_auth", "no_auth_anywhere", "no_auth_hosts"),
     *("grpc_connections", "grpc_streams", "grpc_calls", "grpc_receive_memory", "grpc_receive_timeout"),

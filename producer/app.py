@@ -33,6 +33,7 @@ from producer.http.edge.head_requests import HeadRequests
 from producer.http.edge.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext, UnhandledErrors
 from producer.http.edge.tenant_calls import TenantCalls
 from producer.http.errors import install_error_handlers
+from producer.http.event_readers import EventReaders
 from producer.http.openapi import openapi_of
 from producer.http.routes import completions, dead, jobs, models, operations, stored
 from producer.http.routes.console import console_router
@@ -103,6 +104,7 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
         fleet=fleet,
         bodies=bodies,
         connections=Connections(settings),
+        readers=EventReaders(settings.tenant_reader_limit),
     )
 
     @asynccontextmanager

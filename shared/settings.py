@@ -162,6 +162,11 @@ class Settings(BaseSettings):
         description="Most requests of one tenant that one process serves at a time; at most four fifths of "
         "connection_limit.",
     )
+    tenant_reader_limit: int = Field(
+        512,
+        ge=1,
+        description="Most streams of jobs' events that one tenant may have open on one process. Further ones get 429.",
+    )
     head_timeout: float = Field(
         30, gt=0, description="Seconds within which an HTTP request's head must arrive, from its first byte."
     )

@@ -1,4 +1,5 @@
-"""Counts failed authentications, logs them without the key, and limits them per address.
+"""Counts failed authentications, logs them without the key, and limits them per address. Beyond the limit the server
+also holds its answers back, which costs the address its time and the server nothing.
 
 The limit does not affect calls with a correct key from the same address. Keys are too long to be guessed, so the limit
 only bounds the log and the work.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 
 import structlog
@@ -36,11 +37,27 @@ IPV6_PREFIX = 64
 
 
 @dataclass(slots=True)
-class Attempts:
-    """An address's failures. `left`: failures until 429 is sent; `failed`: failures since the last log line."""
+class Allowance:
+    """`left`: failures that are answered at once. `at`: when that was counted. `exceeded`: the last one was not."""
 
     left: float = BURST
-    at: float = -math.inf
+    at: float = math.inf
+    exceeded: bool = False
+
+    def take(self, now: float) -> None:
+        self.left = min(BURST, self.left + max(0.0, now - self.at) * REFILL)
+        self.at = now
+        self.exceeded = self.left < 1
+        if not self.exceeded:
+            self.left -= 1
+
+
+@dataclass(slots=True)
+class Attempts:
+    """An address's failures. `failed`: failures since the last log line."""
+
+    with_key: Allowance = field(default_factory=Allowance)
+    without_key: Allowance = field(default_factory=Allowance)
     logged_at: float = -math.inf
     failed: int = 0
 
@@ -51,7 +68,7 @@ class FailedAuthentications:
 
     def note(self, peer: str | None, error: AuthenticationFailed, *, with_key: bool) -> IgniteError:
         """Counts a failure and returns the error to answer: `error`, or RateLimited. `peer`: the client's address.
-        Calls without a key are not limited.
+        Calls without a key get `error` always.
         """
         address, now = network_of(peer), time.monotonic()
         attempts = self._of(address)
@@ -61,18 +78,20 @@ class FailedAuthentications:
         if now - attempts.logged_at >= LOG_EVERY:
             log.warning("auth.failed", address=address, reason=reason, times=attempts.failed)
             attempts.logged_at, attempts.failed = now, 0
-        if not with_key:
+        allowance = attempts.with_key if with_key else attempts.without_key
+        allowance.take(now)
+        if not (with_key and allowance.exceeded):
             return error
-        attempts.left = min(BURST, attempts.left + (now - attempts.at) * REFILL) if attempts.at > 0 else BURST
-        attempts.at = now
-        if attempts.left < 1:
-            return RateLimited(
-                "Too many calls with unknown API keys came from this address: check the key, and retry later.",
-                code="too_many_failed_authentications",
-                retry_after=math.ceil((1 - attempts.left) / REFILL),
-            )
-        attempts.left -= 1
-        return error
+        return RateLimited(
+            "Too many calls with unknown API keys came from this address: check the key, and retry later.",
+            code="too_many_failed_authentications",
+            retry_after=math.ceil((1 - allowance.left) / REFILL),
+        )
+
+    def exceeded(self, peer: str | None, *, with_key: bool) -> bool:
+        """Whether the address's last failure exceeded what is answered at once."""
+        attempts = self._by_address.get(network_of(peer))
+        return attempts is not None and (attempts.with_key if with_key else attempts.without_key).exceeded
 
     def _of(self, address: str) -> Attempts:
         attempts = self._by_address.setdefault(address, Attempts())

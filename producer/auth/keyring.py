@@ -87,6 +87,10 @@ class Keyring:
         except AuthenticationFailed as error:
             raise self._failed.note(peer, error, with_key=bool(key_in(authorization))) from None
 
+    def holds_back(self, authorization: str | None, peer: str | None) -> bool:
+        """Whether the answer to this failed authentication is to be held back, since the address has failed often."""
+        return self._failed.exceeded(peer, with_key=bool(key_in(authorization)))
+
     async def principal_of(self, authorization: str | None) -> Principal:
         """Returns the caller with that Authorization header. Raises AuthenticationFailed, BackendUnavailable."""
         key = key_in(authorization)

@@ -20,6 +20,7 @@ from producer.files.catalog import Files
 from producer.fleet import Fleet
 from producer.http.connection.limits import Connections
 from producer.http.edge.body_budget import BodyBudget
+from producer.http.event_readers import EventReaders
 from producer.http.routes.health import Health
 from producer.jobs.service import JobService
 from shared.ports import Backend
@@ -42,6 +43,7 @@ class ApiContext:
     fleet: Fleet
     bodies: BodyBudget
     connections: Connections
+    readers: EventReaders
 
     async def readiness(self) -> Mapping[str, str | None]:
         """Checks each part that this replica needs: None if it answers, else a sentence for clients on the fault."""

@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from shared.backends.follower import FollowerHub
+from shared.backends.follower_hub import FollowerHub
 from shared.backends.rabbitmq import RabbitQueue
 from shared.backends.rabbitmq.explained import Refused
 from shared.backends.redis import keys

@@ -7,9 +7,7 @@ so it notices, and reads the missing bytes from the log, which is the truth.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from shared.errors import Gone, LogLost
@@ -248,54 +246,3 @@ class LogFollower:
             raise LogLost("The store has lost the end of this stream.")
         elif snapshot.ending is not None:
             self._ending, self._stale = snapshot.ending, False
-
-
-class FollowerHub:
-    """All followers in this process, by job. Backends tell it what happened; it tells those whom it concerns."""
-
-    def __init__(self) -> None:
-        self._followers: defaultdict[str, list[LogFollower]] = defaultdict(list)
-
-    def __contains__(self, job_id: str) -> bool:
-        return job_id in self._followers
-
-    def __len__(self) -> int:
-        return sum(map(len, self._followers.values()))
-
-    @contextmanager
-    def following(self, follower: LogFollower) -> Generator[LogFollower]:
-        """`follower` hears what happens to its job while inside; a reader still waiting on it afterwards is let go."""
-        self.add(follower)
-        try:
-            yield follower
-        finally:
-            follower.close()
-            self.remove(follower)
-
-    def add(self, follower: LogFollower) -> None:
-        self._followers[follower.job_id].append(follower)
-
-    def remove(self, follower: LogFollower) -> None:
-        """Forget `follower`; its job too, if nobody else follows it here."""
-        here = self._followers[follower.job_id]
-        here.remove(follower)
-        if not here:
-            del self._followers[follower.job_id]
-
-    def deliver(self, job_id: str, offset: int, data: bytes) -> None:
-        for follower in self._followers.get(job_id, ()):
-            follower.deliver(offset, data)
-
-    def move(self, job_id: str, status: JobStatus) -> None:
-        for follower in self._followers.get(job_id, ()):
-            follower.move(status)
-
-    def end(self, job_id: str, size: int, ending: Ending) -> None:
-        for follower in self._followers.get(job_id, ()):
-            follower.end(size, ending)
-
-    def distrust_all(self) -> None:
-        """The live path broke: every follower must look at its log."""
-        for followers in self._followers.values():
-            for follower in followers:
-                follower.distrust()

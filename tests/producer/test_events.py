@@ -109,3 +109,20 @@ async def test_keepalives_are_comments_of_one_line() -> None:
     comments, frames = answer.body.split(b"id: 0\n", 1)
     assert set(comments.splitlines()) <= {b": queued position=1 workers=0", b": queued position=1", b": running"}
     assert len(re.findall(rb"data: ", frames)) == FRAMES
+
+
+async def test_a_tenant_may_have_so_many_readers_of_events() -> None:
+    async with embedded_api(worker=False, tenant_reader_limit=2) as api:
+        job_id = await api.submit(ask())
+        request = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        async with api.connected(request) as first, api.connected(request) as second:
+            for reader in (first, second):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            refused = await events(api, job_id)
+            assert (refused.status, refused.error["code"]) == (429, "too_many_readers")
+
+        async def read_again() -> bool:
+            async with api.connected(request) as reader:
+                return (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+        await wait_until(read_again, "a place to be free again")

@@ -1,6 +1,8 @@
 """A key is a tenant."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import grpc
 import pytest
@@ -10,6 +12,7 @@ from structlog.testing import capture_logs
 from ignite.api_process import require_keys
 from producer.auth.failed_attempts import BURST
 from producer.auth.keys import KeyRepository
+from producer.http.connection import limits
 from shared.backends.distributed import open_distributed
 from shared.backends.embedded.backend import open_embedded
 from shared.limits import Limits
@@ -177,9 +180,16 @@ async def test_a_public_address_wants_a_key() -> None:
         await require_keys(backend, public)
 
 
-async def test_wrong_keys_are_limited_and_logged_and_the_right_one_is_served_all_the_while() -> None:
-    wrong = "sk-ignite-" + "w" * 43
+UNKNOWN_KEY = "sk-ignite-" + "w" * 43
+
+
+async def test_wrong_keys_are_limited_and_logged_and_the_right_one_is_served_all_the_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "LEAST_HOLD", 0.0)
+    monkeypatch.setattr(limits, "HELD_PER_SECOND", 1_000_000)
     async with embedded_api(api_keys="alice=secret-of-alice-4711", grpc=True) as api:
+        wrong = UNKNOWN_KEY
         carol = await stored_key(api, "carol")
         with capture_logs() as lines:
             answers = [await api.get("/v1/models", authorization=f"Bearer {wrong}") for _ in range(BURST + 5)]
@@ -194,3 +204,41 @@ async def test_wrong_keys_are_limited_and_logged_and_the_right_one_is_served_all
                 assert (await refused(call)).code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert [line for line in lines if line["event"] == "auth.failed"]
         assert "www" not in str(lines)
+
+
+async def test_answers_to_an_address_that_fails_too_often_are_held_back_and_make_room_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "LEAST_HOLD", 600.0)
+    monkeypatch.setattr(limits, "MOST_HOLD", 600.0)
+    request = f"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {UNKNOWN_KEY}\r\n\r\n".encode()
+    keys = "alice=secret-of-alice-4711"
+    async with embedded_api(api_keys=keys, connection_limit=40) as api, AsyncExitStack() as stack:
+        for _ in range(BURST):
+            await api.get("/v1/models", authorization=f"Bearer {UNKNOWN_KEY}")
+        connections = api.context.connections
+        held = [await stack.enter_async_context(api.connected(request * 3)) for _ in range(3)]
+        await wait_until(lambda: connections.held == 3, "the answers to be held back")
+        assert (await api.get("/v1/models", **ALICE)).status == 200
+        for _ in range(connections.address_limit):
+            await stack.enter_async_context(api.connected(b""))
+        await wait_until(lambda: connections.held == 0, "the held connections to make room")
+        for reader in held:
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await reader.readexactly(1)
+
+
+async def test_an_answer_that_was_held_back_comes_and_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LEAST_HOLD", 0.05)
+    async with embedded_api(api_keys="alice=secret-of-alice-4711") as api:
+        for key in (UNKNOWN_KEY, ""):
+            header = f"Authorization: Bearer {key}\r\n" if key else ""
+            request = f"GET /v1/models HTTP/1.1\r\nHost: x\r\n{header}\r\n".encode()
+            for _ in range(BURST):
+                await api.get("/v1/models", **({"authorization": f"Bearer {key}"} if key else {}))
+            async with api.connected(request * 3) as reader:
+                answers = await reader.read()
+            assert answers.count(b"HTTP/1.1 ") == 1
+            assert answers.startswith(b"HTTP/1.1 429" if key else b"HTTP/1.1 401")
+            assert b"connection: close" in answers
+        await wait_until(lambda: api.context.connections.held == 0, "the held connections to be forgotten")

@@ -50,6 +50,20 @@ def test_calls_without_a_key_guess_nothing(wait: Callable[[float], None]) -> Non
     assert not limited(attempts, "192.0.2.1")
 
 
+def test_answers_are_held_back_beyond_the_burst_with_a_key_or_without(wait: Callable[[float], None]) -> None:
+    attempts = FailedAuthentications()
+    for with_key in (True, False):
+        held: list[bool] = []
+        for _ in range(BURST + 2):
+            limited(attempts, "192.0.2.1", with_key=with_key)
+            held.append(attempts.exceeded("192.0.2.1", with_key=with_key))
+        assert held == [False] * BURST + [True] * 2
+        assert not attempts.exceeded("192.0.2.2", with_key=with_key)
+    wait(1 / REFILL)
+    limited(attempts, "192.0.2.1")
+    assert not attempts.exceeded("192.0.2.1", with_key=True)
+
+
 def test_a_network_of_ipv6_is_one_address(wait: Callable[[float], None]) -> None:
     attempts = FailedAuthentications()
     answers = [limited(attempts, f"2001:db8:0:1::{number:x}") for number in range(BURST + 1)]

@@ -14,10 +14,10 @@ from shared.backends.follower import (
     READ_LEAST,
     READ_MOST,
     READ_SHARE,
-    FollowerHub,
     LogFollower,
     Snapshot,
 )
+from shared.backends.follower_hub import FollowerHub
 from shared.errors import BackendUnavailable, Gone, LogLost
 from shared.job import JobStatus
 from shared.ports import Ending, FollowerClosed, Sink, Update

@@ -37,6 +37,12 @@ REPLACEABLE_AFTER = 2.0
 ROOM_FOR_REFUSALS = 16
 """Connections beyond the limit that are answered before they are closed."""
 
+LEAST_HOLD, MOST_HOLD = 1.0, 30.0
+"""Seconds for which the answer to an address with too many failed authentications is held back."""
+
+HELD_PER_SECOND = 20
+"""Answers to one address that are sent per second after they were held back."""
+
 EXAMINED = 256
 """Connections of each list that are examined to find one to replace."""
 
@@ -85,6 +91,8 @@ class Connections:
         self._idle: dict[Connection, float] = {}
         self._bodies: dict[Connection, Progress] = {}
         self._readers: dict[Connection, Progress] = {}
+        self._held: dict[Connection, float] = {}
+        self._held_of: Counter[str] = Counter()
         self._closing: dict[Connection, float] = {}
         self._logged_at: dict[str, float] = {}
         self._unlogged: Counter[str] = Counter()
@@ -122,6 +130,9 @@ class Connections:
             del self._of_address[connection.address]
         for each in (self._heads, self._idle, self._bodies, self._readers, self._closing):
             each.pop(connection, None)
+        if self._held.pop(connection, None) is not None:
+            self._held_of[connection.address] -= 1
+            self._held_of += Counter()  # Drops addresses without held connections.
         CONNECTIONS.set(len(self._open))
 
     def _full(self, address: str, descriptor: int) -> str | None:
@@ -137,6 +148,7 @@ class Connections:
         """Closes a connection that waits for its client, the longest wait first. `address`: only this address's."""
         quiet = self._now() - REPLACEABLE_AFTER
         candidates: tuple[Iterable[Connection], ...] = (
+            islice(self._held, EXAMINED),
             islice(self._heads, EXAMINED),
             islice(self._idle, EXAMINED),
             (each for each, seen in islice(self._bodies.items(), EXAMINED) if seen.last < quiet),
@@ -188,6 +200,20 @@ class Connections:
 
     def client_has_read(self, connection: Connection) -> None:
         self._readers.pop(connection, None)
+
+    @property
+    def held(self) -> int:
+        """The number of connections whose answers are held back."""
+        return len(self._held)
+
+    def hold(self, connection: Connection) -> float:
+        """Registers a connection whose answer is held back. Returns for how many seconds: the longer, the more of its
+        address are. A new connection replaces it before any other.
+        """
+        if connection in self._open and connection not in self._held:
+            self._held[connection] = self._now()
+            self._held_of[connection.address] += 1
+        return min(MOST_HOLD, max(LEAST_HOLD, self._held_of[connection.address] / HELD_PER_SECOND))
 
     def await_close(self, connection: Connection, within: float | None = None) -> None:
         """Starts the closing timeout, of `within` seconds: the client has still to read the rest of its answer."""

@@ -21,7 +21,7 @@ from producer.http.connection import refusals
 from producer.http.connection.answers import closing_where_unread, without_chunks
 from producer.http.connection.limits import Connections, address_of
 from producer.http.connection.refusals import Refusal, Refused
-from producer.http.connection.transport import HeadHolder
+from producer.http.connection.transport import HOLD_ANSWER, HeadHolder
 
 WRITE_BUFFER = 4 * 1024
 """Bytes. Above this many unsent bytes the server waits for the client to read."""
@@ -135,6 +135,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.write_eof()
         self._connections.await_close(self, LINGER)
         return True
+
+    def hold_answer(self) -> None:
+        """Delays the answer of the current request, which is the connection's last one."""
+        self._dropping = True
+        self.pipeline.clear()
+        self._connections.body_complete(self)
+        cast(HeadHolder, self.transport).hold(self._connections.hold(self))
 
     # ── received bytes ──
 
@@ -289,6 +296,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # ── answers ──
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cast(dict[str, Any], cycle.scope).setdefault("extensions", {})[HOLD_ANSWER] = self.hold_answer
         if cycle.waiting_for_100_continue:
             app = closing_where_unread(app, cycle)
         if cycle.scope["http_version"] == "1.0":

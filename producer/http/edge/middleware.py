@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from starlette.datastructures import Headers
@@ -16,8 +16,9 @@ from structlog.contextvars import bound_contextvars
 
 from producer.admission.rate_limits import KeyLimits, Meter
 from producer.auth.keyring import METRICS, METRICS_READER, Keyring, Principal
+from producer.http.connection.transport import HOLD_ANSWER
 from producer.http.errors import ERROR_SENT, error_response, unhandled_error_response
-from shared.errors import IgniteError, RequestTooLarge, UnsupportedMediaType
+from shared.errors import AuthenticationFailed, IgniteError, RateLimited, RequestTooLarge, UnsupportedMediaType
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +113,7 @@ class Authentication:
             try:
                 principal = await self._principal_of(scope)
             except IgniteError as error:
-                await error_response(error)(scope, receive, send)
+                await self._refuse(error, scope, receive, send)
                 return
             meter = self._limits.meter(principal)
             scope.setdefault("state", {}).update(principal=principal, meter=meter)
@@ -123,10 +124,25 @@ class Authentication:
         authorization = Headers(scope=scope).get("authorization")
         if scope["path"] == METRICS and self._keyring.reads_metrics(authorization):
             return METRICS_READER
-        return await self._keyring.authenticate(authorization, (scope.get("client") or (None,))[0])
+        return await self._keyring.authenticate(authorization, address_of(scope))
+
+    async def _refuse(self, error: IgniteError, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a failed authentication: late and on a connection that is closed, if the address fails too often."""
+        answer = error_response(error)
+        hold_answer: Callable[[], None] | None = scope.get("extensions", {}).get(HOLD_ANSWER)
+        failed = isinstance(error, AuthenticationFailed | RateLimited)
+        authorization = Headers(scope=scope).get("authorization")
+        if hold_answer and failed and self._keyring.holds_back(authorization, address_of(scope)):
+            answer.headers["connection"] = "close"
+            hold_answer()
+        await answer(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
         return path in self.OPEN_PATHS or path.startswith((f"{DOCS_ASSETS}/", "/console/"))
+
+
+def address_of(scope: Scope) -> str | None:
+    return (scope.get("client") or (None,))[0]
 
 
 def with_rate_limits(send: Send, meter: Meter) -> Send:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
 import structlog
 from starlette.types import Send
 
 from producer.http import serializers
 from producer.http.answers import STREAM_HEADERS, StreamAnswer, send_body
+from producer.http.event_readers import EventReaders
 from producer.http.sse import Numbered
-from producer.jobs.service import JobService
+from producer.jobs.service import Call, JobService
 from producer.jobs.waiting_call import WaitingCall
 from shared.errors import IgniteError
 from shared.job import Job, JobStatus
@@ -17,13 +21,30 @@ from shared.ports import Update
 log = structlog.get_logger(__name__)
 
 
+@asynccontextmanager
+async def attached(service: JobService, job: Job, readers: EventReaders) -> AsyncGenerator[Call]:
+    with readers.counted(job.tenant):
+        async with service.attach(job) as call:
+            yield call
+
+
 class EventsAnswer(StreamAnswer):
     """A stream whose frames have numbers. A reader that disconnects does not cancel the job."""
 
     mode = "events"
 
-    def __init__(self, service: JobService, job: Job, after: int, keepalive: float, *, key: str | None = None) -> None:
-        super().__init__(service, lambda: service.attach(job), keepalive, key=key)
+    def __init__(
+        self,
+        service: JobService,
+        job: Job,
+        after: int,
+        keepalive: float,
+        *,
+        readers: EventReaders,
+        key: str | None = None,
+    ) -> None:
+        """`after`: the number of the last frame that the client has. `readers` counts this one."""
+        super().__init__(service, lambda: attached(service, job, readers), keepalive, key=key)
         self._numbered = Numbered(after)
         self._empty = True
 

@@ -143,7 +143,7 @@ async def get_result(request: Request, job_id: JobId) -> Response:
 @router.get(
     "/{job_id}/events",
     summary="Follow a job's stream, or resume it",
-    responses=answers(is_stream("The frames of the stream, each with its number as `id`."), *FOR_A_JOB),
+    responses=answers(is_stream("The frames of the stream, each with its number as `id`."), *FOR_A_JOB, 429),
     openapi_extra=LAST_EVENT_ID,
 )
 async def get_events(
@@ -155,7 +155,12 @@ async def get_events(
     after = last_event(request) if starting_after is None else starting_after
     job = replace(job, result=None)  # It would stay in memory for as long as the client reads the stream.
     return EventsAnswer(
-        context.service, job, after, keepalive=context.settings.keepalive, key=principal_of(request).key
+        context.service,
+        job,
+        after,
+        keepalive=context.settings.keepalive,
+        readers=context.readers,
+        key=principal_of(request).key,
     )
 
 

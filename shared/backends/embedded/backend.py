@@ -22,7 +22,7 @@ from shared.backends.embedded.outbox import EmbeddedOutbox
 from shared.backends.embedded.queue import EmbeddedQueue
 from shared.backends.embedded.registry import EmbeddedRegistry
 from shared.backends.embedded.store import EmbeddedStore
-from shared.backends.follower import FollowerHub
+from shared.backends.follower_hub import FollowerHub
 from shared.errors import BackendUnavailable, DataDirectoryInUse, IgniteError, StoreUnavailable
 from shared.job import Job, QueueName
 from shared.private_files import close_to_others, private_directory, private_file

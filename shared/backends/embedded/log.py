@@ -9,7 +9,9 @@ from functools import partial
 
 from shared.backends.embedded.database import jobs, views
 from shared.backends.embedded.database.connection import Database
-from shared.backends.follower import FollowerHub, LogFollower, Snapshot
+from shared.backends.fair_reads import FairReads
+from shared.backends.follower import LogFollower, Snapshot
+from shared.backends.follower_hub import FollowerHub
 from shared.ports import Follower
 
 
@@ -17,6 +19,7 @@ class EmbeddedLog:
     def __init__(self, database: Database, hub: FollowerHub, tenant_limit: int) -> None:
         self._database = database
         self._hub = hub
+        self._reads = FairReads(self._snapshot)
         self._tenant_limit = tenant_limit
 
     def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
@@ -31,7 +34,7 @@ class EmbeddedLog:
 
     @asynccontextmanager
     async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:
-        follower = LogFollower(job_id, offset, self._snapshot, stale=not created_here)
+        follower = LogFollower(job_id, offset, self._reads.read, stale=not created_here)
         with self._hub.following(follower):
             yield follower
 

@@ -15,7 +15,7 @@ from shared.backends.embedded.fair_queue import EmbeddedFairQueues, load_open
 from shared.backends.embedded.limiter import EmbeddedLimiter
 from shared.backends.embedded.log import notify_ended
 from shared.backends.embedded.registry import EmbeddedRegistry
-from shared.backends.follower import FollowerHub
+from shared.backends.follower_hub import FollowerHub
 from shared.errors import AttemptsExhausted
 from shared.job import Job, JobStatus, QueueName, born_at
 from shared.limits import tokens_used

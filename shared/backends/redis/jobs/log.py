@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 
 from shared.aio import run_and_discard
 from shared.backends.ending import decode_ending
-from shared.backends.follower import FollowerHub, LogFollower, Snapshot
+from shared.backends.fair_reads import FairReads
+from shared.backends.follower import LogFollower, Snapshot
+from shared.backends.follower_hub import FollowerHub
 from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.driver import Pipeline
 from shared.backends.redis.connection.presence import any_subscribed
@@ -22,6 +24,7 @@ class RedisLog:
         self._redis = pipeline
         self._appends = Appends(pipeline)
         self._hub = hub
+        self._reads = FairReads(self._snapshot)
         self._replica = replica
         self._kept = kept
 
@@ -34,7 +37,7 @@ class RedisLog:
 
     @asynccontextmanager
     async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:
-        follower = LogFollower(job_id, offset, self._snapshot, stale=not created_here)
+        follower = LogFollower(job_id, offset, self._reads.read, stale=not created_here)
         try:
             with self._hub.following(follower):
                 yield follower
