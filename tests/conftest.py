@@ -4,6 +4,7 @@ has servers of its own.
 
 import asyncio
 import os
+import signal
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +23,8 @@ CI = os.environ.get("CI", "").lower() in {"1", "true"}
 # How long it takes to think of an example says something about the machine and nothing about the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+# A shell without job control starts commands in the background with SIGINT ignored, and so all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 S = TypeVar("S", RabbitMQ, Redis, RedisCluster)
 IS_MISSING = "is missing: install it, or set IGNITE_TEST_DOCKER=1 where a Docker engine runs"

@@ -2,9 +2,10 @@
 
 import asyncio
 
-from tests.support.chat import Gate, Prompt, reached, session_with, streaming
+from tests.support.chat import Gate, Prompt, session_with, streaming
 from tests.support.cluster import Cluster
 from tests.support.load import answered
+from tests.support.wait_until import wait_until
 
 
 async def test_flex_streams_make_room_and_lose_no_byte(cluster: Cluster, gate: Gate) -> None:
@@ -16,7 +17,9 @@ async def test_flex_streams_make_room_and_lose_no_byte(cluster: Cluster, gate: G
         session_with(api.url) as session,
         asyncio.TaskGroup() as calls,
     ):
-        await reached(streams[:3], 5)
+        await wait_until(
+            lambda: sum(len(stream.frames) >= 5 for stream in streams) == 3, "flex to have its three slots"
+        )
         urgent = [calls.create_task(answered(session, Prompt(seed=7, tokens=5))) for _ in range(4)]
         await asyncio.gather(*urgent)
         gate.open()
