@@ -24,6 +24,7 @@ from producer.files import routes as files
 from producer.files.catalog import Files
 from producer.files.reaper import reap
 from producer.fleet import Fleet
+from producer.health import Health
 from producer.http.connection.limits import Connections
 from producer.http.context import ApiContext
 from producer.http.edge.body_budget import BodyBudget, BodyBudgetMiddleware
@@ -35,9 +36,8 @@ from producer.http.edge.tenant_calls import TenantCalls
 from producer.http.errors import install_error_handlers
 from producer.http.event_readers import EventReaders
 from producer.http.openapi import openapi_of
-from producer.http.routes import completions, dead, jobs, models, operations, stored
+from producer.http.routes import completions, dead, health, jobs, models, operations, stored
 from producer.http.routes.console import console_router
-from producer.http.routes.health import Health, health_router
 from producer.jobs.dead_letters import consume_dead_letters
 from producer.jobs.reconciler import Reconciler
 from producer.jobs.service import JobService
@@ -62,64 +62,12 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
     """Returns the application on an open backend. The caller closes the service, then the backend. The setting
     `no_auth`, where it is set, overrides `keyless`.
     """
-    catalog = Catalog(backend.registry, configured_models(settings))
     keyless = keyless_by(settings, keyless)
-    keyring = Keyring(settings.keys, KeyRepository(backend.documents), keyless, metrics_key=settings.metrics_key)
-    storage = open_storage(settings)
-    service, kept = (
-        JobService(backend, catalog, settings),
-        Files(backend.documents, storage, settings.tenant_file_limit),
-    )
-    limits = KeyLimits(backend.limiter, backend.store)
-    bodies = BodyBudget(settings.body_budget, settings.tenant_body_budget)
-    batch_context = BatchContext(
-        settings,
-        backend=backend,
-        service=service,
-        catalog=catalog,
-        batches=BatchRepository(backend.documents, settings.file_retention, settings.tenant_batch_limit),
-        files=kept,
-        storage=storage,
-        bodies=bodies,
-    )
-    runners = BatchLeaseManager(
-        backend.documents,
-        batch_context.batches,
-        lambda progress_writer: BatchRun(batch_context, progress_writer).run(),
-        lease=settings.batch_lease,
-    )
-    fleet = Fleet(backend, catalog)
-    context = ApiContext(
-        settings,
-        backend=backend,
-        keyring=keyring,
-        limits=limits,
-        service=service,
-        catalog=catalog,
-        health=Health(),
-        files=kept,
-        batches=batch_context.batches,
-        named_batches=IdempotentBatches(backend.documents, batch_context.batches),
-        runners=runners,
-        fleet=fleet,
-        bodies=bodies,
-        connections=Connections(settings),
-        readers=EventReaders(settings.tenant_reader_limit),
-    )
+    context = context_for(backend, settings, keyless)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        context.health.run("dead-letters", consume_dead_letters(backend, context.service))
-        context.health.run("reconciler", Reconciler(backend, context.service, catalog).run(settings.sweep))
-        context.health.run("reaper", reap(kept, storage))
-        if settings.webhook_secret is not None:
-            announcing = announce_endings(
-                backend, settings.webhook_secret, private_allowed=settings.webhooks_may_be_private
-            )
-            context.health.run("webhooks", announcing)
-        context.health.run("batches", runners.run())
-        watcher = RevocationWatcher(Revocations(backend.documents), context.service, batch_context.batches)
-        context.health.run("revocations", watcher.run())
+        start_background_tasks(context)
         try:
             yield
         finally:
@@ -136,14 +84,66 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
         generate_unique_id_function=operation_id,
     )
     app.state.context = context
-    for room in (completions, stored, jobs, models, files, batches, dead, operations):
-        app.include_router(room.router)
-    app.include_router(health_router())
+    for routes in (completions, stored, jobs, models, files, batches, dead, operations, health):
+        app.include_router(routes.router)
     app.include_router(console_router())
     install_error_handlers(app)
     install_edge(app, context)
     app.openapi = lambda: openapi_of(app, keyed=keyless is Keyless.NEVER)
     return app
+
+
+def context_for(backend: Backend, settings: Settings, keyless: Keyless) -> ApiContext:
+    catalog = Catalog(backend.registry, configured_models(settings))
+    storage = open_storage(settings)
+    service = JobService(backend, catalog, settings)
+    repository = BatchRepository(backend.documents, settings.file_retention, settings.tenant_batch_limit)
+    kept = Files(backend.documents, storage, settings.tenant_file_limit, growing=repository.content)
+    bodies = BodyBudget(settings.body_budget, settings.tenant_body_budget)
+    batch_context = BatchContext(
+        settings=settings,
+        backend=backend,
+        service=service,
+        catalog=catalog,
+        batches=repository,
+        files=kept,
+        storage=storage,
+        bodies=bodies,
+    )
+    return ApiContext(
+        settings=settings,
+        backend=backend,
+        keyring=Keyring(settings.keys, KeyRepository(backend.documents), keyless, metrics_key=settings.metrics_key),
+        limits=KeyLimits(backend.limiter, backend.store),
+        service=service,
+        catalog=catalog,
+        health=Health(),
+        files=kept,
+        storage=storage,
+        batches=repository,
+        named_batches=IdempotentBatches(backend.documents, repository),
+        runners=BatchLeaseManager(
+            backend.documents,
+            repository,
+            lambda progress_writer: BatchRun(batch_context, progress_writer).run(),
+            lease=settings.batch_lease,
+        ),
+        fleet=Fleet(backend, catalog),
+        bodies=bodies,
+        connections=Connections(settings),
+        readers=EventReaders(settings.tenant_reader_limit),
+    )
+
+
+def start_background_tasks(context: ApiContext) -> None:
+    backend, settings, service, run = context.backend, context.settings, context.service, context.health.run
+    run("dead-letters", consume_dead_letters(backend, service))
+    run("reconciler", Reconciler(backend, service, context.catalog).run(settings.sweep))
+    run("reaper", reap(context.files, context.storage))
+    if (secret := settings.webhook_secret) is not None:
+        run("webhooks", announce_endings(backend, secret, private_allowed=settings.webhooks_may_be_private))
+    run("batches", context.runners.run())
+    run("revocations", RevocationWatcher(Revocations(backend.documents), service, context.batches).run())
 
 
 def keyless_by(settings: Settings, default: Keyless) -> Keyless:

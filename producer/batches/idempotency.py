@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from producer.batches.document import Batch, Kept
 from producer.batches.repository import BatchRepository
@@ -40,16 +41,16 @@ class Named(Kept):
     again: bool
 
 
-def request_name(headers: Mapping[str, str], body: bytes, call: str) -> RequestName | None:
-    """Returns the request's name, None where it cannot be a repetition. `call`: the kind of call. Raises
-    InvalidRequest.
+def request_name(headers: Mapping[str, str], body: bytes, value: Any, *, call: str) -> RequestName | None:
+    """Returns the request's name, None where it cannot be a repetition. `value`: the parsed body; `call`: the kind of
+    call. Raises InvalidRequest.
     """
-    if (key := idempotency_key(headers.get(HEADER), body, call)) is not None:
-        return RequestName(f"key:{key.name}", key.fingerprint, key.kept, again=True)
+    if (key := idempotency_key(headers.get(HEADER), value, call)) is not None:
+        return RequestName(f"key:{key.name}", key.fingerprint, kept=key.kept, again=True)
     sent = sdk_try(headers, body, call)
     if sent is None:
         return None
-    return RequestName(f"sent:{digest(sent.digest.encode())}", sent.digest, SENT_FOR, again=sent.again)
+    return RequestName(f"sent:{digest(sent.digest.encode())}", sent.digest, kept=SENT_FOR, again=sent.again)
 
 
 class IdempotentBatches:

@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from producer.batches.document import KIND, Batch
+from producer.files.catalog import Content
+from producer.files.entry import Part
 from shared.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from shared.ports import FLEET, Document, DocumentChanged, Documents
 
@@ -107,6 +109,14 @@ class BatchRepository:
         if found is None:
             raise NotFound(f"No batch found with id '{batch_id}'.", param="batch_id")
         return found
+
+    async def content(self, tenant: str, batch_id: str, file_id: str) -> Content:
+        """Returns the content so far of a file that the batch writes."""
+        found = await self.find(tenant, batch_id)
+        if found is None:
+            return Content((), lines=0)
+        output = found[0].output_of(file_id)
+        return Content([Part(key=each.key, size=each.size) for each in output.segments], lines=output.lines)
 
     async def list(self, tenant: str, *, after: str | None, limit: int) -> tuple[Sequence[Batch], bool]:
         """Returns a page, newest first, and whether there are more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,7 +14,6 @@ from producer.files.entry import new_file_id, new_id
 from producer.files.expiry import checked_expiry
 from producer.http.serializers import whole
 from shared.errors import InvalidRequest
-from shared.schema import parse_json
 from shared.schema.request import Metadata
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
@@ -35,12 +34,8 @@ class BatchRequest(BaseModel):
     )
 
 
-def parse_batch_request(body: bytes) -> BatchRequest:
-    """Parses the body of POST /v1/batches. Raises InvalidRequest, which names the field."""
-    value = parse_json(body)
-    if not isinstance(value, dict):
-        raise InvalidRequest("The request body is not a JSON object.", code="invalid_json")
-    given = cast(dict[str, Any], value)
+def parse_batch_request(given: Mapping[str, Any]) -> BatchRequest:
+    """Checks the parsed body of POST /v1/batches. Raises InvalidRequest, which names the field."""
     for name in given.keys() - BatchRequest.model_fields.keys():
         if given[name] is not None:
             param = name[:100]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from producer.batches.document import Batch
 from producer.batches.idempotency import RequestName, request_name
-from producer.batches.requests import batch_object, new_batch, parse_batch_request, retrying
+from producer.batches.requests import BatchRequest, batch_object, new_batch, parse_batch_request, retrying
 from producer.http import response_models, serializers
 from producer.http.context import context_of, json_response, principal_of, tenant_of
 from producer.http.openapi import BATCH_REQUEST, answers, is_json
+from producer.http.parameters import Id, Limit
 from producer.webhooks.target import webhook_refusal
 from shared.errors import Conflict, InvalidRequest
+from shared.schema import parse_object
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
-BatchId = Annotated[str, Path(max_length=200)]
 A_BATCH = is_json(response_models.Batch, "The batch.")
 
 
@@ -36,12 +37,18 @@ async def begin(request: Request, batch: Batch, name: RequestName | None) -> Res
     return json_response(batch_object(standing))
 
 
+def checked(headers: Mapping[str, str], body: bytes) -> tuple[BatchRequest, RequestName | None]:
+    """Parses the body, once. Raises InvalidRequest."""
+    value = parse_object(body)
+    return parse_batch_request(value), request_name(headers, body, value, call="batch")
+
+
 @router.post("", summary="Create a batch", responses=answers(A_BATCH, 400, 404), openapi_extra=BATCH_REQUEST)
 async def create_batch(request: Request) -> Response:
     """Runs the requests in a file. All lines are validated first; `errors` lists the problems found."""
     body, principal, context = await request.body(), principal_of(request), context_of(request)
-    asked, settings = await context.service.checks.run(body, lambda: parse_batch_request(body)), context.settings
-    name = request_name(request.headers, body, "batch")
+    settings = context.settings
+    asked, name = await context.service.checks.run(body, lambda: checked(request.headers, body))
     if (standing := await context.named_batches.find(principal.tenant, name)) is not None:
         return json_response(batch_object(standing))
     if (refused := webhook_refusal(asked.webhook_url, background=True, settings=settings)) is not None:
@@ -56,30 +63,28 @@ async def create_batch(request: Request) -> Response:
     summary="List batches, newest first",
     responses=answers(is_json(response_models.BatchList, "A page of batches."), 400),
 )
-async def list_batches(
-    request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
-) -> Response:
+async def list_batches(request: Request, after: str | None = None, limit: Limit = 20) -> Response:
     """`after`: the last id of the previous page."""
     found, more = await context_of(request).batches.list(tenant_of(request), after=after, limit=limit)
     return json_response(serializers.page([batch_object(batch) for batch in found], has_more=more))
 
 
 @router.get("/{batch_id}", summary="Get a batch", responses=answers(A_BATCH, 404))
-async def get_batch(request: Request, batch_id: BatchId) -> Response:
+async def get_batch(request: Request, batch_id: Id) -> Response:
     return json_response(batch_object(await context_of(request).batches.get(tenant_of(request), batch_id)))
 
 
 @router.post("/{batch_id}/cancel", summary="Cancel a batch", responses=answers(A_BATCH, 404, 409))
-async def cancel_batch(request: Request, batch_id: BatchId) -> Response:
+async def cancel_batch(request: Request, batch_id: Id) -> Response:
     """Finished requests stay in the output files; the others are listed in the error file as `batch_cancelled`."""
     return json_response(batch_object(await context_of(request).batches.cancel(tenant_of(request), batch_id)))
 
 
 @router.post("/{batch_id}/retry", summary="Run a batch's failed requests again", responses=answers(A_BATCH, 404, 409))
-async def retry_batch(request: Request, batch_id: BatchId) -> Response:
+async def retry_batch(request: Request, batch_id: Id) -> Response:
     """Creates a new batch of the requests in this one's error file, with the same completion window."""
     context, tenant = context_of(request), tenant_of(request)
-    name = request_name(request.headers, b"{}", f"retry {batch_id}")
+    name = request_name(request.headers, b"{}", {}, call=f"retry {batch_id}")
     if (standing := await context.named_batches.find(tenant, name)) is not None:
         return json_response(batch_object(standing))
     batch = await context.batches.get(tenant, batch_id)

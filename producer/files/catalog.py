@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from producer.batches import document as batches
 from producer.files.entry import KIND, UPLOADED, FileEntry, Part, object_key
 from producer.files.usage import EACH, FileUsage, bucket_of
 from producer.storage import ObjectMissing, Storage
@@ -30,11 +29,20 @@ class Content:
         return sum(part.size for part in self.parts)
 
 
+GrowingContent = Callable[[str, str, str], Awaitable[Content]]
+"""(tenant, id of what writes the file, file id) → the file's content so far."""
+
+
 class Files:
-    def __init__(self, documents: Documents, storage: Storage, limit: int = 0) -> None:
-        """`limit`: bytes that a tenant's files may have; 0: any number."""
+    def __init__(
+        self, documents: Documents, storage: Storage, limit: int = 0, *, growing: GrowingContent | None = None
+    ) -> None:
+        """`limit`: bytes that a tenant's files may have; 0: any number. `growing`: reads the files that batches still
+        write.
+        """
         self._documents = documents
         self._storage = storage
+        self._growing = growing
         self.usage = FileUsage(documents, limit)
 
     # ── entries ──
@@ -117,11 +125,9 @@ class Files:
         """Returns the parts that hold the file's bytes now."""
         if entry.growing is None:
             return Content(entry.parts)
-        found = await self._documents.get(batches.KIND, tenant, entry.growing)
-        if found is None:
-            return Content((), 0)
-        output = batches.Batch.model_validate_json(found.value).output_of(entry.id)
-        return Content([Part(key=each.key, size=each.size) for each in output.segments], output.lines)
+        if self._growing is None:
+            return Content((), lines=0)
+        return await self._growing(tenant, entry.growing, entry.id)
 
     async def read(self, tenant: str, file_id: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """The bytes from `start` up to `end`, in chunks. A file that grows may change the objects that it is in, never

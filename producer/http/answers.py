@@ -74,22 +74,17 @@ class CallAnswer(Response):
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with (
-            waiting(self._service, self._take_open_call(), self.mode, self._patience, self._key) as client,
-            watching_disconnect(receive, client),
-        ):
+        open_call = self._open_call
+        del self._open_call  # It holds the whole request, and a call may wait for hours.
+        call = waiting(self._service, open_call, self.mode, patience=self._patience, key=self._key)
+        del open_call
+        async with call as client, watching_disconnect(receive, client):
             try:
                 client.ending = await self._serve(client, send)
             except IgniteError as error:
                 if self._started:
                     raise
                 await error_response(error, client.about_job())(scope, receive, send)
-
-    def _take_open_call(self) -> OpenCall:
-        """Returns `open_call` and drops it here: it holds the whole request, and a call may wait for hours."""
-        open_call = self._open_call
-        del self._open_call
-        return open_call
 
     async def _serve(self, client: WaitingCall, send: Send) -> str:
         """Sends the answer and returns the job's final status. Raises FollowerClosed when the client has left."""

@@ -18,11 +18,12 @@ from producer.batches.repository import BatchRepository
 from producer.catalog import Catalog
 from producer.files.catalog import Files
 from producer.fleet import Fleet
+from producer.health import Health
 from producer.http.connection.limits import Connections
 from producer.http.edge.body_budget import BodyBudget
 from producer.http.event_readers import EventReaders
-from producer.http.routes.health import Health
 from producer.jobs.service import JobService
+from producer.storage import Storage
 from shared.ports import Backend
 from shared.settings import Settings
 
@@ -37,6 +38,7 @@ class ApiContext:
     catalog: Catalog
     health: Health
     files: Files
+    storage: Storage
     batches: BatchRepository
     named_batches: IdempotentBatches
     runners: BatchLeaseManager

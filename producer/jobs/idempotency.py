@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -16,9 +17,9 @@ HEADER = "Idempotency-Key"
 NAME = re.compile(r"[\x20-\x7e]{1,255}")
 
 
-def idempotency_key(name: str | None, body: bytes, call: str) -> IdempotencyKey | None:
-    """Returns the key, None without a name. The fingerprint ignores the order of fields and white space; it includes
-    `call`, the kind of call (a stream, a batch). Raises InvalidRequest.
+def idempotency_key(name: str | None, value: Any, call: str) -> IdempotencyKey | None:
+    """Returns the key, None without a name. `value`: the parsed body. The fingerprint ignores the order of fields and
+    white space; it includes `call`, the kind of call (a stream, a batch). Raises InvalidRequest.
     """
     if name is None:
         return None
@@ -26,7 +27,7 @@ def idempotency_key(name: str | None, body: bytes, call: str) -> IdempotencyKey 
         raise InvalidRequest(
             f"Invalid value for '{HEADER}': expected 1 to 255 printable ASCII characters.", param=HEADER
         )
-    canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    canonical = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     return IdempotencyKey(digest(name.encode()), digest(call.encode(), canonical))
 
 

@@ -27,7 +27,7 @@ OUTAGE_PATIENCE = 30.0
 class WaitingCall:
     """Follows one job for its client. `ending`: how the call ended, for the metrics; set by the route."""
 
-    def __init__(self, service: JobService, call: Call, mode: str, patience: float | None) -> None:
+    def __init__(self, service: JobService, call: Call, mode: str, *, patience: float | None) -> None:
         self.call = call
         self.ending = "failed"
         self._service = service
@@ -120,6 +120,7 @@ async def waiting(
     service: JobService,
     open_call: OpenCall,
     mode: str,
+    *,
     patience: float | None = None,
     key: str | None = None,
 ) -> AsyncGenerator[WaitingCall]:

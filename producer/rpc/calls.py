@@ -24,7 +24,7 @@ from producer.rpc.peers import address_of, browser_refusal
 from producer.rpc.receiving import CallLimit, Receiving
 from producer.rpc.wire_bounds import MessageBounds
 from shared.errors import DeadlineExceeded, IgniteError, InvalidRequest, RequestTooLarge
-from shared.job import Mode
+from shared.job import IdempotencyKey, Mode
 from shared.ports import FollowerClosed
 from shared.proto.dodil.ignite.v1.model_service_pb2 import ChatCompletionRequest, ChatCompletionResponse
 from shared.schema import MAX_DEADLINE, check_request
@@ -122,9 +122,10 @@ class ModelService:
         mode: Mode,
         remaining: float | None,
     ) -> Submission:
-        limit, streams = self._context.settings.body_limit, mode == "stream"
-        body, request = await self._context.service.checks.run(
-            data, lambda: read(data, limit, streams=streams), heavy=BOUNDS.is_heavy(data)
+        limit = self._context.settings.body_limit
+        named = metadata.get(HEADER.lower())
+        body, request, key = await self._context.service.checks.run(
+            data, lambda: read(data, limit, mode=mode, named=named), heavy=BOUNDS.is_heavy(data)
         )
         return Submission(
             principal=principal,
@@ -132,14 +133,16 @@ class ModelService:
             request=with_deadline(request, remaining),
             mode=mode,
             detached=metadata.get("x-on-disconnect", "").lower() == "continue",
-            idempotency_key=idempotency_key(metadata.get(HEADER.lower()), body, mode),
+            idempotency_key=key,
             meter=self._context.limits.meter(principal),
             traceparent=metadata.get("traceparent"),
         )
 
 
-def read(data: bytes, limit: int, *, streams: bool) -> tuple[bytes, Request]:
-    """Returns the equivalent JSON body and the checked request. Raises InvalidRequest, RequestTooLarge."""
+def read(data: bytes, limit: int, *, mode: Mode, named: str | None) -> tuple[bytes, Request, IdempotencyKey | None]:
+    """Returns the equivalent JSON body, the checked request and its idempotency key, if it is `named`. Raises
+    InvalidRequest, RequestTooLarge.
+    """
     BOUNDS.refuse_excess(data)
     try:
         value = body_of(ChatCompletionRequest.FromString(data))
@@ -148,11 +151,11 @@ def read(data: bytes, limit: int, *, streams: bool) -> tuple[bytes, Request]:
     body = orjson.dumps(value)
     if len(body) > limit:
         raise RequestTooLarge(f"The request body is larger than {limit:,} bytes.")
-    request = check_request(value, stream=streams)
+    request = check_request(value, stream=mode == "stream")
     if request.background:
         message = "Background jobs are not available over gRPC: use HTTP (POST /v1/chat/completions)."
         raise InvalidRequest(message, param="background")
-    return body, request
+    return body, request, idempotency_key(named, value, mode)
 
 
 def with_deadline(request: Request, remaining: float | None) -> Request:

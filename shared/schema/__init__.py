@@ -13,7 +13,7 @@ from shared.schema.parsing import (
     nesting,
     parse_json,
     parse_metadata,
-    parse_request,
+    parse_object,
 )
 from shared.schema.request import MAX_DEADLINE, NOT_FOR_ENGINES, ChatCompletionRequest, MetadataUpdate
 
@@ -34,5 +34,5 @@ __all__ = [
     "nesting",
     "parse_json",
     "parse_metadata",
-    "parse_request",
+    "parse_object",
 ]

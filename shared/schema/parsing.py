@@ -77,15 +77,12 @@ def containers(values: Iterable[Any]) -> list[Iterable[Any]]:
     return [*objects, *(cast(list[Any], value) for value in values if isinstance(value, list))]
 
 
-def parse_request(body: bytes, *, stream: bool | None = None) -> ChatCompletionRequest:
-    """The checked request. `stream` is what the path says, where it says anything.
-
-    Raises InvalidRequest with the path of the first bad field in `param`.
-    """
+def parse_object(body: bytes) -> dict[str, Any]:
+    """`body` as a JSON object. Raises InvalidRequest."""
     value = parse_json(body)
     if not isinstance(value, dict):
         raise InvalidRequest("The request body is not a JSON object.", code="invalid_json")
-    return check_request(cast(dict[str, Any], value), stream=stream)
+    return cast(dict[str, Any], value)
 
 
 def parse_metadata(body: bytes) -> dict[str, str]:
@@ -98,7 +95,10 @@ def parse_metadata(body: bytes) -> dict[str, str]:
 
 
 def check_request(value: dict[str, Any], *, stream: bool | None = None) -> ChatCompletionRequest:
-    """As `parse_request`, for a value that is parsed already."""
+    """The checked request of a parsed body. `stream` is what the path says, where it says anything.
+
+    Raises InvalidRequest with the path of the first bad field in `param`.
+    """
     try:
         request = ChatCompletionRequest.model_validate(value)
     except ValidationError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from openai import AsyncOpenAI
 
@@ -176,12 +177,12 @@ async def test_a_first_try_that_comes_after_its_second_is_the_same_batch(
 def a_batch(tenant: str = "local") -> Batch:
     return new_batch(
         tenant,
-        parse_batch_request(b'{"input_file_id":"f","endpoint":"%s","completion_window":"24h"}' % ENDPOINT.encode()),
+        parse_batch_request({"input_file_id": "f", "endpoint": ENDPOINT, "completion_window": "24h"}),
     )
 
 
 def a_name(body: bytes = b"{}") -> Any:
-    return request_name({"Idempotency-Key": "k"}, body, "batch")
+    return request_name({"Idempotency-Key": "k"}, body, orjson.loads(body), call="batch")
 
 
 class Dying(BatchRepository):

@@ -9,7 +9,7 @@ from producer.auth.keyring import LOCAL_TENANT, Principal
 from producer.jobs.submission import Submission
 from producer.jobs.waiting_call import waiting
 from shared.errors import BackendUnavailable
-from shared.schema import parse_request
+from shared.schema import check_request, parse_object
 from tests.producer.api import COMPLETIONS, Api, ask, embedded_api, raw_post
 from tests.support.wait_until import wait_until
 
@@ -74,7 +74,7 @@ async def test_a_call_outlives_a_wait_for_its_worker(idle_api: Api, stream: bool
 
 async def test_a_call_that_is_refused_after_all_leaves_no_job_behind(idle_api: Api) -> None:
     """Its client is told to come again, and makes another one."""
-    request = parse_request(json.dumps(ask()).encode())
+    request = check_request(parse_object(json.dumps(ask()).encode()))
     submission = Submission(Principal(LOCAL_TENANT), b"{}", request, mode="unary")
     with pytest.raises(BackendUnavailable):
         async with waiting(idle_api.service, lambda: idle_api.service.call(submission), "unary") as client:

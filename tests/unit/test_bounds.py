@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from producer.admission.large_requests import LargeRequestChecks
 from shared.errors import InvalidRequest
-from shared.schema import ChatCompletionRequest, is_heavy, parse_json, parse_request, parsing
+from shared.schema import ChatCompletionRequest, check_request, is_heavy, parse_json, parse_object, parsing
 from shared.schema.bounds import MAX_CONTAINERS, MAX_VALUES, UNCOUNTED, Census
 from shared.schema.messages import MAX_PARTS
 from shared.schema.request import MAX_BIASES, MAX_MESSAGES
@@ -109,7 +109,7 @@ COUNTED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("fields", "param"), COUNTED, ids=[param for _, param in COUNTED])
 def test_lists_and_objects_have_a_greatest_length(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        parse_request(orjson.dumps(request(**fields)))
+        check_request(parse_object(orjson.dumps(request(**fields))))
     assert refused.value.param == param
 
 
@@ -148,7 +148,7 @@ async def test_large_bodies_are_checked_beside_the_event_loop(body: bytes, heavy
         assert is_heavy(body) is heavy
         assert (await checks.run(body, threading.get_ident) != threading.get_ident()) is heavy
         with pytest.raises(InvalidRequest):
-            await checks.run(body, lambda: parse_request(body))
+            await checks.run(body, lambda: check_request(parse_object(body)))
     finally:
         checks.close()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase, CompletionCreateParamsStreaming
 
 from shared.errors import InvalidRequest
-from shared.schema import MAX_NESTING, QUOTED, ChatCompletionRequest, check_request, nesting, parse_json, parse_request
+from shared.schema import MAX_NESTING, QUOTED, ChatCompletionRequest, check_request, nesting, parse_json, parse_object
 
 USER = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "function": {"name": "add"}}
@@ -372,4 +372,4 @@ def test_many_brackets_that_are_shallow_are_fine() -> None:
 @given(st.binary(max_size=50))
 def test_bytes_are_a_request_or_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        parse_request(body)
+        check_request(parse_object(body))

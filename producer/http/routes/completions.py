@@ -15,6 +15,8 @@ from starlette.responses import Response
 from producer.http import serializers
 from producer.http.answers import StreamAnswer, UnaryAnswer
 from producer.http.context import ApiContext, context_of, meter_of, principal_of
+from producer.http.edge.fast_path import Handler
+from producer.http.job_answers import job_response
 from producer.http.openapi import (
     COMPLETION,
     COMPLETION_REQUEST,
@@ -23,14 +25,16 @@ from producer.http.openapi import (
     JOB_CREATED,
     answers,
 )
-from producer.http.routes.jobs import MAX_WAIT, job_response
+from producer.http.parameters import MAX_WAIT
 from producer.jobs.idempotency import HEADER, SdkTry, idempotency_key, sdk_try
 from producer.jobs.submission import Submission
 from shared.errors import BackendUnavailable, InvalidRequest, UnsupportedMediaType
 from shared.job import IdempotencyKey, Job, Mode
-from shared.schema import MAX_DEADLINE, ChatCompletionRequest, parse_request
+from shared.schema import MAX_DEADLINE, ChatCompletionRequest, check_request, parse_object
 
 router = APIRouter(tags=["chat"])
+
+PATH, STREAM_PATH = "/v1/chat/completions", "/v1/chat/completions/stream"
 
 SDK_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 
@@ -38,34 +42,23 @@ JSON_TYPES = re.compile(r"application/(.*\+)?json", re.IGNORECASE)
 
 
 @router.post(
-    "/v1/chat/completions",
+    STREAM_PATH,
+    name="stream_completion",
+    summary="Stream a chat completion",
+    description="Returns SSE and ignores the request's `stream`.",
+    responses=answers(COMPLETION_STREAM | JOB_CREATED, *FOR_COMPLETIONS),
+    openapi_extra=COMPLETION_REQUEST,
+)
+@router.post(
+    PATH,
     summary="Create a chat completion",
     responses=answers(COMPLETION | JOB_CREATED, *FOR_COMPLETIONS),
     openapi_extra=COMPLETION_REQUEST,
 )
 async def create_completion(request: Request) -> Response:
     """Returns a completion; SSE when `stream` is true; 202 and a job with `background` or `Prefer: respond-async`."""
-    return await answer(request, stream=None)
-
-
-@router.post(
-    "/v1/chat/completions/stream",
-    summary="Stream a chat completion",
-    responses=answers(COMPLETION_STREAM | JOB_CREATED, *FOR_COMPLETIONS),
-    openapi_extra=COMPLETION_REQUEST,
-)
-async def stream_completion(request: Request) -> Response:
-    """Returns SSE and ignores the request's `stream`."""
-    return await answer(request, stream=True)
-
-
-HANDLERS = {"/v1/chat/completions": create_completion, "/v1/chat/completions/stream": stream_completion}
-"""The handlers that the fast path calls, by path."""
-
-
-async def answer(request: Request, *, stream: bool | None) -> Response:
     context = context_of(request)
-    submission, preferences = await read_submission(request, stream)
+    submission, preferences = await read_submission(request)
     if submission.background:
         return await answer_with_job(context, submission, preferences)
     if submission.mode == "stream":
@@ -85,6 +78,10 @@ async def answer(request: Request, *, stream: bool | None) -> Response:
     )
 
 
+HANDLERS: Mapping[str, Handler] = {PATH: create_completion, STREAM_PATH: create_completion}
+"""The handler that the fast path calls, by path."""
+
+
 async def answer_with_job(context: ApiContext, submission: Submission, preferences: Preferences) -> Response:
     """Answers 202 with the job, or with the completion if the job ends within the client's `Prefer: wait`."""
     job = await context.service.submit(submission)
@@ -101,7 +98,7 @@ async def answer_with_job(context: ApiContext, submission: Submission, preferenc
     return response
 
 
-async def wait_for_end(context: ApiContext, job: Job, seconds: float, key: str | None) -> Job:
+async def wait_for_end(context: ApiContext, job: Job, seconds: float, *, key: str | None) -> Job:
     """Waits for the job's end, at most `seconds`: the status changes at most twice on the way."""
     until = time.monotonic() + seconds
     while not job.status.terminal and (left := until - time.monotonic()) > 0:
@@ -109,10 +106,11 @@ async def wait_for_end(context: ApiContext, job: Job, seconds: float, key: str |
     return job
 
 
-async def read_submission(request: Request, stream: bool | None) -> tuple[Submission, Preferences]:
+async def read_submission(request: Request) -> tuple[Submission, Preferences]:
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
     if not JSON_TYPES.fullmatch(content_type):
         raise UnsupportedMediaType(f"The content type {content_type!r} is not supported; send application/json.")
+    stream = True if request.scope["path"] == STREAM_PATH else None
     body = await request.body()
     checked = await context_of(request).service.checks.run(body, lambda: check(request.headers, body, stream))
     again = checked.sent
@@ -147,13 +145,16 @@ class Checked:
 
 
 def check(headers: Mapping[str, str], body: bytes, stream: bool | None) -> Checked:
-    """Parses and checks the body: all steps that take time in proportion to its size. Raises InvalidRequest."""
-    request = parse_request(body, stream=stream)
+    """Parses and checks the body: all steps that take time in proportion to its size. `stream` is what the path says,
+    where it says anything. Raises InvalidRequest.
+    """
+    value = parse_object(body)
+    request = check_request(value, stream=stream)
     preferences = Preferences.from_header(headers.get("prefer", ""))
     streams = bool(request.stream) if stream is None else stream
     background = bool(request.background) or preferences.respond_async
     mode: Mode = "stream" if streams and not background else "unary"
-    key = idempotency_key(headers.get(HEADER), body, mode)
+    key = idempotency_key(headers.get(HEADER), value, mode)
     sent = None if background or key else sdk_try(headers, body, mode)
     return Checked(request, preferences=preferences, mode=mode, background=background, key=key, sent=sent)
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from producer.auth.keyring import require_operator
 from producer.http import response_models, serializers
 from producer.http.context import context_of, json_response, principal_of
+from producer.http.job_answers import job_response
 from producer.http.openapi import FOR_A_JOB, answers, is_json
-from producer.http.routes.jobs import JobId, job_response
+from producer.http.parameters import Id, Limit
 from shared.errors import NotFound
 from shared.job import Job
 from shared.ports import Fate, Undecodable
 
 MOST_MESSAGES = 1000
 """Undecodable messages that one call reads at most."""
-
-Limit = Annotated[int, Query(ge=1, le=100)]
-MessageId = Annotated[str, Path(max_length=200)]
 
 
 def operators_only(request: Request) -> None:
@@ -51,7 +48,7 @@ async def list_dead(
     summary="Try a dead job of any tenant again",
     responses=answers(is_json(response_models.Job, "The job, queued again."), 403, *FOR_A_JOB, 409, 429),
 )
-async def retry_dead(request: Request, job_id: JobId) -> Response:
+async def retry_dead(request: Request, job_id: Id) -> Response:
     """Queues the job again with the same id and an empty log, as its owner could."""
     context = context_of(request)
     return await job_response(context, await context.service.retry(await job_of_any_tenant(request, job_id)))
@@ -73,7 +70,7 @@ async def list_messages(request: Request) -> Response:
     summary="Put a message back into the queue it came from",
     responses=answers(is_json(response_models.UndecodableMessage, "The message."), 403, 404),
 )
-async def replay_message(request: Request, message_id: MessageId) -> Response:
+async def replay_message(request: Request, message_id: Id) -> Response:
     """Queues the message again, for example for a worker of another version."""
     return await dispose(request, message_id, "replay")
 
@@ -83,7 +80,7 @@ async def replay_message(request: Request, message_id: MessageId) -> Response:
     summary="Delete an undecodable message",
     responses=answers(is_json(response_models.UndecodableMessage, "The deleted message."), 403, 404),
 )
-async def forget_message(request: Request, message_id: MessageId) -> Response:
+async def forget_message(request: Request, message_id: Id) -> Response:
     """Deletes the message permanently."""
     return await dispose(request, message_id, "forget")
 

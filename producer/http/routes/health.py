@@ -1,21 +1,19 @@
-"""Serves liveness, readiness and metrics, and owns the producer's background tasks."""
+"""Serves liveness, readiness and metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from typing import Any
 
-import structlog
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse, Response
 
 from producer.auth.keyring import METRICS, require_operator
 from producer.fleet import Fleet
+from producer.http.context import context_of, json_response, principal_of
 from producer.http.openapi import ALIVE, READINESS
 from producer.metrics import (
     QUEUE_BACKLOG,
@@ -27,74 +25,32 @@ from producer.metrics import (
     WORKER_SLOTS,
     WORKERS,
 )
-from shared.errors import BackendUnavailable, IgniteError
+from shared.errors import BackendUnavailable
 
-log = structlog.get_logger(__name__)
-
-
-class Health:
-    """Runs background tasks. A task that ends before `close` is logged and makes this replica not ready."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.dead_tasks: dict[str, str] = {}
-        self._failing: frozenset[str] = frozenset()
-
-    def run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            return
-        log.critical(
-            "background.died", task=task.get_name(), exc_info=task.exception(), next="this replica is not ready"
-        )
-        self.dead_tasks[task.get_name()] = "this background task has stopped: restart the process"
-
-    def log_changes(self, parts: Mapping[str, IgniteError | None]) -> None:
-        """Logs parts that have failed or recovered since the last probe. The details are for the log only."""
-        failing = frozenset(name for name, problem in parts.items() if problem is not None)
-        for name in sorted(failing - self._failing):
-            log.warning("readiness.lost", part=name, error=str(parts[name]), next="checked again at the next probe")
-        for name in sorted(self._failing - failing):
-            log.info("readiness.back", part=name)
-        self._failing = failing
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+router = APIRouter(tags=["operations"])
 
 
-def health_router() -> APIRouter:
-    from producer.http.context import context_of, json_response, principal_of
+@router.get("/healthz", summary="Liveness", responses=ALIVE)
+async def healthz() -> Response:
+    return json_response({"status": "ok"})
 
-    router = APIRouter(tags=["operations"])
 
-    @router.get("/healthz", summary="Liveness", responses=ALIVE)
-    async def healthz() -> Response:
-        return json_response({"status": "ok"})
+@router.get("/readyz", summary="Readiness: the broker and the store answer", responses=READINESS)
+async def readyz(request: Request) -> Response:
+    parts = await context_of(request).readiness()
+    ready = not any(parts.values())
+    shown = {name: problem or "ok" for name, problem in parts.items()}
+    return json_response({"status": "ok" if ready else "unavailable", "checks": shown}, 200 if ready else 503)
 
-    @router.get("/readyz", summary="Readiness: the broker and the store answer", responses=READINESS)
-    async def readyz(request: Request) -> Response:
-        parts = await context_of(request).readiness()
-        ready = not any(parts.values())
-        shown = {name: problem or "ok" for name, problem in parts.items()}
-        return json_response({"status": "ok" if ready else "unavailable", "checks": shown}, 200 if ready else 503)
 
-    @router.get(METRICS, summary="Prometheus metrics", response_class=PlainTextResponse)
-    async def metrics(request: Request) -> Response:
-        """Needs an operator's key or `metrics_key`: the metrics show every tenant's load."""
-        require_operator(principal_of(request))
-        TASKS.set(len(asyncio.all_tasks()))
-        with suppress(BackendUnavailable):  # The process's own metrics are still exported.
-            await measure(context_of(request).fleet)
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-    return router
+@router.get(METRICS, summary="Prometheus metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Needs an operator's key or `metrics_key`: the metrics show every tenant's load."""
+    require_operator(principal_of(request))
+    TASKS.set(len(asyncio.all_tasks()))
+    with suppress(BackendUnavailable):  # The process's own metrics are still exported.
+        await measure(context_of(request).fleet)
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def measure(fleet: Fleet) -> None:

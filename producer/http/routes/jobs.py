@@ -7,11 +7,13 @@ import time
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from producer.http import response_models, serializers
-from producer.http.context import ApiContext, context_of, json_response, principal_of, tenant_of
+from producer.http.context import context_of, json_response, principal_of, tenant_of
+from producer.http.job_answers import job_page, job_response
+from producer.http.job_events import EventsAnswer
 from producer.http.openapi import (
     FOR_A_JOB,
     LAST_EVENT_ID,
@@ -22,48 +24,12 @@ from producer.http.openapi import (
     is_json,
     is_stream,
 )
-from producer.http.routes.job_events import EventsAnswer
-from producer.jobs.service import QueuePosition
-from shared.errors import BackendUnavailable, InvalidRequest
-from shared.job import Job, JobStatus
+from producer.http.parameters import MAX_WAIT, Id, Limit, metadata_filter
+from shared.errors import InvalidRequest
+from shared.job import JobStatus
 from shared.ports import JobFilter
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-
-JobId = Annotated[str, Path(max_length=200)]
-MAX_WAIT = 300.0
-"""Seconds. The longest `wait` of a poll."""
-
-
-async def job_response(context: ApiContext, job: Job, status: int = 200, *, known: str = "") -> Response:
-    """Returns the job object with its queue position, ETag and Retry-After, or 304. `known`: the client's
-    If-None-Match.
-    """
-    queue = await queue_position(context, job)
-    tag = serializers.etag(job, queue and queue.position, queue and queue.workers)
-    headers = {"etag": tag, **serializers.about_job(job, time.time())}
-    if queue is not None:
-        headers |= serializers.queue_headers(queue.position, queue.eta)
-    if not job.status.terminal:
-        headers["retry-after"] = str(serializers.poll_after(queue and queue.eta))
-    if tag in (entry.strip().removeprefix("W/") for entry in known.split(",")):
-        return Response(status_code=304, headers=headers)
-    body = serializers.job_object(
-        job, position=queue and queue.position, eta=queue and queue.eta, workers=queue and queue.workers
-    )
-    return json_response(body, status, headers)
-
-
-async def queue_position(context: ApiContext, job: Job) -> QueuePosition | None:
-    """Returns a queued job's position, or None if it is not queued or the store does not answer: an accepted job is
-    never answered with 503.
-    """
-    if job.status is not JobStatus.QUEUED:
-        return None
-    try:
-        return await context.service.queue_position(job)
-    except BackendUnavailable:
-        return None
 
 
 @router.get(
@@ -78,25 +44,11 @@ async def list_jobs(
     model: str | None = None,
     code: str | None = None,
     after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Limit = 20,
 ) -> Response:
     """Filters: `status`, `model`, `code` (of the error), `metadata[key]=value`. `after`: the last page's last id."""
-    where = JobFilter(status, model, code, metadata=metadata_filter(request))
-    jobs, more = await context_of(request).service.list(tenant_of(request), where, after=after, limit=limit)
-    return json_response(serializers.page([serializers.job_object(job) for job in jobs], has_more=more))
-
-
-def metadata_filter(request: Request) -> dict[str, str]:
-    wanted: dict[str, str] = {}
-    for name, value in request.query_params.items():
-        if name.startswith("metadata"):
-            key = name.removeprefix("metadata").removeprefix("[").removesuffix("]")
-            if name != f"metadata[{key}]" or not key:
-                raise InvalidRequest(
-                    "Invalid value for 'metadata': expected metadata[key]=value in the query.", param="metadata"
-                )
-            wanted[key] = value
-    return wanted
+    where = JobFilter(status=status, model=model, code=code, metadata=metadata_filter(request))
+    return await job_page(request, where, shown=serializers.job_object, after=after, limit=limit)
 
 
 @router.get(
@@ -105,7 +57,7 @@ def metadata_filter(request: Request) -> dict[str, str]:
     responses=answers(is_json(response_models.Job, "The job.") | UNCHANGED, *FOR_A_JOB),
 )
 async def get_job(
-    request: Request, job_id: JobId, wait: Annotated[float, Query(ge=0, le=MAX_WAIT, allow_inf_nan=False)] = 0
+    request: Request, job_id: Id, wait: Annotated[float, Query(ge=0, le=MAX_WAIT, allow_inf_nan=False)] = 0
 ) -> Response:
     """`wait`: seconds for which the answer waits for a change of the status."""
     context = context_of(request)
@@ -119,7 +71,7 @@ async def get_job(
     summary="Delete a job",
     responses=answers(is_json(response_models.Deleted, "The job is deleted."), *FOR_A_JOB),
 )
-async def delete_job(request: Request, job_id: JobId) -> Response:
+async def delete_job(request: Request, job_id: Id) -> Response:
     """Deletes the job's record, stream and result permanently. An unfinished job is cancelled first."""
     service = context_of(request).service
     await service.delete(await service.get(tenant_of(request), job_id))
@@ -131,7 +83,7 @@ async def delete_job(request: Request, job_id: JobId) -> Response:
     summary="A job's completion",
     responses=answers(is_json(response_models.ChatCompletion, "The completion."), *FOR_A_JOB, 409, 429, 500, 504),
 )
-async def get_result(request: Request, job_id: JobId) -> Response:
+async def get_result(request: Request, job_id: Id) -> Response:
     """Returns the `chat.completion` unchanged, or 409 while the job is unfinished."""
     service = context_of(request).service
     job = await service.get(tenant_of(request), job_id)
@@ -147,7 +99,7 @@ async def get_result(request: Request, job_id: JobId) -> Response:
     openapi_extra=LAST_EVENT_ID,
 )
 async def get_events(
-    request: Request, job_id: JobId, starting_after: Annotated[int | None, Query(ge=-1, le=MAX_FRAME)] = None
+    request: Request, job_id: Id, starting_after: Annotated[int | None, Query(ge=-1, le=MAX_FRAME)] = None
 ) -> Response:
     """Returns SSE, each frame with its number as `id`. Resumes after `starting_after`, or after `Last-Event-ID`."""
     context = context_of(request)
@@ -178,7 +130,7 @@ def last_event(request: Request) -> int:
     summary="Cancel a job",
     responses=answers(is_json(response_models.Job, "The job after the call."), *FOR_A_JOB),
 )
-async def cancel_job(request: Request, job_id: JobId) -> Response:
+async def cancel_job(request: Request, job_id: Id) -> Response:
     """Cancels the job and returns its new state. Has no effect on a job that has ended."""
     context = context_of(request)
     job = await context.service.get(tenant_of(request), job_id)
@@ -190,7 +142,7 @@ async def cancel_job(request: Request, job_id: JobId) -> Response:
     summary="Try a failed job again",
     responses=answers(is_json(response_models.Job, "The job, queued again."), *FOR_A_JOB, 409, 429),
 )
-async def retry_job(request: Request, job_id: JobId) -> Response:
+async def retry_job(request: Request, job_id: Id) -> Response:
     """Queues the job again with the same id, an empty log and its full deadline. Leaves an unfinished job unchanged."""
     context = context_of(request)
     job = await context.service.get(tenant_of(request), job_id)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from producer.http import response_models, serializers
 from producer.http.context import context_of, json_response, tenant_of
+from producer.http.job_answers import job_page
 from producer.http.openapi import FOR_A_JOB, METADATA_FILTER, METADATA_UPDATE, answers, is_json
-from producer.http.routes.jobs import JobId, metadata_filter
+from producer.http.parameters import Id, Limit, Order, metadata_filter
 from shared.job import JobStatus
 from shared.ports import JobFilter
 from shared.schema import parse_metadata
 
 router = APIRouter(prefix="/v1/chat/completions", tags=["chat"])
-
-Limit = Annotated[int, Query(ge=1, le=100)]
-Order = Literal["asc", "desc"]
 
 
 @router.get(
@@ -32,11 +28,9 @@ async def list_stored(
     request: Request, model: str | None = None, after: str | None = None, limit: Limit = 20, order: Order = "asc"
 ) -> Response:
     """Lists by age, oldest first unless `order` is `desc`. Filters: `model`, `metadata[key]=value`."""
-    where = JobFilter(JobStatus.COMPLETED, model, metadata=metadata_filter(request), stored=True)
-    jobs, more = await context_of(request).service.list(
-        tenant_of(request), where, after=after, limit=limit, oldest_first=order == "asc"
-    )
-    return json_response(serializers.page([serializers.stored_completion(job) for job in jobs], has_more=more))
+    where = JobFilter(status=JobStatus.COMPLETED, model=model, metadata=metadata_filter(request), stored=True)
+    shown = serializers.stored_completion
+    return await job_page(request, where, shown=shown, after=after, limit=limit, oldest_first=order == "asc")
 
 
 @router.get(
@@ -44,7 +38,7 @@ async def list_stored(
     summary="A stored completion",
     responses=answers(is_json(response_models.StoredCompletion, "The completion."), *FOR_A_JOB),
 )
-async def get_stored(request: Request, completion_id: JobId) -> Response:
+async def get_stored(request: Request, completion_id: Id) -> Response:
     """Returns the completion with its metadata."""
     job = await context_of(request).service.get_stored(tenant_of(request), completion_id)
     return json_response(serializers.stored_completion(job))
@@ -56,7 +50,7 @@ async def get_stored(request: Request, completion_id: JobId) -> Response:
     responses=answers(is_json(response_models.StoredCompletion, "The completion, changed."), *FOR_A_JOB),
     openapi_extra=METADATA_UPDATE,
 )
-async def update_stored(request: Request, completion_id: JobId) -> Response:
+async def update_stored(request: Request, completion_id: Id) -> Response:
     """Replaces all of the completion's metadata."""
     service = context_of(request).service
     body = await request.body()
@@ -70,7 +64,7 @@ async def update_stored(request: Request, completion_id: JobId) -> Response:
     summary="Delete a stored completion",
     responses=answers(is_json(response_models.Deleted, "The completion is deleted."), *FOR_A_JOB),
 )
-async def delete_stored(request: Request, completion_id: JobId) -> Response:
+async def delete_stored(request: Request, completion_id: Id) -> Response:
     """Deletes the completion and its job."""
     service = context_of(request).service
     await service.delete(await service.get_stored(tenant_of(request), completion_id))
@@ -83,7 +77,7 @@ async def delete_stored(request: Request, completion_id: JobId) -> Response:
     responses=answers(is_json(response_models.StoredMessageList, "A page of them."), *FOR_A_JOB),
 )
 async def list_stored_messages(
-    request: Request, completion_id: JobId, after: str | None = None, limit: Limit = 20, order: Order = "asc"
+    request: Request, completion_id: Id, after: str | None = None, limit: Limit = 20, order: Order = "asc"
 ) -> Response:
     """Lists the messages in the request's order, or reversed if `order` is `desc`."""
     service = context_of(request).service
