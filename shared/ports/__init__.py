@@ -9,7 +9,7 @@ from __future__ import annotations
 from shared.ports.backend import Backend
 from shared.ports.documents import FLEET, Document, DocumentChanged, Documents
 from shared.ports.limiter import Limiter
-from shared.ports.log import Ending, Follower, FollowerClosed, JobLog, Sink, Update
+from shared.ports.log import Ending, Follower, FollowerClosed, JobLog, Progress, Sink, Update
 from shared.ports.outbox import Notice, Outbox
 from shared.ports.queue import Choose, Consumer, Delivery, Fate, JobQueue, Message, Undecodable
 from shared.ports.refusals import AttemptFenced, LogShorter
@@ -44,6 +44,7 @@ __all__ = [
     "NotClaimed",
     "Notice",
     "Outbox",
+    "Progress",
     "QueueState",
     "Registry",
     "Sink",

@@ -34,6 +34,16 @@ class Update:
     ending: Ending | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Bytes of an engine's own record of a running answer, such as the ids of its tokens, with which an engine can
+    continue the answer exactly. `offset`: where they begin in the record; at 0 they replace it.
+    """
+
+    offset: int
+    data: bytes
+
+
 Sink = Callable[[bytes], bool]
 """Receives bytes of a log as they arrive, and never raises. Returns False if it took them but has no room for more."""
 
@@ -65,9 +75,12 @@ class FollowerClosed(Exception):
 class JobLog(Protocol):
     """Stores each job's append-only bytes, which are ready SSE frames. Positions are byte offsets."""
 
-    def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
-        """Appends `frames` at `offset` in one atomic step and wakes the followers. The step has started when this
-        returns, so the caller needs no task for it. Appends of one event-loop iteration share a round trip.
+    def append(
+        self, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None = None
+    ) -> Awaitable[None]:
+        """Appends `frames` at `offset`, with their `progress`, in one atomic step and wakes the followers. The step has
+        started when this returns, so the caller needs no task for it. Appends of one event-loop iteration share a round
+        trip.
 
         A repeated append does nothing. Raises AttemptFenced if `attempt` is not the one that runs the job, LogShorter
         if `offset` is beyond the log's end.
@@ -95,4 +108,8 @@ class JobLog(Protocol):
 
     async def read(self, job_id: str, offset: int = 0) -> bytes:
         """Returns the bytes of the log from `offset` to its present end."""
+        ...
+
+    async def read_progress(self, job_id: str) -> bytes:
+        """Returns the progress of a running job; empty where there is none, or the job has ended."""
         ...

@@ -1,13 +1,16 @@
 """JobLog, the writing half: append and read."""
 
 import asyncio
+import time
+from dataclasses import replace
 
 import pytest
 
 from shared.job import JobStatus, new_job_id
-from shared.ports import AttemptFenced, Backend, LogShorter
+from shared.ports import AttemptFenced, Backend, LogShorter, Progress
 from tests.contract.performers import (
     CANCELLED,
+    COMPLETED,
     PATIENCE,
     a_worker,
     claimed,
@@ -153,3 +156,61 @@ async def test_a_large_append_is_read_from_any_offset_and_its_frames_are_counted
     for offset in (0, 1, 32 * 1024, half - 1, half, len(log) - 1, len(log)):
         assert await backend.log.read(job.id, offset) == log[offset:]
     assert (await record_of(backend, job.id)).chunks == len(frames)
+
+
+async def test_progress_is_written_with_its_frames_and_read_while_the_job_runs(backend: Backend) -> None:
+    job, claim = await started(backend)
+    one, two = some_frames(2)
+    assert await backend.log.read_progress(job.id) == b""
+    for offset, frames, progress in (
+        (0, one, Progress(0, b"abc")),
+        (len(one), two, Progress(3, b"de")),
+        (len(one), two, Progress(3, b"de")),
+    ):
+        await backend.log.append(job.id, claim.attempt, offset, frames, progress)
+    assert await backend.log.read_progress(job.id) == b"abcde"
+    assert await backend.log.read(job.id) == one + two
+
+    await backend.store.release(job.id, claim.attempt, counted=False)
+    claim = await claimed(backend, job)
+    assert await backend.log.read_progress(job.id) == b"abcde", "the next attempt needs it"
+
+    await backend.store.finish(job.id, claim.attempt, claim.offset, COMPLETED)
+    assert await backend.log.read_progress(job.id) == b"", "an answer that is over is not continued"
+
+
+async def test_progress_begins_anew_at_offset_0_and_with_a_gap_is_dropped(backend: Backend) -> None:
+    job, claim = await started(backend)
+    offset = 0
+    for progress, left in (
+        (Progress(0, b"abcdef"), b"abcdef"),
+        (Progress(0, b"xyz"), b"xyz"),
+        (Progress(2, b"zab"), b"xyzab"),
+        (None, b"xyzab"),
+        (Progress(9, b"late"), b""),
+        (Progress(13, b"later"), b""),
+        (Progress(0, b"new"), b"new"),
+    ):
+        (frame,) = some_frames(1)
+        await backend.log.append(job.id, claim.attempt, offset, frame, progress)
+        offset += len(frame)
+        assert await backend.log.read_progress(job.id) == left
+
+
+async def test_the_progress_of_a_refused_append_is_not_written(backend: Backend) -> None:
+    job, zombie = await started(backend, owner="dead")
+    (one,) = some_frames(1)
+    await backend.log.append(job.id, zombie.attempt, 0, one, Progress(0, b"abc"))
+    await claimed(backend, job, lost="dead")
+    with pytest.raises(AttemptFenced):
+        await backend.log.append(job.id, zombie.attempt, len(one), one, Progress(3, b"def"))
+    assert await backend.log.read_progress(job.id) == b"abc"
+
+
+async def test_the_progress_of_a_job_that_is_deleted_or_tried_again_is_gone(backend: Backend) -> None:
+    job, claim = await started(backend)
+    (one,) = some_frames(1)
+    await backend.log.append(job.id, claim.attempt, 0, one, Progress(0, b"abc"))
+    await backend.store.finish(job.id, claim.attempt, len(one), replace(COMPLETED, status=JobStatus.FAILED))
+    assert await backend.store.retry(job.id, time.time() + 600)
+    assert await backend.log.read_progress(job.id) == b""

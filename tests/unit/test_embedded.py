@@ -168,7 +168,7 @@ async def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
 async def test_a_database_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
     async with open_embedded(tmp_path) as backend:
         await submit(backend)
-    for dropped in ("TRIGGER kept_by_new_job", "TRIGGER kept_by_job", "TRIGGER kept_no_more", "TABLE kept"):
+    for dropped in ("TRIGGER kept_by_new_job", "TRIGGER kept_by_job", "TRIGGER kept_no_more", "TABLE kept", "TABLE progress"):
         query(tmp_path, f"DROP {dropped}")
     for column in ("own", "room", "kept", "made_with"):
         query(tmp_path, f"ALTER TABLE jobs DROP COLUMN {column}")
@@ -184,10 +184,20 @@ async def test_a_database_of_version_9_is_taken_over(tmp_path: Path) -> None:
     async with open_embedded(tmp_path) as backend:
         await submit(backend)
     query(tmp_path, "ALTER TABLE jobs DROP COLUMN made_with")
+    query(tmp_path, "DROP TABLE progress")
     query(tmp_path, "PRAGMA user_version = 9")
     async with open_embedded(tmp_path) as backend:
         (job,) = await backend.store.list("tenant", JobFilter(), after=None, limit=10)
         assert job.made_with is None
+
+
+async def test_a_database_of_version_10_is_taken_over(tmp_path: Path) -> None:
+    async with open_embedded(tmp_path) as backend:
+        job, _ = await started(backend)
+    query(tmp_path, "DROP TABLE progress")
+    query(tmp_path, "PRAGMA user_version = 10")
+    async with open_embedded(tmp_path) as backend:
+        assert await backend.log.read_progress(job.id) == b""
 
 
 async def test_a_check_notices_that_the_file_is_gone(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from shared.backends.embedded.database.connection import Database
 from shared.backends.fair_reads import FairReads
 from shared.backends.follower import LogFollower, Snapshot
 from shared.backends.follower_hub import FollowerHub
-from shared.ports import Follower
+from shared.ports import Follower, Progress
 
 
 class EmbeddedLog:
@@ -22,9 +22,11 @@ class EmbeddedLog:
         self._reads = FairReads(self._snapshot)
         self._tenant_limit = tenant_limit
 
-    def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
+    def append(
+        self, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None = None
+    ) -> Awaitable[None]:
         return self._database.run(
-            lambda db: jobs.append(db, job_id, attempt, offset, frames, time.time()),
+            lambda db: jobs.append(db, job_id, attempt, offset, frames, progress, time.time()),
             after=partial(notify_extended, self._hub, job_id),
         )
 
@@ -43,6 +45,9 @@ class EmbeddedLog:
 
     async def read(self, job_id: str, offset: int = 0) -> bytes:
         return await self._database.run(lambda db: views.read_all(db, job_id, offset, now=time.time()))
+
+    async def read_progress(self, job_id: str) -> bytes:
+        return await self._database.run(lambda db: views.read_progress(db, job_id))
 
     async def _snapshot(self, job_id: str, offset: int, limit: int) -> Snapshot | None:
         return await self._database.run(lambda db: views.snapshot(db, job_id, offset, limit=limit, now=time.time()))

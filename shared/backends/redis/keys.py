@@ -21,6 +21,11 @@ def body(job_id: str) -> str:
     return f"ignite:{{{job_id}}}:body"
 
 
+def progress(job_id: str) -> str:
+    """What an engine needs to continue the answer; the step for appends builds the same name."""
+    return f"ignite:{{{job_id}}}:progress"
+
+
 def of_job(job_id: str) -> tuple[str, str, str]:
     return job(job_id), log(job_id), body(job_id)
 

@@ -14,6 +14,7 @@ from shared.backends.redis import keys
 from shared.backends.redis.connection.driver import LuaStep
 from shared.backends.redis.connection.pipeline import Argument
 from shared.limits import Limits
+from shared.ports import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,14 +148,17 @@ def reserve(job_id: str, *, attempt: int, room: int, granted: bool = False) -> L
 
 
 def append_arguments(
-    job_id: str, *, attempt: int, offset: int, frames: bytes, frame_count: int
+    job_id: str, *, attempt: int, offset: int, frames: bytes, frame_count: int, progress: Progress | None
 ) -> tuple[Argument, ...]:
     """One append's ARGV; a step may hold those of several appends, one after the other."""
-    return (job_id, attempt, offset, frames, frame_count)
+    recorded = (0, b"") if progress is None else (progress.offset, progress.data)
+    return (job_id, attempt, offset, frames, frame_count, *recorded)
 
 
 def append(job_id: str, arguments: tuple[Argument, ...]) -> LuaStep:
-    return LuaStep("append", keys.of_job(job_id)[:2], arguments)
+    """Names the key of the progress only where there is one: a cluster that moves a slot waits for missing keys."""
+    names = keys.of_job(job_id)[:2]
+    return LuaStep("append", names if arguments[-1] == b"" else (*names, keys.progress(job_id)), arguments)
 
 
 def follow(job_id: str, *, replica: str, offset: int, limit: int) -> LuaStep:

@@ -18,7 +18,7 @@ from shared.backends.ending import encode_ending
 from shared.backends.metadata_pairs import all_digests
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, advance, sources
-from shared.ports import AttemptFenced, Claim, Ending, LogShorter, NotClaimed
+from shared.ports import AttemptFenced, Claim, Ending, LogShorter, NotClaimed, Progress
 
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after its deadline and retention when a record is dropped that nobody has ended."""
@@ -238,11 +238,30 @@ def release(db: Connection, job_id: str, attempt: int, counted: bool, now: float
     return status
 
 
-def append(db: Connection, job_id: str, attempt: int, offset: int, frames: bytes, now: float) -> Extended | None:
+def append(
+    db: Connection, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None, now: float
+) -> Extended | None:
     row = running(db, job_id, attempt, now)
     if row.cancelling:
         raise AttemptFenced(row.status, cancelling=True)
-    return extend(db, row, offset, data=frames, now=now)
+    extended = extend(db, row, offset, data=frames, now=now)
+    if progress is not None:
+        extend_progress(db, row.key, progress)
+    return extended
+
+
+def extend_progress(db: Connection, key: int, progress: Progress) -> None:
+    """Adds what the progress does not have yet. At offset 0 it is replaced; with a gap it is of no use and dropped."""
+    (size,) = db.execute("SELECT coalesce(max(until), 0) FROM progress WHERE job = ?", (key,)).fetchone()
+    if progress.offset == 0 or progress.offset > size:
+        drop_progress(db, key)
+        size = 0
+    if progress.offset <= size and (data := progress.data[size - progress.offset :]):
+        db.execute("INSERT INTO progress (job, until, data) VALUES (?, ?, ?)", (key, size + len(data), data))
+
+
+def drop_progress(db: Connection, key: int) -> None:
+    db.execute("DELETE FROM progress WHERE job = ?", (key,))
 
 
 def finish(db: Connection, job_id: str, attempt: int, offset: int, ending: Ending, now: float) -> Ended | None:
@@ -303,6 +322,7 @@ def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> En
     size = row.size + (len(extended.data) if extended else 0)
     said = row.chunks + (count_frames(extended.data) if extended else 0) - count_frames(ending.frames)
     expires_at = now + row.retention
+    drop_progress(db, row.key)
     if not row.detached and status is not JobStatus.FAILED:
         db.execute("DELETE FROM bodies WHERE job = ?", (row.key,))
     kept = row.own + size + len(header) + len(ending.result or b"") + body_size(db, row.key)
@@ -332,5 +352,5 @@ def drop_never_accepted(db: Connection) -> None:
 
 
 def erase(db: Connection, keys: Sequence[int]) -> None:
-    for table, column in (("log", "job"), ("bodies", "job"), ("pairs", "job"), ("jobs", "key")):
+    for table, column in (("log", "job"), ("progress", "job"), ("bodies", "job"), ("pairs", "job"), ("jobs", "key")):
         db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(key,) for key in keys])

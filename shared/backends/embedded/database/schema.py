@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.backends.embedded.database.connection import Connection
 from shared.errors import StoreUnavailable
 
-VERSION = 10
+VERSION = 11
 
 # `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
 # row tells the size of its log, and an append writes nothing but its own row.
@@ -171,6 +171,16 @@ ALTER TABLE jobs ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
 FROM_9 = "ALTER TABLE jobs ADD COLUMN made_with TEXT;"
 """What databases of version 9 lack."""
 
+# What an engine needs to continue a running answer; `until` is the offset behind a row's data, as in `log`.
+PROGRESS = """
+CREATE TABLE progress (
+    job INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (job, until)
+) WITHOUT ROWID;
+"""
+
 
 def migrate(db: Connection) -> None:
     """Bring the database to this version. Raises BackendUnavailable if it is a newer one."""
@@ -180,8 +190,8 @@ def migrate(db: Connection) -> None:
             f"The database was written by a newer Ignite (its version is {version}, this one knows {VERSION}):"
             " use that Ignite, or another data directory."
         )
-    if version in (8, 9):
-        steps = f"{FROM_8} {KEPT} {FROM_9}" if version == 8 else FROM_9
+    if 8 <= version < VERSION:
+        steps = {8: f"{FROM_8} {KEPT} {FROM_9} {PROGRESS}", 9: f"{FROM_9} {PROGRESS}", 10: PROGRESS}[version]
         db.executescript(f"BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
         return
     if 0 < version < VERSION:
@@ -189,4 +199,4 @@ def migrate(db: Connection) -> None:
             "The database was written by a version of Ignite that was never released: move the data directory away."
         )
     if version == 0:
-        db.executescript(f"BEGIN; {TABLES} {KEPT} PRAGMA user_version = {VERSION}; COMMIT;")
+        db.executescript(f"BEGIN; {TABLES} {KEPT} {PROGRESS} PRAGMA user_version = {VERSION}; COMMIT;")

@@ -45,6 +45,11 @@ def read_log(db: Connection, key: int, offset: int, limit: int) -> bytes:
     return b"".join(parts)
 
 
+def read_progress(db: Connection, job_id: str) -> bytes:
+    rows = db.execute("SELECT data FROM progress JOIN jobs ON key = job WHERE id = ? ORDER BY until", (job_id,))
+    return b"".join(data for (data,) in rows)
+
+
 COLUMNS = """
 SELECT id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata,
        idempotency_key, webhook_url, limit_key, made_with, tokens, weight,

@@ -15,6 +15,7 @@ from shared.backends.redis.connection.driver import LuaStep, Pipeline
 from shared.backends.redis.connection.pipeline import Argument, Command, Gathering
 from shared.backends.redis.refusals import raise_if_refused
 from shared.frames import count_frames
+from shared.ports import Progress
 
 MOST = 128
 """Most appends in one step: it blocks Redis for about a millisecond."""
@@ -38,7 +39,9 @@ class Appends:
         self._redis = pipeline
         self._open: dict[Gathering, AppendStep] = {}
 
-    def add(self, job_id: str, attempt: int, offset: int, frames: bytes, *, batchable: bool) -> asyncio.Future[None]:
+    def add(
+        self, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None = None, *, batchable: bool
+    ) -> asyncio.Future[None]:
         server = self._redis.at(keys.job(job_id))
         step = self._open.get(server)
         if step is None or not step.open or len(step) >= MOST:
@@ -46,7 +49,7 @@ class Appends:
             server.later(step.command, step.resolve_all, batchable=batchable).add_done_callback(step.failed)
         elif not batchable:
             server.flush()
-        return step.add(job_id, attempt, offset, frames)
+        return step.add(job_id, attempt, offset, frames, progress)
 
 
 class AppendStep:
@@ -60,10 +63,17 @@ class AppendStep:
     def __len__(self) -> int:
         return len(self._appends)
 
-    def add(self, job_id: str, attempt: int, offset: int, frames: bytes) -> asyncio.Future[None]:
+    def add(
+        self, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None
+    ) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         arguments = lua_steps.append_arguments(
-            job_id, attempt=attempt, offset=offset, frames=frames, frame_count=count_frames(frames)
+            job_id,
+            attempt=attempt,
+            offset=offset,
+            frames=frames,
+            frame_count=count_frames(frames),
+            progress=progress,
         )
         self._appends.append(Append(job_id, arguments, future))
         return future

@@ -16,7 +16,7 @@ from shared.backends.redis.connection.presence import any_subscribed
 from shared.backends.redis.jobs.appends import Appends
 from shared.backends.redis.storage_quota import KeptBytes
 from shared.job import JobStatus
-from shared.ports import Follower
+from shared.ports import Follower, Progress
 
 
 class RedisLog:
@@ -28,9 +28,11 @@ class RedisLog:
         self._replica = replica
         self._kept = kept
 
-    def append(self, job_id: str, attempt: int, offset: int, frames: bytes) -> Awaitable[None]:
+    def append(
+        self, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None = None
+    ) -> Awaitable[None]:
         # Whoever waits for the first frame has waited long enough.
-        return self._appends.add(job_id, attempt, offset, frames, batchable=offset > 0)
+        return self._appends.add(job_id, attempt, offset, frames, progress, batchable=offset > 0)
 
     async def reserve(self, job_id: str, attempt: int, size: int) -> None:
         await self._kept.reserve(job_id, attempt, size)
@@ -52,6 +54,9 @@ class RedisLog:
 
     async def read(self, job_id: str, offset: int = 0) -> bytes:
         return await self._redis.command("GETRANGE", keys.log(job_id), offset, -1)
+
+    async def read_progress(self, job_id: str) -> bytes:
+        return await self._redis.command("GET", keys.progress(job_id)) or b""
 
     async def _snapshot(self, job_id: str, offset: int, limit: int) -> Snapshot | None:
         """Reading the log is also what puts this replica on the job's list: from here on nothing is missed."""

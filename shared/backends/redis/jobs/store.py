@@ -162,7 +162,10 @@ class RedisStore:
         lasts = milliseconds(MEMORY_OF_IDS) + ttl
         return (self._redis.step(lua_steps.index([keys.QUEUES], member=queue, score=0, ttl_ms=lasts)),)
 
-    def _ended(self, job_id: str, queue: bytes, webhook: bytes, key: bytes, ending: Ending, frames: int) -> None:
+    def _ended(self, job_id: str, answer: Sequence[Any], ending: Ending) -> None:
+        """What follows from the answer of the step that has ended a job."""
+        queue, webhook, key, moved, frames, progress = answer
+        self._kept.apply_move(moved)
         if key:
             said = frames - count_frames(ending.frames)
             self._charge_limit(key.decode(), job_id, tokens_used(ending.status, ending.usage, said))
@@ -171,6 +174,8 @@ class RedisStore:
             self._list_dead(job_id, ending)
         if webhook:
             note_ending(self._redis, job_id).add_done_callback(run_and_discard)
+        if progress:
+            self._redis.command("UNLINK", keys.progress(job_id)).add_done_callback(run_and_discard)
 
     def _charge_limit(self, key: str, job_id: str, used: int | None) -> None:
         """Should it get lost, it is found when the key's limit is reached."""
@@ -267,13 +272,11 @@ class RedisStore:
             )
         )
         raise_if_refused(answer)
-        _, queue, webhook, key, moved, frames = answer
-        self._kept.apply_move(moved)
-        self._ended(job_id, queue, webhook, key, ending, frames)
+        self._ended(job_id, answer[1:], ending)
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         await self._list_unwell(job_id, ending.status)
-        queue, webhook, key, moved, frames = await self._redis.step(
+        answer = await self._redis.step(
             lua_steps.end_unclaimed(
                 job_id,
                 dead_owner=owner or "",
@@ -284,9 +287,8 @@ class RedisStore:
                 endable=endable(ending.status),
             )
         )
-        self._kept.apply_move(moved)
-        self._ended(job_id, queue, webhook, key, ending, frames)
-        return bool(queue)
+        self._ended(job_id, answer, ending)
+        return bool(answer[0])
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
         while True:  # A job that is claimed between two of these steps is looked at again.

@@ -29,25 +29,30 @@ local function among(status, list)
   return status and string.find(',' .. list .. ',', ',' .. status .. ',', 1, true) ~= nil
 end
 
--- Appends what is not in the log yet; a repeated append adds nothing. Returns the log's new size, or nil on a gap.
+-- Appends what the string does not have yet. Returns its size before and what was added, or nil on a gap.
 -- It appends first and checks the offset afterwards, because nearly every append belongs at the end.
+local function append_at(name, offset, data)
+  local before = redis.call('APPEND', name, data) - #data
+  if before == offset then return before, data end
+  if before == 0 then redis.call('DEL', name)
+  else redis.call('SET', name, redis.call('GETRANGE', name, 0, before - 1), 'KEEPTTL') end
+  if offset > before then return nil end
+  if offset + #data <= before then return before, '' end
+  return append_at(name, before, string.sub(data, before - offset + 1))
+end
+
+-- Appends what is not in the log yet; a repeated append adds nothing. Returns the log's new size, or nil on a gap.
 local function extend(job, log, id, followers, offset, data, frames)
-  local size = redis.call('APPEND', log, data)
-  local before = size - #data
-  if before ~= offset then
-    if before == 0 then redis.call('DEL', log)
-    else redis.call('SET', log, redis.call('GETRANGE', log, 0, before - 1), 'KEEPTTL') end
-    if offset > before then return nil end
-    if offset + #data <= before then return before end
-    return extend(job, log, id, followers, before, string.sub(data, before - offset + 1), frames)
-  end
+  local before, added = append_at(log, offset, data)
+  if not before then return nil end
+  if added == '' then return before end
   redis.call('HINCRBY', job, 'chunks', frames)
   if before == 0 then
     redis.call('PEXPIRE', log, redis.call('PTTL', job))
     redis.call('HSETNX', job, 'first', now())
   end
-  notify(followers, id, 'f', before, data)
-  return size
+  notify(followers, id, 'f', before, added)
+  return before + #added
 end
 
 local function exact(number)

@@ -4,7 +4,7 @@ local id, deadline, ttl, queued_at, retriable, room = unpack(ARGV)
 local status = redis.call('HGET', KEYS[1], 'status')
 if not among(status, retriable) or redis.call('EXISTS', KEYS[3]) == 0 then return {'', {}} end
 redis.call('HSET', KEYS[1], 'status', 'queued', 'queued', queued_at, 'deadline', deadline, 'tries', 0, 'lost', 0)
-redis.call('HDEL', KEYS[1], 'ending', 'result', 'finished', 'expires', 'started', 'first', 'chunks')
+redis.call('HDEL', KEYS[1], 'ending', 'result', 'finished', 'expires', 'started', 'first', 'chunks', 'progress')
 redis.call('DEL', KEYS[2])
 redis.call('PEXPIRE', KEYS[1], ttl)
 redis.call('PEXPIRE', KEYS[3], ttl)
