@@ -100,16 +100,18 @@ class Generation:
 
     async def _stream(self, asked: dict[str, Any], *, writer: FrameWriter, sent: Sent) -> Completed:
         engine = self._context.engine
-        continues = engine.continues_text and can_continue(self._request, sent)
+        continues = can_continue(self._request, sent) and engine.continues_from(self._request, sent.text, sent.progress)
         replay = Replay(Sent() if continues else sent)
         usage = translate.include_usage(asked)
         encoder = FrameEncoder(translate.head(self._job), include_usage=usage, begun=sent.begun, ended=sent.ended)
-        generated = engine.generate(self._request, sent.text if continues else "")
-        begun = False
+        prefix, recorded = (sent.text, sent.progress) if continues else ("", b"")
+        generated = engine.generate(self._request, prefix, recorded)
+        begun, progress = False, b""
         try:
             async with aclosing(legacy_functions.answered(generated, asked)) as chunks:
                 async for raw in chunks:
                     begun = True
+                    progress += raw.pop("progress", b"")
                     chunk = replay.filter(raw)
                     if (plain := plain_text(chunk)) is not None and encoder.has_begun(plain[0]):
                         self._fold.add_text(chunk, *plain)
@@ -118,7 +120,8 @@ class Generation:
                         self._fold.add(chunk)
                         frames = encoder.encode(chunk)
                     if frames:
-                        writer.write(frames)
+                        writer.write(frames, progress)
+                        progress = b""
                         if writer.full:
                             await writer.drain()
         except EngineOverloaded as overloaded:
@@ -137,8 +140,10 @@ class Generation:
         """Reads from the log what earlier attempts have sent."""
         if not claim.offset:
             return Sent()
-        data = await retry_while_unavailable(lambda: self._context.backend.log.read(claim.job_id))
+        job_log = self._context.backend.log
+        data = await retry_while_unavailable(lambda: job_log.read(claim.job_id))
         sent = Sent.from_log(data[: claim.offset])
+        sent.progress = await retry_while_unavailable(lambda: job_log.read_progress(claim.job_id))
         for chunk in sent.chunks:
             self._fold.add(chunk)
         log.info("attempt.resumes", frames=len(sent.chunks))

@@ -38,7 +38,7 @@ class WatchedEngine(SimulatedEngine):
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk]:
+    async def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk]:
         with _Counted(self):
             await self._begin(request)
             async with aclosing(super().generate(request, prefix)) as chunks:

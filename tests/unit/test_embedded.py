@@ -168,7 +168,13 @@ async def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
 async def test_a_database_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
     async with open_embedded(tmp_path) as backend:
         await submit(backend)
-    for dropped in ("TRIGGER kept_by_new_job", "TRIGGER kept_by_job", "TRIGGER kept_no_more", "TABLE kept", "TABLE progress"):
+    for dropped in (
+        "TRIGGER kept_by_new_job",
+        "TRIGGER kept_by_job",
+        "TRIGGER kept_no_more",
+        "TABLE kept",
+        "TABLE progress",
+    ):
         query(tmp_path, f"DROP {dropped}")
     for column in ("own", "room", "kept", "made_with"):
         query(tmp_path, f"ALTER TABLE jobs DROP COLUMN {column}")

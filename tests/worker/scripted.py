@@ -85,7 +85,10 @@ class ScriptedEngine:
     async def complete(self, request: Request) -> Completion:
         return fold([chunk async for chunk in self.generate(request)])
 
-    async def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
+    def continues_from(self, request: Request, prefix: str, progress: bytes) -> bool:
+        return self.continues_text
+
+    async def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk, None]:
         says = request["messages"][-1]["content"]
         self.asked[says] += 1
         self.requests.append(request)

@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import BackendUnavailable, StorageQuotaExceeded, StoreUnavailable
 from shared.frames import DONE, FRAME_END
-from shared.ports import AttemptFenced, Claim, LogShorter
+from shared.ports import AttemptFenced, Claim, LogShorter, Progress
 from shared.quota import store_full
 from tests.support.wait_until import wait_until
 from tests.worker.scripted import USAGE, chunk, delta
@@ -159,6 +159,7 @@ class ScriptedLog:
     def __init__(self) -> None:
         self.data = b""
         self.appends: list[tuple[int, bytes]] = []
+        self.progress: list[Progress | None] = []
         self.quota = NO_LIMIT
         self._answer: asyncio.Future[None] | None = None
 
@@ -166,9 +167,12 @@ class ScriptedLog:
     def pending(self) -> bool:
         return self._answer is not None
 
-    def append(self, job_id: str, attempt: int, offset: int, data: bytes) -> asyncio.Future[None]:
+    def append(
+        self, job_id: str, attempt: int, offset: int, data: bytes, progress: Progress | None = None
+    ) -> asyncio.Future[None]:
         assert self._answer is None, "one append at a time"
         self.appends.append((offset, data))
+        self.progress.append(progress)
         self._answer = asyncio.get_running_loop().create_future()
         return self._answer
 
@@ -387,3 +391,31 @@ async def test_frames_that_fit_go_with_the_ending_while_the_store_is_away() -> N
     await wait_until(lambda: writing.log.pending, "the append")
     await writing.log.refuse(StoreUnavailable("away"))
     assert await writing.writer.close() == (0, b"0123456" + FRAME_END)
+
+
+async def test_progress_goes_with_the_frames_that_it_was_written_with(writing: Writing) -> None:
+    writing.writer.write(b"a", b"1")
+    writing.writer.write(b"b")
+    writing.writer.write(b"c", b"23")
+    await writing.log.take()
+    writing.writer.write(b"d", b"4")
+    await writing.log.take()
+    await writing.log.take()
+    writing.writer.write(b"e")
+
+    appends = [data for _, data in writing.log.appends]
+    assert appends == [b"a", b"bc", b"d", b"e"]
+    assert writing.log.progress == [Progress(0, b"1"), Progress(1, b"23"), Progress(3, b"4"), None]
+
+
+async def test_progress_is_written_again_from_its_begin_when_the_store_has_lost_frames(writing: Writing) -> None:
+    for data in (b"ab", b"cd"):
+        writing.writer.write(data, data.upper())
+        await writing.log.take()
+    writing.writer.write(b"ef", b"EF")
+    writing.writer.write(b"gh", b"GH")
+
+    await writing.log.refuse(LogShorter(2))
+
+    assert writing.log.appends[-1] == (2, b"cdef")
+    assert writing.log.progress[-1] == Progress(0, b"ABCDEF"), "and not what belongs to later frames"

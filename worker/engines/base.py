@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 class EngineRequest(dict[str, Any]):
     """A request as the worker passes it to an engine. `added`: the fields that the client did not send. Where a server
-    refuses one of those, the request is sent again without it.
+    refuses one of those, the request is sent again without it. `tier`: the job's, for an engine that schedules by it.
     """
 
     added: frozenset[str] = frozenset()
+    tier: str = "default"
 
 
 Request = dict[str, Any]
@@ -65,14 +66,23 @@ class Engine(Protocol):
         """Loads the model. Returns when the engine can generate. Raises EngineError with one clear sentence."""
         ...
 
-    def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
+    def continues_from(self, request: Request, prefix: str, progress: bytes) -> bool:
+        """Whether `generate` continues this partial answer of plain text. Where it does not, the answer is replayed:
+        generated again with the same seed, and compared with what was sent.
+        """
+        ...
+
+    def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk, None]:
         """Streams the answer to `request` as OpenAI `chat.completion.chunk` dicts, as the engine makes them.
 
         Chunks always end with usage (`stream_options.include_usage` is set for the engine whatever the client asked).
         Closing the generator (`aclose`) or cancelling its reader aborts the engine's work within one step and frees its
         slot.
-        With `prefix` (only where `continues_text`) generation continues that partial assistant text and the chunks have
-        only what follows it; `max_tokens` and usage count the whole answer, prefix included.
+        With `prefix` (only where `continues_from` says so) generation continues that partial assistant text and the
+        chunks have only what follows it; `max_tokens` and usage count the whole answer, prefix included.
+
+        A chunk may have a field `progress`: bytes that the worker stores with the chunk's text. Joined, those of an
+        attempt are what the next one gets as `progress`; an attempt that has any begins them anew.
         """
         ...
 

@@ -45,8 +45,8 @@ def whole_usage(usage: dict[str, Any], prefix_tokens: int) -> dict[str, Any]:
     return whole
 
 
-def spent_chunks(model: str, prefix_tokens: int) -> Iterator[Chunk]:
-    """Yields the end of an answer that has no tokens left. The prompt is not evaluated, so its size is unknown (0)."""
+def spent_chunks(model: str, prefix_tokens: int, *, prompt_tokens: int = 0) -> Iterator[Chunk]:
+    """Yields the end of an answer that has no tokens left. The prompt is not evaluated: 0 where its size is unknown."""
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion.chunk",
@@ -54,5 +54,6 @@ def spent_chunks(model: str, prefix_tokens: int) -> Iterator[Chunk]:
         "model": model,
     }
     yield {**head, "choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}]}
-    usage = {"prompt_tokens": 0, "completion_tokens": prefix_tokens, "total_tokens": prefix_tokens}
+    total = prompt_tokens + prefix_tokens
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": prefix_tokens, "total_tokens": total}
     yield {**head, "choices": [], "usage": usage}

@@ -96,7 +96,7 @@ def _openai(settings: EngineSettings) -> Engine:
         raise EngineError(
             "The openai engine needs the server's address: set engine_url, like http://127.0.0.1:8001/v1."
         )
-    return OpenAIEngine(_upstream(settings, Address(settings.url, settings.api_key), "none"))
+    return OpenAIEngine(_upstream(settings, Address(settings.url, settings.api_key)))
 
 
 def _vllm(settings: EngineSettings) -> Engine:
@@ -108,13 +108,13 @@ def _vllm(settings: EngineSettings) -> Engine:
         raise EngineError("engine_command must say where to listen: put {port} or {uds} into it.")
     if not settings.model:
         raise EngineError("The vllm engine needs a model: a name that `vllm serve` knows, or a directory.")
-    upstream = _upstream(settings, Address("", settings.api_key), "none" if settings.command else "vllm")
+    upstream = _upstream(settings, Address("", settings.api_key), None if settings.command else "vllm")
     # The process may serve the model under another name: requests use the one that it lists.
     upstream = replace(upstream, model=None, model_id=settings.model_id or settings.model)
     return ManagedEngine(ManagedOptions(settings.model, upstream, command, extra_args=settings.extra_args))
 
 
-def _upstream(settings: EngineSettings, address: Address, continuation: Continuation) -> UpstreamOptions:
+def _upstream(settings: EngineSettings, address: Address, continuation: Continuation | None = None) -> UpstreamOptions:
     from worker.engines.openai.engine import UpstreamOptions
     from worker.engines.openai.request_fields import OLDER_NAMES, ServerDialect
 

@@ -99,7 +99,10 @@ class SimulatedEngine:
     async def start(self) -> None:
         self._health.recovered()
 
-    async def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
+    def continues_from(self, request: Request, prefix: str, progress: bytes) -> bool:
+        return True
+
+    async def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk, None]:
         self._require_open()
         script = self._script(request, prefix)
         head = self._head("chat.completion.chunk")

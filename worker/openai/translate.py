@@ -34,6 +34,7 @@ def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
     if request.get("seed") is None and job.seed is not None:
         request["seed"] = job.seed
     found = EngineRequest(without_empty_tools(with_allowed_tools(as_tools(request))))
+    found.tier = str(job.tier)
     found.added = frozenset(key for key in ("seed", "parallel_tool_calls") if asked.get(key) is None)
     return found
 

@@ -16,7 +16,7 @@ import structlog
 
 from shared.errors import AnswerTooLarge, BackendUnavailable, StorageQuotaExceeded
 from shared.frames import DONE, FRAME_END
-from shared.ports import Claim, JobLog, LogShorter
+from shared.ports import Claim, JobLog, LogShorter, Progress
 from shared.quota import LOG_ROOM, room_for
 from worker.openai.translate import finish_reason, openai_logprobs
 
@@ -141,7 +141,8 @@ class FrameWriter:
     `claim`: the attempt's; the log is as long as it says. Calls `failed` once, from the loop, when the log refuses an
     append (the attempt is fenced, or the tenant's storage is full) or would have more than `limit` bytes; it takes no
     more frames then. `room`: bytes that the log may have before more must be reserved (shared/quota.py). While the
-    store is unavailable the writer retries, and it writes again what the store has lost.
+    store is unavailable the writer retries, and it writes again what the store has lost. The engine's progress goes
+    with the frames that it belongs to.
     """
 
     def __init__(
@@ -165,6 +166,9 @@ class FrameWriter:
         self._size = 0
         self._sending = b""
         self._written = bytearray()
+        self._progress = bytearray()
+        self._progress_written = 0
+        self._progress_sending = 0
         self._closing = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -173,11 +177,12 @@ class FrameWriter:
     def full(self) -> bool:
         return self._size > WRITE_LIMIT
 
-    def write(self, frames: bytes) -> None:
+    def write(self, frames: bytes, progress: bytes = b"") -> None:
         if self._left < len(frames):
             self._overflow()
             return
         self._left -= len(frames)
+        self._progress += progress
         self._waiting.append(frames)
         self._size += len(frames)
         if self._idle.is_set():
@@ -209,6 +214,7 @@ class FrameWriter:
         self._idle.clear()
         self._sending = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
         self._waiting, self._size = [], 0
+        self._progress_sending = len(self._progress)
         if self._offset + len(self._sending) > self._room:
             self._reserve()
         else:
@@ -244,13 +250,16 @@ class FrameWriter:
             self._idle.set()
 
     def _send(self) -> None:
-        append = self._log.append(self._job_id, self._attempt, self._offset, self._sending)
+        at, until = self._progress_written, self._progress_sending
+        progress = Progress(at, bytes(self._progress[at:until])) if until > at else None
+        append = self._log.append(self._job_id, self._attempt, self._offset, self._sending, progress)
         asyncio.ensure_future(append).add_done_callback(self._sent)
 
     def _sent(self, append: asyncio.Future[None]) -> None:
         if append.cancelled():  # The process is ending; the next attempt resumes from the log.
             self._requeue_sending()
         elif (error := append.exception()) is None:
+            self._progress_written = self._progress_sending
             self._keep()
             if self._waiting and not self._closing:
                 self._next()
@@ -272,6 +281,7 @@ class FrameWriter:
     def _write_again(self, size: int, lost: bytes) -> None:
         log.warning("log.shorter", lost=len(lost), next="writing the lost bytes again")
         self._offset, self._sending = size, lost + self._sending
+        self._progress_written = 0
         del self._written[-len(lost) :]
         self._send()
 

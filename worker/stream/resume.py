@@ -28,7 +28,7 @@ PREFIX = b"data: "
 @dataclass(slots=True)
 class Sent:
     """The chunks that earlier attempts have sent, as read from the log. `others` counts what is not text: the items of
-    lists, and the pieces of other values.
+    lists, and the pieces of other values. `progress`: the engine's own record of the answer.
     """
 
     chunks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -36,6 +36,7 @@ class Sent:
     others: Counter[tuple[int, str]] = field(default_factory=Counter[tuple[int, str]])
     begun: set[int] = field(default_factory=set[int])
     ended: set[int] = field(default_factory=set[int])
+    progress: bytes = b""
 
     @classmethod
     def from_log(cls, data: bytes) -> Sent:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 class TellingEngine(WatchedEngine):
     """Asked to tell all, it answers with every field that an answer can have."""
 
-    async def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk]:
+    async def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk]:
         if request["messages"][-1]["content"] != "tell all":
             async for chunk in super().generate(request, prefix):
                 yield chunk

@@ -66,8 +66,11 @@ class LlamaCppEngine:
             cannot = f"llama.cpp cannot load {path}: it does not know such a model, or has no memory for it."
             raise EngineError(cannot, detail=error.detail or error.message) from error
 
-    def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
-        return self._managed.generate(request, prefix)
+    def continues_from(self, request: Request, prefix: str, progress: bytes) -> bool:
+        return self._managed.continues_from(request, prefix, progress)
+
+    def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk, None]:
+        return self._managed.generate(request, prefix, progress)
 
     async def complete(self, request: Request) -> Completion:
         return await self._managed.complete(request)

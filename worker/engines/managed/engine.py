@@ -25,7 +25,7 @@ from worker.engines.openai.http_client import Address
 
 log = structlog.get_logger(__name__)
 
-VLLM_COMMAND = "vllm serve {model} --uds {uds}"
+VLLM_COMMAND = "vllm serve {model} --uds {uds} --scheduling-policy priority"
 
 LONGEST_PLACE = 60
 """Characters: with what comes behind it a socket's name stays below the 104 bytes of macOS, and the 108 of Linux."""
@@ -81,8 +81,11 @@ class ManagedEngine:
         process = await self._launch()
         self._watch = asyncio.create_task(self._keep_running(process), name=f"{self._kind}-watch")
 
-    def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
-        return self._http.generate(request, prefix)
+    def continues_from(self, request: Request, prefix: str, progress: bytes) -> bool:
+        return self._http.continues_from(request, prefix, progress)
+
+    def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk, None]:
+        return self._http.generate(request, prefix, progress)
 
     async def complete(self, request: Request) -> Completion:
         return await self._http.complete(request)

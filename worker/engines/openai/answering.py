@@ -28,6 +28,9 @@ END_TIMEOUT = 1.0
 """Seconds to wait for the end of the response after `[DONE]`."""
 
 
+CHAT = "/chat/completions"
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request for one server. `model`: the server's name of it; `added`: the fields that the client did not send."""
@@ -36,13 +39,24 @@ class Ask:
     model: str
     added: frozenset[str]
     streamed: bool
+    path: str = CHAT
 
     @classmethod
-    def of(cls, request: Request, model: str, *, of_client: Request | None = None, streamed: bool = True) -> Ask:
-        """`of_client`: the request from which `request` was made, where it is another."""
+    def of(
+        cls,
+        request: Request,
+        model: str,
+        *,
+        of_client: Request | None = None,
+        adds: Request | None = None,
+        streamed: bool = True,
+        path: str = CHAT,
+    ) -> Ask:
+        """`of_client`: the request from which `request` was made, where it is another. `adds`: fields of the worker."""
         source = request if of_client is None else of_client
         added = source.added if isinstance(source, EngineRequest) else frozenset[str]()
-        return cls(request, model, added, streamed)
+        adds = adds or {}
+        return cls({**request, **adds}, model, added | adds.keys(), streamed, path)
 
     @property
     def choices(self) -> int:
@@ -51,6 +65,10 @@ class Ask:
     @property
     def names_tool(self) -> bool:
         return isinstance(self.request.get("tool_choice"), dict)
+
+    def takes_ids(self, body: Request) -> bool:
+        """Whether `body` asks for the ids of tokens, and the client did not."""
+        return "return_token_ids" in self.added and "return_token_ids" in body
 
     def body(self) -> Request:
         body: Request = {**without_nulls(self.request), "model": self.model, "stream": self.streamed}
@@ -169,13 +187,13 @@ class Answering:
                 return
 
     async def _answer(self, upstream: Upstream, body: Request, ask: Ask) -> AsyncGenerator[Chunk, None]:
-        answer = Normalizer(body.get("n") or 1, names_tool=ask.names_tool)
+        answer = Normalizer(body.get("n") or 1, names_tool=ask.names_tool, takes_ids=ask.takes_ids(body))
 
         def patience() -> float | None:
             return END_TIMEOUT if answer.done else USAGE_TIMEOUT if answer.finished else None
 
         try:
-            async with aclosing(upstream.answer(body, patience)) as blocks:
+            async with aclosing(upstream.answer(body, patience, path=ask.path)) as blocks:
                 async for events in blocks:
                     for event in events:
                         for chunk in answer.add(event):

@@ -16,6 +16,16 @@ from worker.engines.openai.answering import Answering, Ask
 from worker.engines.openai.http_client import Address, Upstream
 from worker.engines.openai.request_fields import ServerDialect
 from worker.engines.openai.server_health import ServerHealth, first_answer
+from worker.engines.vllm.priority import priority_of
+from worker.engines.vllm.record import Recorder
+from worker.engines.vllm.resumed import Resuming
+from worker.engines.vllm.resumption import (
+    Resumption,
+    can_be_recorded,
+    counts_tokens_made,
+    is_greedy,
+    resumption_of,
+)
 from worker.stream.fold import fold
 
 Continuation = Literal["vllm", "prefill", "none"]
@@ -25,15 +35,16 @@ Continuation = Literal["vllm", "prefill", "none"]
 class UpstreamOptions:
     """`model`: the server's name of the model, by default the first that it lists. `model_id`: Ignite's name.
 
-    `continuation`: how the server continues a partial answer: `vllm` by fields of the request, `prefill` (llama-server)
-    by a last message from the assistant, `none` not at all. `dialect`: what is known of the server beforehand.
+    `continuation`: how the server continues a partial answer: `vllm` by the ids of its tokens, or by fields of the
+    request; `prefill` (llama-server) by a last message from the assistant; `none` not at all. None: `vllm` where the
+    server says that it is one. `dialect`: what is known of the server beforehand.
     """
 
     address: Address
     model: str | None = None
     model_id: str | None = None
     concurrency: int = 64
-    continuation: Continuation = "none"
+    continuation: Continuation | None = None
     start_timeout: float = 600
     stall_timeout: float = 300
     dialect: ServerDialect = field(default_factory=ServerDialect)
@@ -42,7 +53,8 @@ class UpstreamOptions:
 class OpenAIEngine:
     def __init__(self, options: UpstreamOptions, *, kind: str = "openai") -> None:
         self.concurrency = options.concurrency
-        self.continues_text = options.continuation != "none"
+        self._continuation: Continuation = options.continuation or "none"
+        self._is_vllm = False
         self.card = ModelCard(options.model_id or options.model or "", kind)
         self._options = options
         self._model = options.model or ""
@@ -75,24 +87,74 @@ class OpenAIEngine:
     async def disconnect(self, reason: str) -> None:
         await self._health.disconnect(reason)
 
-    async def generate(self, request: Request, prefix: str = "") -> AsyncGenerator[Chunk, None]:
+    @property
+    def continues_text(self) -> bool:
+        return self._continuation != "none"
+
+    def continues_from(self, request: Request, prefix: str, progress: bytes) -> bool:
+        if self._resumption(request, prefix, progress) is not None:
+            return True
+        exact_again = self._is_vllm and is_greedy(request) and counts_tokens_made(request)
+        return self.continues_text and not exact_again
+
+    async def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk, None]:
+        resumption = self._resumption(request, prefix, progress)
+        if resumption is not None:
+            chunks = self._resuming(request).chunks(resumption)
+        elif prefix:
+            chunks = self._after_text(request, prefix)
+        else:
+            chunks = self._from_start(request)
+        with self._health.counted():
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _from_start(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        records = self._continuation == "vllm" and can_be_recorded(request)
+        ask = Ask.of(request, self._model, adds=self._adds(request, records=records))
+        recorder = Recorder()
+        async with aclosing(self._answering.chunks(self._health.upstream, ask)) as chunks:
+            async for chunk in chunks:
+                yield recorder.recorded(chunk) if records else chunk
+
+    async def _after_text(self, request: Request, prefix: str) -> AsyncGenerator[Chunk, None]:
         upstream = self._health.upstream
-        prefix_tokens = await self._count_tokens(upstream, prefix) if prefix else 0
+        prefix_tokens = await self._count_tokens(upstream, prefix)
         if is_spent(request, prefix_tokens):
             for chunk in spent_chunks(self._model, prefix_tokens):
                 yield chunk
             return
-        asked = self._continued(request, prefix, prefix_tokens) if prefix else request
-        ask = Ask.of(asked, self._model, of_client=request)
-        with self._health.counted():
-            async with aclosing(self._answering.chunks(upstream, ask)) as chunks:
-                async for chunk in chunks:
-                    if not chunk["choices"]:
-                        chunk = {**chunk, "usage": whole_usage(chunk["usage"], prefix_tokens)}
-                    yield chunk
+        continued = self._continued(request, prefix, prefix_tokens)
+        ask = Ask.of(continued, self._model, of_client=request, adds=self._adds(request))
+        async with aclosing(self._answering.chunks(upstream, ask)) as chunks:
+            async for chunk in chunks:
+                if not chunk["choices"]:
+                    chunk = {**chunk, "usage": whole_usage(chunk["usage"], prefix_tokens)}
+                yield chunk
+
+    def _resumption(self, request: Request, prefix: str, progress: bytes) -> Resumption | None:
+        if not (prefix and progress) or self._continuation != "vllm":
+            return None
+        return resumption_of(request, prefix, progress)
+
+    def _resuming(self, request: Request) -> Resuming:
+        def ask(completion: Request, path: str) -> Ask:
+            adds = self._adds(request, records=True)
+            return Ask.of(completion, self._model, of_client=request, adds=adds, path=path)
+
+        upstream = self._health.upstream
+        return Resuming(self._answering, upstream, self._model, self.card.context_length, request, ask)
+
+    def _adds(self, request: Request, *, records: bool = False) -> Request:
+        """Fields for vLLM that are the worker's: a client does not choose its place in the engine's queue."""
+        adds: Request = {"return_token_ids": True} if records else {}
+        if self._is_vllm and ((priority := priority_of(request)) or "priority" in request):
+            adds["priority"] = priority
+        return adds
 
     async def complete(self, request: Request) -> Completion:
-        ask = Ask.of(request, self._model, streamed=self._answering.is_llama_server)
+        ask = Ask.of(request, self._model, adds=self._adds(request), streamed=self._answering.is_llama_server)
         with self._health.counted():
             async with aclosing(self._answering.chunks(self._health.upstream, ask)) as chunks:
                 return fold([chunk async for chunk in chunks])
@@ -115,7 +177,7 @@ class OpenAIEngine:
 
     def _continued(self, request: Request, prefix: str, prefix_tokens: int) -> Request:
         continued = continue_after(request, prefix, prefix_tokens)
-        if self._options.continuation == "vllm":
+        if self._continuation == "vllm":
             return {**continued, "add_generation_prompt": False, "continue_final_message": True}
         return continued
 
@@ -127,6 +189,8 @@ class OpenAIEngine:
         if not self._model:
             raise EngineError("The server lists no models: set model to the one to use.")
         self._answering.is_llama_server = listed.get("owned_by") == "llamacpp"
+        self._is_vllm = listed.get("owned_by") == "vllm"
+        self._continuation = self._options.continuation or ("vllm" if self._is_vllm else "none")
         self.card = replace(
             self.card,
             id=self._options.model_id or self._model,

@@ -94,7 +94,9 @@ class Upstream:
             max_field_size=LONGEST_HEADER,
         )
 
-    async def answer(self, body: Mapping[str, Any], patience: Patience) -> AsyncGenerator[list[bytes], None]:
+    async def answer(
+        self, body: Mapping[str, Any], patience: Patience, path: str = "/chat/completions"
+    ) -> AsyncGenerator[list[bytes], None]:
         """Yields the data of events as they arrive, or of an unstreamed answer its body.
 
         `patience` is called before each read: None waits for the stall timeout.
@@ -103,7 +105,7 @@ class Upstream:
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
         with self._translated():
             async with self._abortable():
-                response = await self._send("POST", self._url("/chat/completions"), timeout=limits, **_json(body))
+                response = await self._send("POST", self._url(path), timeout=limits, **_json(body))
             answer = AnswerBody()
             self._streams.add(response.content)
             try:
@@ -130,12 +132,15 @@ class Upstream:
                     return ModelList(response.status, _listed(await _beginning(response)))
 
     async def count_tokens(self, model: str, text: str) -> int:
+        return len(await self.tokenize(model, text))
+
+    async def tokenize(self, model: str, text: str) -> list[int]:
         """Asks /tokenize, which is not in OpenAI's API: vLLM reads `prompt`, llama-server `content`."""
         url = self._address.base.removesuffix("/v1") + "/tokenize"
         body = {"model": model, "prompt": text, "content": text, "add_special_tokens": False}
         received = await self._ask("POST", url, aiohttp.ClientTimeout(total=PROBE_TIMEOUT), **_json(body))
         try:
-            return len(orjson.loads(received)["tokens"])
+            return list(orjson.loads(received)["tokens"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise failures.malformed("/tokenize does not list tokens", received) from None
 

@@ -40,7 +40,14 @@ class Appends:
         self._open: dict[Gathering, AppendStep] = {}
 
     def add(
-        self, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None = None, *, batchable: bool
+        self,
+        job_id: str,
+        attempt: int,
+        offset: int,
+        frames: bytes,
+        progress: Progress | None = None,
+        *,
+        batchable: bool,
     ) -> asyncio.Future[None]:
         server = self._redis.at(keys.job(job_id))
         step = self._open.get(server)

@@ -19,6 +19,7 @@ from worker.engines.openai.normalizing import logprobs, usage
 from worker.engines.openai.normalizing.delta import MessagePieces
 from worker.engines.openai.normalizing.finish_reasons import FAILED, meaning_of
 from worker.engines.openai.normalizing.json_text import NotJson, decode, is_shallow, scrubbed
+from worker.engines.openai.normalizing.token_ids import TOKEN_IDS, TokenIds
 from worker.engines.openai.retry_after import WAIT_FIELDS
 from worker.engines.openai.sse import FailureEvent
 
@@ -26,6 +27,7 @@ HEAD = ("id", "object", "created", "model")
 NOT_CARRIED = frozenset({*HEAD, "choices", "usage", "error", "service_tier"})
 PLAIN_CHUNK = frozenset({*HEAD, "choices", "system_fingerprint", "usage"})
 PLAIN_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
+PLAIN_CHOICE_WITH_IDS = PLAIN_CHOICE | {TOKEN_IDS}
 OF_CHOICE = frozenset({"index", "delta", "message", "text", "logprobs", "finish_reason", "error"})
 DONE = (b"[done]", b'"[done]"', b"done")
 """In lower case."""
@@ -45,12 +47,15 @@ class _Choice:
 class Normalizer:
     """One answer of `choices` choices. `add` takes each event's data, or a whole body; `end` closes the answer.
 
-    `names_tool`: the request names the tool to call, where OpenAI ends with `stop`.
+    `names_tool`: the request names the tool to call, where OpenAI ends with `stop`. `takes_ids`: the ids of tokens were
+    asked for by the worker; they become `prompt_token_ids` and `token_ids` of the clean chunk.
     Raises EngineRefused and EngineError, with what arrived.
     """
 
-    def __init__(self, choices: int = 1, *, names_tool: bool = False) -> None:
+    def __init__(self, choices: int = 1, *, names_tool: bool = False, takes_ids: bool = False) -> None:
         self._wanted = choices
+        self._ids = TokenIds() if takes_ids else None
+        self._plain_choice = PLAIN_CHOICE_WITH_IDS if takes_ids else PLAIN_CHOICE
         self._names_tool = names_tool
         self._choices: dict[int, _Choice] = {}
         self._indices: dict[int, int] = {}
@@ -95,6 +100,9 @@ class Normalizer:
             raise in_band(values[0])
         if strict and self._takes_plain(values[0]):
             self._counted += 1
+            if self._ids is not None:
+                self._ids.take(values[0]["choices"][0])
+                return [values[0] | self._ids.taken()]
             return values
         if not is_shallow(data, values):
             raise malformed("an event is nested too deeply", data)
@@ -128,7 +136,7 @@ class Normalizer:
         if type(choices) is not list or len(cast(list[Any], choices)) != 1 or chunk.get("usage"):
             return False
         choice = cast(Any, choices[0])
-        if type(choice) is not dict or not choice.keys() <= PLAIN_CHOICE or choice.get("finish_reason"):  # pyright: ignore[reportUnknownMemberType]
+        if type(choice) is not dict or not choice.keys() <= self._plain_choice or choice.get("finish_reason"):  # pyright: ignore[reportUnknownMemberType]
             return False
         part = cast(dict[str, Any], choice)
         delta, index = part.get("delta"), part.get("index")
@@ -163,11 +171,16 @@ class Normalizer:
         if not self._head and chunk.get("choices"):
             self._head = _head(chunk)
         self._usage = usage.in_chunk(chunk) or self._usage
+        if self._ids is not None:
+            self._ids.take(chunk)
+            for raw in _choices(chunk):
+                self._ids.take(raw)
         extras = self._new_extras(chunk, strict)
         parts = [self._part(raw, at, strict) for at, raw in enumerate(_choices(chunk)) if raw is not None]
         found = [part for part in parts if part]
         if found:
-            yield {**self._head, **extras, "choices": found}
+            ids = self._ids.taken() if self._ids is not None else {}
+            yield {**self._head, **extras, "choices": found, **ids}
 
     def _new_extras(self, chunk: Mapping[str, Any], strict: bool) -> dict[str, Any]:
         """What OpenAI does not know of a chunk, where it is new: some servers repeat it in every chunk."""

@@ -1,0 +1,1 @@
+"""What only vLLM can: continuing an answer from the ids of its tokens, and scheduling by priority."""
