@@ -1,24 +1,23 @@
 """Three brokers in a cluster, of which one is killed: the two others have every message, and go on."""
 
 import asyncio
-import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.support.chat import Prompt, ended, job_of, reached, session_with, streaming
+from tests.support.chat import Gate, Prompt, ended, job_of, reached, session_with, streaming
 from tests.support.cluster import all_settled, running_cluster
 from tests.support.rabbitmq import RabbitMQ, find_rabbitmq, rabbitmq_cluster_on_this_machine
 from tests.support.wait_until import wait_until
 
-PROMPTS = [Prompt(seed=100 * number, tokens=100, itl=120, constrained=number % 2 == 1) for number in range(6)]
 NEW = Prompt(seed=5)
 pytestmark = pytest.mark.long
 
-BOUND = 40.0
-"""Seconds until a submit is answered, one way or the other."""
+
+def prompts(gate: Gate) -> list[Prompt]:
+    return [Prompt(seed=100 * number, tokens=100, gate=gate, constrained=number % 2 == 1) for number in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ async def nodes(started: list[RabbitMQ]) -> list[RabbitMQ]:
 
 
 async def test_a_node_that_leads_the_queues_and_has_no_clients_is_not_missed(
-    nodes: list[RabbitMQ], redis_url: str
+    nodes: list[RabbitMQ], redis_url: str, gate: Gate
 ) -> None:
     apis, workers, lost = nodes
     vhost = apis.create_vhost()
@@ -53,30 +52,32 @@ async def test_a_node_that_leads_the_queues_and_has_no_clients_is_not_missed(
         api, _ = await asyncio.gather(cluster.api(IGNITE_AMQP_URL=apis.url(vhost)), cluster.worker())
 
         async with session_with(api.url) as session:
-            async with streaming(api.url, PROMPTS) as streams:
+            async with streaming(api.url, prompts(gate)) as streams:
                 await reached(streams, 10)
                 assert apis.leaders(vhost) == {lost.name}
                 await lost.kill()
                 await accepted_again(session)
+                gate.open()
             for stream in streams:
                 stream.assert_whole()
             assert [(await job_of(session, stream.job_id))["attempts"] for stream in streams] == [1] * len(streams)
         await wait_until(lambda: all_settled(apis, vhost), "every message to be settled")
 
 
-async def test_the_clients_of_a_lost_node_go_on_with_another(nodes: list[RabbitMQ], redis_url: str) -> None:
+async def test_the_clients_of_a_lost_node_go_on_with_another(nodes: list[RabbitMQ], redis_url: str, gate: Gate) -> None:
     vhost = nodes[0].create_vhost()
     url = ",".join(node.url(vhost) for node in nodes)
     async with running_cluster(url, redis_url) as cluster:
         api, _ = await cluster.with_workers(2)
 
         async with session_with(api.url) as session:
-            async with streaming(api.url, PROMPTS) as streams:
+            async with streaming(api.url, prompts(gate)) as streams:
                 await reached(streams, 10)
                 lost, *others = sorted(nodes, key=lambda node: clients_of(node, vhost), reverse=True)
                 assert clients_of(lost, vhost)
                 await lost.kill()
                 await accepted_again(session)
+                gate.open()
             for stream in streams:
                 stream.assert_whole()
             assert [(await job_of(session, stream.job_id))["attempts"] for stream in streams] == [1] * len(streams)
@@ -89,7 +90,7 @@ def clients_of(node: RabbitMQ, vhost: str) -> int:
 
 
 async def accepted_again(session: aiohttp.ClientSession) -> None:
-    """Each submit is answered in time, and one of them accepted."""
+    """Each submit is answered, and one of them accepted."""
     refusals: list[str] = []
     job = await wait_until(
         lambda: accepted(session, refusals), "a submit to be accepted", seen=lambda: (len(refusals), refusals[-1:])
@@ -99,13 +100,11 @@ async def accepted_again(session: aiohttp.ClientSession) -> None:
 
 async def accepted(session: aiohttp.ClientSession, refusals: list[str]) -> str:
     """The job's id, empty where the submit was refused."""
-    began = time.monotonic()
     async with session.post("/v1/chat/completions", json=NEW.body(background=True)) as response:
         answer = await response.json()
-    assert time.monotonic() - began < BOUND
     assert response.status in (202, 503), answer
     if response.status == 503:
-        refusals.append(f"{time.monotonic() - began:.1f} s: {answer['error']['message']}")
+        refusals.append(answer["error"]["message"])
     return answer.get("id", "")
 
 
