@@ -86,25 +86,22 @@ class LogFollower:
     # ── the hub's side: synchronous, cheap, never fails ──
 
     def deliver(self, offset: int, data: bytes) -> None:
-        """Live bytes of the log that start at `offset`."""
+        """Live bytes of the log that start at `offset`. They go to the sink, if there is one and they are next, and the
+        reader goes on waiting for something else to happen.
+        """
         if self._sink is not None and offset == self._position and not (self._buffered or self._stale):
-            self._hand_on(self._sink, data)
-            return
-        if self._filling is not None:
+            self._position += len(data)
+            self._delivered_any = True
+            if self._patience is not None:
+                self._until = asyncio.get_running_loop().time() + self._patience
+            if self._sink(data):
+                return
+            self._sink, self._sink_full = None, True
+        elif self._filling is not None:
             self._filling.append((offset, data))
         elif not self._stale:
             self._accept(offset, data)
         self._wake()
-
-    def _hand_on(self, sink: Sink, data: bytes) -> None:
-        """Past the reader, who goes on waiting for something else to happen."""
-        self._position += len(data)
-        self._delivered_any = True
-        if self._patience is not None:
-            self._until = asyncio.get_running_loop().time() + self._patience
-        if not sink(data):
-            self._sink, self._sink_full = None, True
-            self._wake()
 
     def move(self, status: JobStatus) -> None:
         if self._over:  # A message that the log has overtaken.

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from shared.backends.distributed import open_distributed
-from shared.backends.redis.connection.driver import script, steps
+from shared.backends.redis.connection.scripts import script, steps
 from tests.contract.performers import consume, new_job, publish, taken
 from tests.support.chat import Prompt, ended, reached, session_with, streaming, submit
 from tests.support.cluster import Cluster, all_settled

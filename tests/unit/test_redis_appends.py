@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.backends.redis.connection.driver import ServerPipeline
-from shared.backends.redis.connection.pipeline import Command
+from shared.backends.redis.connection.gathering import Command
+from shared.backends.redis.connection.pipeline import ServerPipeline
 from shared.backends.redis.jobs.appends import Appends
 from shared.errors import BackendUnavailable
 from tests.support.wait_until import wait_until
@@ -31,7 +31,7 @@ class Redis:
 async def test_a_step_that_was_given_up_before_it_was_sent_takes_no_more_appends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("shared.backends.redis.connection.pipeline.ANSWER_TIMEOUT", 0.0)
+    monkeypatch.setattr("shared.backends.redis.connection.gathering.ANSWER_TIMEOUT", 0.0)
     redis = Redis()
     appends = Appends(ServerPipeline(redis.exchange))
     sent = appends.add("a", 1, 8, b"data: 1\n\n", batchable=True)

@@ -25,7 +25,7 @@ from shared.backends.rabbitmq.connection import (
     unavailable,
 )
 from shared.backends.rabbitmq.gathered import GatheredFrames, gather_frames
-from shared.backends.rabbitmq.publisher import Publisher
+from shared.backends.rabbitmq.publisher import Publisher, delayed
 from shared.backends.rabbitmq.topology import UNDECODABLE
 from shared.backends.rabbitmq.undecodable import set_aside
 from shared.errors import BackendUnavailable, sentence
@@ -86,7 +86,7 @@ class RabbitDelivery:
         if after <= 0:
             await self._send(self._raw.channel.basic_nack(self._tag, requeue=True))
             return
-        await self._publisher.publish_later(self.message, after)
+        await self._publisher.publish(delayed(self.message, after))
         await self.ack()
 
     async def _send(self, sending: Awaitable[None]) -> None:

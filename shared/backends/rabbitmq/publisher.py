@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
 
@@ -30,7 +32,7 @@ from shared.backends.rabbitmq.connection import (
     version_of,
 )
 from shared.backends.rabbitmq.gathered import gather_frames
-from shared.backends.rabbitmq.topology import Topology, retry_name, routing_key, with_jitter
+from shared.backends.rabbitmq.topology import JOBS, Topology, retry_name, routing_key, with_jitter
 from shared.errors import BackendUnavailable, BrokerUnavailable, QueueFull
 from shared.job import QueueName
 from shared.ports import Message
@@ -55,6 +57,45 @@ Target = QueueName | int | None
 """What must be declared first: the queue of a model and tier, that of a back-off in milliseconds, or neither."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A message to publish. `key`: its routing key; `target`: see Target."""
+
+    exchange: str
+    key: str
+    body: bytes
+    properties: Properties
+    target: Target
+
+
+def job_message(message: Message) -> Outgoing:
+    """For the job's queue, which drops it at the job's deadline."""
+    return Outgoing(
+        exchange=JOBS,
+        key=routing_key(message.job.queue),
+        body=message.body or b"",
+        properties=properties_of(message, max(0.0, message.job.deadline_at - time.time())),
+        target=message.job.queue,
+    )
+
+
+def delayed(message: Message, seconds: float) -> Outgoing:
+    """For a queue from which the message comes back to the job's queue after about that long."""
+    delay = with_jitter(seconds)
+    return Outgoing(
+        exchange=retry_name(delay),
+        key=routing_key(message.job.queue),
+        body=message.body or b"",
+        properties=properties_of(message, None),
+        target=delay,
+    )
+
+
+def raw_message(exchange: str, message: aio_pika.Message, key: str) -> Outgoing:
+    """For a queue that exists; not a job's message."""
+    return Outgoing(exchange=exchange, key=key, body=message.body, properties=message.properties, target=None)
+
+
 def blocked() -> BackendUnavailable:
     return BrokerUnavailable("The broker (RabbitMQ) is out of memory or disk and takes no messages.", retry_after=10)
 
@@ -73,20 +114,35 @@ class Publisher:
         self._retired: list[Channel] = []
         self._opening = asyncio.Lock()
 
-    async def publish(self, exchange: str, message: Message, *, expires_in: float | None = None) -> None:
-        """Returns once the broker has taken it. Raises QueueFull, BackendUnavailable."""
-        queue = message.job.queue
-        await self._send(exchange, message.body or b"", properties_of(message, expires_in), routing_key(queue), queue)
-
-    async def publish_later(self, message: Message, seconds: float) -> None:
-        """As `publish`, into a queue from which the message comes back after about that long."""
-        delay, queue = with_jitter(seconds), message.job.queue
-        body, properties = message.body or b"", properties_of(message, None)
-        await self._send(retry_name(delay), body, properties, routing_key(queue), delay)
-
-    async def send_raw(self, exchange: str, message: aio_pika.Message, key: str) -> None:
-        """As `publish`, for what is no job, to a queue that is there."""
-        await self._send(exchange, message.body, message.properties, key, None)
+    async def publish(self, outgoing: Outgoing) -> None:
+        """Returns once the broker has taken the message. Declares the target once more where it was deleted. Raises
+        QueueFull, BackendUnavailable.
+        """
+        target = outgoing.target
+        try:
+            with lost_is_no_cancellation():
+                for _ in range(2):
+                    channel = cast(RawChannel, await (await self._ready(target)).get_underlay_channel())
+                    publishing = channel.basic_publish(
+                        outgoing.body,
+                        exchange=outgoing.exchange,
+                        routing_key=outgoing.key,
+                        properties=outgoing.properties,
+                        mandatory=True,
+                        wait=False,  # The confirm is waited for; that the bytes have left need not be.
+                    )
+                    try:
+                        await self._confirms[target].wait(publishing)
+                    except PublishError:
+                        self._declared.discard(target)
+                    else:
+                        self._refused_since.pop(target, None)
+                        return
+                raise ConnectionError(f"nothing takes messages for '{outgoing.key}'")
+        except DeliveryError as error:
+            raise await self._refused(target, outgoing.key) from error
+        except FAILURES as error:
+            raise await self._gone(error) from error
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncGenerator[Channel]:
@@ -98,31 +154,6 @@ class Publisher:
                     yield channel
         except FAILURES as error:
             raise unavailable(error) from error
-
-    async def _send(self, exchange: str, body: bytes, properties: Properties, key: str, target: Target) -> None:
-        try:
-            with lost_is_no_cancellation():
-                await self._deliver(exchange, body, properties, key=key, target=target)
-        except DeliveryError as error:
-            raise await self._refused(target, key) from error
-        except FAILURES as error:
-            raise await self._gone(error) from error
-
-    async def _deliver(self, exchange: str, body: bytes, properties: Properties, key: str, target: Target) -> None:
-        """Declares the target once more where it was there and is not any more: somebody may have deleted it."""
-        for _ in range(2):
-            channel = cast(RawChannel, await (await self._ready(target)).get_underlay_channel())
-            # The confirm says all; that the bytes have left need not be waited for before.
-            publishing = channel.basic_publish(
-                body, exchange=exchange, routing_key=key, properties=properties, mandatory=True, wait=False
-            )
-            try:
-                await self._confirms[target].wait(publishing)
-                self._refused_since.pop(target, None)
-                return
-            except PublishError:
-                self._declared.discard(target)
-        raise ConnectionError(f"nothing takes messages for '{key}'")
 
     async def _refused(self, target: Target, key: str) -> QueueFull | BackendUnavailable:
         """Why the broker did not take a message: it says no reason, and a queue between two leaders refuses, too."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 from shared.backends.rabbitmq.connection import CONNECT_TIMEOUT, Connection
 from shared.backends.rabbitmq.consumer import Declare, Key, RabbitConsumer
-from shared.backends.rabbitmq.publisher import Publisher
-from shared.backends.rabbitmq.topology import DEAD, JOBS, Topology, routing_key
+from shared.backends.rabbitmq.publisher import Publisher, job_message
+from shared.backends.rabbitmq.topology import DEAD, Topology, routing_key
 from shared.backends.rabbitmq.undecodable import review
 from shared.job import QueueName
 from shared.ports import Consumer, Fate, Message, Undecodable
@@ -32,7 +31,7 @@ class RabbitQueue:
         self._publisher = Publisher(urls, self._topology)
 
     async def publish(self, message: Message) -> None:
-        await self._publisher.publish(JOBS, message, expires_in=max(0.0, message.job.deadline_at - time.time()))
+        await self._publisher.publish(job_message(message))
 
     @asynccontextmanager
     async def consume(self, queues: Sequence[QueueName], prefetch: int | Sequence[int]) -> AsyncGenerator[Consumer]:

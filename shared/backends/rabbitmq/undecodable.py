@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractIncomingMessage, HeadersType
 from aiormq.abc import DeliveredMessage
 
 from shared.backends.rabbitmq.connection import Channel
-from shared.backends.rabbitmq.publisher import Publisher
+from shared.backends.rabbitmq.publisher import Publisher, raw_message
 from shared.backends.rabbitmq.topology import JOBS, UNDECODABLE
 from shared.ports import Fate, Undecodable
 
@@ -21,7 +21,9 @@ FROM, WHY = "x-set-aside-from", "x-set-aside-why"
 async def set_aside(publisher: Publisher, raw: DeliveredMessage, why: str) -> None:
     """A copy of `raw`, with what is to be known of it; the message itself is still to be settled."""
     headers = {**(raw.header.properties.headers or {}), FROM: raw.routing_key or "", WHY: why}
-    await publisher.send_raw("", copy_of(raw.body, headers, f"undecodable-{os.urandom(6).hex()}"), UNDECODABLE)
+    await publisher.publish(
+        raw_message("", copy_of(raw.body, headers, f"undecodable-{os.urandom(6).hex()}"), UNDECODABLE)
+    )
 
 
 async def review(publisher: Publisher, decide: Callable[[Undecodable], Fate], limit: int) -> Sequence[Undecodable]:
@@ -51,10 +53,12 @@ async def review_on(
 async def apply(publisher: Publisher, raw: AbstractIncomingMessage, found: Undecodable, fate: Fate) -> None:
     match fate:
         case "keep":
-            await publisher.send_raw("", copy_of(raw.body, raw.headers, found.id, at=raw.timestamp), UNDECODABLE)
+            await publisher.publish(
+                raw_message("", copy_of(raw.body, raw.headers, found.id, at=raw.timestamp), UNDECODABLE)
+            )
         case "replay":
             ours = {name: value for name, value in raw.headers.items() if name not in (FROM, WHY)}
-            await publisher.send_raw(JOBS, copy_of(raw.body, ours, found.id), found.queue)
+            await publisher.publish(raw_message(JOBS, copy_of(raw.body, ours, found.id), found.queue))
         case "forget":
             pass
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from shared.aio import run_and_discard
 from shared.backends.redis import keys, lua_steps
-from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Pipeline
 from shared.backends.redis.jobs.records import milliseconds
 from shared.ports import Document, DocumentChanged
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from shared.aio import run_and_discard
 from shared.backends.redis import keys, lua_steps
-from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Pipeline
 from shared.fairness import estimated_rank
 from shared.job import Job
 from shared.ports import Backlog

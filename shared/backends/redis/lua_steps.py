@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from shared.backends.redis import keys
-from shared.backends.redis.connection.driver import LuaStep
-from shared.backends.redis.connection.pipeline import Argument
+from shared.backends.redis.connection.gathering import Argument
+from shared.backends.redis.connection.scripts import LuaStep
 from shared.limits import Limits
 from shared.ports import Progress
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.backends.redis import keys, lua_steps
-from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Pipeline
 from shared.backends.redis.jobs.records import milliseconds
 from shared.job import Job
 from shared.ports import Notice

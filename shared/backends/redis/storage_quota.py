@@ -14,7 +14,7 @@ from typing import Any
 from shared import quota
 from shared.aio import run_and_discard
 from shared.backends.redis import keys, lua_steps
-from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Pipeline
 from shared.backends.redis.refusals import raise_if_refused
 from shared.job import Job
 

@@ -20,22 +20,9 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from shared.backends.redis.connection.driver import (
-    FAILURES,
-    PROBE,
-    SLOTS,
-    Pipeline,
-    Redirect,
-    Steps,
-    Wire,
-    probe_of,
-    redirect_of,
-    slot_of,
-    subscribed,
-    subscribers,
-    uptime,
-)
-from shared.backends.redis.connection.pipeline import Argument, Command, Gathering
+from shared.backends.redis.connection.driver import FAILURES, SLOTS, Redirect, Steps, Wire, redirect_of, slot_of
+from shared.backends.redis.connection.gathering import Argument, Command, Gathering
+from shared.backends.redis.connection.pipeline import PROBE, Pipeline, probe_of, subscribed, subscribers, uptime
 from shared.errors import BackendUnavailable, StoreUnavailable
 
 T = TypeVar("T")
@@ -278,18 +265,12 @@ class ClusterPipeline(Pipeline):
     def at(self, key: str) -> Gathering:
         return self._nodes.owner(key).gathering
 
-    def command(
-        self, *command: Argument, read: Callable[[Any], Any] | None = None, batchable: bool = False
-    ) -> asyncio.Future[Any]:
-        key = command[3] if command[0] == "EVALSHA" else command[1]
-        return self.at(str(key)).command(*command, read=read, batchable=batchable)
-
     async def probe(self) -> None:
         """Each node keeps a key of its own slots."""
-        await asyncio.gather(*(node.gathering.command(*probe_of(key)) for node, key in self._nodes.probes()))
+        await asyncio.gather(*(node.gathering.send(probe_of(key)) for node, key in self._nodes.probes()))
 
     async def all_owners(self, *command: Argument) -> Sequence[Any]:
-        asked = (node.gathering.command(*command) for node in self._nodes.owners())
+        asked = (node.gathering.send(command) for node in self._nodes.owners())
         return await asyncio.gather(*asked, return_exceptions=True)
 
     async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
@@ -319,5 +300,5 @@ class ClusterPipeline(Pipeline):
         return min([*known, self._nodes.complete_for - NOTICED_WITHIN])
 
     async def _everyone(self, *command: Argument, read: Callable[[Any], T]) -> Sequence[T | BaseException]:
-        asked = (node.gathering.command(*command, read=read) for node in self._nodes.everyone())
+        asked = (node.gathering.send(command, read=read) for node in self._nodes.everyone())
         return await asyncio.gather(*asked, return_exceptions=True)

@@ -1,18 +1,11 @@
-"""Redis's driver, and the only file that imports it: one pipelined connection for every step.
-
-Steps called in one event-loop turn, and those that gather while a round trip is under way, share the next round trip.
-"""
+"""Redis's driver, and the only file that imports it: a connection, and what its errors mean."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import hiredis
@@ -33,10 +26,9 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.backends.redis.connection.pipeline import ANSWER_TIMEOUT, Argument, Command, Gathering
+from shared.backends.redis.connection.gathering import ANSWER_TIMEOUT, Command
+from shared.backends.redis.connection.scripts import script, steps
 from shared.errors import StoreUnavailable, sentence
-
-LUA = Path(__file__).parents[1] / "lua"
 
 CONNECT_TIMEOUT = 2.0
 
@@ -55,55 +47,6 @@ AWAY = {
 
 SLOTS = REDIS_CLUSTER_HASH_SLOTS
 """Parts that a cluster's keys are divided into; each is at one node."""
-
-PRELUDE = "prelude"
-"""How the files begin that are no steps: what all steps share, and what those of one family do."""
-
-
-def steps() -> Sequence[str]:
-    """The names of all steps."""
-    return [path.stem for path in LUA.glob("*.lua") if not path.stem.startswith(PRELUDE)]
-
-
-KEPT, CLOSE = "prelude_kept", "prelude_close"
-BESIDE: Mapping[str, Sequence[str]] = {
-    **dict.fromkeys(("index", "discard", "retry", "reserve", "move_kept_bytes"), (KEPT,)),
-    **dict.fromkeys(("finish", "end_unclaimed"), (KEPT, CLOSE)),
-}
-"""What some steps need beside that."""
-
-
-class Script:
-    """The source of one atomic step: the prelude of all steps, the prelude of its family (`fair_queue_…`, `limit_…`),
-    further preludes that it needs (BESIDE), and the step's own file.
-
-    Redis runs all of it at each call, so a step includes only what it needs.
-    """
-
-    def __init__(self, name: str) -> None:
-        family = name.rpartition("_")[0]
-        names = dict.fromkeys((PRELUDE, f"{PRELUDE}_{family}", *BESIDE.get(name, ()), name))
-        parts = (LUA / f"{part}.lua" for part in names)
-        self.source = "".join(part.read_text() for part in parts if part.exists())
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
-
-
-@cache
-def script(name: str) -> Script:
-    return Script(name)
-
-
-class LuaStep(NamedTuple):
-    """One call of the script `name`; lua_steps.py has a function for each."""
-
-    name: str
-    keys: Sequence[str]
-    arguments: tuple[Argument, ...]
-
-    @property
-    def command(self) -> Command:
-        return ("EVALSHA", script(self.name).sha, len(self.keys), *self.keys, *self.arguments)
-
 
 REFUSES_WRITES = {
     "OOM": "The store (Redis) is full and takes nothing new.",
@@ -160,14 +103,10 @@ class Wire:
         )
         self._connection: AbstractConnection = self._pool.make_connection()
 
-    async def open(self) -> None:
+    async def send(self, *commands: Command) -> None:
         """Raises one of FAILURES."""
         if not self._connection.is_connected:
             await self._connection.connect()
-
-    async def send(self, *commands: Command) -> None:
-        """Raises one of FAILURES."""
-        await self.open()
         await self._connection.send_packed_command(b"".join(map(pack, commands)), check_health=False)
 
     async def receive(self) -> Any:
@@ -179,23 +118,21 @@ class Wire:
 
     async def round_trip(self, commands: Sequence[Command]) -> list[Any]:
         """Tried once more over a fresh connection where the old one had died unnoticed; silence is not asked twice."""
-        try:
-            return await self._exchange(commands)
-        except RedisConnectionError:
-            return await self._exchange(commands)
-
-    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT):
-                await self.send(*commands)
-                return [await self.receive() for _ in commands]
-        except TimeoutError:
-            await self.close()
-            raise RedisTimeoutError(f"no answer within {ANSWER_TIMEOUT:.0f} seconds") from None
-        except BaseException:
-            # Whatever was not read would be taken for the answers to the next commands.
-            await self.close()
-            raise
+        retried = False
+        while True:
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT):
+                    await self.send(*commands)
+                    return [await self.receive() for _ in commands]
+            except TimeoutError:
+                await self.close()
+                raise RedisTimeoutError(f"no answer within {ANSWER_TIMEOUT:.0f} seconds") from None
+            except BaseException as error:
+                # Answers that were not read would be taken for those of the next commands.
+                await self.close()
+                if retried or not isinstance(error, RedisConnectionError):
+                    raise
+                retried = True
 
     async def close(self) -> None:
         with suppress(*FAILURES):
@@ -262,111 +199,3 @@ def redirect_of(answer: Any) -> Redirect | None:
 def slot_of(key: str) -> int:
     """Which of SLOTS a key is in."""
     return key_slot(key.encode())
-
-
-class Pipeline(ABC):
-    """Commands and steps, as the ports give them: to one server, or to the nodes of a cluster."""
-
-    spread: bool
-    """Whether the keys are spread over nodes: then a step must name all its keys, and they must share a hash tag."""
-
-    @abstractmethod
-    def at(self, key: str) -> Gathering:
-        """Where commands for this key go, at present."""
-
-    @abstractmethod
-    def command(
-        self, *command: Argument, read: Callable[[Any], Any] | None = None, batchable: bool = False
-    ) -> asyncio.Future[Any]:
-        """As Gathering has it, for commands that name one key, or several with one hash tag."""
-
-    def step(
-        self,
-        step: LuaStep,
-        *,
-        read: Callable[[Any], Any] | None = None,
-        batchable: bool = False,
-    ) -> asyncio.Future[Any]:
-        """Runs a Lua step (lua_steps.py builds them)."""
-        return self.command(*step.command, read=read, batchable=batchable)
-
-    @abstractmethod
-    async def probe(self) -> None:
-        """Write something, so that a store that only answers is told from one that works. Raises StoreUnavailable."""
-
-    @abstractmethod
-    async def all_owners(self, *command: Argument) -> Sequence[Any]:
-        """The answer of each server that has keys, or the error in its place."""
-
-    @abstractmethod
-    async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Of any keys."""
-
-    @abstractmethod
-    async def count_subscribers(self, *channels: str) -> int:
-        """How many subscriptions to these channels there are, or may be."""
-
-    @abstractmethod
-    async def have_subscribers(self, channels: Sequence[str]) -> Sequence[bool]:
-        """Whether each of these channels has a subscription, or may have one."""
-
-    @abstractmethod
-    async def publish(self, channel: str, message: str) -> int:
-        """How many heard it, or may have."""
-
-    @abstractmethod
-    async def stable_for(self) -> float:
-        """Seconds since which whoever was connected to Redis has had no reason to lose that connection."""
-
-
-class ServerPipeline(Gathering, Pipeline):
-    """To one server."""
-
-    spread = False
-
-    def at(self, key: str) -> Gathering:
-        return self
-
-    async def probe(self) -> None:
-        await self.command(*probe_of(PROBE))
-
-    async def all_owners(self, *command: Argument) -> Sequence[Any]:
-        return await asyncio.gather(self.command(*command), return_exceptions=True)
-
-    async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        return await self.command("MGET", *keys)
-
-    async def count_subscribers(self, *channels: str) -> int:
-        return subscribers(await self.command("PUBSUB", "NUMSUB", *channels))
-
-    async def have_subscribers(self, channels: Sequence[str]) -> Sequence[bool]:
-        return subscribed(await self.command("PUBSUB", "NUMSUB", *channels))
-
-    async def publish(self, channel: str, message: str) -> int:
-        return await self.command("PUBLISH", channel, message)
-
-    async def stable_for(self) -> float:
-        return uptime(await self.command("INFO", "server"))
-
-
-PROBE = "ignite:probe"
-PROBE_KEPT = 60_000
-"""Milliseconds."""
-
-
-def probe_of(key: str) -> Command:
-    return ("SET", key, 1, "PX", PROBE_KEPT)
-
-
-def subscribed(numsub: Sequence[Any]) -> Sequence[bool]:
-    return [count > 0 for count in numsub[1::2]]
-
-
-def subscribers(numsub: Sequence[Any]) -> int:
-    return sum(numsub[1::2])
-
-
-def uptime(info: bytes) -> int:
-    """Seconds, from INFO's answer."""
-    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    return int(fields["uptime_in_seconds"])

@@ -1,148 +1,115 @@
-"""Many commands, few round trips: what is asked in one event-loop turn, and what gathers while a round trip is under
-way, goes to Redis together.
-
-Most commands are sent at once. A batchable one (a frame of a stream that has begun) waits up to GATHER after the last
-round trip for company: at ten thousand tokens a second that makes one round trip of twenty, and a lone stream, for
-which the last one is long past, does not wait at all.
-"""
+"""Commands and Lua steps, as the ports give them, to one server. To a cluster: see cluster.py."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from shared.errors import BackendUnavailable
-
-Argument = bytes | str | int | float
-Command = tuple[Argument, ...]
-
-ANSWER_TIMEOUT = 5.0
-"""Seconds a round trip may take before the store counts as unavailable."""
-
-BATCH = 512
-"""Most commands per round trip: enough to share its cost, few enough that answers come soon."""
-
-GATHER = 0.002
-"""Seconds from one round trip to the next while only batchable commands wait."""
-
-Exchange = Callable[[Sequence[Command]], Awaitable[Sequence[Any]]]
-"""Sends commands together; their answers, or in the place of one the error it was refused with. Raises
-BackendUnavailable where there was no answer."""
+from shared.backends.redis.connection.gathering import Argument, Command, Gathering
+from shared.backends.redis.connection.scripts import LuaStep
 
 
-class PendingCommand(NamedTuple):
-    """A command whose answer somebody awaits, since the loop's clock said `since`."""
+class Pipeline(ABC):
+    """Commands and steps, as the ports give them: to one server, or to the nodes of a cluster."""
 
-    future: asyncio.Future[Any]
-    command: Command | Callable[[], Command]
-    read: Callable[[Any], Any] | None
-    since: float
+    spread: bool
+    """Whether the keys are spread over nodes: then a step must name all its keys, and they must share a hash tag."""
 
-
-class Gathering:
-    """Gathers commands and sends them together. One round trip at a time, so that more gather when Redis is busy."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self._waiting: list[PendingCommand] = []
-        self._runner: asyncio.Task[None] | None = None
-        self._flushing = False
-        self._gathering: asyncio.Future[None] | None = None
-        self._sent_at = 0.0
+    @abstractmethod
+    def at(self, key: str) -> Gathering:
+        """Where commands for this key go, at present."""
 
     def command(
         self, *command: Argument, read: Callable[[Any], Any] | None = None, batchable: bool = False
     ) -> asyncio.Future[Any]:
-        """Under way when this returns; its answer as `read` reads it, or BackendUnavailable, comes with the future."""
-        return self.later(command, read, batchable=batchable)
+        """Sends a command that names one key, or several with one hash tag. See `Gathering.send`."""
+        return self.at(str(command[1])).send(command, read=read, batchable=batchable)
 
-    def later(
-        self, command: Command | Callable[[], Command], read: Callable[[Any], Any] | None = None, *, batchable: bool
+    def step(
+        self, step: LuaStep, *, read: Callable[[Any], Any] | None = None, batchable: bool = False
     ) -> asyncio.Future[Any]:
-        """As `command`; one that is made only when it is sent can say what has gathered until then."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append(PendingCommand(future, command, read, loop.time()))
-        if not batchable:
-            self.flush()
-        if self._runner is None:
-            self._runner = asyncio.create_task(self._run(), name="redis-pipeline")
-        return future
+        """Runs a Lua step (lua_steps.py builds them)."""
+        return self.at(step.keys[0]).send(step.command, read=read, batchable=batchable)
 
-    def flush(self) -> None:
-        """Sends the gathered commands without waiting for more."""
-        self._flushing = True
-        if self._gathering is not None:
-            set_done(self._gathering)
+    @abstractmethod
+    async def probe(self) -> None:
+        """Write something, so that a store that only answers is told from one that works. Raises StoreUnavailable."""
 
-    async def close(self) -> None:
-        self.flush()
-        if self._runner is not None:
-            await asyncio.gather(self._runner, return_exceptions=True)
+    @abstractmethod
+    async def all_owners(self, *command: Argument) -> Sequence[Any]:
+        """The answer of each server that has keys, or the error in its place."""
 
-    async def _run(self) -> None:
-        try:
-            while self._waiting:
-                if not self._flushing:
-                    await self._gather()
-                batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-                self._flushing = bool(self._waiting)
-                await self._send(batch)
-        finally:
-            self._runner = None
-            for each in self._waiting:
-                each.future.cancel()
+    @abstractmethod
+    async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Of any keys."""
 
-    async def _gather(self) -> None:
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._sent_at >= GATHER:
-            return
-        self._gathering = loop.create_future()
-        timer = loop.call_later(GATHER, set_done, self._gathering)
-        try:
-            await self._gathering
-        finally:
-            timer.cancel()
-            self._gathering = None
+    @abstractmethod
+    async def count_subscribers(self, *channels: str) -> int:
+        """How many subscriptions to these channels there are, or may be."""
 
-    async def _send(self, batch: list[PendingCommand]) -> None:
-        self._sent_at = asyncio.get_running_loop().time()
-        try:
-            commands = [each.command() if callable(each.command) else each.command for each in batch]
-            answers = await self._exchange(commands)
-        except BackendUnavailable as failure:
-            batch += self._take_overdue()
-            answers = [failure] * len(batch)
-        except BaseException:
-            for each in batch:
-                each.future.cancel()
-            raise
-        for each, answer in zip(batch, answers, strict=True):
-            resolve(each, answer)
+    @abstractmethod
+    async def have_subscribers(self, channels: Sequence[str]) -> Sequence[bool]:
+        """Whether each of these channels has a subscription, or may have one."""
 
-    def _take_overdue(self) -> list[PendingCommand]:
-        """Takes out commands that have waited so long that they fail with this round trip."""
-        since = asyncio.get_running_loop().time() - ANSWER_TIMEOUT / 2
-        overdue = [each for each in self._waiting if each.since < since]
-        self._waiting = [each for each in self._waiting if each.since >= since]
-        return overdue
+    @abstractmethod
+    async def publish(self, channel: str, message: str) -> int:
+        """How many heard it, or may have."""
+
+    @abstractmethod
+    async def stable_for(self) -> float:
+        """Seconds since which whoever was connected to Redis has had no reason to lose that connection."""
 
 
-def set_done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+class ServerPipeline(Gathering, Pipeline):
+    """To one server."""
+
+    spread = False
+
+    def at(self, key: str) -> Gathering:
+        return self
+
+    async def probe(self) -> None:
+        await self.send(probe_of(PROBE))
+
+    async def all_owners(self, *command: Argument) -> Sequence[Any]:
+        return await asyncio.gather(self.send(command), return_exceptions=True)
+
+    async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        return await self.send(("MGET", *keys))
+
+    async def count_subscribers(self, *channels: str) -> int:
+        return subscribers(await self.send(("PUBSUB", "NUMSUB", *channels)))
+
+    async def have_subscribers(self, channels: Sequence[str]) -> Sequence[bool]:
+        return subscribed(await self.send(("PUBSUB", "NUMSUB", *channels)))
+
+    async def publish(self, channel: str, message: str) -> int:
+        return await self.send(("PUBLISH", channel, message))
+
+    async def stable_for(self) -> float:
+        return uptime(await self.send(("INFO", "server")))
 
 
-def resolve(waiting: PendingCommand, answer: Any) -> None:
-    """Resolves a command's future with its answer or error, unless it is done."""
-    future, read = waiting.future, waiting.read
-    if future.done():
-        return
-    if isinstance(answer, Exception):
-        future.set_exception(answer)
-        return
-    try:
-        future.set_result(answer if read is None else read(answer))
-    except Exception as refusal:
-        future.set_exception(refusal)
+PROBE = "ignite:probe"
+PROBE_KEPT = 60_000
+"""Milliseconds."""
+
+
+def probe_of(key: str) -> Command:
+    return ("SET", key, 1, "PX", PROBE_KEPT)
+
+
+def subscribed(numsub: Sequence[Any]) -> Sequence[bool]:
+    return [count > 0 for count in numsub[1::2]]
+
+
+def subscribers(numsub: Sequence[Any]) -> int:
+    return sum(numsub[1::2])
+
+
+def uptime(info: bytes) -> int:
+    """Seconds, from INFO's answer."""
+    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    return int(fields["uptime_in_seconds"])

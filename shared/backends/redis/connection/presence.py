@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Pipeline
 
 RETURNS_WITHIN = 3
 """Seconds within which every living process has subscribed again after Redis was restarted."""

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from shared.backends.redis.connection.cluster import PING_AFTER, ClusterPipeline, Nodes
-from shared.backends.redis.connection.driver import FAILURES, Pipeline, ServerPipeline, Steps, Wire, unavailable
+from shared.backends.redis.connection.driver import FAILURES, Steps, Wire, unavailable
+from shared.backends.redis.connection.pipeline import Pipeline, ServerPipeline
 from shared.backends.redis.connection.subscription import Subscription
 from shared.errors import BackendUnavailable
 from shared.settings import SettingsError, split_list

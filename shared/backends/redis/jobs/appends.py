@@ -11,8 +11,9 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from shared.backends.redis import keys, lua_steps
-from shared.backends.redis.connection.driver import LuaStep, Pipeline
-from shared.backends.redis.connection.pipeline import Argument, Command, Gathering
+from shared.backends.redis.connection.gathering import Argument, Command, Gathering
+from shared.backends.redis.connection.pipeline import Pipeline
+from shared.backends.redis.connection.scripts import LuaStep
 from shared.backends.redis.refusals import raise_if_refused
 from shared.frames import count_frames
 from shared.ports import Progress
@@ -53,7 +54,7 @@ class Appends:
         step = self._open.get(server)
         if step is None or not step.open or len(step) >= MOST:
             step = self._open[server] = AppendStep(self._redis)
-            server.later(step.command, step.resolve_all, batchable=batchable).add_done_callback(step.failed)
+            server.send(step.command, read=step.resolve_all, batchable=batchable).add_done_callback(step.failed)
         elif not batchable:
             server.flush()
         return step.add(job_id, attempt, offset, frames, progress)

@@ -18,7 +18,7 @@ import asyncio
 import orjson
 
 from shared.backends.redis import keys, lua_steps
-from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Pipeline
 from shared.backends.redis.jobs.records import milliseconds
 from shared.errors import key_reused
 from shared.job import IdempotencyKey, Job

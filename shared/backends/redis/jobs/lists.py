@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from shared.backends.redis import keys
-from shared.backends.redis.connection.driver import Argument, Pipeline
+from shared.backends.redis.connection.gathering import Argument
+from shared.backends.redis.connection.pipeline import Pipeline
 from shared.backends.redis.jobs.records import decode_job
 from shared.job import TERMINAL, Job, JobStatus, QueueName, Tier
 from shared.ports import JobFilter

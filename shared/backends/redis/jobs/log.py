@@ -11,7 +11,7 @@ from shared.backends.fair_reads import FairReads
 from shared.backends.follower import LogFollower, Snapshot
 from shared.backends.follower_hub import FollowerHub
 from shared.backends.redis import keys, lua_steps
-from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Pipeline
 from shared.backends.redis.connection.presence import any_subscribed
 from shared.backends.redis.jobs.appends import Appends
 from shared.backends.redis.storage_quota import KeptBytes
@@ -75,15 +75,12 @@ def dispatch(hub: FollowerHub, message: bytes) -> None:
         start = message.index(b"\n", at) + 1
         raw_id, kind, number, size = message[at : start - 1].split(b" ")
         at = start + int(size)
-        apply(hub, raw_id.decode(), kind, number=int(number), payload=message[start:at])
-
-
-def apply(hub: FollowerHub, job_id: str, kind: bytes, number: int, payload: bytes) -> None:
-    match kind:
-        case b"f":
-            hub.deliver(job_id, number, payload)
-        case b"s":
-            hub.move(job_id, JobStatus(payload.decode()))
-        case _:
-            header, _, result = payload.partition(b"\n")
-            hub.end(job_id, number, decode_ending(header, result or None))
+        job_id, payload = raw_id.decode(), message[start:at]
+        match kind:
+            case b"f":
+                hub.deliver(job_id, int(number), payload)
+            case b"s":
+                hub.move(job_id, JobStatus(payload.decode()))
+            case _:
+                header, _, result = payload.partition(b"\n")
+                hub.end(job_id, int(number), decode_ending(header, result or None))

@@ -15,7 +15,7 @@ from typing import Any
 
 from shared.backends.metadata_pairs import all_digests, digests
 from shared.backends.redis import keys, lua_steps
-from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Pipeline
 from shared.backends.redis.jobs.records import oldest_kept, time_to_live
 from shared.job import Job, born_at
 from shared.ports import JobFilter

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from shared.backends.redis import keys
-from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Pipeline
 from shared.backends.redis.fair_queue import RedisFairQueue
 from shared.backends.redis.jobs.records import decode_job, fields_of
 from shared.backends.redis.jobs.store import RUNNING

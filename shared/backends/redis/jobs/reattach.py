@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from shared.backends.redis import keys, lua_steps
-from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Pipeline
 from shared.backends.redis.connection.presence import any_subscribed
 from shared.job import Job, JobStatus
 

@@ -14,7 +14,7 @@ import orjson
 from shared.aio import run_and_discard
 from shared.backends.ending import encode_ending
 from shared.backends.redis import keys, lua_steps
-from shared.backends.redis.connection.driver import Pipeline
+from shared.backends.redis.connection.pipeline import Pipeline
 from shared.backends.redis.fair_queue import RedisFairQueue
 from shared.backends.redis.jobs.idempotency import KeyedJobs
 from shared.backends.redis.jobs.lists import UNWELL, among_indexes, list_jobs, source_of
