@@ -1,4 +1,4 @@
-"""The backends behind the ports, and the one door to them."""
+"""Opens the backend that the settings choose. Other packages import backends through this module only."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shared.ports import Backend, Documents
 from shared.settings import Settings
 
 MESSAGES_PER_JOB = 2
-"""The queue's own bound is beyond the one that submits are refused at: what has been run before its turn in the broker
-leaves its message there until that comes.
+"""Bound of a broker's queue, as a multiple of `queue_limit`. A job that ran piggybacked leaves its own message in the
+queue until that is delivered, so a queue holds more messages than waiting jobs.
 """
 
 
 def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncContextManager[Backend]:
-    """The backend that the settings ask for, open while inside; each is imported when asked for. `follows`: whether
-    logs are to be followed from this process.
+    """Opens the backend that the settings choose, and imports only that one. `follows`: whether this process will
+    follow logs.
     """
     if settings.amqp_url and settings.redis_url:
         from shared.backends.distributed import open_distributed
@@ -43,8 +43,8 @@ def open_backend(settings: Settings, *, follows: bool = True) -> AbstractAsyncCo
 
 
 async def diagnose(settings: Settings) -> Mapping[str, IgniteError | None]:
-    """Each server that the settings name, with what is wrong with it; nothing for the embedded backend. Raises
-    SettingsError.
+    """Checks each server that the settings name, and returns its error or None by name. Empty for the embedded backend.
+    Raises SettingsError.
     """
     if not (settings.amqp_url and settings.redis_url):
         return {}
@@ -54,8 +54,8 @@ async def diagnose(settings: Settings) -> Mapping[str, IgniteError | None]:
 
 
 def open_documents(settings: Settings) -> AbstractAsyncContextManager[Documents]:
-    """The documents of the backend that the settings ask for, and nothing else of it; also beside processes that use
-    the whole.
+    """Opens only the documents of the backend that the settings choose. Other processes may use the backend
+    meanwhile.
     """
     if settings.redis_url:
         from shared.backends.distributed import open_distributed_documents

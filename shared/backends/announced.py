@@ -1,5 +1,5 @@
-"""What workers announced, read back from a store. Workers and replicas may be of different versions: what one of them
-does not know is left out, and what it misses has its default.
+"""Decodes the records of models and workers that workers announce. The reader and the writer may be of different
+versions: unknown fields are ignored, and missing fields get their defaults.
 """
 
 from __future__ import annotations

@@ -69,23 +69,25 @@ class DistributedBackend:
         self._orphans = OrphanFinder(self._server.pipeline, self.queue.depth)
 
     async def listen(self) -> None:
-        """Logs can be followed from here on. Raises BackendUnavailable."""
+        """Subscribes to live messages; from then on, logs can be followed. Raises BackendUnavailable."""
         await self._live.open()
 
     async def require_access(self) -> None:
-        """A broker that is away is waited for; one that refuses what the settings say is not. Raises SettingsError."""
+        """Checks that the broker accepts the settings. If it cannot be reached, logs a warning and returns. Raises
+        SettingsError.
+        """
         try:
             await self.queue.check()
         except BackendUnavailable as error:
             if isinstance(error.__cause__, Refused):
-                raise SettingsError(f"The setting amqp_url does not fit the broker: {error.detail}.") from None
-            log.warning("broker.away", error=str(error), next="going on; it is connected to when it is back")
+                raise SettingsError(f"The broker refuses the setting amqp_url: {error.detail}.") from None
+            log.warning("broker.away", error=str(error), next="started without it; connected when it is back")
 
     async def orphans(self, queue: QueueName, waited: float) -> Sequence[Job]:
         return await self._orphans.find(queue, waited)
 
     async def warnings(self, longest_job: float) -> Sequence[str]:
-        """What is known of the store is told also while the broker is away."""
+        """Returns the store's warnings even if the broker does not answer."""
         found = [*store_warnings(self._facts)]
         with suppress(BackendUnavailable):
             found += await self.queue.warnings(longest_job)
@@ -93,7 +95,7 @@ class DistributedBackend:
 
     async def check(self) -> Mapping[str, IgniteError | None]:
         broker, store = await asyncio.gather(self.queue.check(), self._server.pipeline.probe(), return_exceptions=True)
-        live = StoreUnavailable("The store (Redis) is not heard.", detail="the live subscription has ended")
+        live = StoreUnavailable("No live messages arrive from the store (Redis).", detail="the subscription has ended")
         return {"broker": complaint(broker), "store": complaint(store) or (live if self._live.ended else None)}
 
     async def close(self) -> None:
@@ -122,10 +124,10 @@ async def open_distributed(
     eviction: bool = False,
     tenant_limit: int | None = None,
 ) -> AsyncGenerator[DistributedBackend]:
-    """Connected to Redis on entry; to RabbitMQ when first needed. `fair`: whether tenants take turns in a queue;
-    `consumer_timeout`: what the broker is set to, in seconds; `follows`: whether logs are to be followed here;
-    `eviction`: whether the store may evict keys; `tenant_limit`: bytes that a tenant may keep in the store, None: a
-    share of its memory, 0: any number. Raises BackendUnavailable, SettingsError.
+    """Connects to Redis on entry, and to RabbitMQ when it is first needed. `fair`: whether the tenants of a queue share
+    its workers fairly; `consumer_timeout`: the broker's, in seconds; `follows`: whether this process will follow logs;
+    `eviction`: whether a store that evicts keys is accepted; `tenant_limit`: bytes that a tenant may keep in the store
+    (None: a share of its memory, 0: unlimited). Raises BackendUnavailable, SettingsError.
     """
     server = await open_server(redis_url)
     try:
@@ -155,7 +157,7 @@ async def open_distributed(
 
 @asynccontextmanager
 async def open_distributed_documents(redis_url: str) -> AsyncGenerator[RedisDocuments]:
-    """The documents alone: they need no broker. Raises BackendUnavailable."""
+    """Opens the documents only, which need no broker. Raises BackendUnavailable."""
     server = await open_server(redis_url)
     try:
         yield RedisDocuments(server.pipeline)
@@ -164,17 +166,17 @@ async def open_distributed_documents(redis_url: str) -> AsyncGenerator[RedisDocu
 
 
 DIAGNOSIS = 12.0
-"""Seconds for a part to answer when somebody looks for what is wrong."""
+"""Seconds that a server has to answer `ignite doctor`."""
 
 
 async def diagnose_distributed(amqp_url: str, redis_url: str) -> Mapping[str, IgniteError | None]:
-    """Each server on its own, so that one that is away does not hide what is wrong with the other."""
+    """Checks each server independently, so that the failure of one does not hide a fault of the other."""
     broker, store = await asyncio.gather(try_broker(amqp_url), try_store(redis_url), return_exceptions=True)
     return {"broker": complaint(broker), "store": complaint(store)}
 
 
 async def try_broker(amqp_url: str) -> None:
-    """Connects and declares what every process does. Raises BackendUnavailable."""
+    """Connects, and makes the declarations that every process makes. Raises BackendUnavailable."""
     queue = RabbitQueue(amqp_url, queue_limit=1, consumer_timeout=1.0)
     try:
         await queue.check(DIAGNOSIS)
@@ -198,8 +200,8 @@ async def try_store(redis_url: str) -> None:
 
 
 def ignored(message: bytes) -> None:
-    """What nobody has asked for."""
+    """Ignores messages of the test subscription."""
 
 
 def nothing() -> None:
-    """A connection that breaks while it is tried has said what is wrong by then."""
+    """Ignores a broken test connection: the step that failed has raised the error."""

@@ -1,4 +1,4 @@
-"""An ending as the stores keep it: a header of JSON beside the result's own bytes."""
+"""The stored form of an ending: a JSON header, and the bytes of the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared.ports import Ending
 
 
 def encode_ending(ending: Ending) -> bytes:
-    """Everything but the frames (they are in the log) and the result (kept as it is)."""
+    """Returns the header: everything but the frames, which are in the log, and the result, which is stored as it is."""
     return orjson.dumps({"status": ending.status, "usage": ending.usage, "error": ending.error})
 
 

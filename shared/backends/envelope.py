@@ -1,4 +1,4 @@
-"""A message's envelope as flat headers of strings, for any queue that carries headers beside a body."""
+"""Encodes a message's envelope as flat headers, for queues whose messages have headers and a body."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from shared.ports import Message
 
 
 def encode_envelope(message: Message) -> dict[str, str | bool]:
-    """Everything but the body. An absent body (the store has it) is told from an empty one by `x-body`."""
+    """Returns everything but the body. `x-body` distinguishes an absent body, which the store has, from an empty
+    one.
+    """
     headers: dict[str, str | bool] = {"x-job": encode_spec(message.job).decode(), "x-body": message.body is not None}
     if message.traceparent is not None:
         headers["traceparent"] = message.traceparent
@@ -18,7 +20,7 @@ def encode_envelope(message: Message) -> dict[str, str | bool]:
 
 
 def decode_envelope(headers: Mapping[str, Any], body: bytes) -> Message:
-    """Raises KeyError, ValueError or TypeError where the headers are not ours."""
+    """Decodes a message. Raises KeyError, ValueError or TypeError if Ignite did not write the headers."""
     traceparent = headers.get("traceparent")
     return Message(
         decode_spec(headers["x-job"]),

@@ -1,7 +1,7 @@
-"""Following a job's log: live bytes where they arrive in order, the log itself wherever they do not.
+"""Follows job logs: uses live bytes while they arrive in order, and reads the log otherwise.
 
-Both backends share this. The live path may lose, repeat or cut off anything; a follower knows the offset it needs next,
-so it notices, and reads the missing bytes from the log, which is the truth.
+Both backends share this module. The live path may lose, repeat or truncate messages. A follower knows the offset that
+it needs next, so it notices a gap and reads the missing bytes from the log, which is authoritative.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from shared.job import JobStatus
 from shared.ports import Ending, FollowerClosed, Sink, Update
 
 BUFFER_LIMIT = 16 * 1024
-"""Bytes held for one slow reader; beyond it they are dropped here and read from the log when the reader comes back."""
+"""Bytes buffered for one slow reader. Beyond this the buffer is dropped, and the reader reads the log later."""
 
 READ_LEAST, READ_MOST = 16 * 1024, 128 * 1024
-"""Bytes read from the log at a time: the first ones, and the most. What was read is held while its reader takes it."""
+"""Bytes of one read of the log: least and most. They stay in memory until the reader has taken them."""
 
 READ_SHARE = 8
-"""A read is this part of what the reader has taken already: a replay has few reads, and a reader that takes nothing
-costs little.
+"""The size of a read is the number of bytes that the reader has taken, divided by this. So a replay needs few reads,
+and a reader that takes nothing costs little memory.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The log as it stands: bytes from the offset asked for, its whole size, and the ending if the job is over.
-
-    `epoch`: which of its records this is; another one means that the store had lost the job, and its log began afresh.
+    """One read of a log. `data`: bytes from the requested offset; `size`: of the whole log; `ending`: if the job is
+    over; `epoch`: number of the job's record, which changes when the store has lost the job and its log starts again.
     """
 
     data: bytes
@@ -41,7 +40,7 @@ class Snapshot:
 
 
 ReadLog = Callable[[str, int, int], Awaitable[Snapshot | None]]
-"""(job id, offset, limit) → the snapshot, None if the job's data is gone."""
+"""(job id, offset, limit) → the snapshot, or None if the job's data does not exist."""
 
 
 def resolve(waiter: asyncio.Future[bool], value: bool) -> None:
@@ -50,7 +49,7 @@ def resolve(waiter: asyncio.Future[bool], value: bool) -> None:
 
 
 class LogFollower:
-    """One reader of one job's log. `deliver`, `end` and `move` are called by the hub; `next` by the reader."""
+    """One reader of one job's log. The hub calls `deliver`, `end` and `move`; the reader calls `next`."""
 
     def __init__(self, job_id: str, offset: int, read: ReadLog, *, stale: bool) -> None:
         self.job_id = job_id
@@ -75,19 +74,19 @@ class LogFollower:
 
     @property
     def ended(self) -> bool:
-        """Whether the reader has been told that the job is over."""
+        """Whether the reader has received the job's ending."""
         return self._reported is not None and self._reported.terminal
 
     @property
     def _over(self) -> bool:
-        """Whether the ending has come, told or not."""
+        """Whether the ending has arrived, even if the reader has not received it yet."""
         return self._ending is not None or self.ended
 
     # ── the hub's side: synchronous, cheap, never fails ──
 
     def deliver(self, offset: int, data: bytes) -> None:
-        """Live bytes of the log that start at `offset`. They go to the sink, if there is one and they are next, and the
-        reader goes on waiting for something else to happen.
+        """Receives live bytes of the log that start at `offset`. If the reader has a sink and needs these bytes next, they
+        go to the sink without waking the reader.
         """
         if self._sink is not None and offset == self._position and not (self._buffered or self._stale):
             self._position += len(data)
@@ -104,13 +103,13 @@ class LogFollower:
         self._wake()
 
     def move(self, status: JobStatus) -> None:
-        if self._over:  # A message that the log has overtaken.
+        if self._over:  # This live message is older than what was read from the log.
             return
         self._status = status
         self._wake()
 
     def end(self, size: int, ending: Ending) -> None:
-        """The job is over and its log is `size` bytes long."""
+        """Receives the job's ending. `size`: bytes of its whole log."""
         if self._over:
             return
         if self._filling is not None or size != self._position + self._buffered:
@@ -120,7 +119,7 @@ class LogFollower:
         self._wake()
 
     def distrust(self) -> None:
-        """Live bytes may have been lost: look at the log."""
+        """Makes the reader read the log, because live bytes may have been lost."""
         if self.ended:
             return
         self._stale = True
@@ -163,7 +162,7 @@ class LogFollower:
             if (update := self._take()) is not None:
                 return update
             if not (self._stale or self._closed) and not await self._wait(sink):
-                self._stale = True  # So long a silence: the next call makes sure that it is none of ours.
+                self._stale = True  # The live path may have failed silently: the next call reads the log.
                 return None
 
     def _take(self) -> Update | None:
@@ -179,7 +178,7 @@ class LogFollower:
         return Update(data, self._status, ending)
 
     async def _wait(self, sink: Sink | None) -> bool:
-        """Whether something came before the loop's clock says `_until`, other than bytes for the `sink`."""
+        """Waits until `_until` (loop time). Returns whether there is news, other than bytes for the `sink`."""
         self._waiter = asyncio.get_running_loop().create_future()
         self._sink = sink
         if self._until is not None and (self._alarm is None or self._until < self._alarm.when()):
@@ -195,7 +194,7 @@ class LogFollower:
         self._alarm = asyncio.get_running_loop().call_at(at, self._ring)
 
     def _ring(self) -> None:
-        """One timer serves many waits: it is put off while they end before their time."""
+        """Ends the wait, if its time has come. One timer serves many waits: it is set again for the current one."""
         self._alarm = None
         if self._waiter is None or self._until is None:
             return
@@ -205,7 +204,7 @@ class LogFollower:
             resolve(self._waiter, False)
 
     async def _fill(self) -> None:
-        """Read on from the log; what arrives meanwhile is looked at afterwards."""
+        """Reads the next bytes of the log, and then adds live bytes that arrived meanwhile."""
         self._stale, self._filling = False, []
         meanwhile = self._filling
         try:

@@ -1,4 +1,4 @@
-"""The pairs of a job's metadata by which lists find it. Pure."""
+"""The metadata pairs of a job that are indexed. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 OWN = frozenset({"custom_id"})
-"""Names whose values are each a job's own (a batch gives every line one): an index of them would be as large as the
-jobs, and other pairs lead there as well.
+"""Names that are not indexed, because almost every job has another value: a batch sets one for each line. An index
+would be as large as the list of jobs.
 """
 
 
@@ -16,12 +16,12 @@ def indexed(metadata: Mapping[str, str]) -> Sequence[tuple[str, str]]:
 
 
 def digests(tenant: str, metadata: Mapping[str, str], *, stored: bool) -> Sequence[bytes]:
-    """What stands for each pair in an index, apart for stored jobs. Two pairs may have the same, though hardly ever."""
+    """Returns the index key of each pair. Stored jobs have keys of their own. Two pairs rarely have the same key."""
     return [digest(tenant, stored, *pair) for pair in indexed(metadata)]
 
 
 def all_digests(tenant: str, metadata: Mapping[str, str], *, stored: bool) -> Sequence[bytes]:
-    """Where a job with that metadata is: among all, and among the stored ones if it is one."""
+    """Returns the index keys that list a job: for all jobs, and for stored jobs if it is stored."""
     kinds = (False, True) if stored else (False,)
     return [each for kind in kinds for each in digests(tenant, metadata, stored=kind)]
 

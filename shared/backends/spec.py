@@ -1,4 +1,4 @@
-"""A job as it was submitted, as the store and the message both keep it: one JSON object."""
+"""The JSON form of a job as it was submitted, for the store and for messages."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FIELDS = (
 )
 
 OPTIONAL = ("idempotency_key", "webhook_url", "limit_key", "made_with")
-"""Left out where a job has none."""
+"""Fields that are omitted if they are None."""
 
 LATEST = 1e11
-"""Seconds. A time beyond it (or one that is no number) comes from nobody who means it, and fits into no timestamp."""
+"""Unix seconds. Later times, and NaN, are refused: they are errors, and do not fit into a timestamp."""
 
 
 def encode_spec(job: Job) -> bytes:
@@ -37,7 +37,7 @@ def encode_spec(job: Job) -> bytes:
 
 
 def decode_spec(data: bytes | str) -> Job:
-    """A queued job. Raises KeyError, ValueError or TypeError where `data` is not what `encode_spec` makes."""
+    """Returns a queued job. Raises KeyError, ValueError or TypeError if `encode_spec` did not make `data`."""
     spec = orjson.loads(data)
     if spec["mode"] not in ("unary", "stream"):
         raise ValueError(f"unknown mode {spec['mode']!r}")

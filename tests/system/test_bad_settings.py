@@ -33,7 +33,7 @@ async def test_a_virtual_host_or_a_user_that_the_broker_does_not_have(
         (f"amqp://guest:{PASSWORD}@127.0.0.1:{port}/", "refuses the user 'guest' or its password"),
     ):
         said = await refused(*command, IGNITE_AMQP_URL=url, IGNITE_REDIS_URL=redis_url)
-        assert said.startswith("ignite: The setting amqp_url does not fit the broker") and says in said
+        assert said.startswith("ignite: The broker refuses the setting amqp_url") and says in said
     with redis_server.client(redis_database) as client:
         assert not client.exists("ignite:workers") and not client.keys("*worker*")
 

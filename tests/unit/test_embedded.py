@@ -211,7 +211,7 @@ async def test_a_check_notices_that_the_file_is_gone(tmp_path: Path) -> None:
         (tmp_path / DATABASE).unlink()
         complaint = (await backend.check())["database"]
         assert complaint is not None
-        assert "not there any more" in str(complaint)
+        assert "does not exist any more" in str(complaint)
         assert str(tmp_path) not in complaint.message
 
 

@@ -1,1 +1,1 @@
-"""Everything in one process, over one SQLite file."""
+"""The embedded backend: one process, one SQLite file."""

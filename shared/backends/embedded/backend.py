@@ -1,4 +1,4 @@
-"""The embedded backend: one process, one SQLite file, and wake-ups that never leave the event loop."""
+"""The embedded backend: one process and one SQLite file. Followers and consumers are woken inside the event loop."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class EmbeddedBackend:
         self._stop()
 
     def _stop(self) -> None:
-        """The database is closed or lost: whoever waits here must wake up and hear of it."""
+        """Wakes all waiting consumers and followers, because the database is closed or lost."""
         self._purge.close()
         self.queue.close()
         self._hub.distrust_all()
@@ -116,9 +116,9 @@ class EmbeddedBackend:
                 )
             disk = os.statvfs(path.parent)
         except OSError as error:
-            return StoreUnavailable(UNUSABLE, detail=f"the database {path} is not there any more: {error.strerror}")
+            return StoreUnavailable(UNUSABLE, detail=f"the database {path} does not exist any more: {error.strerror}")
         if disk.f_bavail * disk.f_frsize < LOW_SPACE:
-            return StoreUnavailable("The disk of the store is nearly full.", detail=f"it holds {path}")
+            return StoreUnavailable("The disk of the store is nearly full.", detail=f"it contains {path}")
         return None
 
 
@@ -128,13 +128,15 @@ def prepare(db: Connection) -> None:
 
 
 def touch(db: Connection) -> None:
-    """Write something, so that a disk that is full or has become read-only is noticed."""
+    """Writes to the database, so that a full or read-only disk is noticed."""
     db.execute(f"PRAGMA user_version = {VERSION}")
 
 
 @contextmanager
 def sole_use(data_dir: Path) -> Generator[None]:
-    """Two processes on one database would not hear each other's wake-ups. The lock dies with its process."""
+    """Locks the data directory: two processes on one database would not wake each other. The lock ends with the
+    process.
+    """
     try:
         make_private(data_dir)
         descriptor = os.open(data_dir / "ignite.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -148,7 +150,7 @@ def sole_use(data_dir: Path) -> Generator[None]:
 
 
 def make_private(data_dir: Path) -> None:
-    """What clients ask and are told, and the keys that open for them, are nobody else's to read or write."""
+    """Restricts the data directory to its owner: it contains requests, answers and API keys."""
     private_directory(data_dir, lambda name: name.startswith("ignite.") or name == "files")
     private_file(data_dir / DATABASE)
     for name in ("ignite.lock", f"{DATABASE}-wal", f"{DATABASE}-shm"):
@@ -166,7 +168,7 @@ def take_lock(descriptor: int, data_dir: Path) -> None:
         holder = os.read(descriptor, 20).decode() or "unknown"
         raise DataDirectoryInUse(
             f"The data directory {data_dir} is in use by another Ignite (process {holder}):"
-            " stop that one, or choose another directory."
+            " stop that process, or choose another directory."
         ) from error
     os.truncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
@@ -182,10 +184,10 @@ async def open_embedded(
     model_retention: float = 86400.0,
     tenant_limit: int | None = None,
 ) -> AsyncGenerator[EmbeddedBackend]:
-    """Everything in `data_dir`, or in memory if None. Times are in seconds: how long an expired job is remembered,
-    and a model that no worker serves. `fair`: whether tenants take turns in a queue; `tenant_limit`:
-    bytes that a tenant may keep in the store, None: as many as usual, 0: any number. Raises BackendUnavailable,
-    DataDirectoryInUse.
+    """Opens the backend on `data_dir`, or in memory if None. `fair`: whether the tenants of a queue share its workers
+    fairly; `tombstone_retention`: seconds for which the id of an expired job is kept; `model_retention`: seconds for
+    which a model without workers is listed; `tenant_limit`: bytes that a tenant may keep in the store (None: the
+    default, 0: unlimited). Raises BackendUnavailable, DataDirectoryInUse.
     """
     with sole_use(data_dir) if data_dir else nullcontext():
         backend = EmbeddedBackend(
@@ -205,8 +207,8 @@ async def open_embedded(
 
 @asynccontextmanager
 async def open_embedded_documents(data_dir: Path) -> AsyncGenerator[EmbeddedDocuments]:
-    """The documents alone, also beside the process that has the directory for itself: documents wake nobody up, and
-    SQLite keeps the two from writing at once. Raises BackendUnavailable.
+    """Opens the documents only. Another process may hold the directory's lock: documents need no wake-ups, and SQLite
+    serializes the writes. Raises BackendUnavailable.
     """
     try:
         make_private(data_dir)
@@ -221,4 +223,4 @@ async def open_embedded_documents(data_dir: Path) -> AsyncGenerator[EmbeddedDocu
 
 
 def nothing() -> None:
-    """A database that is lost fails whoever waits for it; nobody else needs to hear."""
+    """Does nothing when the database is lost: the waiting calls fail, and there is nothing else to notify."""

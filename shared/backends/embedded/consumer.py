@@ -1,4 +1,4 @@
-"""Taking deliveries from the embedded queue: who holds which of them is known in memory only."""
+"""Consumes the embedded queue. Which consumer holds which delivery is known in memory only."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from shared.ports import Choose, Delivery, Message
 log = structlog.get_logger(__name__)
 
 TRY_AGAIN = 1.0
-"""Seconds until a message is read again that could not be read."""
+"""Seconds after which a failed read of a message is repeated."""
 
 
 class EntryStore(Protocol):
-    """What a consumer needs of its queue: the entries that wait, and what becomes of one."""
+    """The part of the queue that a consumer uses."""
 
     @property
     def closed(self) -> bool: ...
@@ -40,7 +40,7 @@ class EntryStore(Protocol):
 
 
 class EmbeddedConsumer:
-    """`prefetch`: how many of each queue it may hold."""
+    """`prefetch`: most deliveries of each queue that it may hold."""
 
     def __init__(self, queue: EntryStore, prefetch: Mapping[Key, int]) -> None:
         self.keys = tuple(prefetch)
@@ -52,7 +52,7 @@ class EmbeddedConsumer:
         self._changed = asyncio.Event()
 
     async def next(self, choose: Choose | None = None) -> Delivery:
-        """A database that is away is waited for: what it has is delivered when it is back."""
+        """While the database is unavailable, it waits and reads again."""
         while True:
             entry = await self._next_entry(choose)
             try:
@@ -71,13 +71,13 @@ class EmbeddedConsumer:
                 raise
             if message is not None:
                 return EmbeddedDelivery(self._queue, self, entry, message=message)
-            self.release(entry)  # An ack that was given up for lost has taken place after all.
+            self.release(entry)  # The message was acknowledged: an ack that seemed to fail has taken place.
 
     def choose_again(self) -> None:
         self.wake()
 
     async def pause(self, queues: Collection[QueueName] | None = None) -> None:
-        """Nothing is taken ahead of `next`, so there is nothing to give back."""
+        """Requeues nothing: this consumer takes no delivery before `next` is called."""
         self._paused.update(self.keys if queues is None else queues)
 
     async def resume(self, queues: Collection[QueueName] | None = None) -> None:
@@ -103,7 +103,7 @@ class EmbeddedConsumer:
         return None
 
     def _available(self) -> dict[Any, int]:
-        """How many of each line this consumer may take."""
+        """Returns how many entries of each queue this consumer may take."""
         open_keys = (key for key in self.keys if key not in self._paused)
         counts = ((key, (waiting := self._queue.waiting(key)) and min(waiting, self._room(key))) for key in open_keys)
         return {key: count for key, count in counts if count > 0}
@@ -115,7 +115,7 @@ class EmbeddedConsumer:
         self._changed.set()
 
     def release(self, entry: Entry) -> bool:
-        """Whether it was still in this consumer's hands."""
+        """Gives up an entry; returns whether this consumer held it."""
         self._changed.set()
         return self._held.pop(entry.seq, None) is not None
 
@@ -130,7 +130,9 @@ class EmbeddedConsumer:
 
 @dataclass(slots=True)
 class EmbeddedDelivery:
-    """Settled a second time, or after its consumer has left, it does nothing: the message is somebody else's."""
+    """A second ack or retry, or one after its consumer was closed, does nothing: another consumer may have the
+    message.
+    """
 
     _queue: EntryStore
     _consumer: EmbeddedConsumer
@@ -146,7 +148,7 @@ class EmbeddedDelivery:
         return self._entry.redelivered
 
     async def deliver_again(self, served: str) -> None:
-        """It stands in its line by its age, so it comes first again."""
+        """Requeues the entry. Entries wait by age, so this one is the first again."""
         self._entry.served = served
         await self.retry()
 

@@ -10,7 +10,7 @@ from shared.backends.embedded.database.connection import Connection, Database
 from shared.ports import Document, DocumentChanged
 
 SWEPT = 100
-"""Expired documents that one write removes."""
+"""Most expired documents that one write removes."""
 
 
 class EmbeddedDocuments:
@@ -46,8 +46,8 @@ def get(db: Connection, kind: str, tenant: str, id: str, now: float) -> Document
 
 
 def put(db: Connection, document: Document, now: float, expires_at: float) -> Document:
-    """A put that is repeated finds its own write there. Versions go by the clock, so that a document made anew never
-    has one that an older one had.
+    """Writes a document. A repeated put finds its own write. Versions follow the clock, so a document that is created
+    again never reuses an old version.
     """
     version, before, value = db.execute(
         "SELECT version, before, value FROM documents WHERE kind = ? AND tenant = ? AND id = ? AND expires_at > ?",

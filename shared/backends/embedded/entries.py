@@ -1,4 +1,4 @@
-"""What waits in the embedded queue, as it is known in memory."""
+"""The waiting messages of the embedded queue, as they are kept in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ Key = QueueName | None
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A message that is not settled yet. A dead letter has no deadline. `served`: the job last run under it, if any."""
+    """A message that is not acknowledged yet. A dead letter has no deadline. `served`: the other job that last ran
+    under it, if any.
+    """
 
     seq: int
     key: Key
@@ -31,7 +33,7 @@ class Entry:
 
 
 class WaitingEntries:
-    """The entries of one queue that wait, oldest first, and how many publishes are on their way to it."""
+    """The waiting entries of one queue, oldest first. `arriving`: publishes that are not committed yet."""
 
     def __init__(self) -> None:
         self._order: list[int] = []

@@ -1,5 +1,5 @@
-"""The lines of all queues in this process's memory. The database knows who waits; whose turn it is need not outlive the
-process.
+"""The fair queues of all queues, in memory. They are built from the waiting jobs in the database at the start; the
+virtual times of tenants are lost with the process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class EmbeddedFairQueues:
         self._queue_of: dict[str, QueueName] = {}
 
     def load(self, found: Iterable[tuple[str, QueueName, Entry]]) -> None:
-        """What an earlier process left; of what it ran nobody is alive, so that waits, too."""
+        """Adds the open jobs of an earlier process. Jobs that it ran wait again, because their worker died with it."""
         for job_id, queue, entry in found:
             self._queue_of[job_id] = queue
             self._queues[queue].add(job_id, entry)

@@ -1,4 +1,4 @@
-"""Counts in memory, for one process: a start is a fresh beginning."""
+"""Counts the usage of limited keys in memory. A restart of the process resets the counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from shared.limits import Count, Limits, Verdict, of_lines
 
 SWEEP_AT = 1000
-"""Counts that are kept before those that say nothing are looked for."""
+"""Number of counts from which those that equal a new count are removed."""
 
 
 class EmbeddedLimiter:

@@ -1,4 +1,4 @@
-"""The embedded backend's log: bytes go to the database and, once they are there, to its followers."""
+"""The embedded backend's log. Bytes are committed to the database first, and then sent to the followers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outbox in the embedded database: a row for each job whose end somebody is to be told of."""
+"""The outbox in the embedded database: one row for each job whose webhook is still to be sent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from shared.backends.embedded.database.connection import Connection, Database
 from shared.ports import Notice
 
 LOOK_AFTER = 60.0
-"""Seconds after which a job is due though it has not ended: it may never have been accepted."""
+"""Seconds after which a job is due even if it has not ended, because it may not have been accepted."""
 
 
 class EmbeddedOutbox:

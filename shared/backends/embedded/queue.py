@@ -1,7 +1,8 @@
-"""The embedded backend's queue. The database holds the messages; who holds which of them is known in memory only.
+"""The embedded backend's queue. The database stores the messages; which consumer holds which message is known in memory
+only.
 
-So a message that was not settled when the process died is simply waiting again at the next start. Nothing polls:
-a message's own timer rings when it becomes visible or when its deadline passes.
+So a message that was not acknowledged when the process died waits again after the next start. There is no polling: each
+message has a timer for the moment at which it becomes visible or its deadline passes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from shared.job import QueueName
 from shared.ports import Consumer, Fate, Message, Undecodable
 
 RECENT = 64
-"""Messages just published that are kept in memory, so that a waiting consumer need not read them back."""
+"""Most messages that are kept in memory after their publish, so that a consumer need not read them from the
+database.
+"""
 
 DEAD_LETTER_RETRY_AFTER = 5.0
 DEAD_LETTERS_PREFETCH = 16
@@ -45,7 +48,7 @@ class EmbeddedQueue:
         self._closed = False
 
     async def load(self) -> None:
-        """What an earlier process left."""
+        """Enqueues the messages of an earlier process."""
         for stored in await self._database.run(messages.load_all):
             self.enqueue(Entry(*stored))
 
@@ -72,7 +75,7 @@ class EmbeddedQueue:
             yield consumer
 
     async def undecodable(self, decide: Callable[[Undecodable], Fate], limit: int) -> Sequence[Undecodable]:
-        """Nobody but this process writes messages here."""
+        """Returns nothing: only this process writes messages, so all can be decoded."""
         del decide, limit
         return ()
 
@@ -80,7 +83,7 @@ class EmbeddedQueue:
         return len(self._waiting[key]) if key in self._waiting else 0
 
     def close(self) -> None:
-        """Stop all timers; whoever waits for a delivery gets BackendUnavailable."""
+        """Stops all timers. Consumers that wait for a delivery get BackendUnavailable."""
         self._closed = True
         for entries in self._waiting.values():
             while (entry := entries.take()) is not None:
@@ -111,7 +114,7 @@ class EmbeddedQueue:
     # ── what waits ──
 
     def enqueue(self, entry: Entry) -> None:
-        """Where an entry that nobody holds belongs now: among the dead, behind a timer, or in its entries."""
+        """Enqueues an entry that no consumer holds: as a dead letter, behind a timer, or as a waiting message."""
         now = time.time()
         if self._closed:
             return
@@ -126,7 +129,7 @@ class EmbeddedQueue:
             self._wake(entry.key)
 
     def take(self, key: Key) -> Entry | None:
-        """The oldest that waits and is still in time; from now on its timer means nothing."""
+        """Takes the oldest waiting entry whose deadline has not passed, and stops its timer."""
         entries = self._waiting.get(key)
         while entries is not None and (entry := entries.take()) is not None:
             if entry.deadline_at > time.time():
@@ -156,7 +159,7 @@ class EmbeddedQueue:
                 consumer.wake()
 
     def _make_dead_letter(self, entry: Entry) -> None:
-        """Make a dead letter of a message whose deadline has passed."""
+        """Makes a dead letter of a message whose deadline has passed."""
         entry.set_timer(None)
         writing = self._database.run(
             lambda db: messages.make_dead_letter(db, entry.seq), after=lambda _: self._became_dead_letter(entry)
@@ -188,7 +191,7 @@ class EmbeddedQueue:
         )
 
     async def _commit(self, entry: Entry, step: Callable[[Connection], None], then: Callable[[], None]) -> None:
-        """If the step fails the message waits again. Shielded: what was begun is seen through."""
+        """Commits `step`; if it fails, the message waits again. A cancelled caller does not interrupt it."""
         commit = self._database.run(step, after=lambda _: then())
         commit.add_done_callback(partial(self._enqueue_if_failed, entry))
         await asyncio.shield(commit)
@@ -198,6 +201,6 @@ class EmbeddedQueue:
             self.enqueue(entry)
 
     def _drop(self, entry: Entry) -> None:
-        """Also takes it out of its entries, where a step that was given up for lost had put it."""
+        """Removes an acknowledged entry. It may wait again, if the ack seemed to fail and took place later."""
         entry.set_timer(None)
         self._waiting[entry.key].remove(entry)

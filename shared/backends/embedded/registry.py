@@ -1,4 +1,4 @@
-"""The embedded backend's registry: the workers of this process, and the models that were announced lately."""
+"""The embedded backend's registry: the workers of this process, and the recently announced models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.ports import Membership, ModelInfo, WorkerInfo, idle
 
 
 class StopRequests:
-    """The ids of jobs that a worker is asked to stop; ends when the worker leaves."""
+    """The ids of jobs that a worker must stop. The iteration ends when the worker leaves."""
 
     def __init__(self) -> None:
         self._ids: asyncio.Queue[str | None] = asyncio.Queue()
@@ -32,7 +32,7 @@ class StopRequests:
     async def __anext__(self) -> str:
         job_id = await self._ids.get()
         if job_id is None:
-            self.put(None)  # For whoever asks again.
+            self.put(None)  # A later call ends as well.
             raise StopAsyncIteration
         return job_id
 
@@ -63,13 +63,13 @@ class EmbeddedRegistry:
     async def join(self, worker: WorkerInfo, running: Callable[[], int] = idle) -> AsyncGenerator[Membership]:
         member = self._workers[worker.id] = Member(worker, running)
         try:
-            with suppress(BackendUnavailable):  # The worker is known here; the note is for a process to come.
+            with suppress(BackendUnavailable):  # The worker is known in memory; the row is for a later process.
                 await self._announce(worker.model)
             yield member
         finally:
             del self._workers[worker.id]
             member.requests.put(None)
-            # Not awaited: a worker that leaves is seen to leave at once, whatever the disk does.
+            # Not awaited: the worker leaves at once, even if the disk is slow.
             self._announce(worker.model).add_done_callback(run_and_discard)
 
     async def alive(self, worker_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""The embedded backend's store: each call is one step, and what the followers must hear of it."""
+"""The embedded backend's store: each call is one transaction, followed by the notification of the followers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from shared.ports import Backlog, Claim, Ending, JobFilter, NotClaimed, QueueSta
 
 
 class EmbeddedStore:
-    """Only an ending is committed against power cuts: the publish that follows a create covers that too. `fair`:
-    whether tenants take turns in a queue; otherwise jobs are run in the order of arrival.
+    """A create is not synced to disk by itself: the publish that follows it syncs both. `fair`: whether the tenants of
+    a queue share its workers fairly; otherwise jobs run in the order of arrival.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class EmbeddedStore:
         self._tenant_limit = tenant_limit
 
     async def load(self) -> None:
-        """What an earlier process left."""
+        """Adds the open jobs of an earlier process to the fair queues."""
         self._fair_queues.load(await self._database.run(load_open))
 
     async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
-        del followed  # Every follower is in this process and hears of every job anyway.
+        del followed  # Every follower is in this process and is notified anyway.
         return await self._database.run(
             lambda db: keyed.create(db, job, body, sent, time.time(), self._tenant_limit),
             after=lambda holder: self._created(job, holder),
@@ -72,7 +72,7 @@ class EmbeddedStore:
         await self._database.run(lambda db: jobs.discard(db, job.id), after=lambda _: self._fair_queues.remove(job.id))
 
     async def restore(self, job: Job, *, body: bytes | None) -> bool:
-        """Records and messages are in one file: it does not lose the one and keep the other."""
+        """Restores nothing: records and messages are in one file, so none is lost without the other."""
         del job, body
         return False
 
@@ -130,7 +130,7 @@ class EmbeddedStore:
         return done
 
     async def next_job(self, job: Job, *, served: str | None = None, fresh: bool = False) -> Job | None:
-        del fresh  # It costs nothing to be.
+        del fresh  # The answer is never cached.
         fair_queue = self._fair_queues.of(job.queue)
         while self._fair and (chosen := fair_queue.next_job(job.id, served)) != job.id:
             if (other := await self.get(chosen)) is not None and not other.status.terminal:
@@ -140,7 +140,7 @@ class EmbeddedStore:
         return None
 
     async def requeued(self, job_id: str) -> None:
-        """A message that was published again is in the database, and that is what `orphans` looks for."""
+        """Does nothing: `orphans` looks for messages in the database."""
 
     async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
         fair_queue = self._fair_queues.of(queue)
@@ -195,7 +195,7 @@ class EmbeddedStore:
             self._limiter.charge(key, job_id, used=used)
 
     def _publish_outcome(self, job_id: str, outcome: jobs.Ended | jobs.CancelRequested | None) -> bool:
-        """Whether the job has ended by this."""
+        """Notifies followers or the owner; returns whether the job has ended with this step."""
         match outcome:
             case jobs.Ended():
                 used = tokens_used(outcome.ending.status, outcome.ending.usage, outcome.said)

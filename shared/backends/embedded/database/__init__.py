@@ -1,1 +1,1 @@
-"""The SQLite file: its schema, and each change as one transaction."""
+"""The SQLite database: its schema, and its changes, each of which is one transaction."""

@@ -1,11 +1,10 @@
 """One SQLite connection in a thread of its own, with group commit.
 
-What an event-loop turn asks for, and what gathers while the last transaction runs, is one transaction; afterwards all
-its futures are resolved in one turn of the loop. So a fsync is shared by everyone who waits for one.
+The steps of one event-loop iteration, and those that arrive while a transaction runs, share the next transaction. Their
+futures are then resolved in one iteration of the loop. So concurrent steps share one fsync.
 
-A disk that is full fails those steps that write: each step of a failed transaction has one of its own then, so that
-reads go on. Nothing is kept of a step that failed; whoever asked for it tries again, and the database recovers with the
-disk.
+If the disk is full, steps that write fail. Each step of a failed transaction is then run in a transaction of its own,
+so that reads go on. A failed step leaves nothing behind, so its caller may try again.
 """
 
 from __future__ import annotations
@@ -33,25 +32,24 @@ R = TypeVar("R")
 Connection = sqlite3.Connection
 
 STEP_FAULTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
-"""What a step brings upon itself; every other error of SQLite's is about the file and concerns everyone."""
+"""Errors of a single step. All other errors of SQLite concern the file, and so every step."""
 
 DISK_FAULTS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY", "SQLITE_LOCKED")
-"""How the names of those errors begin with which the disk, or another process that holds the database, refuses writes:
-reads may go on.
+"""Prefixes of the names of errors with which the disk, or another process's lock, refuses writes. Reads may still
+work.
 """
 
 PATIENT, IMPATIENT = 5000, 20
-"""Milliseconds that another process's lock is waited for: as a rule, and while writes are refused anyway."""
+"""Milliseconds to wait for another process's lock: normally, and while writes are refused."""
 
-FULL = "The disk of the database is full: nothing new is taken until there is room."
+FULL = "The disk of the database is full: new data is refused until there is room."
 WRITES_RETRY = 10.0
-"""Seconds after which a client should try again what the disk refused."""
+"""Seconds after which a client should repeat a write that the disk refused."""
 
 
 class Work:
-    """A step on its way to the thread and back.
-
-    `after` runs in the loop once the step is committed, even if nobody waits for the future any more.
+    """A step on its way to the thread and back. `after` runs in the loop when the step is committed, even if the future
+    was cancelled.
     """
 
     __slots__ = ("after", "durable", "error", "future", "result", "step")
@@ -88,7 +86,7 @@ class Work:
 
 
 class SpoiltTransaction(Exception):
-    """A step raised after it had written, which only a fault in it can bring about: the others run again without it."""
+    """A step raised after it had written, which is a bug in the step. The other steps run again without it."""
 
     def __init__(self, work: Work) -> None:
         super().__init__()
@@ -96,7 +94,7 @@ class SpoiltTransaction(Exception):
 
 
 class Writer:
-    """The thread's half: runs batches of steps as transactions."""
+    """Runs batches of steps as transactions, in the thread."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -164,7 +162,7 @@ class Writer:
             self._wrote()
 
     def _attempt(self, work: Work) -> None:
-        """Steps decide before they write, so a refusal leaves nothing behind and needs no savepoint."""
+        """Runs a step. Steps decide before they write, so one that refuses needs no savepoint."""
         before = self._db.total_changes
         try:
             work.result = work.step(self._db)
@@ -177,10 +175,11 @@ class Writer:
                 raise SpoiltTransaction(work) from error
 
     def _synchronize(self, durable: bool) -> None:
-        """FULL: a power cut takes nothing back that was committed before it.
+        """Sets SQLite's `synchronous`. FULL: a power cut loses nothing that was committed.
 
-        NORMAL: kill -9 takes nothing back; a power cut may take the last moments, but never what a FULL commit has
-        covered since. A running job that loses its last frames that way is simply run again, and its readers are gone.
+        NORMAL: kill -9 loses nothing. A power cut may lose the last commits, but none that a later FULL commit has
+        synced. A running job that loses its last frames in this way is run again; no client is connected to it any
+        more.
         """
         wanted = "FULL" if durable else "NORMAL"
         if wanted != self._synchronous:
@@ -197,7 +196,7 @@ class Writer:
             self._db.rollback()
 
     def _unusable(self, error: sqlite3.Error) -> BackendUnavailable:
-        """At the start: it is the operator who reads this."""
+        """Returns the error at the start, for the operator: with the path."""
         return StoreUnavailable(UNUSABLE, detail=f"the database {self._path or 'in memory'}: {error}")
 
 
@@ -206,19 +205,21 @@ def is_disk_fault(error: sqlite3.Error) -> bool:
 
 
 def error_name(error: sqlite3.Error) -> str:
-    """SQLite's own; empty for what the driver has made up."""
+    """Returns SQLite's name of the error; empty for errors of the driver itself."""
     return getattr(error, "sqlite_errorname", "")
 
 
 def unusable(error: sqlite3.Error) -> BackendUnavailable:
-    """For clients, too: no path."""
+    """Returns the error for clients: without the path."""
     if error_name(error) == "SQLITE_FULL":
         return StoreFull(FULL, retry_after=WRITES_RETRY, detail=str(error))
     return StoreUnavailable(UNUSABLE, retry_after=WRITES_RETRY if is_disk_fault(error) else None, detail=str(error))
 
 
 class Database:
-    """The loop's half. `on_lost` is called if the thread ends before `close`."""
+    """Runs steps in the database thread, for callers in the event loop. `on_lost` is called if the thread ends before
+    `close`.
+    """
 
     def __init__(self, path: Path | None, *, timeout: float = 10.0, on_lost: Callable[[], None]) -> None:
         self._path = path
@@ -238,9 +239,9 @@ class Database:
         return self._closed
 
     async def open(self, prepare: Callable[[Connection], None]) -> None:
-        """Start the thread; `prepare` runs there first, outside any transaction. Raises BackendUnavailable."""
+        """Starts the thread, which runs `prepare` first, outside any transaction. Raises BackendUnavailable."""
         opened: asyncio.Future[None] = self._loop.create_future()
-        # A daemon, because a disk that hangs must not keep the process alive; what is committed needs no farewell.
+        # A daemon thread, because a disk that hangs must not keep the process alive.
         thread = threading.Thread(target=self._serve, args=(prepare, opened), name="sqlite", daemon=True)
         thread.start()
         try:
@@ -264,7 +265,9 @@ class Database:
         after: Callable[[Any], Any] | None = None,
         durable: bool = False,
     ) -> asyncio.Future[Any]:
-        """Commit `step` with this turn's others; it is under way when this returns. The answer is `after`'s, if any."""
+        """Commits `step` together with the other steps of this loop iteration. The step has started when this returns.
+        The future has the result of `after`, or of the step without one.
+        """
         future: asyncio.Future[Any] = self._loop.create_future()
         work = Work(step, after, durable, future=future)
         if self._closed:
@@ -277,7 +280,7 @@ class Database:
         return future
 
     async def close(self) -> None:
-        """Commit what is under way, then end the thread."""
+        """Commits the steps in progress, then ends the thread."""
         if not self._closed:
             last = self.run(lambda _: None)
             self._closed = True
@@ -304,7 +307,9 @@ class Database:
             self._busy = False
 
     def _overdue(self) -> None:
-        """The disk hangs. Nobody waits longer; the steps may yet take place, and then their `after` runs."""
+        """Fails all waiting steps, because the disk hangs. They may still be committed later; then their `after`
+        runs.
+        """
         self._fail_all(self._overdue_error())
         self._watchdog = self._loop.call_later(self._timeout, self._overdue)
 
@@ -358,7 +363,7 @@ class Database:
             writer.close()
 
     def _call_in_loop(self, callback: Callable[..., object], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody is left to be told.
+        with contextlib.suppress(RuntimeError):  # The loop is closed.
             self._loop.call_soon_threadsafe(callback, *args)
 
 

@@ -10,8 +10,8 @@ from shared.job import IdempotencyKey, Job
 
 
 def create(db: Connection, job: Job, body: bytes, sent: str | None, now: float, limit: int) -> str:
-    """The id of the job that is there now: another one where the job's key stands for that. `limit`: bytes that its
-    tenant may keep. Raises StorageQuotaExceeded.
+    """Creates the job and returns its id, or returns the id of the job that its idempotency key belongs to. `limit`:
+    bytes that the tenant may keep. Raises StorageQuotaExceeded.
     """
     key = job.idempotency_key
     if key is not None and (holder := holder_of(db, job, key, now=now)) is not None:
@@ -28,7 +28,7 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None, now: float, 
 
 
 def holder_of(db: Connection, job: Job, key: IdempotencyKey, now: float) -> str | None:
-    """The job that the key stands for. One that was discarded or deleted has freed it. Raises IdempotencyKeyReused."""
+    """Returns the job that the key belongs to, unless it was discarded or deleted. Raises IdempotencyKeyReused."""
     held = db.execute(
         "SELECT job_id, fingerprint FROM idempotency_keys WHERE tenant = ? AND name = ? AND forget_at > ?",
         (job.tenant, key.name, now),

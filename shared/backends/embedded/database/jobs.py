@@ -1,6 +1,6 @@
-"""Each change of a job in the embedded database: one function, run in one transaction.
+"""The changes of a job in the embedded database. Each function runs in one transaction.
 
-A step decides before it writes: one that refuses leaves nothing behind.
+A step decides before it writes, so a refused step leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from shared.job import ENDINGS, Job, JobEvent, JobStatus, advance, sources
 from shared.ports import AttemptFenced, Claim, Ending, LogShorter, NotClaimed, Progress
 
 ABANDONED_AFTER = 24 * 3600.0
-"""Seconds after its deadline and retention when a record is dropped that nobody has ended."""
+"""Seconds after its deadline and retention at which the record of a job that never ended is dropped."""
 
 ROW_LIMIT = 32 * 1024
-"""Bytes of a log in one row: SQLite reads a row as a whole, also where a reader is to get a piece of it."""
+"""Most bytes of a log in one row. SQLite reads a row as a whole, even if only a part of it is needed."""
 
 
 class Row(NamedTuple):
-    """What the steps decide by."""
+    """The columns of a job that the steps need for their decisions."""
 
     key: int
     status: JobStatus
@@ -60,7 +60,9 @@ class Extended(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A job's end as its followers hear of it. `said`: frames of its log before that."""
+    """A job's end, as its followers are notified of it. `said`: number of frames in its log without those of the
+    ending.
+    """
 
     extended: Extended | None
     size: int
@@ -71,7 +73,7 @@ class Ended(NamedTuple):
 
 
 class CancelRequested(NamedTuple):
-    """A running job was marked for cancellation: tell its owner."""
+    """A running job was marked for cancellation, and its owner must be notified."""
 
     owner: str
 
@@ -90,8 +92,8 @@ def find(db: Connection, job_id: str, now: float) -> Row | None:
 
 
 def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit: int = 0) -> None:
-    """A repeated create finds the record there and leaves it as it is. `limit`: bytes that the tenant may keep; 0: any
-    number. Raises StorageQuotaExceeded.
+    """Writes the record; does nothing if it exists. `limit`: bytes that the tenant may keep; 0: unlimited. Raises
+    StorageQuotaExceeded.
     """
     purge_at = job.deadline_at + job.retention + ABANDONED_AFTER
     own, room = quota.RECORD + 2 * quota.size_of(job.metadata), quota.LOG_ROOM if job.logged else 0
@@ -128,7 +130,7 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit
 
 
 def check_room(db: Connection, tenant: str, more: int, limit: int, job_id: str = "") -> None:
-    """Whether the tenant may keep so many bytes more, unless the job is there already. Raises StorageQuotaExceeded."""
+    """Raises StorageQuotaExceeded if the tenant may not keep `more` bytes, unless the job exists already."""
     if not limit:
         return
     (kept,) = db.execute("SELECT bytes FROM kept WHERE tenant = ?", (tenant,)).fetchone() or (0,)
@@ -137,7 +139,7 @@ def check_room(db: Connection, tenant: str, more: int, limit: int, job_id: str =
 
 
 def reserve(db: Connection, job_id: str, attempt: int, room: int, limit: int, now: float) -> None:
-    """Room for the log. Raises AttemptFenced, StorageQuotaExceeded."""
+    """Reserves room for the log. Raises AttemptFenced, StorageQuotaExceeded."""
     row = running(db, job_id, attempt, now)
     more = room - row.room
     if more <= 0:
@@ -191,7 +193,7 @@ def claim(db: Connection, job_id: str, owner: str, lease: float, lost: str | Non
 
 
 def blame(row: Row, owner: str) -> tuple[int, int]:
-    """Tries, and attempts lost in a row, once `owner` takes the job over: see job.py."""
+    """Returns the tries, and the attempts lost in a row, after `owner` has taken the job over: see job.py."""
     if row.owner in (None, owner):
         return row.tries, row.lost
     return (row.tries + 1, row.lost + 1) if row.size == row.base else (row.tries, 0)
@@ -291,7 +293,7 @@ def cancel(
 
 
 def running(db: Connection, job_id: str, attempt: int, now: float) -> Row:
-    """The job, if `attempt` runs it. Raises AttemptFenced."""
+    """Returns the job, if `attempt` runs it. Raises AttemptFenced."""
     row = find(db, job_id, now)
     if row is None or row.attempt != attempt or row.status is not JobStatus.IN_PROGRESS:
         raise AttemptFenced(row.status if row else None)
@@ -299,7 +301,7 @@ def running(db: Connection, job_id: str, attempt: int, now: float) -> Row:
 
 
 def extend(db: Connection, row: Row, offset: int, data: bytes, now: float) -> Extended | None:
-    """Add what the log does not have yet; a repeated append adds nothing. Raises LogShorter."""
+    """Appends the bytes that the log does not have yet; a repeated append adds nothing. Raises LogShorter."""
     if offset > row.size:
         raise LogShorter(row.size)
     fresh = data[row.size - offset :]
@@ -309,7 +311,7 @@ def extend(db: Connection, row: Row, offset: int, data: bytes, now: float) -> Ex
     for start in range(0, len(fresh), ROW_LIMIT):
         data = fresh[start : start + ROW_LIMIT]
         until = row.size + start + len(data)
-        # Only the count of a log's last row is ever asked for.
+        # Only the count in the last row of a log is ever read.
         db.execute("INSERT INTO log (job, until, chunks, data) VALUES (?, ?, ?, ?)", (row.key, until, whole, data))
     if row.size == 0:
         db.execute("UPDATE jobs SET first_token_at = ? WHERE key = ?", (now, row.key))
@@ -343,7 +345,7 @@ def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> En
 
 
 def drop_never_accepted(db: Connection) -> None:
-    """Jobs whose record was written and whose message was not when the process died: nobody was told of them."""
+    """Removes jobs whose record was written but not their message when the process died: no client got their id."""
     rows = db.execute(
         "SELECT key FROM jobs WHERE status = 'queued' AND attempt = 0"
         " AND NOT EXISTS (SELECT 1 FROM messages WHERE job_id = jobs.id)"

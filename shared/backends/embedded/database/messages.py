@@ -1,4 +1,4 @@
-"""Each change of a message in the embedded database: one function, run in one transaction."""
+"""The changes of a message in the embedded database. Each function runs in one transaction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.ports import Message
 
 
 class Stored(NamedTuple):
-    """What is known of a message without reading it. `queue` is None for a dead letter."""
+    """A message without its body and headers. `queue` is None for a dead letter."""
 
     seq: int
     queue: QueueName | None
@@ -23,7 +23,7 @@ class Stored(NamedTuple):
 
 
 def add(db: Connection, message: Message) -> int:
-    """The message's number: numbers grow in the order of arrival."""
+    """Adds a message, and returns its number. Numbers grow in the order of arrival."""
     cursor = db.execute(
         "INSERT INTO messages (job_id, model, tier, deadline_at, envelope, body) VALUES (?, ?, ?, ?, ?, ?)",
         (

@@ -1,4 +1,4 @@
-"""Jobs by the pairs of their metadata, in the embedded database: a row for each pair of each job that has any."""
+"""The index of jobs by metadata pairs in the embedded database: one row for each pair of each job."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from shared.backends.metadata_pairs import all_digests, digests
 from shared.ports import JobFilter
 
 MANY = 1000
-"""Rows that are counted to tell which pair is the rarer one."""
+"""Most rows that are counted to find the rarest pair."""
 
 
 def note(db: Connection, key: int, job_id: str, pairs: Sequence[bytes]) -> None:
-    """`key`: the job's in the table of jobs."""
+    """Adds a job to the index. `key`: of its row in the table of jobs."""
     db.executemany(
         "INSERT OR IGNORE INTO pairs (pair, job_id, job) VALUES (?, ?, ?)",
         [(number(pair), job_id, key) for pair in pairs],
@@ -34,7 +34,7 @@ def describe(db: Connection, job_id: str, metadata: Mapping[str, str], now: floa
 
 
 def rarest(db: Connection, tenant: str, where: JobFilter) -> int | None:
-    """The pair that fewest jobs have of those that the filter asks for; None where it asks for none."""
+    """Returns the filter's pair that the fewest jobs have, or None if the filter has no pairs."""
     pairs = [number(digest) for digest in digests(tenant, where.metadata, stored=where.stored)]
     return pairs[0] if len(pairs) == 1 else min(pairs, key=lambda pair: count(db, pair), default=None)
 

@@ -1,4 +1,4 @@
-"""Removes the data of expired jobs: a timer for the next due time, and a bounded step when it rings."""
+"""Removes the data of expired jobs, in bounded steps, with a timer for the next expiry."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from shared.backends.embedded.database.connection import Connection, Database
 from shared.backends.embedded.database.jobs import erase
 
 BATCH = 100
-"""Jobs removed in one transaction: nobody waits long behind it."""
+"""Most jobs removed in one transaction, so that other steps do not wait long."""
 
 PAUSE = 1.0
-"""Seconds between two sweeps, so that jobs which expire one by one are removed together."""
+"""Least seconds between two steps, so that jobs that expire one after the other are removed together."""
 
 RETRY_AFTER = 60.0
 
@@ -33,7 +33,9 @@ class Purge:
         self._sweep()
 
     def expect(self, due: float) -> None:
-        """Something expires at `due`; nobody sees it from then on, so its removal may come a little later."""
+        """Schedules the removal of data that expires at `due`. Readers ignore expired data, so it may be a little
+        late.
+        """
         if due < self._due:
             self._set(due, max(PAUSE, due - time.time()))
 
@@ -47,7 +49,7 @@ class Purge:
         self._timer = self._loop.call_later(delay, self._sweep)
 
     def _sweep(self) -> None:
-        self._due = float("-inf")  # A sweep finds the next due time itself.
+        self._due = float("-inf")  # The step itself finds the next due time.
         swept = self._database.run(
             lambda db: purge(db, time.time(), self._tombstone_retention, BATCH), after=self._swept
         )
@@ -68,7 +70,7 @@ class Purge:
 
 
 def purge(db: Connection, now: float, tombstone_retention: float, limit: int) -> tuple[int, float | None]:
-    """Remove up to `limit` expired jobs, and as many old tombstones. How many, and when more falls due."""
+    """Removes up to `limit` expired jobs, and as many old tombstones. Returns how many, and when the next expires."""
     due = db.execute(
         "SELECT key, id, tenant FROM jobs WHERE purge_at <= ? ORDER BY purge_at LIMIT ?", (now, limit)
     ).fetchall()

@@ -7,13 +7,14 @@ from shared.errors import StoreUnavailable
 
 VERSION = 11
 
-# `log.until` is the offset behind a row's data and `log.chunks` counts the frames up to there, so a job's last
-# row tells the size of its log, and an append writes nothing but its own row.
-# `jobs.base`: the size of the log when the running attempt began; `lost`: how many in a row lost their worker there.
-# `jobs.code`: of the error that ended it. `pairs`: jobs by what stands in their metadata, see pairs.py.
-# `messages.dead`: a dead letter. Who holds a message is known in memory only: after a crash nobody does.
-# `documents.before`: the version that the last write had read.
-# AUTOINCREMENT: the order of arrival, never given twice.
+# `log.until`: the offset behind a row's data; `log.chunks`: the number of frames up to there. So a job's last row has
+# the size of its log, and an append writes only its own row.
+# `jobs.base`: the size of the log when the running attempt began; `lost`: how many attempts in a row lost their worker
+# without an append; `code`: of the error that ended the job. `pairs`: the index of jobs by metadata, see
+# metadata_index.py.
+# `messages.dead`: the message is a dead letter. Which consumer holds a message is known in memory only.
+# `documents.before`: the version that the last write replaced.
+# AUTOINCREMENT: numbers in the order of arrival, which are never reused.
 TABLES = """
 CREATE TABLE jobs (
     key INTEGER PRIMARY KEY,
@@ -141,8 +142,8 @@ CREATE TABLE models (
 ) WITHOUT ROWID;
 """
 
-# What tenants keep, in bytes, is the sum of their jobs' `kept`: see shared/quota.py. `jobs.own`: the record's alone;
-# `room`: what was taken for the log.
+# The bytes that a tenant keeps are the sum of `kept` over its jobs: see shared/quota.py. `jobs.own`: bytes of the
+# record; `room`: bytes reserved for the log.
 KEPT = """
 CREATE TABLE kept (
     tenant TEXT PRIMARY KEY,
@@ -160,7 +161,7 @@ CREATE TRIGGER kept_no_more AFTER DELETE ON jobs BEGIN
 END;
 """
 
-# What an older version left counts as nothing: it expires.
+# Jobs of an older version count as 0 bytes until they expire.
 FROM_8 = """
 ALTER TABLE jobs ADD COLUMN own INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN room INTEGER NOT NULL DEFAULT 0;
@@ -169,7 +170,7 @@ ALTER TABLE jobs ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
 
 
 FROM_9 = "ALTER TABLE jobs ADD COLUMN made_with TEXT;"
-"""What databases of version 9 lack."""
+"""Migrates version 9 to 10."""
 
 # What an engine needs to continue a running answer; `until` is the offset behind a row's data, as in `log`.
 PROGRESS = """
@@ -183,11 +184,11 @@ CREATE TABLE progress (
 
 
 def migrate(db: Connection) -> None:
-    """Bring the database to this version. Raises BackendUnavailable if it is a newer one."""
+    """Migrates the database to this version. Raises BackendUnavailable if it cannot be migrated."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
         raise StoreUnavailable(
-            f"The database was written by a newer Ignite (its version is {version}, this one knows {VERSION}):"
+            f"The database was written by a newer Ignite (its version is {version}, this Ignite reads up to {VERSION}):"
             " use that Ignite, or another data directory."
         )
     if 8 <= version < VERSION:

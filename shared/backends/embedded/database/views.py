@@ -1,4 +1,4 @@
-"""What can be read of jobs in the embedded database: one function, one moment. Expired data is not seen any more."""
+"""Reads jobs from the embedded database. Each function runs in one transaction and ignores expired data."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def list_jobs(
 
 
 def source_of(tenant: str | None, where: JobFilter, pair: int | None) -> str:
-    """The index that holds least beside what the filter asks for, in words that SQLite obeys: it keeps no statistics
-    here, and would take any.
+    """Returns the FROM clause with the index that has the fewest rows besides the wanted ones. It is forced, because
+    SQLite has no statistics here and would choose an arbitrary index.
     """
     if pair is not None:
         return "pairs CROSS JOIN jobs ON id = job_id"
@@ -144,7 +144,9 @@ def source_of(tenant: str | None, where: JobFilter, pair: int | None) -> str:
 
 
 def orphans(db: Connection, queue: QueueName, before: float, now: float) -> list[Job]:
-    """Jobs of the queue that are not over, are older than `before`, and have no message (a dead letter is one)."""
+    """Returns jobs of the queue that are not over, are older than `before`, and have no message. A dead letter counts
+    as a message.
+    """
     rows = db.execute(
         f"{RECORD} WHERE model = ? AND tier = ? AND finished_at IS NULL AND created_at <= ? AND purge_at > ?"
         " AND NOT EXISTS (SELECT 1 FROM messages WHERE job_id = jobs.id)",
