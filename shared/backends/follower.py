@@ -85,8 +85,8 @@ class LogFollower:
     # ── the hub's side: synchronous, cheap, never fails ──
 
     def deliver(self, offset: int, data: bytes) -> None:
-        """Receives live bytes of the log that start at `offset`. If the reader has a sink and needs these bytes next, they
-        go to the sink without waking the reader.
+        """Receives live bytes of the log that start at `offset`. If the reader has a sink and needs these bytes next,
+        they go to the sink without waking the reader.
         """
         if self._sink is not None and offset == self._position and not (self._buffered or self._stale):
             self._position += len(data)

@@ -69,7 +69,7 @@ async def test_a_store_that_refuses_writes(
         assert (await served.get(f"/v1/jobs/{job}")).status == 200, "reads go on"
     for answer in answers:
         assert answer.status == 503
-        assert "takes nothing new" in answer.body.decode()
+        assert "accepts no new data" in answer.body.decode()
         assert "127.0.0.1" not in answer.body.decode()
     assert int(answers[1].headers["retry-after"]) >= 1
     assert MODEL in (await wait_until(lambda: works(served), "the store to be written to again")).body.decode()

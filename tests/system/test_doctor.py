@@ -115,7 +115,7 @@ async def test_ports_and_schemes_that_were_mixed_up(
     broker, store = urlsplit(amqp_url).port, urlsplit(redis_url).port
     assert await report.of(f"amqps://guest:{PASSWORD}@127.0.0.1:{broker}/", f"redis://127.0.0.1:{broker}/0") == 2
     assert "speaks no TLS" in report.line("broker")
-    assert "no Redis: see the port" in report.line("store")
+    assert "not Redis: check the port" in report.line("store")
     assert await report.of(f"amqp://guest:{PASSWORD}@127.0.0.1:{closed_port}/", f"redis://127.0.0.1:{store}/99999") == 2
     assert f"nothing listens at 127.0.0.1:{closed_port}" in report.line("broker")
     assert "index is out of range" in report.line("store")

@@ -1,1 +1,1 @@
-"""Jobs, logs, limits and documents on Redis."""
+"""The part of the distributed backend that uses Redis: jobs, logs, limits, documents, registry."""

@@ -1,4 +1,4 @@
-"""Documents on Redis: a hash each, and an index of ids for each kind and tenant, in one slot."""
+"""Documents on Redis: one hash for each, and one index of ids for each kind and tenant, in one slot."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class RedisDocuments:
         return [id.decode() for id in raw]
 
     def _forget(self, kind: str, tenant: str, ids: list[str]) -> None:
-        """The index keeps the ids of documents that have expired until somebody stumbles over them."""
+        """Removes ids of expired documents from the index. They stay in it until a list finds no document."""
         for id in ids:
             gone = Document(kind, tenant, id, value=b"")
             step = lua_steps.document_delete(keys_of(gone), id=id, read_version=0)

@@ -20,7 +20,7 @@ from shared.job import Job
 from shared.ports import Backlog
 
 KNOWN_FOR = 1.0
-"""Seconds for which the last known waiting tenants are used."""
+"""Seconds for which the last read of the waiting tenants is used."""
 
 
 class Contenders(NamedTuple):
@@ -58,13 +58,13 @@ class RedisFairQueue:
         return self._redis.step(step)
 
     def remove(self, queue: str, job_id: str, tokens: int | None = None) -> None:
-        """No caller waits for the answer: positions follow from it, and the reconciler repairs it."""
+        """Removes a job. The caller does not wait; if the step is lost, the job is removed when it is chosen."""
         step = lua_steps.fair_queue_remove(self._keys(queue), job_id=job_id, used_tokens=tokens)
         self._redis.step(step, batchable=True).add_done_callback(run_and_discard)
 
     async def next_job(self, job: Job, served: str | None, *, fresh: bool) -> str:
-        """The id of the job to start under the delivery of `job`. Costs nothing while no other tenant is known to wait,
-        unless it must be `fresh`.
+        """Returns the id of the job to start under the delivery of `job`. Without `fresh`, and if no other tenant was
+        waiting at the last read, it returns `job` without asking Redis.
         """
         queue = str(job.queue)
         if not (fresh or served or self._others_wait(queue, job.tenant)):
@@ -79,7 +79,7 @@ class RedisFairQueue:
         return Backlog(*await self._redis.step(step, batchable=True))
 
     async def position(self, job: Job, *, fair: bool) -> int | None:
-        """How many start before `job`; None if it does not wait."""
+        """Returns how many jobs start before `job`; None if it does not wait."""
         answer = await self._redis.step(lua_steps.fair_queue_position(self._keys(str(job.queue)), job_id=job.id))
         if not answer:
             return None
@@ -94,7 +94,7 @@ class RedisFairQueue:
         return estimated_rank(rank, float(tag), int(tokens) / count, others=others)
 
     def _keys(self, queue: str) -> Sequence[str]:
-        """On one server the step needs only the prefix of the names."""
+        """Returns the keys that a step must name. On one server the prefix of the names is enough."""
         return keys.fair_queue_keys(queue) if self._redis.spread else [keys.fair_queue(queue)]
 
     def _others_wait(self, queue: str, tenant: str) -> bool:

@@ -1,5 +1,5 @@
-"""The names of everything in Redis. A job's keys carry its id as a hash tag, so a cluster keeps them on one node;
-the step for appends builds the same names.
+"""The names of all keys and channels in Redis. A job's keys have its id as hash tag, so a cluster keeps them on one
+node. The step `append` builds the same names.
 """
 
 from __future__ import annotations
@@ -31,68 +31,70 @@ def of_job(job_id: str) -> tuple[str, str, str]:
 
 
 def fair_queue(queue: str) -> str:
-    """What the names of a queue's line begin with; the Lua steps add to it. A cluster keeps them on one node."""
+    """Returns the prefix of the keys of a fair queue; the Lua steps append to it. A cluster keeps them on one node."""
     return f"ignite:{{{queue}}}:line"
 
 
 def fair_queue_keys(queue: str) -> Sequence[str]:
-    """How the names begin, and all of them: a cluster that is moving the line must know what a step will touch."""
+    """Returns the prefix and all keys of a fair queue. A cluster that moves their slot needs all keys of a step."""
     begin = fair_queue(queue)
     return [begin, *(f"{begin}:{part}" for part in ("open", "jobs", "lines", "tags", "debts", "later", "state"))]
 
 
 def open_jobs(queue: str) -> str:
-    """The jobs of a queue that are not over: those that wait by age, and far behind them those that run."""
+    """The jobs of a queue that are not over: waiting jobs by age, and far behind them the running jobs."""
     return f"{fair_queue(queue)}:open"
 
 
 def jobs_of(tenant: str) -> str:
-    """A tenant's job ids: lists, and what was known after its data has expired. A tenant's lists share a slot."""
+    """The ids of a tenant's jobs, some of which have expired. A tenant's indexes share a slot."""
     return f"ignite:{{tenant:{tenant}}}:jobs"
 
 
 def stored_of(tenant: str) -> str:
-    """The ids among them whose jobs were submitted to be stored."""
+    """The ids of a tenant's stored jobs."""
     return f"ignite:{{tenant:{tenant}}}:stored"
 
 
 def model_of(tenant: str, model: str) -> str:
-    """The ids among them of one model's jobs."""
+    """The ids of a tenant's jobs of one model."""
     return f"ignite:{{tenant:{tenant}}}:model:{model}"
 
 
 def pair_of(tenant: str, digest: bytes) -> str:
-    """The ids among them whose jobs have one pair in their metadata: see pairs.py."""
+    """The ids of a tenant's jobs with one metadata pair: see metadata_pairs.py."""
     return f"ignite:{{tenant:{tenant}}}:pair:{digest.hex()}"
 
 
 def ended_of(tenant: str, status: str) -> str:
-    """The ids among them whose jobs have ended so, or were about to: only for those that did not end well."""
+    """The ids of a tenant's jobs that ended with `status`, or were about to. Completed jobs have no such index."""
     return f"ignite:{{tenant:{tenant}}}:ended:{status}"
 
 
 def kept_by(tenant: str) -> str:
-    """How many bytes a tenant keeps: see shared/quota.py. With its lists in one slot."""
+    """The bytes that a tenant keeps: see shared/quota.py. In the same slot as its indexes."""
     return f"ignite:{{tenant:{tenant}}}:kept"
 
 
 def idempotency_key(tenant: str, name: str) -> str:
-    """What a client's idempotency key stands for."""
+    """The job that a client's idempotency key belongs to."""
     return f"ignite:tenant:{tenant}:key:{name}"
 
 
 def sent(tenant: str, digest: str) -> str:
-    """The jobs of one and the same request, for clients that were cut off and send it again."""
+    """The jobs of requests with the same digest, for clients that were cut off and send a request again."""
     return f"ignite:tenant:{tenant}:sent:{digest}"
 
 
 def replica(replica_id: str) -> str:
-    """The channel of one API replica: live frames of the jobs it follows. The Lua steps build the same name."""
+    """The channel of one API replica, with live frames of the jobs that it follows. The Lua steps build this name
+    too.
+    """
     return f"ignite:replica:{replica_id}"
 
 
 def worker_channel(worker_id: str) -> str:
-    """The control channel of one worker: ids of jobs to stop. Its subscriber is the sign that the worker lives."""
+    """The control channel of one worker, with ids of jobs to stop. The worker lives while it has a subscriber."""
     return f"ignite:worker:{worker_id}:control"
 
 
@@ -105,12 +107,14 @@ def document(kind: str, tenant: str, document_id: str) -> str:
 
 
 def documents(kind: str, tenant: str) -> str:
-    """The ids of a tenant's documents of one kind; with the documents in one slot."""
+    """The ids of a tenant's documents of one kind. In the same slot as the documents."""
     return f"ignite:{{{kind}:{tenant}}}:documents"
 
 
 def of_limits(key_id: str) -> tuple[str, str, str]:
-    """What a key has used, its open jobs by deadline, and their estimates. Its lines of batches use the same tokens."""
+    """Returns the keys of an API key's usage, of its open jobs by deadline, and of their estimates. Its lines of
+    batches have open jobs of their own, and share the usage.
+    """
     key_id, lines = of_lines(key_id)
     prefix, end = f"ignite:{{limits:{key_id}}}", LINES if lines else ""
     return f"{prefix}:used", f"{prefix}:open{end}", f"{prefix}:estimates{end}"
@@ -118,7 +122,7 @@ def of_limits(key_id: str) -> tuple[str, str, str]:
 
 OUTBOX = "ignite:outbox"
 DEAD = "ignite:dead"
-"""Dead jobs of all tenants."""
+"""The ids of all tenants' jobs that failed with `attempts_exhausted`."""
 
 QUEUES = "ignite:queues"
 """The names of queues that have had jobs."""

@@ -1,4 +1,6 @@
-"""Counts on Redis: one atomic step each, the same for every replica. The rules are those of limits.py, in Lua."""
+"""Counts the usage of limited keys on Redis, for all replicas. Each call is one Lua step with the rules of
+limits.py.
+"""
 
 from __future__ import annotations
 

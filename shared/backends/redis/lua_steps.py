@@ -19,7 +19,7 @@ from shared.ports import Progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordBytes:
-    """What a tenant's account is charged for a job's record: the last ARGV of `create`, in this order."""
+    """The bytes that `create` counts for a job: its last ARGV, in this order."""
 
     account: str
     held: int
@@ -31,7 +31,7 @@ class RecordBytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountedBytes:
-    """The account's charge in `index`: the last ARGV, in this order. `limit` 0: unlimited."""
+    """The bytes that `index` counts for a job: its last ARGV, in this order. `limit` 0: unlimited."""
 
     bucket: int
     held: int
@@ -150,7 +150,7 @@ def reserve(job_id: str, *, attempt: int, room: int, granted: bool = False) -> L
 def append_arguments(
     job_id: str, *, attempt: int, offset: int, frames: bytes, frame_count: int, progress: Progress | None
 ) -> tuple[Argument, ...]:
-    """One append's ARGV; a step may hold those of several appends, one after the other."""
+    """Returns the ARGV of one append. A step may contain several appends, one after the other."""
     recorded = (0, b"") if progress is None else (progress.offset, progress.data)
     return (job_id, attempt, offset, frames, frame_count, *recorded)
 

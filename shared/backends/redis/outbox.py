@@ -1,4 +1,4 @@
-"""The outbox on Redis: one sorted set of job ids, by when they are due."""
+"""The outbox on Redis: one sorted set of job ids, by the time at which they are due."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from shared.job import Job
 from shared.ports import Notice
 
 UNDELIVERED = 2 * 86_400.0
-"""Seconds for which the set outlives the last of its jobs."""
+"""Seconds for which the set is kept after the last of its jobs has expired."""
 
 LOOK_AFTER = 60.0
-"""Seconds after which a job is due though nobody has said that it has ended."""
+"""Seconds after which a job is due even if no end was noted."""
 
 
 class RedisOutbox:
@@ -40,11 +40,11 @@ class RedisOutbox:
 
 
 def await_ending(redis: Pipeline, job: Job, ttl: int) -> asyncio.Future[Any]:
-    """Put the job there. `ttl`: milliseconds for which its own keys live at most."""
+    """Adds the job. `ttl`: milliseconds for which the job's own keys exist at most."""
     life = ttl + milliseconds(UNDELIVERED)
     return redis.step(lua_steps.outbox_add(job_id=job.id, due_in_ms=milliseconds(LOOK_AFTER), ttl_ms=life))
 
 
 def note_ending(redis: Pipeline, job_id: str) -> asyncio.Future[Any]:
-    """The job has ended: it is due. Should this get lost, it will be a little later."""
+    """Makes an ended job due. If this is lost, it is due LOOK_AFTER its creation."""
     return redis.command("ZADD", keys.OUTBOX, "XX", 0, job_id)

@@ -1,4 +1,4 @@
-"""A step's refusal, as the ports raise it."""
+"""Translates the refusals of Lua steps into the errors of the ports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.ports import AttemptFenced, LogShorter
 
 
 def raise_if_refused(answer: Sequence[Any]) -> None:
-    """A step's answer: ok, fenced (status, cancelling), or a gap before the offset (the log's size)."""
+    """Raises AttemptFenced or LogShorter if the answer of a step is a refusal."""
     if answer[0] == b"fenced":
         raise AttemptFenced(status_of(answer[1]), cancelling=bool(answer[2]))
     if answer[0] == b"gap":

@@ -1,5 +1,5 @@
-"""The registry on Redis: a record per worker that its heartbeat keeps, and a control channel that only the living
-hear.
+"""The registry on Redis. Each worker has a record, which its heartbeat renews, and a control channel, to which it is
+subscribed while it lives.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 HEARTBEAT = 5.0
 WORKER_TTL = 3 * HEARTBEAT
 MODEL_TTL = 86400.0
-"""Seconds for which a model stays in the catalog after its last worker was seen: its jobs wait for the next one."""
+"""Seconds for which a model stays in the catalog after its last worker was seen, so that its jobs can wait."""
 
 
 class RedisMembership:
@@ -125,11 +125,15 @@ class RedisRegistry:
 
 
 def nothing() -> None:
-    """A control channel that broke off needs no repair: log and lease refuse a cancelled job as well."""
+    """Does nothing after a lost connection of the control channel: the log and the lease refuse a cancelled job
+    anyway.
+    """
 
 
 async def stop_requests(requests: asyncio.Queue[str], watched: Sequence[asyncio.Task[None]]) -> AsyncIterator[str]:
-    """Requests as they come; raises what a watched task died of, so that nobody waits on a dead ear."""
+    """Yields the ids of jobs to stop. Raises the error of a watched task that has died, because no requests arrive
+    then.
+    """
     while True:
         getting = asyncio.ensure_future(requests.get())
         try:

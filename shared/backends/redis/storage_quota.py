@@ -1,6 +1,6 @@
-"""What tenants keep in Redis, as the steps count it: see shared/quota.py. On one server the steps do all of it. In a
-cluster a job's record and its tenant's count are at different nodes: what a step has changed of the one is told to the
-other afterwards, and a word that gets lost is wrong until its bucket's time comes.
+"""Counts the bytes that tenants keep in Redis: see shared/quota.py. On one server, the step that writes a job also
+counts its bytes. In a cluster, a job and its tenant's account may be on different nodes, so a second step updates the
+account afterwards. If that step is lost, the count is wrong until the bucket expires.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shared.job import Job
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a new job is counted with, in bytes; `bucket`: see quota.py."""
+    """The bytes that are counted for a new job. `bucket`: see quota.py."""
 
     account: str
     held: int
@@ -31,7 +31,7 @@ class Opening:
 
     @classmethod
     def of(cls, job: Job, spec: bytes, body: bytes, ttl: int) -> Opening:
-        """`ttl`: milliseconds for which the job is kept if it never ends."""
+        """Counts a new job. `ttl`: milliseconds for which it is kept if it never ends."""
         record = quota.RECORD + len(spec) + quota.size_of(job.metadata)
         room = quota.LOG_ROOM if job.logged else 0
         bucket = quota.bucket_at(time.time(), ttl / 1000)
@@ -39,7 +39,7 @@ class Opening:
 
 
 class KeptBytes:
-    """`limit`: bytes that a tenant may keep; 0: any number."""
+    """Counts the bytes that tenants keep. `limit`: bytes that one tenant may keep; 0: unlimited."""
 
     def __init__(self, pipeline: Pipeline, limit: int) -> None:
         self._redis = pipeline
@@ -59,7 +59,7 @@ class KeptBytes:
         return lua_steps.CountedBytes(bucket=opening.bucket, held=opening.held, limit=self._limit if limited else 0)
 
     def check(self, answer: Any) -> None:
-        """The step `index`'s answer. Raises StorageQuotaExceeded."""
+        """Checks the answer of the step `index`. Raises StorageQuotaExceeded."""
         if answer != 1:
             raise quota.store_full(answer[0], self._limit)
 
@@ -69,7 +69,7 @@ class KeptBytes:
             self._move(*moved).add_done_callback(run_and_discard)
 
     async def reserve(self, job_id: str, attempt: int, room: int) -> None:
-        """More room for a job's log. Raises AttemptFenced, StorageQuotaExceeded."""
+        """Reserves more room for a job's log. Raises AttemptFenced, StorageQuotaExceeded."""
         answer = await self._redis.step(lua_steps.reserve(job_id, attempt=attempt, room=room))
         raise_if_refused(answer)
         if answer[0] == b"full":

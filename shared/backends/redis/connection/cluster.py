@@ -1,10 +1,10 @@
-"""A Redis Cluster: which node has a key, and commands sent there.
+"""Sends commands to the nodes of a Redis Cluster.
 
-Each node has a connection and a pipeline of its own, so that one that stands still holds up only what is its. Where
-keys are is learnt from CLUSTER SLOTS: at the start, when a node does not answer, and when one says that a key has
-moved. What a node refuses with such a word is asked where it says.
+Each node has a connection and a pipeline of its own, so a node that does not answer delays only commands for its keys.
+CLUSTER SLOTS says which node has which keys. It is read at the start, when a node does not answer, and when a node
+answers that a key has moved. Such a command is sent again to the node that the answer names.
 
-Messages go to every node, whichever they are published on; who listens is known only by all nodes together.
+A cluster passes each message to all nodes, but each node knows only its own subscribers.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 LOOK_TIMEOUT = 1.0
-"""Seconds that a node may take to say who has what, before the next one is asked."""
+"""Seconds that a node has to answer CLUSTER SLOTS, before the next node is asked."""
 
 LOOK_EVERY = 0.1
-"""Seconds between looks: many may have a reason for one at the same time."""
+"""Least seconds between two reads of CLUSTER SLOTS, because many commands may ask for one at the same time."""
 
 REDIRECTS = 5
-"""How often a command is sent on before the cluster counts as unavailable."""
+"""How often a command is redirected before the cluster counts as unavailable."""
 
 PING_AFTER = 2.0
-"""As for one server, but sooner: a subscriber has other nodes to turn to."""
+"""As for one server, but shorter, because a subscription can use another node."""
 
 PROBES = 10_000
-"""Names that are tried for a key on each node: one with few slots is found as well."""
+"""Most names that are tried to find a key on each node; enough for a node with few slots."""
 
 NOTICED_WITHIN = 2 * PING_AFTER
-"""Seconds in which a subscriber has noticed that its node is gone, however silently that went."""
+"""Seconds within which a subscriber notices that its node has failed, even if the connection stays silent."""
 
 
 class Address(NamedTuple):
@@ -54,7 +54,7 @@ class Address(NamedTuple):
 
 
 class Map(NamedTuple):
-    """Which node has which slots; `replicas` have copies of them, and subscribers maybe."""
+    """Which node has which slots. `replicas`: nodes with copies; they may have subscribers."""
 
     owners: Mapping[range, Address]
     replicas: frozenset[Address]
@@ -65,7 +65,7 @@ class Map(NamedTuple):
 
 
 def read_map(slots: Any, asked: Address) -> Map:
-    """From CLUSTER SLOTS. A node that does not know its own name leaves it out."""
+    """Decodes CLUSTER SLOTS. A node that does not know its own host omits it; then the `asked` host is used."""
 
     def address(node: Sequence[Any]) -> Address:
         host = (node[0] or b"").decode()
@@ -83,7 +83,7 @@ def address_of(url: str) -> Address:
 
 
 def url_at(url: str, address: Address) -> str:
-    """The same way in, at another address."""
+    """Returns `url` with another host and port."""
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
     host = f"[{address.host}]" if ":" in address.host else address.host
@@ -99,7 +99,7 @@ class Node:
         self._left = False
 
     async def leave(self) -> None:
-        """It is the cluster's no more."""
+        """Closes the connection, because the node has left the cluster."""
         self._left = True
         await self._steps.close()
 
@@ -121,7 +121,7 @@ class Node:
 
 
 class Nodes:
-    """All servers of a cluster, and who has what. `seeds`: URLs of some."""
+    """All nodes of a cluster, and their slots. `seeds`: URLs of some nodes."""
 
     def __init__(self, seeds: Sequence[str]) -> None:
         self._seeds = seeds
@@ -135,7 +135,7 @@ class Nodes:
         """Raises BackendUnavailable."""
         await self.look()
         if not self._owners:
-            raise StoreUnavailable("No node of the store (Redis Cluster) says who has what.", retry_after=2)
+            raise StoreUnavailable("No node of the store (Redis Cluster) reports its slots.", retry_after=2)
 
     def owner(self, key: str) -> Node:
         return self._owners[slot_of(key)]
@@ -144,7 +144,7 @@ class Nodes:
         return dict.fromkeys(self._owners)
 
     def probes(self) -> Iterable[tuple[Node, str]]:
-        """Each node that has keys, and the name of a key that it would have."""
+        """Returns each node with slots, and the name of a key in one of its slots."""
         found: dict[Node, str] = {}
         wanted = len(set(self._owners))
         for number in range(PROBES):
@@ -157,7 +157,7 @@ class Nodes:
         return self._nodes.values()
 
     def any_order(self) -> Sequence[str]:
-        """The URLs of those that have keys."""
+        """Returns the URLs of the nodes with slots, in random order."""
         urls = [node.url for node in self.owners()]
         random.shuffle(urls)
         return urls
@@ -171,7 +171,7 @@ class Nodes:
         await asyncio.gather(*(node.close() for node in self.everyone()))
 
     async def look(self) -> None:
-        """Learn who has what, if any node says; not again at once."""
+        """Reads CLUSTER SLOTS from any node that answers, unless it was read a moment ago."""
         async with self._looking:
             if time.monotonic() - self._looked_at < LOOK_EVERY:
                 return
@@ -180,18 +180,18 @@ class Nodes:
                     await self._take(await ask_map(url))
                     break
                 except FAILURES as error:
-                    log.debug("redis.node_silent", node=address_of(url), error=str(error), next="asking another")
+                    log.debug("redis.node_silent", node=address_of(url), error=str(error), next="asking another node")
             self._looked_at = time.monotonic()
 
     async def _take(self, found: Map) -> None:
         gone = [self._nodes.pop(address) for address in self._nodes.keys() - found.everyone]
         nodes = {address: self._node(address) for address in found.everyone}
         owners = {slot: nodes[owner] for slots, owner in found.owners.items() for slot in slots}
-        anyone = next(iter(owners.values()))  # Who has no owner at present is refused by every node.
+        anyone = next(iter(owners.values()))  # Every node refuses commands for slots without an owner.
         self._owners = [owners.get(slot, anyone) for slot in range(SLOTS)]
         if gone:
             self._shrank_at = time.monotonic()
-            log.warning("redis.nodes_left", nodes=[address_of(node.url) for node in gone], next="going on without")
+            log.warning("redis.nodes_left", nodes=[address_of(node.url) for node in gone], next="using the other nodes")
         for node in gone:
             await node.leave()
 
@@ -201,7 +201,7 @@ class Nodes:
         return self._nodes[address]
 
     async def send_on(self, commands: Sequence[Command], answers: list[Any], asked: Address) -> None:
-        """Put the answers of other nodes in the place of those that say that another node has the key."""
+        """Sends redirected commands to the nodes that the answers name, and replaces those answers."""
         for _ in range(REDIRECTS):
             elsewhere = redirects(answers)
             if not elsewhere:
@@ -217,7 +217,7 @@ class Nodes:
 
 
 def redirects(answers: Sequence[Any]) -> Mapping[Redirect, list[int]]:
-    """Which of the commands belong elsewhere, and where."""
+    """Returns the indexes of the redirected commands, by redirection."""
     found: defaultdict[Redirect, list[int]] = defaultdict(list)
     for index, answer in enumerate(answers):
         if (to := redirect_of(answer)) is not None:
@@ -236,12 +236,12 @@ async def ask_map(url: str) -> Map:
     if isinstance(slots, Exception):
         raise slots
     if not slots:
-        raise OSError("it knows of nobody who has keys")
+        raise OSError("no node has slots")
     return read_map(slots, address_of(url))
 
 
 async def exchange_at(url: str, commands: Sequence[Command], *, once: bool) -> Sequence[Any]:
-    """Over a connection for this alone: the node's own may be waiting for this very node."""
+    """Sends commands over a connection of their own: the node's pipeline may be waiting for this redirect."""
     steps = Steps(url)
     try:
         if not once:
@@ -255,7 +255,7 @@ async def exchange_at(url: str, commands: Sequence[Command], *, once: bool) -> S
 
 
 class ClusterPipeline(Pipeline):
-    """Each command to the node that has its key; questions about all nodes to all."""
+    """Sends each command to the node that has its key, and some commands to all nodes."""
 
     spread = True
 
@@ -266,7 +266,7 @@ class ClusterPipeline(Pipeline):
         return self._nodes.owner(key).gathering
 
     async def probe(self) -> None:
-        """Each node keeps a key of its own slots."""
+        """Writes a key on each node."""
         await asyncio.gather(*(node.gathering.send(probe_of(key)) for node, key in self._nodes.probes()))
 
     async def all_owners(self, *command: Argument) -> Sequence[Any]:
@@ -277,12 +277,12 @@ class ClusterPipeline(Pipeline):
         return await asyncio.gather(*(self.command("GET", key) for key in keys))
 
     async def count_subscribers(self, *channels: str) -> int:
-        """Somebody may be listening at a node that does not answer."""
+        """Counts a node that does not answer as one subscriber, because it may have some."""
         counts = await self._everyone("PUBSUB", "NUMSUB", *channels, read=subscribers)
         return sum(1 if isinstance(count, BaseException) else count for count in counts)
 
     async def have_subscribers(self, channels: Sequence[str]) -> Sequence[bool]:
-        """Somebody may be listening at a node that does not answer."""
+        """If a node does not answer, all channels count as subscribed, because it may have their subscribers."""
         nodes = await self._everyone("PUBSUB", "NUMSUB", *channels, read=subscribed)
         told = [node for node in nodes if not isinstance(node, BaseException)]
         if len(told) < len(nodes):
@@ -294,7 +294,7 @@ class ClusterPipeline(Pipeline):
         return await self.count_subscribers(channel)
 
     async def stable_for(self) -> float:
-        """Whoever was connected to a node that has left, or was started again, has yet to come back."""
+        """Subscribers of a node that has left or was restarted need a moment to subscribe elsewhere."""
         uptimes = await self._everyone("INFO", "server", read=uptime)
         known = [each for each in uptimes if not isinstance(each, BaseException)]
         return min([*known, self._nodes.complete_for - NOTICED_WITHIN])

@@ -33,7 +33,7 @@ from shared.errors import StoreUnavailable, sentence
 CONNECT_TIMEOUT = 2.0
 
 FAILURES = (RedisError, OSError, RuntimeError)
-"""What a broken connection raises; RuntimeError is uvloop's word for writing to a closed one."""
+"""Errors of a broken connection. uvloop raises RuntimeError for a write to a closed one."""
 
 
 pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
@@ -42,21 +42,21 @@ AWAY = {
     *("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "BUSY", "NOREPLICAS"),
     *("NOAUTH", "NOPERM", "WRONGPASS"),
 }
-"""The codes of refusals with which Redis says that it cannot serve at present, or not this user."""
+"""Error codes with which Redis says that it cannot serve at present, or refuses this user."""
 
 
 SLOTS = REDIS_CLUSTER_HASH_SLOTS
-"""Parts that a cluster's keys are divided into; each is at one node."""
+"""Number of slots of a cluster; each slot is on one node."""
 
 REFUSES_WRITES = {
-    "OOM": "The store (Redis) is full and takes nothing new.",
-    "MISCONF": "The store (Redis) cannot write to its disk and takes nothing new.",
-    "READONLY": "The store (Redis) is read-only at present and takes nothing new.",
+    "OOM": "The store (Redis) is full and accepts no new data.",
+    "MISCONF": "The store (Redis) cannot write to its disk and accepts no new data.",
+    "READONLY": "The store (Redis) is read-only at present and accepts no new data.",
 }
-"""By the code of a refusal: what clients may read of it. Redis's own words may name addresses and scripts."""
+"""Messages for clients, by error code. Redis's own messages may contain addresses and scripts."""
 
 WRITES_RETRY = 10.0
-"""Seconds after which a client should try again: nothing mends this at once."""
+"""Seconds after which a client should try again, because these faults take time to repair."""
 
 
 def unavailable(error: Exception) -> StoreUnavailable:
@@ -66,29 +66,29 @@ def unavailable(error: Exception) -> StoreUnavailable:
 
 
 HANGS_UP = ("closed by server", "connection lost", "reset by peer", "broken pipe")
-"""The driver's words for a server that closes the connection before it answers."""
+"""Parts of the driver's messages about a server that closes the connection before it answers."""
 
 
 def explained(error: Exception) -> str:
-    """What operators should look at; the driver's own words name the address where they help."""
+    """Returns a message for operators that says what to check. The driver's message is included where it helps."""
     said = sentence(error)
     match error:
         case AuthenticationError():
             return f"it refuses the user or the password ({said})"
         case NoPermissionError():
-            return f"the user may not do what Ignite needs ({said})"
+            return f"the user lacks permissions that Ignite needs ({said})"
         case InvalidResponse():
-            return "what answers there is no Redis: see the port"
+            return "the server at this address is not Redis: check the port"
         case RedisTimeoutError():
-            return f"{said} (see host and port, and whether TLS is spoken there: redis: or rediss:)"
+            return f"{said} (check host and port, and whether the server uses TLS: redis: or rediss:)"
         case RedisConnectionError() if any(words in said.lower() for words in HANGS_UP):
-            return f"{said} (it is no Redis: see the port; or it wants TLS: rediss:)"
+            return f"{said} (the server is not Redis: check the port; or it requires TLS: rediss:)"
         case _:
             return said
 
 
 class Wire:
-    """One connection, opened when it is needed and again after it broke."""
+    """One connection. It is opened when it is needed, and again after it broke."""
 
     def __init__(self, url: str) -> None:
         self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
@@ -96,9 +96,9 @@ class Wire:
             socket_connect_timeout=CONNECT_TIMEOUT,
             # One timer for a whole round trip, not one for each of its answers.
             socket_timeout=None,
-            # Answers as they have always been: what the newer protocol adds costs time and tells us nothing.
+            # The older protocol: the additions of the newer one cost time and are not used.
             protocol=2,
-            # Whoever calls decides about trying again.
+            # The caller decides whether to retry.
             retry=Retry(NoBackoff(), 0),
         )
         self._connection: AbstractConnection = self._pool.make_connection()
@@ -110,14 +110,16 @@ class Wire:
         await self._connection.send_packed_command(b"".join(map(pack, commands)), check_health=False)
 
     async def receive(self) -> Any:
-        """The next answer; a refusal is one. Waits for ever; raises one of FAILURES."""
+        """Returns the next answer, which may be an error. Waits without a timeout. Raises one of FAILURES."""
         try:
             return cast(Any, await self._connection.read_response(timeout=math.inf))
         except ResponseError as refusal:
             return refusal
 
     async def round_trip(self, commands: Sequence[Command]) -> list[Any]:
-        """Tried once more over a fresh connection where the old one had died unnoticed; silence is not asked twice."""
+        """Sends commands and returns their answers. If the connection was broken, it tries once more over a new one;
+        after a timeout it does not.
+        """
         retried = False
         while True:
             try:
@@ -140,13 +142,13 @@ class Wire:
 
 
 class Steps:
-    """Commands and Lua steps over one wire, as the pipeline sends them."""
+    """Sends commands and Lua steps over one connection, and loads missing scripts."""
 
     def __init__(self, url: str) -> None:
         self._wire = Wire(url)
 
     async def exchange(self, commands: Sequence[Command]) -> Sequence[Any]:
-        """The answers, or in the place of one the error it was refused with. Raises StoreUnavailable."""
+        """Returns one answer or error for each command. Raises StoreUnavailable."""
         try:
             answers = await self._wire.round_trip(commands)
             unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
@@ -160,7 +162,7 @@ class Steps:
         return [unavailable(answer) if is_away(answer) else answer for answer in answers]
 
     async def _load(self, shas: set[str]) -> None:
-        """A new or restarted Redis knows no scripts."""
+        """Loads scripts, which a new or restarted Redis does not have."""
         known = map(script, steps())
         await self._wire.round_trip([("SCRIPT", "LOAD", item.source) for item in known if item.sha in shas])
 
@@ -169,20 +171,22 @@ class Steps:
 
 
 def is_away(answer: Any) -> bool:
-    """Whether Redis cannot serve at present, as opposed to refusing this command."""
+    """Whether Redis cannot serve at present. Otherwise an error concerns only this command."""
     return code_of(answer) in AWAY
 
 
 def code_of(answer: Any) -> str:
-    """The word that a refusal of Redis's begins with; empty for everything else."""
+    """Returns the code of a Redis error; empty for other answers."""
     if not isinstance(answer, ResponseError):
         return ""
-    # The driver takes the code off the words of those errors that it has a class for.
+    # The driver removes the code from the messages of errors for which it has a class.
     return answer.status_code or str(answer).partition(" ")[0]
 
 
 class Redirect(NamedTuple):
-    """Where a node of a cluster says that a command belongs: from now on, or `once`. No host: its own."""
+    """The node to which a cluster redirects a command, from now on or `once`. An empty host is that of the answering
+    node.
+    """
 
     host: str
     port: int
@@ -197,5 +201,5 @@ def redirect_of(answer: Any) -> Redirect | None:
 
 
 def slot_of(key: str) -> int:
-    """Which of SLOTS a key is in."""
+    """Returns the number of the key's slot."""
     return key_slot(key.encode())

@@ -1,11 +1,11 @@
-"""What Redis says of itself: whether it keeps what it is given. Pure, but for one function that asks.
+"""Checks whether Redis is configured to keep its data. All functions but `ask_store` are pure.
 
-Everything that Ignite keeps in Redis has a time to live, so each `volatile-…` policy evicts jobs, logs and API keys as
-an `allkeys-…` one does. A store that evicts is refused at the start; one that may lose everything at its own restart,
-or grow without a bound, is warned of.
+All of Ignite's keys in Redis have a time to live, so `volatile-…` policies evict jobs, logs and API keys just as
+`allkeys-…` policies do. Ignite refuses to start with a store that evicts keys. It warns of a store that loses its data
+when it is restarted, or that may grow without bound.
 
-Managed servers often forbid CONFIG, and some INFO. What cannot be told is neither refused nor warned of, but for a
-store of which nothing at all can be told.
+Managed servers often forbid CONFIG, and some forbid INFO. Unknown properties cause neither a refusal nor a warning,
+except that a store whose eviction policy is unknown causes a warning.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from shared.settings import SettingsError
 
 SAFE_POLICY = "noeviction"
 LEAST_VERSION = (6, 2)
-"""Of Redis: what the tests run on is newer."""
+"""Oldest supported version of Redis. The tests run on a newer one."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFacts:
-    """One server's. None: it does not tell. `maxmemory` in bytes, 0: without a bound; `policy`: its maxmemory-policy;
+    """The configuration of one server; None: unknown. `maxmemory`: in bytes, 0: unlimited; `policy`: maxmemory-policy;
     `saves`: whether it has save points or an append-only file.
     """
 
@@ -41,7 +41,7 @@ class StoreFacts:
 
 
 async def ask_store(pipeline: Pipeline) -> Sequence[StoreFacts]:
-    """Of each server that has keys. Raises BackendUnavailable where one does not answer."""
+    """Reads the configuration of each server that has keys. Raises BackendUnavailable if one does not answer."""
     info, save = await asyncio.gather(pipeline.all_owners("INFO"), pipeline.all_owners("CONFIG", "GET", "save"))
     for answer in info:
         if isinstance(answer, BackendUnavailable):
@@ -50,7 +50,7 @@ async def ask_store(pipeline: Pipeline) -> Sequence[StoreFacts]:
 
 
 def facts_of(info: Any, save: Any) -> StoreFacts:
-    """From INFO's answer and that of CONFIG GET save; either may be an error."""
+    """Decodes the answers to INFO and CONFIG GET save; either may be an error."""
     if not isinstance(info, bytes):
         return StoreFacts()
     fields = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
@@ -81,7 +81,7 @@ def number_of(text: str | None) -> int | None:
 
 
 def memory_of(servers: Sequence[StoreFacts]) -> int | None:
-    """Bytes that all of them may use together; None where one of them has no bound, or does not tell."""
+    """Returns the sum of maxmemory in bytes, or None if a server has no bound or does not report it."""
     bounds = [server.maxmemory for server in servers]
     return sum(bound for bound in bounds if bound) if bounds and all(bounds) else None
 
@@ -101,7 +101,7 @@ def evicting(servers: Sequence[StoreFacts]) -> str | None:
 
 
 def store_warnings(servers: Sequence[StoreFacts]) -> Sequence[str]:
-    """What an operator should mend, a sentence each."""
+    """Returns one sentence for each setting that an operator should change."""
     return [sentence for sentence, holds in findings(servers) if holds]
 
 
@@ -113,8 +113,8 @@ def findings(servers: Sequence[StoreFacts]) -> Sequence[tuple[str, bool]]:
             evicting(servers) is not None,
         ),
         (
-            "Redis has no maxmemory: it grows until its machine is out of memory, and is then killed. Set maxmemory: "
-            f"at {SAFE_POLICY} a full Redis refuses new jobs and keeps the others.",
+            "Redis has no maxmemory: it may grow until its machine is out of memory, and be killed. Set maxmemory: "
+            f"with {SAFE_POLICY}, a full Redis refuses new jobs and keeps the others.",
             any(server.maxmemory == 0 for server in servers),
         ),
         (
@@ -127,8 +127,8 @@ def findings(servers: Sequence[StoreFacts]) -> Sequence[tuple[str, bool]]:
             any(server.version is not None and server.version < LEAST_VERSION for server in servers),
         ),
         (
-            "Redis does not tell its maxmemory-policy (INFO is forbidden to this user): see that it is "
-            f"{SAFE_POLICY}, and that an append-only file is kept.",
+            "Redis does not report its maxmemory-policy (INFO is forbidden for this user): check that it is "
+            f"{SAFE_POLICY}, and that appendonly is yes.",
             any(server.policy is None for server in servers),
         ),
     )

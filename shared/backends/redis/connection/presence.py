@@ -1,4 +1,4 @@
-"""Liveness by subscription: a channel has a subscriber while its process lives and is connected to Redis."""
+"""Decides whether processes live: each subscribes to a channel while it lives and is connected to Redis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ RETURNS_WITHIN = 3
 
 
 async def any_subscribed(redis: Pipeline, *channels: str) -> bool:
-    """Whether one of the channels has a subscriber, or may get one back, because Redis was restarted just now."""
+    """Whether one of the channels has a subscriber. Also true for RETURNS_WITHIN after a restart of Redis, because
+    living processes may not have subscribed again yet.
+    """
     return await redis.count_subscribers(*channels) > 0 or await redis.stable_for() < RETURNS_WITHIN
 
 

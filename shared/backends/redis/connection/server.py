@@ -1,4 +1,4 @@
-"""Redis, as the ports see it, one server or a cluster: which of the two it is, it says itself."""
+"""Opens Redis: one server, or a cluster. The server's INFO says which of the two it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Broken = Callable[[], None]
 
 
 class Server(Protocol):
-    """Steps through the pipeline, messages through subscriptions."""
+    """A Redis server or cluster: commands go through the pipeline, messages come through subscriptions."""
 
     @property
     def pipeline(self) -> Pipeline: ...
@@ -42,7 +42,7 @@ class RedisServer:
 
 
 class RedisCluster:
-    """What is published on one of its nodes is heard on all of them: any will do for a subscription."""
+    """A Redis Cluster. Each node receives all messages, so a subscription may use any node."""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
@@ -62,8 +62,8 @@ class RedisCluster:
 
 
 async def open_server(urls: str) -> Server:
-    """`urls`: Redis, or some of a cluster's nodes, separated by commas. Raises BackendUnavailable, and SettingsError
-    where several servers are no cluster.
+    """Connects to Redis. `urls`: one server, or some nodes of a cluster, separated by commas. Raises
+    BackendUnavailable, and SettingsError if there are several URLs and the servers are not a cluster.
     """
     seeds = split_list(urls)
     if await is_cluster(seeds):
@@ -71,12 +71,12 @@ async def open_server(urls: str) -> Server:
         await nodes.open()
         return RedisCluster(nodes)
     if len(seeds) > 1:
-        raise SettingsError("The setting redis_url names several servers, and the first that answers is no cluster's.")
+        raise SettingsError("The setting redis_url names several servers, but they are not a Redis Cluster.")
     return RedisServer(seeds[0])
 
 
 async def is_cluster(seeds: list[str]) -> bool:
-    """As the first that answers says. Raises BackendUnavailable."""
+    """Asks the first server that answers. Raises BackendUnavailable."""
     failure: BackendUnavailable | None = None
     for url in seeds:
         wire = Wire(url)

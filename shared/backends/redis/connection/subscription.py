@@ -1,4 +1,4 @@
-"""Messages from Redis: one subscription for life."""
+"""A subscription to one channel of Redis, which is renewed after each lost connection."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from shared.backends.redis.connection.driver import FAILURES, Wire, unavailable
 log = structlog.get_logger(__name__)
 
 PING_AFTER = 5.0
-"""Seconds of silence after which a subscription asks whether anybody is there: a wire that was cut without a word looks
-just like a channel on which nothing happens.
+"""Seconds without a message after which the subscription sends a PING, because a connection that was lost silently
+cannot be distinguished from a quiet channel.
 """
 
 
 class Subscription:
-    """One channel for life. Calls `receive` for each message, and `broken` once per lost connection, after which
-    it subscribes again: whoever listens must then look at the truth, since messages were lost.
+    """Subscribes to one channel. Calls `receive` for each message, and `broken` after each lost connection, when it has
+    subscribed again. Messages may have been lost then, so the owner must read its data from the store.
 
-    `wires` opens fresh ones, of which any will do: the first that serves is taken. `ping_after`: see PING_AFTER.
+    `wires` returns new connections, of which the first that works is used. `ping_after`: see PING_AFTER.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Subscription:
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Returns when messages will no longer be missed."""
+        """Subscribes. Messages that are published after this returns are received. Raises BackendUnavailable."""
         try:
             await self._subscribe()
         except FAILURES as error:
@@ -54,13 +54,13 @@ class Subscription:
 
     @property
     def task(self) -> asyncio.Task[None]:
-        """Ends only when closed, or with the error that ended it: its owner must watch it."""
+        """The receiving task. It ends on `close`, or with an error, so the owner must watch it."""
         assert self._task is not None
         return self._task
 
     @property
     def ended(self) -> bool:
-        """Whether it was opened and has died."""
+        """Whether the receiving task has ended."""
         return self._task is not None and self._task.done()
 
     async def close(self) -> None:
@@ -99,7 +99,7 @@ class Subscription:
             self._broken()
 
     async def _receive_all(self) -> None:
-        """What has come together is handed on together, in one turn of the loop."""
+        """Receives messages. Those that arrive together are passed on in one iteration of the loop."""
         while True:
             message = await self._wire.receive()
             self._received += 1
@@ -109,7 +109,7 @@ class Subscription:
                 self._receive(message[2])
 
     async def _watch(self) -> None:
-        """Raises once the wire is silent though somebody was asked. Beside the reading, so that a message costs no
+        """Raises TimeoutError if the server does not answer a PING. A separate task, so that no message needs a
         timer.
         """
         while True:
@@ -133,7 +133,7 @@ class Subscription:
 
 @asynccontextmanager
 async def listening(subscription: Subscription) -> AsyncGenerator[Subscription]:
-    """Open inside. Raises BackendUnavailable."""
+    """Opens the subscription, and closes it on exit. Raises BackendUnavailable."""
     await subscription.open()
     try:
         yield subscription

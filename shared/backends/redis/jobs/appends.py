@@ -1,5 +1,5 @@
-"""Appends to many logs in one step: the frames of a worker's jobs within one round trip to Redis cost one script call
-and one pub/sub message to each replica that follows them.
+"""Appends to several logs in one step. The frames that a worker sends in one round trip need one script call, and one
+pub/sub message for each replica that follows them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from shared.frames import count_frames
 from shared.ports import Progress
 
 MOST = 128
-"""Most appends in one step: it blocks Redis for about a millisecond."""
+"""Most appends in one step, which blocks Redis for about a millisecond."""
 
 ELSEWHERE = b"elsewhere"
-"""A node's answer for a log that it does not have."""
+"""The answer of a cluster's node for a log that is on another node."""
 
 
 class Append(NamedTuple):
@@ -32,8 +32,8 @@ class Append(NamedTuple):
 
 
 class Appends:
-    """Each server's share a step. One that a cluster has moved meanwhile is repeated by itself, which is harmless where
-    it took place.
+    """Collects appends into one step for each server. An append whose log a cluster has moved meanwhile is repeated in
+    a step of its own; a repeated append is harmless.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -61,7 +61,7 @@ class Appends:
 
 
 class AppendStep:
-    """Takes appends while it is `open`: until it is sent, or given up before that for the server's silence."""
+    """A step that accepts appends while it is `open`: until it is sent, or has failed because the server is silent."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.open = True
@@ -87,7 +87,9 @@ class AppendStep:
         return future
 
     def command(self) -> Command:
-        """A cluster takes no keys of two slots; the step knows how they are named."""
+        """Builds the step. In a cluster it names the keys of the first append only, because a step may not name keys of
+        two slots.
+        """
         self.open = False
         declared = self._appends[:1] if self._redis.spread else self._appends
         names = [name for append in declared for name in keys.of_job(append.job_id)[:2]]
@@ -95,7 +97,7 @@ class AppendStep:
         return LuaStep("append", names, tuple(arguments)).command
 
     def resolve_all(self, answers: Sequence[Any]) -> None:
-        """Each append has an answer of its own: 1, or a refusal."""
+        """Resolves the future of each append with its own answer: 1, or a refusal."""
         for append, answer in zip(self._appends, answers, strict=True):
             if answer != 1 and answer[0] == ELSEWHERE:
                 alone = self._redis.step(lua_steps.append(append.job_id, append.arguments), read=raise_single_refusal)
@@ -104,7 +106,7 @@ class AppendStep:
                 resolve(append.future, answer)
 
     def failed(self, step: asyncio.Future[Any]) -> None:
-        """A done callback: where the step had no answer, none of its appends has."""
+        """A done callback. If the step failed, all its appends fail."""
         self.open = False
         if step.cancelled() or step.exception() is not None:
             for append in self._appends:
@@ -123,7 +125,7 @@ def resolve(future: asyncio.Future[None], answer: Any) -> None:
 
 
 def raise_single_refusal(answers: Sequence[Any]) -> None:
-    """Of a step that was one append: it raises why it was refused."""
+    """Reads the answer of a step with a single append; raises its refusal."""
     if answers[0] != 1:
         raise_if_refused(answers[0])
 

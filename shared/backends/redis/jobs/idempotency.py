@@ -24,7 +24,7 @@ from shared.errors import key_reused
 from shared.job import IdempotencyKey, Job
 
 LOOKS = (0.0, 0.01, 0.03, 0.1, 0.3, 0.6)
-"""Seconds between looks for a record that is to come: it takes its writer one round trip, if it lives."""
+"""Seconds between checks for a record that is not written yet. A living writer needs one round trip."""
 
 
 class KeyedJobs:
@@ -32,7 +32,9 @@ class KeyedJobs:
         self._redis = pipeline
 
     async def claim(self, job: Job, key: IdempotencyKey) -> str:
-        """The id of the job that the key stands for: that of `job`, if it was free. Raises IdempotencyKeyReused."""
+        """Returns the id of the job that the key belongs to; a free key is given to `job`. Raises
+        IdempotencyKeyReused.
+        """
         name = keys.idempotency_key(job.tenant, key.name)
         own, ttl = orjson.dumps([job.id, key.fingerprint]), milliseconds(key.kept)
         held: bytes = await self._redis.step(lua_steps.idempotency_key_claim(name, value=own, ttl_ms=ttl))
@@ -48,7 +50,9 @@ class KeyedJobs:
         return job.id
 
     async def _is_there(self, tenant: str, job_id: str, ttl: int) -> bool:
-        """Whether the tenant has this job, or had it until its data expired. If not, it never will."""
+        """Whether the tenant has this job, or had it until its data expired. If not, a tombstone prevents it from now
+        on.
+        """
         for delay in LOOKS:
             await asyncio.sleep(delay)
             spec, taken, known = await asyncio.gather(

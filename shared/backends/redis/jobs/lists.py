@@ -1,8 +1,7 @@
-"""A tenant's jobs in order: indexes of ids, which sort by age, and the records behind them.
+"""Lists a tenant's jobs: reads ids, which sort by age, from an index, and then the records.
 
-A filter is served from the index that holds least beside what it asks for: each pair of metadata has one
-(redis_pairs.py), jobs that did not end well have one for each
-ending, each model has one, and jobs that are not over are in the lines of their queues anyway.
+A filter uses the index with the fewest unwanted jobs. There is an index for each metadata pair (metadata_index.py), for
+each model, and for each status of jobs that ended without completing. Open jobs are read from the fair queues.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from shared.job import TERMINAL, Job, JobStatus, QueueName, Tier
 from shared.ports import JobFilter
 
 PAGE = 200
-"""Records looked at per round trip at most, while a filtered list is gathered."""
+"""Most records that are read in one round trip for a filtered list."""
 
 UNWELL = TERMINAL - {JobStatus.COMPLETED}
-"""The endings that have lists of their own."""
+"""The final statuses that have an index."""
 
 NextIds = Callable[[str | None, int], Awaitable[Sequence[str]]]
-"""(the id behind which to go on, how many) → the next ids in order."""
+"""(the id to continue behind, how many) → the next ids in order."""
 
 
 async def list_jobs(
@@ -37,8 +36,8 @@ async def list_jobs(
     limit: int,
     forget: Callable[[Sequence[str]], Awaitable[None]] | None = None,
 ) -> list[Job]:
-    """Looks at as many records as are wanted, and at more in a round trip where the filter lets few pass. `forget` is
-    told of ids without a record.
+    """Reads pages of records until `limit` jobs match. The pages grow while few records match. `forget` is called with
+    ids that have no record.
     """
     found: list[Job] = []
     page, cursor = min(limit, PAGE), after
@@ -56,7 +55,7 @@ async def list_jobs(
 
 
 async def source_of(redis: Pipeline, tenant: str, where: JobFilter, oldest_first: bool) -> NextIds:
-    """What the filter's jobs are among."""
+    """Returns the source of ids that contains all jobs of the filter."""
     if where.status is not None and not where.status.terminal and not where.stored:
         return among_ids(await open_ids(redis, tenant, where.model), oldest_first)
     return among_indexes(redis, indexes_for(tenant, where), oldest_first)
@@ -92,7 +91,7 @@ def among_ids(ids: Sequence[str], oldest_first: bool) -> NextIds:
 
 
 async def open_ids(redis: Pipeline, tenant: str, model: str | None) -> Sequence[str]:
-    """The tenant's jobs that wait or run, from the lines of the queues that have had any."""
+    """Returns the ids of the tenant's open jobs, from the fair queues."""
     if model is None:
         queues = [raw.decode() for raw in await redis.command("ZRANGE", keys.QUEUES, 0, -1)]
     else:
@@ -102,7 +101,7 @@ async def open_ids(redis: Pipeline, tenant: str, model: str | None) -> Sequence[
 
 
 def pairs(raw: Any) -> list[tuple[bytes, bytes]]:
-    """HGETALL's answer, whichever shape it has."""
+    """Returns the items of HGETALL's answer, which is a dict or a flat list."""
     if isinstance(raw, dict):
         return list(cast(dict[bytes, bytes], raw).items())
     return list(zip(raw[::2], raw[1::2], strict=True))

@@ -31,7 +31,7 @@ class RedisLog:
     def append(
         self, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None = None
     ) -> Awaitable[None]:
-        # Whoever waits for the first frame has waited long enough.
+        # The first frame is sent at once, because it determines the time to the first token.
         return self._appends.add(job_id, attempt, offset, frames, progress, batchable=offset > 0)
 
     async def reserve(self, job_id: str, attempt: int, size: int) -> None:
@@ -59,7 +59,7 @@ class RedisLog:
         return await self._redis.command("GET", keys.progress(job_id)) or b""
 
     async def _snapshot(self, job_id: str, offset: int, limit: int) -> Snapshot | None:
-        """Reading the log is also what puts this replica on the job's list: from here on nothing is missed."""
+        """Reads the log. The same step adds this replica to the job's followers, so no live message is missed."""
         answer = await self._redis.step(lua_steps.follow(job_id, replica=self._replica, offset=offset, limit=limit))
         if not answer[0]:
             return None
@@ -69,7 +69,7 @@ class RedisLog:
 
 
 def dispatch(hub: FollowerHub, message: bytes) -> None:
-    """A live message of prelude.lua, about one job or many."""
+    """Decodes a live message (see prelude.lua), which contains changes of one or more jobs, and applies them."""
     at = 0
     while at < len(message):
         start = message.index(b"\n", at) + 1

@@ -1,8 +1,8 @@
-"""Jobs by the pairs of their metadata: a sorted set of ids for each pair that any job of a tenant has.
+"""The index of jobs by metadata pairs on Redis: one sorted set of ids for each pair of a tenant's jobs.
 
-A set may hold jobs that have the pair no more, for whoever reads it looks at the records; but one that has it is there.
-Two that describe a job at once may each take away what the other has put there. So whoever has taken something away
-looks at the record once more, and puts the job where that says: the last of them sees what is there in the end.
+A set contains every job that has the pair. It may contain others, which readers drop after they have read the record.
+Two concurrent updates of a job's metadata may remove each other's entries. So an update that has removed entries reads
+the record once more, and adds the job to the sets of its present metadata. The later update then sees the final record.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shared.job import Job, born_at
 from shared.ports import JobFilter
 
 WRITTEN = 60.0
-"""Seconds after which a job that is in a set and has no record is none: its record was to come with the set."""
+"""Seconds after which an entry without a record is removed. Entry and record are written at the same time."""
 
 
 class PairIndex:
@@ -29,7 +29,7 @@ class PairIndex:
         self._redis = pipeline
 
     def add(self, job: Job, metadata: Mapping[str, str], ttl: int) -> Sequence[asyncio.Future[Any]]:
-        """Nothing for a job without. `ttl`: milliseconds for which its record lives at most."""
+        """Adds a job to the sets of its pairs. `ttl`: milliseconds for which its record exists at most."""
         sets = [keys.pair_of(job.tenant, digest) for digest in all_digests(job.tenant, metadata, stored=job.stored)]
         if not sets:
             return []
@@ -46,7 +46,7 @@ class PairIndex:
     async def moving(
         self, job: Job, metadata: Mapping[str, str], read: Callable[[str], Awaitable[Job | None]]
     ) -> AsyncGenerator[None]:
-        """Around the step that gives the job other metadata."""
+        """Updates the index around the step that replaces the job's metadata."""
         await self._keep(job, metadata)
         yield
         before, after = (all_digests(job.tenant, each, stored=job.stored) for each in (job.metadata, metadata))
@@ -58,7 +58,7 @@ class PairIndex:
         await asyncio.gather(*self.add(job, metadata, time_to_live(job, job.deadline_at)))
 
     async def smallest(self, tenant: str, where: JobFilter) -> str | None:
-        """The set that holds least of those that the filter's jobs are all in; None where there is no such set."""
+        """Returns the smallest set that contains all jobs of the filter, or None if the filter has no pairs."""
         sets = [keys.pair_of(tenant, each) for each in digests(tenant, where.metadata, stored=where.stored)]
         if len(sets) <= 1:
             return sets[0] if sets else None
@@ -66,7 +66,7 @@ class PairIndex:
         return min(zip(sizes, sets, strict=True))[1]
 
     async def clear(self, index: str, job_ids: Sequence[str]) -> None:
-        """Jobs that had no record just now, and have none at a second look."""
+        """Removes jobs without a record from a set, after a second check."""
         old = [each for each in job_ids if born_at(each) < time.time() - WRITTEN]
         there = await asyncio.gather(*(self._redis.command("EXISTS", keys.job(each)) for each in old))
         if gone := [each for each, exists in zip(old, there, strict=True) if not exists]:

@@ -1,10 +1,10 @@
-"""Finds jobs that the broker has lost: a broker cannot be asked for a message, so what it must have delivered by now
-says it.
+"""Finds jobs whose message the broker has lost. The broker cannot be asked for a single message, so the loss is
+inferred.
 
-A job's message is gone if its queue is empty and nobody runs the job, or if one of the same tenant that joined the
-queue much later has been claimed (one of another tenant may have had its turn first). For the latter each look
-remembers the newest job that waits: once it has been claimed, whatever of its tenant's joined well before it and waits
-still has been overtaken.
+A job's message is lost if its queue is empty and no worker runs the job. It is also lost if a job of the same tenant
+that was queued much later has been claimed; jobs of other tenants may overtake it for fairness. For the second rule,
+each search remembers the newest waiting job. When that job has been claimed, all jobs of its tenant that were queued
+well before it and still wait are orphans.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from shared.backends.redis.jobs.store import RUNNING
 from shared.job import Job, JobStatus, QueueName
 
 PAGE = 1000
-"""Jobs looked at in one search of a queue."""
+"""Most jobs that one search of a queue reads."""
 
 MARKS = 64
-"""Newest jobs that are remembered: if one of them is itself an orphan, another of them will be claimed."""
+"""Most jobs that are remembered. More than one, because a remembered job may itself be an orphan."""
 
 CLAIMED = {JobStatus.IN_PROGRESS, JobStatus.COMPLETED, JobStatus.FAILED}
 
 
 class WaitingJob(NamedTuple):
-    """A job in its queue's index, and since when anybody could have claimed it."""
+    """A job in its queue's index, and the time since which a worker could have claimed it."""
 
     job_id: str
     since: float
 
 
 class Gone(NamedTuple):
-    """The messages of jobs that joined before `everyone`'s moment are gone, or before their tenant's."""
+    """The messages of jobs that were queued before these times are lost. `everyone`: for all tenants."""
 
     everyone: float
     tenants: Mapping[str, float] = {}
@@ -53,7 +53,7 @@ class Gone(NamedTuple):
 
 
 class OrphanFinder:
-    """`depth`: how many messages of a queue wait to be delivered."""
+    """Finds orphans. `depth`: returns how many messages of a queue wait to be delivered."""
 
     def __init__(self, pipeline: Pipeline, depth: Callable[[QueueName], Awaitable[int]]) -> None:
         self._redis = pipeline
@@ -73,7 +73,7 @@ class OrphanFinder:
         return [job for job in suspects if job is not None]
 
     async def _watch(self, queue: QueueName) -> None:
-        """See which of the jobs that were the newest once have been claimed since, and remember another one."""
+        """Checks which remembered jobs have been claimed, and remembers the newest job."""
         marks = self._marks[queue]
         records = await asyncio.gather(*(self._redis.command("HGETALL", keys.job(job_id)) for job_id in marks))
         overtaken = self._overtaken[queue]
@@ -101,7 +101,7 @@ class OrphanFinder:
         return [WaitingJob(raw.decode(), float(score)) for raw, score in zip(found[::2], found[1::2], strict=True)]
 
     async def _look(self, waiting: WaitingJob, queue: QueueName, gone: Gone) -> Job | None:
-        """The job, if nobody could be running it."""
+        """Returns the job if no worker can be running it."""
         record = fields_of(await self._redis.command("HGETALL", keys.job(waiting.job_id)))
         job = decode_job(record)
         if job is None or job.status.terminal:

@@ -1,4 +1,4 @@
-"""Jobs whose clients were cut off, found by what was sent: a set of ids for each request that may be sent again."""
+"""Finds jobs whose clients were cut off, by the digest of the request: one set of ids for each digest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def remember_sent(redis: Pipeline, job: Job, sent: str, ttl: int) -> asyncio.Fut
 
 
 async def reattach_newest(redis: Pipeline, tenant: str, sent: str) -> str | None:
-    """Whoever takes an id out of the set has the job: two that ask at once get two."""
+    """Detaches a job without a living follower, and returns its id. The call that removes an id from the set gets the
+    job, so concurrent calls get different jobs.
+    """
     index = keys.sent(tenant, sent)
     for raw in await redis.command("ZRANGE", index, 0, -1):
         job_id = raw.decode()

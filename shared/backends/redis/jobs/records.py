@@ -1,4 +1,4 @@
-"""A job's record as Redis keeps it: the spec it was submitted with, and beside it what has happened since."""
+"""A job's record in Redis: the job as it was submitted, and fields for what has happened since."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.backends.spec import decode_spec
 from shared.job import Job, JobStatus, new_job_id
 
 MEMORY_OF_IDS = 7 * 86400.0
-"""Seconds for which a tenant's job ids are known after their data has expired: 410, not 404."""
+"""Seconds for which a tenant's job ids are kept after their data has expired. They are answered 410, not 404."""
 
 
 def milliseconds(seconds: float) -> int:
@@ -21,22 +21,22 @@ def milliseconds(seconds: float) -> int:
 
 
 def time_to_live(job: Job, deadline_at: float) -> int:
-    """Milliseconds that a job's keys must live for if nobody ever ends it."""
+    """Returns the milliseconds for which a job's keys are kept if the job never ends."""
     return milliseconds(max(0.0, deadline_at - time.time()) + job.retention)
 
 
 def oldest_kept(job: Job) -> str:
-    """The least id that lists keep beside the job's."""
+    """Returns the lowest id that indexes keep when the job is added."""
     return new_job_id(time.time() - MEMORY_OF_IDS - job.retention)
 
 
 def fields_of(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Mapping[bytes, bytes]:
-    """HGETALL's answer, which a pipeline of raw commands may leave as a flat list."""
+    """Returns HGETALL's answer as a mapping; a pipeline of raw commands returns a flat list."""
     return raw if isinstance(raw, Mapping) else dict(zip(raw[::2], raw[1::2], strict=True))
 
 
 def decode_job(raw: Mapping[bytes, bytes] | Sequence[bytes]) -> Job | None:
-    """A record from HGETALL's answer."""
+    """Decodes a record from HGETALL's answer."""
     fields = fields_of(raw)
     if b"spec" not in fields:
         return None

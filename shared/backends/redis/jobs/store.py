@@ -1,4 +1,6 @@
-"""The job store on Redis: each change is one Lua step (lua/), each step's legality comes from the table in job.py."""
+"""The job store on Redis. Each change is one Lua step (lua/); the statuses that it allows come from the table in
+job.py.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +36,15 @@ from shared.ports import Backlog, Claim, Ending, JobFilter, NotClaimed, QueueSta
 from shared.quota import LOG_ROOM
 
 MEMORY_OF_DEAD = 30 * 86400.0
-"""Seconds for which a dead job is in the list of all of them, if its record lives as long."""
+"""Seconds for which a dead job is listed, if its record exists as long."""
 
 NOTE_QUEUE_EVERY = 60.0
 
 ASK_FIRST = 64 * 1024
-"""Bytes of a request beyond which it is not written before it is known that its tenant may keep it."""
+"""Bytes of a request from which the quota is checked before the request is written."""
 
 RUNNING = 1e10
-"""Added to a job's place in its queue's index while it runs: beyond all that wait, and still in their order."""
+"""Added to a job's position in its queue's index while it runs, so that running jobs come behind all waiting jobs."""
 
 
 def listed(statuses: Iterable[JobStatus]) -> str:
@@ -57,18 +59,18 @@ OPEN = listed(status for status in JobStatus if not status.terminal)
 
 
 def indexes_of(job: Job) -> Sequence[str]:
-    """The lists that know the job by its tenant."""
+    """Returns the tenant's indexes that contain the job."""
     always = (keys.jobs_of(job.tenant), keys.model_of(job.tenant, job.model))
     return (*always, keys.stored_of(job.tenant)) if job.stored else always
 
 
 def endable(status: JobStatus) -> str:
-    """The statuses from which a job may end in `status`."""
+    """Returns the statuses from which a job may end in `status`."""
     return listed(sources(ENDINGS[status]))
 
 
 class RedisStore:
-    """`fair`: whether tenants take turns in a queue; otherwise jobs are run in the order of arrival."""
+    """`fair`: whether the tenants of a queue share its workers fairly; otherwise jobs run in the order of arrival."""
 
     def __init__(self, pipeline: Pipeline, replica: str, *, fair: bool, kept: KeptBytes) -> None:
         self._redis = pipeline
@@ -89,7 +91,7 @@ class RedisStore:
         holder = await self._keyed.claim(job, key)
         if holder != job.id or await self._create(job, body, follower=follower):
             return holder
-        await self.delete(job)  # Somebody took this process for dead: the id is barred.
+        await self.delete(job)  # Another request took this process for dead, and wrote a tombstone for the id.
         if (holder := await self._keyed.claim(job, key)) == job.id:
             raise StoreUnavailable("The store (Redis) was too slow for this request.", retry_after=1)
         return holder
@@ -100,7 +102,9 @@ class RedisStore:
     async def _create(
         self, job: Job, body: bytes, *, follower: str = "", restored: bool = False, sent: str | None = None
     ) -> bool:
-        """A job that is refused for its bytes leaves nothing behind; a large one is not even written."""
+        """Writes a job's record and adds it to its indexes. If the quota is used up, everything is removed again; a
+        large request is not written at all.
+        """
         ttl, spec = time_to_live(job, job.deadline_at), encode_spec(job)
         opening = Opening.of(job, spec, body, ttl)
         counting = self._count(job, opening, ttl, limited=not restored)
@@ -141,7 +145,7 @@ class RedisStore:
         return bool(made)
 
     def _count(self, job: Job, opening: Opening, ttl: int, *, limited: bool) -> asyncio.Future[Any]:
-        """List the job as its tenant's, and count its bytes, in one step."""
+        """Adds the job to its tenant's indexes and counts its bytes, in one step."""
         names = (*indexes_of(job), opening.account)
         lasts = milliseconds(MEMORY_OF_IDS) + ttl
         counted = self._kept.of_index(opening, limited=limited)
@@ -154,7 +158,7 @@ class RedisStore:
         return self._redis.step(step)
 
     def _note_queue(self, queue: str, ttl: int) -> Sequence[asyncio.Future[Any]]:
-        """Now and then, in case the store has lost it."""
+        """Adds the queue's name to the index of queues, repeatedly, because the store may have lost it."""
         now = time.monotonic()
         if now - self._noted.get(queue, float("-inf")) < NOTE_QUEUE_EVERY:
             return ()
@@ -178,11 +182,11 @@ class RedisStore:
             self._redis.command("UNLINK", keys.progress(job_id)).add_done_callback(run_and_discard)
 
     def _charge_limit(self, key: str, job_id: str, used: int | None) -> None:
-        """Should it get lost, it is found when the key's limit is reached."""
+        """Closes the job at its key. If the step is lost, the job is closed when the key's limit is reached."""
         self._limiter.charge(key, job_id, used=used).add_done_callback(run_and_discard)
 
     def _list_dead(self, job_id: str, ending: Ending) -> None:
-        """List a dead job for whoever looks after all tenants'."""
+        """Adds a dead job to the list of all tenants' dead jobs, for operators."""
         if (ending.error or {}).get("code") == AttemptsExhausted.default_code:
             oldest = new_job_id(time.time() - MEMORY_OF_DEAD)
             lasts = milliseconds(MEMORY_OF_DEAD)
@@ -209,8 +213,8 @@ class RedisStore:
             self._charge_limit(job.limit_key, job.id, None)
 
     async def restore(self, job: Job, *, body: bytes | None) -> bool:
-        """A store that has lost a job's record has lost the list that knew it, too. The id of a discarded or
-        deleted one is in no list either, but it is taken.
+        """If the store has lost a job's record, it has lost the id in the tenant's index as well. The id of a discarded
+        or deleted job is not in the index either, but has a tombstone.
         """
         if await self._redis.command("EXISTS", keys.job(job.id)) or await self.knew(job.tenant, job.id):
             return False
@@ -252,7 +256,9 @@ class RedisStore:
         await self._queue.requeue(queue.decode(), job_id, position=position, due_at=position if after > 0 else 0)
 
     async def _list_unwell(self, job_id: str, status: JobStatus) -> None:
-        """Before the step that ends the job so: one in the list that has not ended so is passed over there."""
+        """Adds the job to the index of its final status, before the step that ends it. Readers drop jobs in the index
+        that have another status.
+        """
         if status in UNWELL and (job := await self.get(job_id)) is not None:
             await self._remember([keys.ended_of(job.tenant, status)], job, time_to_live(job, job.deadline_at))
 
@@ -291,7 +297,7 @@ class RedisStore:
         return bool(answer[0])
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
-        while True:  # A job that is claimed between two of these steps is looked at again.
+        while True:  # Repeated if the job is claimed between two of these steps.
             status, raw_owner = await self._redis.step(lua_steps.cancel(job_id, cancellable=CANCELLABLE))
             if not status or JobStatus(status.decode()).terminal:
                 return
@@ -305,7 +311,7 @@ class RedisStore:
         if (job := await self.get(job_id)) is None:
             return False
         now, ttl = time.time(), time_to_live(job, deadline_at)
-        # In its queue's line and the outbox first: should this process die in between, it is found there.
+        # Fair queue and outbox first: if this process dies before the last step, the job is found there.
         if job.webhook_url is not None:
             await await_ending(self._redis, job, ttl)
         await self._queue.add(job, now, ttl)
