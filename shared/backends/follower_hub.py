@@ -1,7 +1,7 @@
-"""All followers in this process, by job. Backends tell the hub what happened; the hub tells the job's followers.
+"""All followers in this process, by job. Backends report events to the hub, and the hub notifies the job's followers.
 
-A job may have a thousand readers. Telling all of them at once would hold the event loop, so a job with more than a few
-readers is told slice by slice, with other work between the slices.
+A job may have a thousand readers. To notify all of them at once would block the event loop, so the followers of a job
+with more than a few readers are notified in slices, with other work between the slices.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from shared.job import JobStatus
 from shared.ports import Ending
 
 FEW = 4
-"""Followers of one job that are told at once."""
+"""Most followers of one job that are notified at once."""
 
 SLICE = 32
-"""Followers of jobs with many followers that are told per event loop iteration."""
+"""Followers of jobs with many followers that are notified per event-loop iteration."""
 
 SLICE_OF_JOB = 8
-"""Followers of one such job that are told before another job's are."""
+"""Followers of one such job that are notified before those of another job."""
 
 BACKLOG_LIMIT = 64 * 1024
-"""Bytes of one job that wait to be told. Beyond that they are dropped, and the followers read the log."""
+"""Most bytes of one job that wait for its followers. Beyond that they are dropped, and the followers read the log."""
 
 Event = Callable[[LogFollower], None]
 
@@ -58,17 +58,17 @@ def distrust(follower: LogFollower) -> None:
 
 
 class Backlog:
-    """One job's events that not all of its followers have been told."""
+    """One job's events of which not all of its followers have been notified."""
 
     def __init__(self) -> None:
         self._waiting: deque[Event] = deque()
-        self._telling: Event | None = None
-        self._untold: list[LogFollower] = []
+        self._current: Event | None = None
+        self._remaining: list[LogFollower] = []
         self._bytes = 0
 
     @property
     def empty(self) -> bool:
-        return self._telling is None and not self._waiting
+        return self._current is None and not self._waiting
 
     def add(self, event: Event) -> None:
         self._waiting.append(event)
@@ -83,24 +83,26 @@ class Backlog:
             self.add(NewBytes(offset, [data], len(data)))
 
     def distrust(self) -> None:
-        """Replaces what waits: the followers read the log, which has all of it."""
+        """Drops the waiting events and makes the followers read the log, which contains all of them."""
         self._waiting.clear()
         self._bytes = 0
         self.add(distrust)
 
-    def tell(self, followers: list[LogFollower], most: int) -> int:
-        """Tells the next event to up to `most` followers. `followers`: all of the job's. Returns how many were told."""
-        if self._telling is None:
-            self._telling = event = self._waiting.popleft()
-            self._untold = followers[::-1]
+    def notify(self, followers: list[LogFollower], most: int) -> int:
+        """Notifies up to `most` followers of the next event, and returns their number. `followers`: all of the
+        job's.
+        """
+        if self._current is None:
+            self._current = event = self._waiting.popleft()
+            self._remaining = followers[::-1]
             self._bytes -= event.size if isinstance(event, NewBytes) else 0
-        told = 0
-        while self._untold and told < most:
-            self._telling(self._untold.pop())
-            told += 1
-        if not self._untold:
-            self._telling = None
-        return told
+        notified = 0
+        while self._remaining and notified < most:
+            self._current(self._remaining.pop())
+            notified += 1
+        if not self._remaining:
+            self._current = None
+        return notified
 
 
 class FollowerHub:
@@ -116,8 +118,8 @@ class FollowerHub:
 
     @contextmanager
     def following(self, follower: LogFollower) -> Generator[LogFollower]:
-        """Tells `follower` what happens to its job within the context. A reader that still waits at its end is woken
-        with FollowerClosed.
+        """Notifies `follower` of its job's events while inside. A reader that still waits on exit gets
+        FollowerClosed.
         """
         self.add(follower)
         try:
@@ -130,7 +132,7 @@ class FollowerHub:
         self._followers[follower.job_id].append(follower)
 
     def remove(self, follower: LogFollower) -> None:
-        """Removes `follower`, and its job with the last one."""
+        """Removes `follower`, and its job if it was the job's last follower here."""
         here = self._followers[follower.job_id]
         here.remove(follower)
         if not here:
@@ -146,17 +148,17 @@ class FollowerHub:
             self._backlog(job_id).add_bytes(offset, data)
 
     def move(self, job_id: str, status: JobStatus) -> None:
-        self._tell(job_id, lambda follower: follower.move(status))
+        self._notify(job_id, lambda follower: follower.move(status))
 
     def end(self, job_id: str, size: int, ending: Ending) -> None:
-        self._tell(job_id, lambda follower: follower.end(size, ending))
+        self._notify(job_id, lambda follower: follower.end(size, ending))
 
     def distrust_all(self) -> None:
         """Makes every follower read its log, because the live path broke."""
         for job_id in self._followers:
-            self._tell(job_id, distrust)
+            self._notify(job_id, distrust)
 
-    def _tell(self, job_id: str, event: Event) -> None:
+    def _notify(self, job_id: str, event: Event) -> None:
         followers = self._followers.get(job_id, ())
         if self._at_once(job_id, len(followers)):
             for follower in followers:
@@ -169,15 +171,15 @@ class FollowerHub:
 
     def _backlog(self, job_id: str) -> Backlog:
         if not self._backlogs:
-            asyncio.get_running_loop().call_soon(self._tell_slice)
+            asyncio.get_running_loop().call_soon(self._notify_slice)
         return self._backlogs.setdefault(job_id, Backlog())
 
-    def _tell_slice(self) -> None:
+    def _notify_slice(self) -> None:
         left = SLICE
         while left > 0 and self._backlogs:
             job_id, backlog = self._backlogs.popitem(last=False)
-            left -= max(1, backlog.tell(self._followers[job_id], min(left, SLICE_OF_JOB)))
+            left -= max(1, backlog.notify(self._followers[job_id], min(left, SLICE_OF_JOB)))
             if not backlog.empty:
                 self._backlogs[job_id] = backlog
         if self._backlogs:
-            asyncio.get_running_loop().call_soon(self._tell_slice)
+            asyncio.get_running_loop().call_soon(self._notify_slice)

@@ -1,7 +1,7 @@
-"""The client's request: every field of OpenAI's chat completions API, checked, and ours beside them.
+"""The client's request: checks every field of OpenAI's chat completions API, and the fields that Ignite adds.
 
-A request is checked once, at the door, and then travels as the client's own bytes. Fields that nobody here knows are
-kept: they belong to the engine.
+A request is checked once, before admission. After that it is passed on as the client's own bytes. Unknown fields are
+kept for the engine.
 """
 
 from shared.schema.base import QUOTED

@@ -1,4 +1,4 @@
-"""What every part of a request's check shares."""
+"""Shared parts of the request models."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
 QUOTED = 100
-"""Characters."""
+"""Most characters of a client's text that an error quotes."""
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
-"""What OpenAI lets functions and response formats be called."""
+"""OpenAI's rule for names of functions and response formats."""
 
 TEXT, LIST, OBJECT = "<text>", "<list>", "<object>"
-"""The branches of fields that may be one thing or another; no field is called so."""
+"""Tags of the branches of union fields. No field has such a name."""
 
 
 def at_most(members: int) -> BeforeValidator:
-    """On an object that may have any keys: how many, counted before they are looked at."""
+    """Limits the number of members of an object with free keys, before they are validated."""
     return BeforeValidator(counted(members))
 
 
@@ -35,20 +35,20 @@ def counted(members: int) -> Callable[[object], object]:
 
 
 class Strict(BaseModel):
-    """No coercion: OpenAI answers 400 to a number in quotes. Fields that nobody here knows are kept."""
+    """Does not convert types: OpenAI answers 400 to a number in quotes. Unknown fields are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
 
 def text_or_list(value: object) -> str | None:
-    """The branch of a field that is either a string or a list."""
+    """Returns the branch of a field that is a string or a list."""
     if isinstance(value, str):
         return TEXT
     return LIST if isinstance(value, list) else None
 
 
 def text_or_object(value: object) -> str | None:
-    """The branch of a field that is either a string or an object."""
+    """Returns the branch of a field that is a string or an object."""
     if isinstance(value, str):
         return TEXT
     return OBJECT if isinstance(value, dict) else None
@@ -63,5 +63,5 @@ def missing(param: str) -> str:
 
 
 def short(text: str) -> str:
-    """What a client sent, for an answer that quotes it: megabytes do not come back."""
+    """Shortens a client's text to QUOTED characters, for an error that quotes it."""
     return text if len(text) <= QUOTED else text[: QUOTED - 1] + "…"

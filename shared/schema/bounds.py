@@ -1,7 +1,7 @@
-"""What a JSON body may consist of, counted before anything is built from it. Pure.
+"""Bounds the number of values in a JSON body, before it is parsed. Pure functions.
 
-A body's bytes say little about what it costs: 18 MB of text are one string, 18 MB of `[],` are six million lists. The
-bytes that separate values are counted; those inside strings do not count.
+The size of a body says little about the cost of parsing it: 18 MB of text are one string, 18 MB of `[],` are six
+million lists. So the separators of values are counted, but not those inside strings.
 """
 
 from __future__ import annotations
@@ -11,25 +11,27 @@ from dataclasses import dataclass
 from shared.errors import InvalidRequest
 
 MAX_CONTAINERS = 25_000
-"""Lists and objects of a body. 2,048 messages with their calls, and 128 tools with their schemas, have half of that."""
+"""Most lists and objects of a body. 2,048 messages with tool calls and 128 tools with schemas have half as many."""
 
 MAX_VALUES = 200_000
-"""Values of a body, containers among them."""
+"""Most values of a body, including lists and objects."""
 
 UNCOUNTED = 16 * 1024
-"""Bytes: a body that is no larger may consist of what it likes."""
+"""Bytes up to which a body is not counted."""
 
 WINDOW = 64 * 1024
-"""Bytes that are looked at in one go: other threads run in between."""
+"""Bytes that are counted without interruption; other threads run between two windows."""
 
 HEAVY_BYTES = 256 * 1024
 HEAVY_CONTAINERS = 2_000
-"""A body with more of either is checked beside the event loop."""
+"""A body with more of either is checked in a thread, not in the event loop."""
 
 
 @dataclass(slots=True)
 class Census:
-    """Counts in windows; `in_string` and `escaped` say where the last one ended."""
+    """Counts containers and separators, window by window. `in_string`, `escaped`: the state at the last window's
+    end.
+    """
 
     containers: int = 0
     separators: int = 0
@@ -47,7 +49,7 @@ class Census:
     def look(self, window: bytes) -> None:
         if self.escaped:
             window = window[1:]
-        # Pairs of backslashes first: what is left escapes the character behind it.
+        # Without pairs of backslashes, each remaining one escapes the next character.
         window = window.replace(b"\\\\", b"")
         self.escaped = window.endswith(b"\\")
         pieces = window.replace(b'\\"', b"").split(b'"')
@@ -62,15 +64,15 @@ def containers_at_most(body: bytes) -> int:
 
 
 def is_heavy(body: bytes) -> bool:
-    """Whether to check a body takes so long that others would have to wait for it."""
+    """Whether checking the body would block the event loop for too long."""
     if len(body) <= UNCOUNTED:
         return False
     return len(body) > HEAVY_BYTES or containers_at_most(body) > HEAVY_CONTAINERS
 
 
 def refuse_excess(body: bytes) -> None:
-    """Raises InvalidRequest where a body consists of too much. JSON that is none is refused by the parser, which builds
-    no more of it than was counted.
+    """Raises InvalidRequest if a body has too many values. Invalid JSON is left to the parser, which cannot build more
+    values than were counted.
     """
     if len(body) <= UNCOUNTED:
         return

@@ -1,4 +1,4 @@
-"""The messages of a request: what each role may say, and which message must follow which."""
+"""The messages of a request: the fields of each role, and the rules between messages."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ AssistantPart = Annotated[TextPart | RefusalPart, Discriminator("type")]
 P = TypeVar("P")
 
 MAX_PARTS = 2048
-"""Content parts of a message, and calls of tools."""
+"""Most content parts, and most tool calls, of one message."""
 
 TEXT_OR_PARTS = Discriminator(
     text_or_list,
@@ -132,7 +132,7 @@ class UserMessage(Strict):
 
 
 class AssistantMessage(Strict):
-    """`reasoning` and `reasoning_content` are what engines call the thoughts that their answers carry."""
+    """`reasoning`, `reasoning_content`: the engines' fields for the reasoning of an answer."""
 
     role: Literal["assistant"]
     content: Content[AssistantPart] | None = None
@@ -171,7 +171,7 @@ ChatMessage = Annotated[
 
 
 def conversation_faults(messages: Sequence[ChatMessage]) -> Iterator[tuple[str, str]]:
-    """What is wrong between messages, each with the path of the field to change: calls and their results must meet."""
+    """Yields faults between tool calls and their results, each with the path of the field to change."""
     caller, open_calls, known = 0, set[str](), set[str]()
     for index, message in enumerate(messages):
         if isinstance(message, ToolMessage):
@@ -182,7 +182,7 @@ def conversation_faults(messages: Sequence[ChatMessage]) -> Iterator[tuple[str, 
         known = _calls_of(message)
         caller, open_calls = index, set(known)
         if isinstance(message, AssistantMessage) and message.is_empty:
-            yield f"messages[{index}].content", "'content' is required unless 'tool_calls' or 'function_call' is there."
+            yield f"messages[{index}].content", "'content' is required unless 'tool_calls' or 'function_call' is set."
     yield from _unanswered(caller, open_calls)
 
 

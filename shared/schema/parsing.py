@@ -1,4 +1,4 @@
-"""From bytes to a checked request, or to one error that names the field to change."""
+"""Parses and checks a request. An error names the first field to change."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shared.schema.bounds import refuse_excess
 from shared.schema.request import ChatCompletionRequest, MetadataUpdate
 
 MAX_NESTING = 100
-"""Levels of JSON. Well under what the encoders of engines take (orjson: 254), far over what a request needs."""
+"""Most levels of JSON. Below the limits of engines' encoders (orjson: 254), and above what requests need."""
 
 NO_FIELDS = frozenset({TEXT, LIST, OBJECT, "[key]"})
-"""Steps of pydantic's paths that name no field: which branch it took, and that it is an object's key that is wrong."""
+"""Steps of pydantic's error paths that are not fields: branches of unions, and the mark of an object's key."""
 
 SINGLE = frozenset({"content", "approximate"})
-"""Types of objects that come in one shape only: pydantic's path names the type of all others as a step of its own."""
+"""Types of objects outside of unions. For all other types, pydantic's error paths have a step with the type."""
 
 EXPECTED = {
     "bool_type": "a boolean",
@@ -33,7 +33,7 @@ EXPECTED = {
     "model_type": "an object",
     "string_type": "a string",
 }
-"""JSON's words for what pydantic says in Python's."""
+"""JSON's names of the types that pydantic names in Python."""
 
 FOUND: Mapping[type, str] = {
     bool: "a boolean",
@@ -47,8 +47,8 @@ FOUND: Mapping[type, str] = {
 
 
 def parse_json(body: bytes) -> Any:
-    """`body` as JSON. Raises InvalidRequest (`invalid_json`); NaN, lone surrogates and bottomless nesting are not
-    JSON, and what consists of too much is refused before it is built.
+    """Parses JSON. Raises InvalidRequest (`invalid_json`), also for NaN, lone surrogates, too deep nesting, and for too
+    many values, which are counted before parsing.
     """
     if not body:
         raise InvalidRequest("The request body is empty; expected a JSON object.", code="invalid_json")
@@ -63,7 +63,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def nesting(value: Any) -> int:
-    """Levels of lists and objects in a JSON value."""
+    """Returns the number of levels of lists and objects in a JSON value."""
     depth, level = 0, containers([value])
     while level:
         depth += 1
@@ -72,13 +72,13 @@ def nesting(value: Any) -> int:
 
 
 def containers(values: Iterable[Any]) -> list[Iterable[Any]]:
-    """The lists among `values`, and the values of the objects among them."""
+    """Returns the lists among `values`, and the members of the objects among them."""
     objects = [cast(dict[str, Any], value).values() for value in values if isinstance(value, dict)]
     return [*objects, *(cast(list[Any], value) for value in values if isinstance(value, list))]
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """`body` as a JSON object. Raises InvalidRequest."""
+    """Parses a JSON object. Raises InvalidRequest."""
     value = parse_json(body)
     if not isinstance(value, dict):
         raise InvalidRequest("The request body is not a JSON object.", code="invalid_json")
@@ -86,7 +86,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def parse_metadata(body: bytes) -> dict[str, str]:
-    """The metadata of a MetadataUpdate. Raises InvalidRequest."""
+    """Parses and checks a MetadataUpdate, and returns its metadata. Raises InvalidRequest."""
     value = parse_json(body)
     try:
         return MetadataUpdate.model_validate(value).metadata or {}
@@ -95,9 +95,9 @@ def parse_metadata(body: bytes) -> dict[str, str]:
 
 
 def check_request(value: dict[str, Any], *, stream: bool | None = None) -> ChatCompletionRequest:
-    """The checked request of a parsed body. `stream` is what the path says, where it says anything.
+    """Checks a parsed body. `stream`: set if the URL's path decides it.
 
-    Raises InvalidRequest with the path of the first bad field in `param`.
+    Raises InvalidRequest; `param` is the path of the first bad field.
     """
     try:
         request = ChatCompletionRequest.model_validate(value)
@@ -110,7 +110,7 @@ def check_request(value: dict[str, Any], *, stream: bool | None = None) -> ChatC
 
 
 def first_error(error: ValidationError, value: Any) -> InvalidRequest:
-    """pydantic's first complaint, as one of ours."""
+    """Translates pydantic's first error."""
     problem = error.errors(include_url=False)[0]
     param, context = field_path(problem["loc"], value), problem.get("ctx", {})
     if "discriminator" in context:
@@ -132,7 +132,7 @@ def first_error(error: ValidationError, value: Any) -> InvalidRequest:
 
 
 def field_path(location: Sequence[str | int], value: Any) -> str:
-    """OpenAI's way to name a field: `messages[0].content`. Skips the steps of pydantic's path that name no field."""
+    """Returns the field's path in OpenAI's notation, `messages[0].content`, from pydantic's error path."""
     path, entered = "", False
     steps = [step for step in location if step not in NO_FIELDS]
     for position, step in enumerate(steps):
@@ -151,7 +151,7 @@ def field_path(location: Sequence[str | int], value: Any) -> str:
 
 
 def names_shape(step: str | int, value: Any) -> bool:
-    """Whether a step is the type or role of the object that the path has come to."""
+    """Whether a step is the type or role of the object that the path has reached."""
     if not isinstance(value, dict) or step in SINGLE:
         return False
     shaped = cast(dict[str, Any], value)

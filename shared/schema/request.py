@@ -1,5 +1,5 @@
 """The body of POST /v1/chat/completions. Source of names and ranges: OpenAI's published API, as the `openai` package
-types it; where that says null and absent differ nowhere, null is taken for absent.
+types it. Where the API treats null as absent, so does this model.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from shared.schema.tools import (
 INT64 = 2**63
 
 MAX_DEADLINE = 30 * 86400.0
-"""Seconds a request may give a job."""
+"""Longest deadline that a request may set, in seconds."""
 
 MAX_MESSAGES = 2048
-"""OpenAI's."""
+"""OpenAI's limit."""
 
 MAX_BIASES = 10_000
 
@@ -128,7 +128,7 @@ Modalities = Annotated[list[Literal["text", "audio"]], Field(max_length=2, fail_
 
 
 class MetadataUpdate(Strict):
-    """The body that gives a stored completion other metadata; null takes all of it away."""
+    """The body that replaces the metadata of a stored completion; null removes it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -177,7 +177,7 @@ class ChatCompletionRequest(Strict):
     user: str | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     web_search_options: WebSearchOptions | None = None
-    # ours
+    # Ignite's own fields
     background: bool | None = Field(None, description="Answer 202 with a job instead of waiting for the completion.")
     deadline_seconds: float | None = Field(
         None,
@@ -185,11 +185,11 @@ class ChatCompletionRequest(Strict):
         le=MAX_DEADLINE,
         description="The job's deadline, in seconds from now; it covers the wait in the queue.",
     )
-    webhook_url: str | None = Field(None, description="Where a background job's end is told, by a signed event.")
+    webhook_url: str | None = Field(None, description="URL that receives a signed event when a background job ends.")
 
     @model_validator(mode="after")
     def fields_agree(self) -> ChatCompletionRequest:
-        """The rules that span fields, each naming the field to change."""
+        """Checks the rules between fields. An error names the field to change."""
         for param, message in self._faults():
             raise InvalidRequest(message, param=param)
         return self
@@ -218,12 +218,17 @@ class ChatCompletionRequest(Strict):
             yield "function_call.name", "function_call names a function that is not among 'functions'."
 
     def _moderation_faults(self) -> Iterable[tuple[str, str]]:
-        """Without scores an answer is as useful as before; one that should have been blocked must not be given."""
+        """Refuses moderation that blocks, because Ignite does not moderate. Requests for scores are accepted, since an
+        answer is useful without them.
+        """
         policy = self.moderation and self.moderation.policy
         for side in ("input", "output") if policy else ():
             mode: ModerationMode | None = getattr(policy, side)
             if mode is not None and mode.mode == "block":
-                yield f"moderation.policy.{side}.mode", "Nothing is moderated here, so nothing can be blocked."
+                yield (
+                    f"moderation.policy.{side}.mode",
+                    "Ignite does not moderate, so it cannot block: omit this field or set it to 'score'.",
+                )
 
     @property
     def include_usage(self) -> bool:
@@ -257,7 +262,7 @@ OURS_TO_SET = frozenset(
         "session_id",
     }
 )
-"""Engine fields with which one tenant could touch another, or reach into the fleet: never the client's to set."""
+"""Engine fields by which a tenant could affect other tenants or the fleet. Clients may not set them."""
 
 NOT_FOR_ENGINES = OURS_TO_SET | {
     "background",

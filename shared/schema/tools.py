@@ -1,4 +1,4 @@
-"""What an answer may be made of: tools and their choice, the older functions, and the response's format."""
+"""Tools and their choice, the older functions, and the response's format."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ FunctionChoice = Annotated[
 
 
 def names_of(tools: list[Tool] | None) -> set[tuple[str, str]]:
-    """Type and name of each."""
+    """Returns the type and name of each tool."""
     return {
         ("function", tool.function.name) if isinstance(tool, FunctionTool) else ("custom", tool.custom.name)
         for tool in tools or ()
@@ -110,7 +110,7 @@ def names_of(tools: list[Tool] | None) -> set[tuple[str, str]]:
 
 
 def choice_faults(choice: ToolChoice, tools: list[Tool] | None) -> Iterator[tuple[str, str]]:
-    """What is wrong between a choice and the tools there are, each with the path of the field to change."""
+    """Yields faults between a choice and the request's tools, each with the path of the field to change."""
     known = names_of(tools)
     match choice:
         case "none" | "auto":
@@ -157,7 +157,7 @@ class JsonSchemaFormat(Strict):
 
 
 class StructuralTagFormat(Strict):
-    """Not OpenAI's: vLLM's and SGLang's."""
+    """An addition of vLLM and SGLang."""
 
     type: Literal["structural_tag"]
 

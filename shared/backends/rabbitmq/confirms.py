@@ -1,5 +1,5 @@
-"""Waiting for the broker's confirms. One that goes on confirming other messages of the queue is slow, not silent: to
-give up for its slowness would refuse calls that it is about to accept.
+"""Waits for the broker's confirms. A broker that goes on confirming other messages of the queue is slow, but not
+silent. A timeout would then refuse calls that the broker is about to accept.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from aio_pika.exceptions import DeliveryError
 
 @dataclass(frozen=True, slots=True)
 class ConfirmTimeouts:
-    """In seconds. `silence`: without a word about a queue's messages; `grace`: until it is looked once more,
-    since a process that got no time has not read yet what the broker has said long ago; `total`: for one message.
+    """Timeouts in seconds. `silence`: without any confirm for the queue; `grace`: added after that, because a process
+    that had no CPU time may not have read the confirms yet; `total`: for one message.
     """
 
     silence: float = 4.0
@@ -26,11 +26,11 @@ class ConfirmTimeouts:
 TIMEOUTS = ConfirmTimeouts()
 
 SHORTEST_CHECK = 0.01
-"""Seconds between looks."""
+"""Least seconds between two checks."""
 
 
 class Confirms:
-    """What has been heard of one queue's messages. One timer looks after all that wait."""
+    """Tracks the confirms of one queue. One timer checks all waiting messages."""
 
     def __init__(self, timeouts: ConfirmTimeouts = TIMEOUTS) -> None:
         self.timeouts = timeouts
@@ -43,8 +43,8 @@ class Confirms:
         return self.answered_at > asyncio.get_running_loop().time() - self.timeouts.silence
 
     async def wait(self, publishing: Awaitable[object]) -> None:
-        """Returns once the broker has confirmed. Raises TimeoutError when it has become silent, or whatever
-        `publishing` does.
+        """Returns when the broker has confirmed the message. Raises TimeoutError if the broker is silent, or the error
+        of `publishing`.
         """
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(None) as scope:
@@ -78,7 +78,7 @@ class Confirms:
 
 
 class PendingConfirm:
-    """One message's wait, inside of `scope`, since the loop's clock said `since`."""
+    """One waiting message. `scope`: the timeout to trigger; `since`: loop time at which it was published."""
 
     __slots__ = ("_silent_since", "scope", "since")
 
@@ -88,7 +88,7 @@ class PendingConfirm:
         self._silent_since: float | None = None
 
     def timed_out(self, now: float, answered_at: float, timeouts: ConfirmTimeouts) -> bool:
-        """Whether it has taken too long: by itself, or because the broker was silent when looked at twice."""
+        """Whether to give up: after `total`, or if the broker was silent in two checks that are `grace` apart."""
         if now - self.since >= timeouts.total:
             return True
         if max(self.since, answered_at) + timeouts.silence > now:

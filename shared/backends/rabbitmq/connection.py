@@ -1,4 +1,4 @@
-"""Connections to the broker: one that is there when it is asked for, at whichever of its nodes answers."""
+"""Connections to the broker, which are opened on demand, at any of its nodes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = structlog.get_logger(__name__)
 CONNECT_TIMEOUT = 5.0
 CLOSE_TIMEOUT = 2.0
 SETUP_TIMEOUT = 10.0
-"""Seconds for declaring everything: a broker that is just coming up may take a connection and say nothing on it."""
+"""Seconds for all declarations. A broker that is starting may accept a connection and not answer on it."""
 
 FAILURES = (*CONNECTION_EXCEPTIONS, ConnectionError, TimeoutError)
-"""What a broken connection raises, or a broker that says nothing."""
+"""Errors of a broken connection, or of a broker that does not answer."""
 
 Arguments = dict[str, Any]
 Channel = AbstractChannel
@@ -34,7 +34,9 @@ Connection = AbstractConnection
 
 @contextmanager
 def lost_is_no_cancellation() -> Generator[None]:
-    """The driver cancels whoever waits on a connection that dies. Only who cancels this task means it."""
+    """Raises ConnectionError for cancellations by the driver, which cancels waiting calls when a connection breaks. A
+    cancellation of this task stays one.
+    """
     try:
         yield
     except asyncio.CancelledError:
@@ -49,8 +51,8 @@ def unavailable(error: BaseException) -> BrokerUnavailable:
 
 
 class Link:
-    """One connection, opened when it is needed and again after it broke. `urls`: the nodes, comma-separated; the next
-    one is tried where one does not answer.
+    """One connection. It is opened when it is needed, and again after it broke. `urls`: of the nodes, comma-separated;
+    if one does not answer, the next is tried.
     """
 
     def __init__(self, urls: str, name: str) -> None:
@@ -75,7 +77,7 @@ class Link:
         await close_quietly(connection)
 
     async def _connect(self) -> AbstractConnection:
-        """To the node that answered last, or else to the others in turn."""
+        """Connects to the node that answered last, or else to the next one that answers."""
         for left in reversed(range(len(self._nodes))):
             try:
                 with lost_is_no_cancellation():
@@ -87,17 +89,17 @@ class Link:
                 self._nodes.append(self._nodes.pop(0))
                 if not left:
                     raise failure from error
-                log.warning("rabbitmq.node_away", error=sentence(failure), next="trying the next one")
+                log.warning("rabbitmq.node_away", error=sentence(failure), next="trying the next node")
         raise AssertionError("there is at least one node")
 
 
 def with_heartbeat(url: str) -> str:
-    """A connection whose death is noticed in about 20 s even behind a silent network."""
+    """Adds a heartbeat, so that a lost connection is noticed within about 20 s even if the network is silent."""
     return url if "heartbeat=" in url else f"{url}{'&' if '?' in url else '?'}heartbeat=10"
 
 
 def is_open(connection: AbstractConnection) -> bool:
-    """Not `is_closed`: that is true only of a connection that was closed from this side."""
+    """Whether the connection is open. The driver's `is_closed` is true only for one that was closed from this side."""
     return connection.connected.is_set()
 
 
@@ -107,10 +109,10 @@ def wire_of(connection: AbstractConnection) -> Wire:
 
 
 def is_blocked(connection: AbstractConnection) -> bool:
-    """Whether the broker has said that it takes no messages for now (an alarm: memory or disk)."""
+    """Whether the broker has announced that it accepts no messages at present (memory or disk alarm)."""
     asking = wire_of(connection).ready().__await__()
     try:
-        next(asking)  # Would wait, then; asked before every message, so without a timer to end it.
+        next(asking)  # Stops at once unless it would wait. This runs before every message, so it uses no timer.
     except StopIteration:
         return False
     finally:
@@ -119,7 +121,7 @@ def is_blocked(connection: AbstractConnection) -> bool:
 
 
 def version_of(connection: AbstractConnection) -> tuple[int, ...]:
-    """The broker's, as it says itself; () where it says nothing one can read."""
+    """Returns the version that the broker reports, or () if it reports none."""
     properties: Arguments = getattr(wire_of(connection), "server_properties", None) or {}
     found = re.match(r"(\d+)\.(\d+)", str(properties.get("version", "")))
     return (int(found[1]), int(found[2])) if found else ()

@@ -1,4 +1,4 @@
-"""Taking deliveries. Each queue has a channel and a keeper of its own: one that is in trouble holds up no other."""
+"""Consumes queues. Each queue has a channel and a task of its own, so a fault of one does not delay the others."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from shared.ports import Choose, Delivery, Message
 log = structlog.get_logger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
-"""Seconds between tries to get a queue back."""
+"""Seconds between tries to consume a lost queue again."""
 
 START_AGAIN = 0.5
-"""Seconds until a start that failed for all queues is tried once more."""
+"""Seconds after which a start that failed for all queues is repeated once."""
 
 GATHER = 0.002
-"""Seconds from one write to the next: acknowledgements leave together."""
+"""Seconds between two writes, so that acknowledgements are sent together."""
 
 PAUSE_TIMEOUT = 2.0
-"""Seconds for the broker to say that it sends no more: a worker that is told to stop does not wait for a dead one."""
+"""Seconds to wait for the broker's answer when consuming stops: a worker must stop even if the broker is dead."""
 
 Declare = Callable[[Connection], Awaitable[str]]
-"""Declares a queue, and answers its name."""
+"""Declares a queue, and returns its name."""
 
 Key = QueueName | None
 """None: the dead letters."""
 
 
 class RabbitDelivery:
-    """`back`: puts it first in its line again, where it may wait there."""
+    """`back`: makes the delivery the next one of its queue; returns False if that is not possible."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ def sets(event: asyncio.Event) -> Callable[..., None]:
 
 
 class QueueChannel:
-    """The deliveries of one queue that nobody has taken yet, oldest first."""
+    """One queue's channel, and its deliveries that `next` has not returned yet, oldest first."""
 
     def __init__(
         self, link: Link, publisher: Publisher, declare: Declare, prefetch: int, arrived: asyncio.Event
@@ -137,7 +137,7 @@ class QueueChannel:
         return self._waiting.popleft()
 
     def _requeue_first(self, channel_broken: asyncio.Event, delivery: RabbitDelivery) -> bool:
-        """Whether it waits here again: not while nothing is taken, nor where its channel is gone."""
+        """Makes a delivery the next one; returns False if the queue is paused or the delivery's channel is broken."""
         if self._paused or channel_broken.is_set():
             return False
         self._waiting.appendleft(delivery)
@@ -167,7 +167,7 @@ class QueueChannel:
         await self._consume()
 
     async def keep(self, *, opened: bool) -> None:
-        """Get the queue back whenever it is lost, for ever."""
+        """Consumes the queue again whenever it is lost, until cancelled."""
         delay = FIRST_DELAY
         while True:
             if opened:
@@ -197,7 +197,7 @@ class QueueChannel:
                     with lost_is_no_cancellation():
                         await self._cancel(tag)
             except FAILURES as error:
-                log.info("rabbitmq.queue_lost", error=sentence(error), next="the broker takes back what nobody took")
+                log.info("rabbitmq.queue_lost", error=sentence(error), next="the broker requeues the other deliveries")
             while self._waiting:
                 await self._waiting.popleft().retry()
 
@@ -213,7 +213,7 @@ class QueueChannel:
                 self._broken.set()
 
     async def flush(self) -> None:
-        """What was acknowledged is, before the connection closes."""
+        """Sends gathered acknowledgements, before the connection is closed."""
         if self._frames is None or self._broken.is_set():
             return
         try:
@@ -222,7 +222,7 @@ class QueueChannel:
                     await self._frames.drain()
         except FAILURES as error:
             log.info(
-                "rabbitmq.queue_lost", error=sentence(error), next="the broker delivers again what it did not hear of"
+                "rabbitmq.queue_lost", error=sentence(error), next="the broker delivers unacknowledged messages again"
             )
 
     async def _cancel(self, tag: str | None) -> None:
@@ -231,7 +231,7 @@ class QueueChannel:
 
     async def _consume(self) -> None:
         if self._channel is not None and self._name is not None and self._tag is None and not self._paused:
-            # Named here, so that `pause` can cancel a consumer whose start was cut short.
+            # The tag is chosen here, so that `pause` can cancel a consumer whose start was interrupted.
             self._tag = f"ignite-{os.urandom(6).hex()}"
             channel = await self._channel.get_underlay_channel()
             await channel.basic_consume(self._name, self._receive, consumer_tag=self._tag)
@@ -255,12 +255,12 @@ class QueueChannel:
             await set_aside(self._publisher, raw, repr(error))
             await raw.channel.basic_ack(tag_of(raw))
         except (*FAILURES, BackendUnavailable) as failure:
-            # Left as it is: it takes one place of the prefetch until the broker delivers it again.
+            # It stays unacknowledged, and uses one delivery of the prefetch until the broker delivers it again.
             log.warning("delivery.not_set_aside", error=sentence(failure), next="the broker delivers it again")
 
 
 class RabbitConsumer:
-    """Deliveries of several queues, the first queue's first. Owns a connection, and the tasks that keep the queues."""
+    """Consumes several queues, earlier ones first. Owns a connection, and one task for each queue."""
 
     def __init__(
         self, urls: str, publisher: Publisher, declares: Mapping[Key, Declare], prefetch: Sequence[int]
@@ -275,10 +275,10 @@ class RabbitConsumer:
         self._keepers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> RabbitConsumer:
-        """One queue is enough to begin with. Raises BackendUnavailable."""
+        """Starts if at least one queue can be consumed. Raises BackendUnavailable."""
         opened = await self._open_all()
         if all(opened):
-            # Many processes that start at once and declare the same new queues can be too much for RabbitMQ.
+            # RabbitMQ may fail if many processes declare the same new queues at the same time.
             await asyncio.sleep(START_AGAIN)
             opened = await self._open_all()
         if all(opened) and opened[0] is not None:
@@ -286,13 +286,13 @@ class RabbitConsumer:
             raise translated(opened[0]) from opened[0]
         for channel, failure in zip(self._channels, opened, strict=True):
             keeper = asyncio.create_task(channel.keep(opened=failure is None), name="rabbitmq-queue")
-            # Its death must reach whoever waits for a delivery.
+            # If the task dies, a waiting `next` must raise its error.
             keeper.add_done_callback(lambda _: self._arrived.set())
             self._keepers.append(keeper)
         return self
 
     async def _open_all(self) -> list[BaseException | None]:
-        """What went wrong with each."""
+        """Opens all queues; returns the error of each, or None."""
         return await asyncio.gather(*(channel.open() for channel in self._channels), return_exceptions=True)
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Why a broker cannot be used, in words that say what to change. For operators: they name hosts and users."""
+"""Explains to operators why a broker cannot be used, and what to change. The messages contain hosts and users."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PORTS = {"amqp": 5672, "amqps": 5671}
 
 
 def explained(error: BaseException, url: str) -> str:
-    """What a failure to connect to `url` means. Never repeats its password."""
+    """Returns what a failure to connect to `url` means, without its password."""
     parts = urlsplit(url)
     where = f"{parts.hostname or 'localhost'}:{parts.port or PORTS.get(parts.scheme, 5672)}"
     user, vhost = unquote(parts.username or "guest"), unquote(parts.path[1:]) or "/"
@@ -28,14 +28,14 @@ def explained(error: BaseException, url: str) -> str:
             case ssl.SSLCertVerificationError():
                 return f"the certificate of {where} is not trusted ({cause.verify_message})"
             case ssl.SSLError():
-                return f"{where} speaks no TLS, or another version of it: amqps: is for RabbitMQ's TLS port"
+                return f"{where} does not use TLS, or uses another version: amqps: needs RabbitMQ's TLS port"
             case ProbableAuthenticationError():
                 return f"{where} refuses the user {user!r} or its password"
             case InvalidFrameError() if "Connection.Close" in str(cause):
                 return f"{where} has no virtual host {vhost!r}, or the user {user!r} may not use it"
             case TimeoutError() | ProtocolSyntaxError() | ConnectionResetError() | EOFError():
                 return (
-                    f"{where} does not answer as RabbitMQ does: see that this is its AMQP port, and whether it wants "
+                    f"{where} does not answer like RabbitMQ: check that this is its AMQP port, and whether it requires "
                     "TLS (amqps:)"
                 )
             case _:
@@ -44,7 +44,7 @@ def explained(error: BaseException, url: str) -> str:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came of: the driver wraps what the system said."""
+    """Yields the error and its causes: the driver wraps the errors of the system."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -52,14 +52,14 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 class Refused(ConnectionError):
-    """The broker is there and will refuse us for as long as the settings are as they are."""
+    """The broker answers, but refuses the user, the password or the virtual host of the settings."""
 
 
 REFUSALS = (ProbableAuthenticationError, InvalidFrameError)
 
 
 def unreachable(error: BaseException, url: str) -> OSError:
-    """The same failure in words of ours, for logs and operators. Silence stays a TimeoutError."""
+    """Returns the same error with an explanation. A TimeoutError stays one."""
     if isinstance(error, TimeoutError):
         return TimeoutError(explained(error, url))
     return (Refused if isinstance(error, REFUSALS) else ConnectionError)(explained(error, url))

@@ -1,4 +1,4 @@
-"""Frames of one channel that leave in one system call: each one of its own would wake the broker."""
+"""Sends frames of one channel in one system call, because each write wakes the broker."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel as RawChannel
 
 LOOK_AGAIN = 0.001
-"""Seconds until a connection that has more to write than it likes is offered more."""
+"""Seconds after which a full write queue of the connection is tried again."""
 
 
 class GatheredFrames:
-    """Stands in the place of the queue from which the driver's connection writes. What comes within `seconds` of the
-    last write waits until they are over; what comes later goes out at the end of the turn.
+    """Replaces the queue from which the driver's connection writes. Frames that come within `seconds` after the last
+    write wait until then; other frames are sent at the end of the loop iteration.
     """
 
     def __init__(
         self, queue: asyncio.Queue[ChannelFrame], seconds: float, promise: Callable[[], asyncio.Future[Any]]
     ) -> None:
-        """`promise` makes a future that fails when the channel does."""
+        """`promise` returns a future that fails when the channel does."""
         self._queue = queue
         self._promise = promise
         self._over = promise()
@@ -31,7 +31,7 @@ class GatheredFrames:
         self._sent_at = 0.0
 
     async def put(self, frame: ChannelFrame) -> None:
-        """What somebody waits for takes along what has gathered."""
+        """Adds a frame. A frame that a caller waits for is sent at once, behind the gathered ones."""
         if frame.should_close or frame.should_drain:
             if self._payloads:
                 await self._queue.put(self._gathered())
@@ -46,20 +46,20 @@ class GatheredFrames:
                 self._loop.call_soon(self.flush)
 
     def put_nowait(self, frame: ChannelFrame) -> None:
-        """The driver's answer to a broker that has closed the channel. What came after it would be an error of the
-        whole connection, which others share. Raises asyncio.QueueFull.
+        """Sends the driver's answer after the broker has closed the channel, and drops gathered frames: a frame behind
+        it would be an error of the whole connection, which other channels share. Raises asyncio.QueueFull.
         """
         self._payloads = []
         self._queue.put_nowait(frame)
 
     async def drain(self) -> None:
-        """Returns when all that was put is on its way. Raises what the channel fails with."""
+        """Returns when all frames have been written. Raises the error of the channel."""
         written = self._promise()
         await self.put(ChannelFrame(payload=b"", should_close=False, drain_future=written))
         await written
 
     def flush(self) -> None:
-        if self._over.done():  # Nobody takes anything from the queue of a connection that has died.
+        if self._over.done():  # The connection is closed: nothing reads its queue any more.
             self._payloads = []
         elif self._payloads and self._queue.full():
             self._loop.call_later(LOOK_AGAIN, self.flush)
@@ -74,7 +74,7 @@ class GatheredFrames:
 
 
 def gather_frames(channel: RawChannel, seconds: float) -> GatheredFrames:
-    """What `channel` sends without waiting leaves together with what it sends within `seconds`."""
+    """Makes `channel` gather the frames that it sends within `seconds`."""
     raw = cast(Any, channel)
     frames = raw.write_queue = GatheredFrames(raw.write_queue, seconds, raw.create_future)
     return frames

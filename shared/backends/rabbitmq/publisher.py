@@ -1,4 +1,4 @@
-"""Publishing with confirms. Nothing is published before the broker is known to have the queue for it."""
+"""Publishes with confirms. A queue is declared before the first message is published to it."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ Properties = Basic.Properties
 PERSISTENT = 2
 
 GATHER = 0.001
-"""Seconds from one write to the next: a burst's messages leave together."""
+"""Seconds between two writes, so that the messages of a burst are sent together."""
 
 FULL_FOR = 1.0
-"""Seconds for which a queue that was found full is taken to be so when it refuses again: looking costs a round trip."""
+"""Seconds for which a queue that was full counts as full at the next refusal, because a check costs a round trip."""
 
 REFUSED_FOR = 1.0
-"""Seconds for which a channel may have messages refused that no full queue explains: one that was opened while a queue
-had lost its leader can stay so for ever (RabbitMQ 3.10), and another one is taken in its place.
+"""Seconds after which a channel is replaced if messages are refused although the queue is not full. A channel that was
+opened while a queue had no leader may refuse messages for ever (RabbitMQ 3.10).
 """
 
 Target = QueueName | int | None
-"""What must be declared first: the queue of a model and tier, that of a back-off in milliseconds, or neither."""
+"""What must be declared before a publish: the queue of a model and tier, the queue of a delay in ms, or nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +97,11 @@ def raw_message(exchange: str, message: aio_pika.Message, key: str) -> Outgoing:
 
 
 def blocked() -> BackendUnavailable:
-    return BrokerUnavailable("The broker (RabbitMQ) is out of memory or disk and takes no messages.", retry_after=10)
+    return BrokerUnavailable("The broker (RabbitMQ) is out of memory or disk and accepts no messages.", retry_after=10)
 
 
 class Publisher:
-    """One confirmed channel, opened when needed and again after it broke."""
+    """Publishes over one channel with confirms. It is opened when it is needed, and again after it broke."""
 
     def __init__(self, urls: str, topology: Topology) -> None:
         self._link = Link(urls, "ignite publisher")
@@ -146,7 +146,7 @@ class Publisher:
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncGenerator[Channel]:
-        """A channel for other things than publishing. Raises BackendUnavailable, also for what fails inside."""
+        """Opens a channel for other purposes than publishing. Raises BackendUnavailable, also for failures inside."""
         try:
             with lost_is_no_cancellation():
                 await self._ready(None)
@@ -170,7 +170,7 @@ class Publisher:
         return BrokerUnavailable("The broker (RabbitMQ) refused the message.", retry_after=2)
 
     def _retire(self) -> None:
-        """The next publish opens another channel; on this one others may still wait for their confirms."""
+        """Makes the next publish open another channel. Messages on this one may still wait for their confirms."""
         log.warning("rabbitmq.publishes_refused", next="going on over another channel")
         if self._channel is not None:
             self._retired.append(self._channel)

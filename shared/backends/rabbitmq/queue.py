@@ -16,12 +16,12 @@ from shared.ports import Consumer, Fate, Message, Undecodable
 
 DEAD_LETTERS_PREFETCH = 16
 LIMIT_PER_QUEUE = (3, 12)
-"""The RabbitMQ from which a queue says for itself how long a delivery may stay unacknowledged."""
+"""The version of RabbitMQ from which each queue has its own consumer timeout."""
 
 
 class RabbitQueue:
-    """`urls`: the broker's nodes, comma-separated. `queue_limit`: messages that may wait in one queue before publishing
-    is refused. `consumer_timeout`: what the broker is set to, in seconds; it cannot be asked.
+    """`urls`: of the broker's nodes, comma-separated; `queue_limit`: most messages that may wait in one queue;
+    `consumer_timeout`: the broker's, in seconds, which the broker cannot report.
     """
 
     def __init__(self, urls: str, *, queue_limit: int, consumer_timeout: float) -> None:
@@ -57,14 +57,14 @@ class RabbitQueue:
         if version >= LIMIT_PER_QUEUE or longest_job <= self._consumer_timeout:
             return ()
         return (
-            f"RabbitMQ {'.'.join(map(str, version))} takes a delivery back that stays unacknowledged for "
-            f"{self._consumer_timeout:.0f} s (consumer_timeout), and a job may take {longest_job:.0f} s. Such a job is "
-            f"adopted again and loses nothing, but raise consumer_timeout in rabbitmq.conf and tell Ignite "
-            f"(IGNITE_CONSUMER_TIMEOUT), or use RabbitMQ 3.12 or newer.",
+            f"RabbitMQ {'.'.join(map(str, version))} requeues a delivery that is unacknowledged for "
+            f"{self._consumer_timeout:.0f} s (consumer_timeout), and a job may take {longest_job:.0f} s. Such a job "
+            f"goes on and loses nothing. To avoid the redelivery, raise consumer_timeout in rabbitmq.conf and set "
+            f"IGNITE_CONSUMER_TIMEOUT to the same value, or use RabbitMQ 3.12 or newer.",
         )
 
     async def check(self, patience: float = CONNECT_TIMEOUT) -> None:
-        """Raises BackendUnavailable, at the latest after `patience` seconds."""
+        """Raises BackendUnavailable if the broker does not answer within `patience` seconds."""
         await self._publisher.check(patience)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Names, and what must be declared before they are used. Declaring again is cheap and harmless."""
+"""The names of exchanges and queues, and their declarations. A repeated declaration is cheap and harmless."""
 
 from __future__ import annotations
 
@@ -17,22 +17,19 @@ log = structlog.get_logger(__name__)
 JOBS, DEAD, UNDECODABLE = "ignite.jobs", "ignite.dead", "ignite.undecodable"
 
 RETRY_DELAYS = tuple(round(500 * 2 ** (step / 2)) for step in range(17))
-"""Milliseconds, from half a second to two minutes. A back-off is one of these: in a queue whose messages wait equally
-long none holds another up.
+"""Possible back-offs in milliseconds, from half a second to two minutes. Each has a queue of its own: RabbitMQ expires
+messages only at the head of a queue, so all messages of one queue must have the same delay.
 """
 
 REDELIVERY_LIMIT = 1000
-"""Only a safety net: the broker counts every innocent job that a crashing worker had prefetched.
-
-Attempts are counted in the claim.
+"""The broker's limit is only a safety net, because it counts all messages that a crashing worker had prefetched. The
+store counts the attempts of a job.
 """
 
 DEAD_LETTER_TTL = 7 * 86400 * 1000
 
 LONGEST_DELIVERY = 7 * 86400 * 1000
-"""Milliseconds a delivery may stay unacknowledged where the broker knows a limit per queue (from 3.12; earlier ones
-ignore the argument).
-"""
+"""Milliseconds for which a delivery may be unacknowledged. RabbitMQ before 3.12 ignores this limit of a queue."""
 
 DEAD_LETTERING: Arguments = {
     "x-queue-type": "quorum",
@@ -50,7 +47,7 @@ def retry_name(milliseconds: int) -> str:
 
 
 def with_jitter(seconds: float) -> int:
-    """The back-off's step, in milliseconds. Jobs that failed together come back apart: up to half of it either way."""
+    """Returns the back-off in milliseconds, varied by up to half, so that jobs that failed together are spread."""
     wanted = seconds * 1000 * random.uniform(0.5, 1.5)
     return min(RETRY_DELAYS, key=lambda delay: abs(delay - wanted))
 
@@ -69,8 +66,8 @@ class Topology:
                 await queue.bind(DEAD)
 
     async def declare_retry(self, channel: Channel, milliseconds: int) -> str:
-        """A queue in which messages wait for that long. Most are never needed, so none is declared before it is; none
-        expires, since a queue that does takes its messages with it.
+        """Declares the queue in which messages wait for `milliseconds`. It is declared on first use, because most
+        delays are never used. It does not expire, because an expiring queue would take its messages with it.
         """
         name = retry_name(milliseconds)
         exchange = await channel.declare_exchange(name, aio_pika.ExchangeType.FANOUT, durable=True)
@@ -84,9 +81,9 @@ class Topology:
         return name
 
     async def declare_jobs(self, connection: Connection, queue: QueueName) -> str:
-        """A queue that is there with another bound, from other settings, is used as it is: jobs wait in it, and workers
-        and APIs need not be restarted in one moment to change it. Each try has a channel of its own, since the broker
-        closes one over which something was declared in vain.
+        """Declares the queue of a model and tier. If it exists with other arguments, from other settings, it is used as
+        it is: jobs wait in it, and processes with old and new settings may run side by side. Each declaration has a
+        channel of its own, because the broker closes a channel whose declaration fails.
         """
         name = routing_key(queue)
         try:
@@ -97,7 +94,7 @@ class Topology:
                 "rabbitmq.queue_differs",
                 queue=name,
                 error=sentence(error),
-                next="using it as it is; delete it once it is empty, and it is declared as these settings ask for",
+                next="used as it is; delete it when it is empty, and it is declared with these settings",
             )
             async with connection.channel(publisher_confirms=False) as channel:
                 await (await channel.declare_queue(name, passive=True)).bind(JOBS, routing_key=name)

@@ -1,4 +1,4 @@
-"""Messages that nobody could decode. They are kept where a person finds them, and looked through one by one."""
+"""Keeps messages that could not be decoded in a queue for the operator, and reviews them one by one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FROM, WHY = "x-set-aside-from", "x-set-aside-why"
 
 
 async def set_aside(publisher: Publisher, raw: DeliveredMessage, why: str) -> None:
-    """A copy of `raw`, with what is to be known of it; the message itself is still to be settled."""
+    """Publishes a copy of `raw` with its queue and the reason. The caller still has to acknowledge `raw`."""
     headers = {**(raw.header.properties.headers or {}), FROM: raw.routing_key or "", WHY: why}
     await publisher.publish(
         raw_message("", copy_of(raw.body, headers, f"undecodable-{os.urandom(6).hex()}"), UNDECODABLE)
@@ -27,8 +27,8 @@ async def set_aside(publisher: Publisher, raw: DeliveredMessage, why: str) -> No
 
 
 async def review(publisher: Publisher, decide: Callable[[Undecodable], Fate], limit: int) -> Sequence[Undecodable]:
-    """What stays is published again behind the others, not put back: a quorum queue counts what is put back as
-    deliveries, and may drop what was looked at too often.
+    """Reviews messages. Those that stay are published again at the end, not requeued: a quorum queue counts each
+    requeue as a delivery, and drops messages with too many deliveries.
     """
     async with publisher.borrowed() as channel:
         return await review_on(channel, publisher, decide, limit=limit)
