@@ -37,7 +37,7 @@ def test_every_policy_that_evicts_is_refused_on_any_node(policy: str) -> None:
         (INFO.replace(b"maxmemory:1000", b"maxmemory:0"), [b"save", b""], "no maxmemory"),
         (INFO.replace(b"aof_enabled:1", b"aof_enabled:0"), [b"save", b""], "nothing on disk"),
         (INFO.replace(b"7.0.15", b"5.0.3"), [b"save", b""], "older than"),
-        (FORBIDDEN, FORBIDDEN, "does not tell"),
+        (FORBIDDEN, FORBIDDEN, "does not report"),
     ],
 )
 def test_what_an_operator_should_mend(info: object, save: object, told: str) -> None:
