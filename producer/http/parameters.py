@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from fastapi import Path, Query, Request
 
 from shared.errors import InvalidRequest
+from shared.schema.request import METADATA_PAIRS
 
 Id = Annotated[str, Path(max_length=200)]
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -27,4 +28,8 @@ def metadata_filter(request: Request) -> dict[str, str]:
                     "Invalid value for 'metadata': expected metadata[key]=value in the query.", param="metadata"
                 )
             wanted[key] = value
+    if len(wanted) > METADATA_PAIRS:
+        raise InvalidRequest(
+            f"Invalid value for 'metadata': no job has more than {METADATA_PAIRS} pairs.", param="metadata"
+        )
     return wanted

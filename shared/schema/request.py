@@ -122,7 +122,8 @@ class StreamOptions(Strict):
     include_obfuscation: bool | None = None
 
 
-Metadata = Annotated[dict[Key, Value], Field(max_length=16), at_most(16)]
+METADATA_PAIRS = 16
+Metadata = Annotated[dict[Key, Value], Field(max_length=METADATA_PAIRS), at_most(METADATA_PAIRS)]
 Biases = Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASES), at_most(MAX_BIASES)]
 Modalities = Annotated[list[Literal["text", "audio"]], Field(max_length=2, fail_fast=True)]
 

@@ -11,6 +11,7 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
+from producer.http.connection import limits
 from producer.http.connection.limits import Connections, address_of
 from tests.producer.api import COMPLETIONS, Api, ask, embedded_api, raw_post, settings_for_tests
 from tests.support.wait_until import wait_until
@@ -185,6 +186,26 @@ async def test_connections_without_a_request_give_way(sent: bytes) -> None:
         assert cut("address_limit") >= 1
 
 
+async def test_stalled_bodies_of_one_address_give_way_to_another_address_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "REPLACEABLE_AFTER", 600.0)
+    async with embedded_api(connection_limit=10, worker=False) as api, AsyncExitStack() as stack:
+        host, port = api.server.servers[0].sockets[0].getsockname()
+        stalled = [await asyncio.open_connection(host, port, local_addr=("127.0.0.2", 0)) for _ in range(8)]
+        for _, writer in stalled:
+            stack.callback(writer.transport.abort)
+            writer.write(HALF_BODY)
+        await wait_until(lambda: len(api.server.server_state.tasks) >= 8, "the bodies to begin")
+        async with opened(api, 2, raw_post(ask(stream=True))):
+
+            async def is_served() -> bool:
+                async with api.connected(GET + b"\r\n") as reader:
+                    return (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+            await wait_until(is_served, "a stalled body to give way")
+
+
 async def test_where_all_serve_requests_a_new_connection_is_refused_in_words() -> None:
     async with embedded_api(connection_limit=10, worker=False) as api, opened(api, 8, raw_post(ask(stream=True))):
         await wait_until(lambda: len(api.server.server_state.tasks) >= 8, "the calls to be open")
@@ -213,10 +234,10 @@ async def test_a_tenant_has_a_share_of_the_open_calls() -> None:
 
 async def test_the_descriptors_bound_the_connections() -> None:
     settings = settings_for_tests()
-    assert Connections(settings, 256).limit == 192
-    assert Connections(settings, 40).limit == 20
+    assert Connections(settings, 256).limit == 152
+    assert Connections(settings, 40).limit == 10
     assert Connections(settings, 1_000_000).limit == settings.connection_limit
-    assert Connections(settings, 256).address_limit == 153
+    assert Connections(settings, 256).address_limit == 121
 
 
 async def test_few_descriptors_are_survived_and_logged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,7 +294,8 @@ async def ids_of(api: Api, query: str) -> list[str]:
 
 
 async def test_a_bad_query_is_named(api: Api) -> None:
-    for query in ("limit=abc", "limit=0", "limit=1e3", "status=done", "metadata=a", "metadata[]=a"):
+    too_many_pairs = "&".join(f"metadata[k{number}]=v" for number in range(17))
+    for query in ("limit=abc", "limit=0", "limit=1e3", "status=done", "metadata=a", "metadata[]=a", too_many_pairs):
         answer = await api.get(f"/v1/jobs?{query}")
         assert answer.status == 400, query
         assert query.startswith(answer.error["param"])

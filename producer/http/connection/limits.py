@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Protocol
 
 import structlog
@@ -33,6 +33,12 @@ LEAST_BODY_RATE = 256
 
 REPLACEABLE_AFTER = 2.0
 """Seconds without a byte after which a slow sender or reader is replaced by a new connection."""
+
+REPLACEABLE_OF_MANY_AFTER = 0.1
+"""The same, for connections of an address that has more than half of all."""
+
+OWN_DESCRIPTORS = 40
+"""File descriptors of the process itself: store, broker, gRPC, files."""
 
 ROOM_FOR_REFUSALS = 16
 """Connections beyond the limit that are answered before they are closed."""
@@ -79,7 +85,8 @@ class Connections:
         """`descriptors`: file descriptors that this process may open; default: its RLIMIT_NOFILE."""
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if descriptors is None else descriptors
         self.descriptor_limit = max(most // 2, most - max(64, most // 16))
-        self.limit = min(settings.connection_limit, self.descriptor_limit)
+        free = max(self.descriptor_limit // 2, self.descriptor_limit - OWN_DESCRIPTORS)
+        self.limit = min(settings.connection_limit, free)
         self.address_limit = min(settings.address_connection_limit, max(1, self.limit * 4 // 5))
         self._head_timeout = settings.head_timeout
         self._idle_timeout = settings.idle_timeout
@@ -93,6 +100,7 @@ class Connections:
         self._readers: dict[Connection, Progress] = {}
         self._held: dict[Connection, float] = {}
         self._held_of: Counter[str] = Counter()
+        self._lingering: dict[Connection, float] = {}
         self._closing: dict[Connection, float] = {}
         self._logged_at: dict[str, float] = {}
         self._unlogged: Counter[str] = Counter()
@@ -106,7 +114,7 @@ class Connections:
         to make room. The caller calls `forget` when the connection is closed.
         """
         reason = self._full(connection.address, descriptor)
-        admitted = reason is None or self._make_room(connection.address if reason == "address_limit" else None)
+        admitted = reason is None or self._make_room(connection.address, own=reason == "address_limit")
         if reason is not None:
             self.note(reason, admitted=admitted)
         self._open.add(connection)
@@ -117,9 +125,14 @@ class Connections:
         self._schedule()
         return admitted
 
-    def over_refusal_limit(self, descriptor: int) -> bool:
+    def over_refusal_limit(self, address: str, descriptor: int) -> bool:
         """Whether too many connections are being refused to answer one more."""
-        return max(len(self._open) - self.limit, descriptor - self.descriptor_limit) > ROOM_FOR_REFUSALS
+        beyond = (
+            len(self._open) - self.limit,
+            descriptor - self.descriptor_limit,
+            self._of_address[address] - self.address_limit,
+        )
+        return max(beyond) > ROOM_FOR_REFUSALS
 
     def forget(self, connection: Connection) -> None:
         if connection not in self._open:
@@ -128,7 +141,7 @@ class Connections:
         self._of_address[connection.address] -= 1
         if not self._of_address[connection.address]:
             del self._of_address[connection.address]
-        for each in (self._heads, self._idle, self._bodies, self._readers, self._closing):
+        for each in (self._heads, self._idle, self._bodies, self._readers, self._lingering, self._closing):
             each.pop(connection, None)
         if self._held.pop(connection, None) is not None:
             self._held_of[connection.address] -= 1
@@ -144,10 +157,20 @@ class Connections:
             return "address_limit"
         return None
 
-    def _make_room(self, address: str | None) -> bool:
-        """Closes a connection that waits for its client, the longest wait first. `address`: only this address's."""
-        quiet = self._now() - REPLACEABLE_AFTER
+    def _make_room(self, address: str, *, own: bool) -> bool:
+        """Closes a connection that waits for its client, the longest wait first. `address`: the new connection's;
+        `own`: only one of the same address gives way.
+        """
+        if self._replace(address if own else None, REPLACEABLE_AFTER):
+            return True
+        greedy = [each for each, count in self._of_address.most_common(1) if count > self.limit / 2]
+        return bool(greedy) and not own and greedy[0] != address and self._replace(greedy[0], REPLACEABLE_OF_MANY_AFTER)
+
+    def _replace(self, address: str | None, after: float) -> bool:
+        """`address`: only this one's connections. `after`: seconds without a byte of slow senders and readers."""
+        quiet = self._now() - after
         candidates: tuple[Iterable[Connection], ...] = (
+            islice(self._lingering, EXAMINED),
             islice(self._held, EXAMINED),
             islice(self._heads, EXAMINED),
             islice(self._idle, EXAMINED),
@@ -216,18 +239,27 @@ class Connections:
         return min(MOST_HOLD, max(LEAST_HOLD, self._held_of[connection.address] / HELD_PER_SECOND))
 
     def await_close(self, connection: Connection, within: float | None = None) -> None:
-        """Starts the closing timeout, of `within` seconds: the client has still to read the rest of its answer."""
+        """Starts the closing timeout: the client has still to read the rest of its answer. `within` seconds, and not
+        for longer than there is room, if it is still sending though it was answered.
+        """
         self._heads.pop(connection, None)
         self._idle.pop(connection, None)
         self._bodies.pop(connection, None)
         if connection in self._open:
-            self._closing[connection] = self._now() + (self._write_timeout if within is None else within)
+            deadlines = self._closing if within is None else self._lingering
+            deadlines[connection] = self._now() + (self._write_timeout if within is None else within)
 
     def check(self) -> None:
         """Closes the connections whose timeouts have passed."""
         now = self._now()
-        for deadlines, reason in ((self._heads, "head_timeout"), (self._idle, "idle"), (self._closing, "closing")):
-            for connection in overdue(deadlines, now, ordered=deadlines is not self._closing):
+        lists = (
+            (self._heads, "head_timeout"),
+            (self._idle, "idle"),
+            (self._lingering, "closing"),
+            (self._closing, "closing"),
+        )
+        for deadlines, reason in lists:
+            for connection in overdue(deadlines, now):
                 del deadlines[connection]
                 self._cut(connection, reason)
         for connection, seen in [*self._bodies.items()]:
@@ -298,15 +330,9 @@ class Connections:
         return asyncio.get_running_loop().time()
 
 
-def overdue(deadlines: dict[Connection, float], now: float, *, ordered: bool) -> list[Connection]:
-    """Returns the connections whose deadlines have passed. `ordered`: the deadlines are sorted."""
-    late: list[Connection] = []
-    for connection, deadline in deadlines.items():
-        if deadline <= now:
-            late.append(connection)
-        elif ordered:
-            break
-    return late
+def overdue(deadlines: dict[Connection, float], now: float) -> list[Connection]:
+    """Returns the connections whose deadlines have passed. The deadlines are sorted."""
+    return [connection for connection, _ in takewhile(lambda each: each[1] <= now, deadlines.items())]
 
 
 def address_of(host: str | None) -> str:

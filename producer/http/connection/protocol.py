@@ -71,7 +71,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         bound_kernel_buffer(plain)
         descriptor = plain.get_extra_info("socket").fileno()
         if not self._connections.admit(self, descriptor):
-            if self._connections.over_refusal_limit(descriptor):
+            if self._connections.over_refusal_limit(self.address, descriptor):
                 plain.abort()
             else:
                 self._refuse(refusals.NO_ROOM)
