@@ -9,10 +9,10 @@ import structlog
 from shared.errors import JobCancelled
 from shared.job import JobStatus
 from shared.ports import Claim, Delivery, NotClaimed
+from shared.retry import retry_while_unavailable
 from worker.context import WorkerContext
 from worker.outcome import ended_early
 from worker.piggybacked import PiggybackedDelivery
-from worker.retry import retry_while_unavailable
 
 log = structlog.get_logger(__name__)
 

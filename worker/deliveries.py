@@ -8,8 +8,8 @@ from functools import partial
 import structlog
 
 from shared.ports import Delivery
+from shared.retry import retry_while_unavailable
 from worker.piggybacked import PiggybackedDelivery
-from worker.retry import retry_while_unavailable
 
 log = structlog.get_logger(__name__)
 

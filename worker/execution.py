@@ -19,13 +19,13 @@ from structlog.contextvars import bind_contextvars
 from shared.errors import AttemptsExhausted, DeadlineExceeded, EngineError, IgniteError, JobCancelled
 from shared.job import JobStatus
 from shared.ports import AttemptFenced, Claim, Delivery, Ending, LogShorter, NotClaimed
+from shared.retry import retry_while_unavailable
 from worker import lease
 from worker.claiming import Claiming
 from worker.context import WorkerContext
 from worker.deliveries import CurrentDelivery
 from worker.generation import Generation
 from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain, ended_early
-from worker.retry import retry_while_unavailable
 
 log = structlog.get_logger(__name__)
 

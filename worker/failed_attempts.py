@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+
+from cachetools import FIFOCache
 
 from shared.ports import Claim, Registry
 
@@ -21,12 +22,10 @@ class FailedAttempts:
         self._registry = registry
         self._worker_id = worker_id
         self._model_id = model_id
-        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._failed: FIFOCache[str, tuple[int, float]] = FIFOCache(REMEMBERED)
 
     def record(self, claim: Claim) -> None:
         self._failed[claim.job_id] = (claim.attempt, time.monotonic())
-        if len(self._failed) > REMEMBERED:
-            self._failed.popitem(last=False)
 
     async def defers(self, claim: Claim) -> bool:
         """Whether to leave the job to another worker: its last failed attempt was here, and another worker is ready.

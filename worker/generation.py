@@ -14,10 +14,10 @@ from shared.errors import EngineError, EngineOverloaded, RequestLost
 from shared.job import Job
 from shared.ports import Claim
 from shared.quota import LOG_ROOM
+from shared.retry import retry_while_unavailable
 from worker.context import WorkerContext
 from worker.openai import legacy_functions, translate
 from worker.outcome import Completed
-from worker.retry import retry_while_unavailable
 from worker.stream.fold import Fold, plain_text
 from worker.stream.frames import FrameEncoder, FrameWriter, too_large
 from worker.stream.resume import Replay, Sent, can_continue, is_constrained

@@ -21,6 +21,7 @@ import structlog
 from shared.errors import DeadlineExceeded
 from shared.job import Job, JobStatus, QueueName, Tier
 from shared.ports import Backend, Delivery, Membership, ModelInfo, WorkerInfo
+from shared.retry import retry_while_unavailable
 from worker.context import WorkerContext
 from worker.engines.base import Engine
 from worker.execution import Execution
@@ -28,7 +29,6 @@ from worker.failed_attempts import FailedAttempts
 from worker.outcome import Cancelled, Interrupted, ended_early
 from worker.pauses import Pauses
 from worker.piggybacked import PiggybackedDelivery, expiring
-from worker.retry import retry_while_unavailable
 from worker.slots import TIERS, Slots
 from worker.throttle import Throttle
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from producer.admission import rules
 from producer.admission.drain_rate import DrainRate
@@ -41,7 +42,7 @@ class AdmissionGate:
         self._background_retries = background_retries
         self._fair = settings.fairness
         self._limits = QueueLimits(settings.queue_limit, settings.queue_token_limit, settings.tenant_queue_limit)
-        self._cached: OrderedDict[tuple[QueueName, str], CachedBacklog] = OrderedDict()
+        self._cached: LRUCache[tuple[QueueName, str], CachedBacklog] = LRUCache(REMEMBERED)
         self._rates = DrainRate()
 
     async def admit(self, job: Job, *, draining: bool) -> None:
@@ -104,7 +105,4 @@ class AdmissionGate:
         return cached.backlog
 
     def _cached_for(self, job: Job) -> CachedBacklog:
-        cached = self._cached.setdefault((job.queue, job.tenant), CachedBacklog())
-        if len(self._cached) > REMEMBERED:
-            self._cached.popitem(last=False)
-        return cached
+        return self._cached.setdefault((job.queue, job.tenant), CachedBacklog())

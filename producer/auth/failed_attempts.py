@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 
 import structlog
+from cachetools import LRUCache
 
 from producer.metrics import AUTH_FAILURES
 from shared.errors import AuthenticationFailed, IgniteError, RateLimited
@@ -64,7 +64,7 @@ class Attempts:
 
 class FailedAuthentications:
     def __init__(self) -> None:
-        self._by_address: OrderedDict[str, Attempts] = OrderedDict()
+        self._by_address: LRUCache[str, Attempts] = LRUCache(REMEMBERED)
 
     def note(self, peer: str | None, error: AuthenticationFailed, *, with_key: bool) -> IgniteError:
         """Counts a failure and returns the error to answer: `error`, or RateLimited. `peer`: the client's address.
@@ -94,11 +94,7 @@ class FailedAuthentications:
         return attempts is not None and (attempts.with_key if with_key else attempts.without_key).exceeded
 
     def _of(self, address: str) -> Attempts:
-        attempts = self._by_address.setdefault(address, Attempts())
-        self._by_address.move_to_end(address)
-        if len(self._by_address) > REMEMBERED:
-            self._by_address.popitem(last=False)
-        return attempts
+        return self._by_address.setdefault(address, Attempts())
 
 
 def network_of(peer: str | None) -> str:

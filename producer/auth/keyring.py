@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from cachetools import FIFOCache
+
 from producer.auth.failed_attempts import FailedAuthentications
 from producer.auth.keys import FORM, KeyRepository, StoredKey, digest
 from shared.errors import AuthenticationFailed, PermissionDenied, unknown_model
@@ -127,8 +129,8 @@ class RecentKeys:
 
     def __init__(self, stored: KeyRepository) -> None:
         self._stored = stored
-        self._known: dict[str, tuple[float, StoredKey]] = {}
-        self._unknown: dict[str, float] = {}
+        self._known: FIFOCache[str, tuple[float, StoredKey]] = FIFOCache(REMEMBERED)
+        self._unknown: FIFOCache[str, float] = FIFOCache(REMEMBERED)
 
     async def find(self, digest: str) -> StoredKey | None:
         """Returns the key with this hash, at most FRESH seconds old."""
@@ -149,9 +151,6 @@ class RecentKeys:
             self._unknown[digest] = asked_at
         else:
             self._known[digest] = asked_at, key
-        for kept in (self._known, self._unknown):
-            if len(kept) > REMEMBERED:
-                del kept[next(iter(kept))]
         return key
 
 

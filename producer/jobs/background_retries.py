@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
 import structlog
 
 from shared.errors import BackendUnavailable
+from shared.retry import retry_while_unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -43,15 +43,11 @@ class BackgroundRetries:
 
 
 async def retry_until_done(name: str, step: Callable[[], Awaitable[object]], until: float) -> None:
-    while True:
-        try:
-            await step()
-        except BackendUnavailable as error:
-            if time.time() >= until:
-                log.warning("background_retry.abandoned", task=name, error=str(error), next="not tried again")
-                return
-            next_step = f"tried again in {TRY_AGAIN:.0f} s"
-            log.warning("background_retry.delayed", task=name, error=str(error), next=next_step)
-            await asyncio.sleep(TRY_AGAIN)
-        else:
-            return
+    def report(error: Exception, pause: float) -> None:
+        next_step = f"tried again in {pause:.0f} s"
+        log.warning("background_retry.delayed", task=name, error=str(error), next=next_step)
+
+    try:
+        await retry_while_unavailable(step, pauses=(TRY_AGAIN, TRY_AGAIN), until=until, report=report)
+    except BackendUnavailable as error:
+        log.warning("background_retry.abandoned", task=name, error=str(error), next="not tried again")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import structlog
 
 from producer.jobs.service import JobService
-from shared.errors import AttemptsExhausted, BackendUnavailable
+from shared.errors import AttemptsExhausted
 from shared.job import JobStatus
 from shared.ports import Backend, Consumer
+from shared.retry import retry_while_unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -19,13 +19,15 @@ RECONNECT = 2.0
 
 async def consume_dead_letters(backend: Backend, service: JobService) -> None:
     """Consumes dead letters until cancelled, and reconnects when the broker is unavailable."""
-    while True:
-        try:
-            async with backend.queue.dead_letters() as consumer:
-                await end_dead_jobs(consumer, service)
-        except BackendUnavailable as error:
-            log.warning("dead_letters.unavailable", error=str(error), next=f"trying again in {RECONNECT:.0f} s")
-            await asyncio.sleep(RECONNECT)
+
+    async def consume() -> None:
+        async with backend.queue.dead_letters() as consumer:
+            await end_dead_jobs(consumer, service)
+
+    def report(error: Exception, pause: float) -> None:
+        log.warning("dead_letters.unavailable", error=str(error), next=f"trying again in {pause:.0f} s")
+
+    await retry_while_unavailable(consume, pauses=(RECONNECT, RECONNECT), report=report)
 
 
 async def end_dead_jobs(consumer: Consumer, service: JobService) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
 from producer.batches.document import Batch
 from producer.batches.repository import BatchRepository
-from shared.errors import BackendUnavailable
 from shared.ports import DocumentChanged
+from shared.retry import retry_while_unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -64,12 +64,12 @@ class ProgressWriter:
 
     async def _write(self, batch: Batch) -> int:
         """Writes until the store answers. Idempotent: the same bytes over the same version."""
-        while True:
-            try:
-                return await self._batches.write(batch, self._version)
-            except BackendUnavailable as error:
-                log.warning("batch.not_written", batch=batch.id, error=str(error), next="trying again")
-                await asyncio.sleep(TRY_AGAIN)
+
+        def report(error: Exception, _: float) -> None:
+            log.warning("batch.not_written", batch=batch.id, error=str(error), next="trying again")
+
+        write = partial(self._batches.write, batch, self._version)
+        return await retry_while_unavailable(write, pauses=(TRY_AGAIN, TRY_AGAIN), report=report)
 
     async def _reload(self, mine: Batch) -> int:
         """Reads the batch again; returns its number of commits. Raises Overtaken."""

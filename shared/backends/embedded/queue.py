@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import structlog
+from cachetools import FIFOCache
 
 from shared.backends.embedded.consumer import EmbeddedConsumer
 from shared.backends.embedded.database import messages
@@ -44,7 +45,7 @@ class EmbeddedQueue:
         self._loop = asyncio.get_running_loop()
         self._waiting: defaultdict[Key, WaitingEntries] = defaultdict(WaitingEntries)
         self._consumers: set[EmbeddedConsumer] = set()
-        self._recent: OrderedDict[int, Message] = OrderedDict()
+        self._recent: FIFOCache[int, Message] = FIFOCache(RECENT)
         self._closed = False
 
     async def load(self) -> None:
@@ -103,8 +104,6 @@ class EmbeddedQueue:
 
     def _published(self, message: Message, seq: int) -> None:
         self._recent[seq] = message
-        if len(self._recent) > RECENT:
-            self._recent.popitem(last=False)
         self.enqueue(Entry(seq, message.job.queue, 0.0, message.job.deadline_at, redelivered=False))
 
     @staticmethod

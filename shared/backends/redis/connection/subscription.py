@@ -10,6 +10,7 @@ import structlog
 
 from shared.aio import first
 from shared.backends.redis.connection.driver import FAILURES, Wire, unavailable
+from shared.retry import retry_while_unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -17,6 +18,9 @@ PING_AFTER = 5.0
 """Seconds without a message after which the subscription sends a PING, because a connection that was lost silently
 cannot be distinguished from a quiet channel.
 """
+
+
+RESUBSCRIBE_PAUSES = (0.05, 0.25)
 
 
 class Subscription:
@@ -95,7 +99,9 @@ class Subscription:
                     "redis.subscription_lost", channel=self._channel, error=str(error), next="subscribing again"
                 )
             await self._wire.close()
-            await self._resubscribe()
+            await retry_while_unavailable(
+                self._subscribe, on=FAILURES, pauses=RESUBSCRIBE_PAUSES, report=lambda error, pause: None
+            )
             self._broken()
 
     async def _receive_all(self) -> None:
@@ -120,15 +126,6 @@ class Subscription:
                 await asyncio.sleep(self._ping_after)
                 if received == self._received:
                     raise TimeoutError("no answer to a ping")
-
-    async def _resubscribe(self) -> None:
-        delay = 0.05
-        while True:
-            try:
-                return await self._subscribe()
-            except FAILURES:
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 0.25)
 
 
 @asynccontextmanager
