@@ -45,11 +45,12 @@ API = (
     *("batch_lines", "tenant_batch_limit", "batch_window", "batch_lease"),
 )
 WORKER = (
-    *("engine", "model", "model_id", "model_aliases", "model_modalities"),
+    *("engine", "model", "model_id", "model_limit", "model_aliases", "model_modalities"),
     *("engine_url", "engine_api_key", "engine_command", "engine_args"),
     *("engine_continuation", "engine_omit", "engine_max_tokens", "engine_start_timeout", "concurrency"),
     *(
         "context_length",
+        "default_max_tokens",
         "threads",
         "gpu_layers",
         "simulated_tokens",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ignite.api_process import serving
 from ignite.running import say, stop_signals, until
-from ignite.worker_process import running_engine, working
+from ignite.worker_process import running_engine, shown_models, working
 from producer.auth.keyring import Keyless
 from producer.storage import open_storage
 from shared.backends import open_backend
@@ -22,7 +22,7 @@ async def run_up(settings: Settings) -> None:
             serving(backend, settings, keyless=keyless_by_default(settings)) as server,
         ):
             where = "RabbitMQ and Redis" if settings.distributed else f"data in {settings.data_dir}"
-            served = f"{server.addresses} · console {server.address}/console · model {engine.card.id}"
+            served = f"{server.addresses} · console {server.address}/console · {shown_models(engine)}"
             say(f"ignite is ready: {served} · {where} · Ctrl-C stops it")
             await until(stop, worker, *server.tasks)
 

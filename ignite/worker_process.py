@@ -22,6 +22,9 @@ ELSEWHERE = ("openai", "simulated")
 """Engines that several workers can share: the model is in another process, or there is none."""
 
 
+SHOWN_MODELS = 8
+
+
 def run_workers(settings: Settings) -> None:
     """Runs one or several worker processes, each with its own slots."""
     if settings.processes == 1:
@@ -44,9 +47,9 @@ async def run_worker(settings: Settings) -> None:
             running_engine(settings) as engine,
             working(backend, engine, settings) as worker,
         ):
-            card = engine.card
             await warn(backend, settings.job_deadline)
-            say(f"ignite worker is ready: model {card.id} · engine {card.engine} · {engine.concurrency} slots")
+            about = f"{shown_models(engine)} · engine {engine.card.engine} · {engine.concurrency} slots"
+            say(f"ignite worker is ready: {about}")
             await until(stop, worker)
 
 
@@ -55,6 +58,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
         kind=settings.engine,
         model=settings.model,
         model_id=settings.model_id,
+        model_limit=settings.model_limit,
         concurrency=settings.concurrency,
         context_length=settings.context_length,
         threads=settings.threads,
@@ -75,6 +79,12 @@ def engine_settings(settings: Settings) -> EngineSettings:
     )
 
 
+def shown_models(engine: Engine) -> str:
+    names = [card.id for card in engine.cards]
+    further = f" and {len(names) - SHOWN_MODELS} more" if len(names) > SHOWN_MODELS else ""
+    return f"{'model' if len(names) == 1 else 'models'} {', '.join(names[:SHOWN_MODELS])}{further}"
+
+
 def require_model_name(name: str) -> None:
     """Raises SettingsError for an unsuitable model name; model_id replaces it."""
     if not is_model_name(name):
@@ -85,6 +95,8 @@ def name_of_model(settings: Settings) -> str | None:
     """Returns the model's name if the settings give one; otherwise the engine's server names it."""
     if settings.model_id or settings.model is None:
         return settings.model_id
+    if settings.engine == "openai":
+        return split_list(settings.model)[0]
     return Path(settings.model).stem if settings.engine == "llamacpp" else settings.model
 
 
@@ -114,6 +126,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         aliases=tuple(split_list(settings.model_aliases)),
         modalities=tuple(split_list(settings.model_modalities)),
         version=__version__,
+        default_max_tokens=settings.default_max_tokens,
         log_limit=settings.job_log_limit,
     )
 

@@ -95,8 +95,8 @@ class Catalog:
         async with self._reading:
             if time.monotonic() - self._read_at >= age:
                 models, workers = await asyncio.gather(self._registry.models(), self._registry.workers())
-                self._staffed = frozenset(worker.model.id for worker in workers)
-                self._workers = Counter(worker.model.id for worker in workers if worker.ready)
+                self._staffed = frozenset(model.id for worker in workers for model in worker.models)
+                self._workers = Counter(model.id for worker in workers if worker.ready for model in worker.models)
                 self._adopt(models, workers)
                 self._read_at = time.monotonic()
 
@@ -104,7 +104,8 @@ class Catalog:
         """Updates the list. During a rollout that changes aliases, a model has the old and the new ones."""
         known = self._configured | self._seen_lately() | {model.id: model for model in announced}
         aliases: defaultdict[str, set[str]] = defaultdict(set)
-        for model in (*self._configured.values(), *announced, *(worker.model for worker in workers)):
+        served = [model for worker in workers for model in worker.models]
+        for model in (*self._configured.values(), *announced, *served):
             aliases[model.id].update(model.aliases)
         for name in aliases.keys() & known.keys():
             known[name] = replace(known[name], aliases=tuple(sorted(aliases[name])))

@@ -80,7 +80,7 @@ class Fleet:
 
     async def _read_queues(self) -> Sequence[QueueView]:
         models, workers = await asyncio.gather(self._catalog.models(), self._backend.registry.workers())
-        staffed = {worker.model.id for worker in workers if worker.ready}
+        staffed = {model.id for worker in workers if worker.ready for model in worker.models}
         names = [QueueName(model.id, tier) for model in models for tier in Tier]
         return await asyncio.gather(*(self._look(name, staffed=name.model in staffed) for name in names))
 

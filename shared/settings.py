@@ -278,13 +278,21 @@ class Settings(BaseSettings):
     )
     model: str | None = Field(
         None,
-        description="The model that the engine loads: a file, or a name that the engine knows. Default: the demo "
-        "model.",
+        description="The model that the engine loads: a file, or a name that the engine knows. For the openai engine "
+        "one or several names, comma-separated (or the option several times), each with its adapters. Default: the "
+        "demo model; for the openai engine every model that the server lists.",
     )
     model_id: str | None = Field(
-        None, description="The name by which requests call the model. Default: derived from model."
+        None, description="The name by which requests call the (first) model. Default: derived from model."
     )
-    model_aliases: str = Field("", description="Further names by which requests may call the model, comma-separated.")
+    model_limit: int = Field(
+        32, ge=1, le=512, description="Most models of one engine that a worker serves; each has queues of its own."
+    )
+    model_aliases: str = Field(
+        "",
+        description="Further names by which requests may call the model, comma-separated. `alias=id` names another "
+        "model of the same engine.",
+    )
     model_modalities: str = Field(
         "",
         description="Inputs that the model accepts: comma-separated, of text, image, audio, file. Default: as the "
@@ -318,6 +326,12 @@ class Settings(BaseSettings):
         None,
         ge=16,
         description="Most tokens of one request, prompt and answer together. Default: by the engine and the model.",
+    )
+    default_max_tokens: int = Field(
+        4096,
+        ge=0,
+        description="Most tokens of an answer where neither the request sets a limit nor the engine tells the model's "
+        "context length. 0: no limit.",
     )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of the llamacpp engine. Default: all cores but one."

@@ -12,7 +12,7 @@ from worker.throttle import Throttle
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """Times are in seconds. `log_limit`: the most bytes of a job's answer."""
+    """Times are in seconds. `log_limit`: the most bytes of a job's answer. `default_max_tokens`: see WorkerOptions."""
 
     worker_id: str
     backend: Backend
@@ -23,4 +23,5 @@ class WorkerContext:
     quarantine_after: int
     failed_attempts: FailedAttempts
     throttle: Throttle
+    default_max_tokens: int = 0
     log_limit: int = 64 * 1024 * 1024

@@ -63,7 +63,7 @@ class Execution:
         if self._claimed is not None:
             self._claimed()
         bind_contextvars(attempt=claim.attempt)
-        if await retry_while_unavailable(lambda: self._context.failed_attempts.defers(claim)):
+        if await retry_while_unavailable(lambda: self._context.failed_attempts.defers(claim, self._job.model)):
             log.info("attempt.left", next="it failed here: left for another worker")
             await self._requeue(claim, counted=False, after=REDELIVERY_DELAY)
             return

@@ -18,29 +18,27 @@ REMEMBERED = 1000
 class FailedAttempts:
     """Remembers which jobs failed in this worker, and at which attempt."""
 
-    def __init__(self, registry: Registry, worker_id: str, model_id: str) -> None:
+    def __init__(self, registry: Registry, worker_id: str) -> None:
         self._registry = registry
         self._worker_id = worker_id
-        self._model_id = model_id
         self._failed: FIFOCache[str, tuple[int, float]] = FIFOCache(REMEMBERED)
 
     def record(self, claim: Claim) -> None:
         self._failed[claim.job_id] = (claim.attempt, time.monotonic())
 
-    async def defers(self, claim: Claim) -> bool:
-        """Whether to leave the job to another worker: its last failed attempt was here, and another worker is ready.
+    async def defers(self, claim: Claim, model_id: str) -> bool:
+        """Whether to leave the job to another worker: its last failed attempt was here, and another worker with that
+        model is ready.
 
         The claim itself used up an attempt number, which is recorded as this worker's, too.
         """
         attempt, failed_at = self._failed.get(claim.job_id, (0, 0.0))
         is_recent = time.monotonic() - failed_at < DEFERRED
-        if attempt == 0 or claim.attempt != attempt + 1 or not is_recent or not await self._others():
+        if attempt == 0 or claim.attempt != attempt + 1 or not is_recent or not await self._others(model_id):
             return False
         self._failed[claim.job_id] = (claim.attempt, failed_at)
         return True
 
-    async def _others(self) -> bool:
+    async def _others(self, model_id: str) -> bool:
         workers = await self._registry.workers()
-        return any(
-            worker.ready and worker.id != self._worker_id and worker.model.id == self._model_id for worker in workers
-        )
+        return any(worker.ready and worker.id != self._worker_id and worker.serves(model_id) for worker in workers)

@@ -51,7 +51,7 @@ class Generation:
             raise RequestLost("No copy of the job's request is left.")
         asked = translate.decoded(body)
         request = translate.engine_request(asked, self._job)
-        self._request = request = translate.bounded(request, self._context.engine.card.context_length)
+        self._request = request = translate.bounded(request, self._context_length(), self._context.default_max_tokens)
         # A job that has lost a worker writes to the log, so that its progress is kept and seen.
         if self._job.logged or claim.offset > 0 or claim.lost > 0:
             sent = await self._sent_before(claim)
@@ -59,6 +59,10 @@ class Generation:
         else:
             answer = partial(self._unary, asked)
         return await self._context.throttle.run(answer, self._job.tier, refused=self._refused)
+
+    def _context_length(self) -> int | None:
+        cards = self._context.engine.cards
+        return next((card.context_length for card in cards if card.id == self._job.model), None)
 
     def completion(self) -> tuple[bytes, dict[str, Any] | None] | None:
         """Returns the part of the answer that there is, and its usage; None if there is none."""

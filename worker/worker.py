@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -20,12 +20,13 @@ import structlog
 
 from shared.errors import DeadlineExceeded
 from shared.job import Job, JobStatus, QueueName, Tier
-from shared.ports import Backend, Delivery, Membership, ModelInfo, WorkerInfo
+from shared.ports import Backend, Delivery, Membership, WorkerInfo
 from shared.retry import retry_while_unavailable
 from worker.context import WorkerContext
 from worker.engines.base import Engine
 from worker.execution import Execution
 from worker.failed_attempts import FailedAttempts
+from worker.models import ModelQueues, announced, by_tier, of_models
 from worker.outcome import Cancelled, Interrupted, ended_early
 from worker.pauses import Pauses
 from worker.piggybacked import PiggybackedDelivery, expiring
@@ -43,8 +44,10 @@ class WorkerOptions:
     """Times are in seconds. `drain_seconds`: how long running jobs may go on after the stop signal.
 
     `reserved_slots`: the share of the slots that flex jobs never take. `flex_patience`: how long flex jobs are passed
-    over for higher tiers before one starts. `aliases`: other names of the model. `modalities`: what the model takes,
-    in place of what the engine says. `version`: Ignite's. `log_limit`: the most bytes of a job's answer.
+    over for higher tiers before one starts. `aliases`: other names of the main model, or `alias=id` for another one.
+    `modalities`: what the main model takes, in place of what the engine says. `version`: Ignite's. `log_limit`: the
+    most bytes of a job's answer. `default_max_tokens`: the most tokens of an answer whose request sets no limit, where
+    the model's context length is unknown; 0: no limit.
     """
 
     lease_seconds: float = 30.0
@@ -56,12 +59,13 @@ class WorkerOptions:
     flex_patience: float = 60.0
     aliases: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
+    default_max_tokens: int = 0
     version: str = ""
     log_limit: int = 64 * 1024 * 1024
 
 
 class Worker:
-    """One engine, one consumer. `run` returns when `stop` is set and every job has ended or is requeued."""
+    """One engine and one consumer. `run` returns when `stop` is set and every job has ended or is requeued."""
 
     def __init__(self, backend: Backend, engine: Engine, options: WorkerOptions) -> None:
         self.id = f"worker-{os.urandom(6).hex()}"
@@ -69,11 +73,15 @@ class Worker:
         self._engine = engine
         self._options = options
         self.ready = asyncio.Event()
-        self._queues = {tier: QueueName(engine.card.id, tier) for tier in TIERS}
+        self._queues = ModelQueues()
+        self._main = engine.card.id
+        self._gone: set[str] = set()
+        self._is_healthy = True
         self._slots = Slots(engine.concurrency, reserved=options.reserved_slots, patience=options.flex_patience)
         self._running: dict[str, Execution] = {}
         self._flex: dict[str, Execution] = {}
         self._leaving: set[str] = set()
+        self._available: Mapping[QueueName, int] = {}
         self._waiting: Mapping[Tier, int] = {}
         self._interrupting = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,46 +96,51 @@ class Worker:
             max_tries=options.max_tries,
             retry_backoff=options.retry_backoff,
             quarantine_after=options.quarantine_after,
-            failed_attempts=FailedAttempts(backend.registry, self.id, engine.card.id),
+            failed_attempts=FailedAttempts(backend.registry, self.id),
             log_limit=options.log_limit,
+            default_max_tokens=options.default_max_tokens,
             throttle=self._throttle,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        queues = [*self._queues.values()]
+        info = self._info()
+        for model in info.models:
+            self._queues.add(model.id)
+        prefetch = self._prefetch(self._queues.models)
         async with (
-            self._backend.registry.join(self._info(), lambda: len(self._running)) as membership,
-            self._backend.queue.consume(queues, [*map(self._slots.most_of, self._queues)]) as consumer,
+            self._backend.registry.join(info, lambda: len(self._running), lambda: self._engine.state) as membership,
+            self._backend.queue.consume([*prefetch], [*prefetch.values()]) as consumer,
             asyncio.TaskGroup() as group,
         ):
             self._consumer, self._group, self._pauses = consumer, group, Pauses(consumer, group)
             self.ready.set()
-            log.info("worker.ready", worker=self.id, model=self._engine.card.id, concurrency=self._engine.concurrency)
+            log.info("worker.ready", worker=self.id, model=info.model.id, concurrency=self._engine.concurrency)
             listening = group.create_task(self._listen(membership.cancels), name="worker-cancels")
             watching = group.create_task(self._watch_engine(membership), name="worker-engine")
+            listing = group.create_task(self._watch_models(membership), name="worker-models")
             taking = group.create_task(self._take(), name="worker-take")
             await stop.wait()
             taking.cancel()
             watching.cancel()
+            listing.cancel()
             self._pauses.close()
             await consumer.pause()
             await self._drain()
             listening.cancel()
 
     def _info(self) -> WorkerInfo:
-        card, now = self._engine.card, time.time()
-        model = ModelInfo(
-            card.id,
-            card.engine,
-            created_at=now,
-            seen_at=now,
-            context_length=card.context_length,
-            description=card.description,
-            capabilities=card.capabilities,
-            modalities=self._options.modalities or card.modalities,
-            aliases=self._options.aliases,
+        models = announced(self._engine.cards, self._main, self._options.aliases, self._options.modalities)
+        return WorkerInfo(
+            self.id,
+            models[0],
+            self._engine.concurrency,
+            started_at=time.time(),
+            version=self._options.version,
+            further_models=tuple(models[1:]),
         )
-        return WorkerInfo(self.id, model, self._engine.concurrency, started_at=now, version=self._options.version)
+
+    def _prefetch(self, models: Iterable[str]) -> dict[QueueName, int]:
+        return {queue: self._slots.most_of(queue.tier) for queue in of_models(models)}
 
     # ── take ──
 
@@ -139,7 +152,8 @@ class Worker:
                 continue
             job = delivery.message.job
             out_of_order = self._slots.take(job.tier, self._waiting)
-            contended = self._waiting.get(job.tier, 0) > 1 or not self._slots.admits(job.tier)
+            self._queues.started(job.model)
+            contended = self._available.get(job.queue, 0) > 1 or not self._slots.admits(job.tier)
             self._idle.clear()
             self._slots_changed()
             running = self._run(delivery, contended=contended, out_of_order=out_of_order)
@@ -147,14 +161,14 @@ class Worker:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _choose(self, at_hand: Mapping[QueueName, int]) -> QueueName | None:
+    def _choose(self, available: Mapping[QueueName, int]) -> QueueName | None:
         """Returns the queue that gets the next free slot. Where none is free, preempts flex jobs for higher tiers."""
-        self._waiting = {queue.tier: count for queue, count in at_hand.items()}
+        self._available, self._waiting = available, by_tier(available)
         tier = self._slots.choose(self._waiting)
         if tier is None:
             self._preempt(self._slots.lacking(self._waiting, len(self._leaving)))
             self._watch_fullness()
-        return None if tier is None else self._queues[tier]
+        return None if tier is None else self._queues.next_of(tier, available)
 
     def _preempt(self, slots: int) -> None:
         """Preempts the youngest `slots` flex jobs that are preemptible."""
@@ -166,8 +180,10 @@ class Worker:
                 slots -= 1
 
     def _watch_fullness(self) -> None:
-        for tier, queue in self._queues.items():
-            self._pauses.set_full(queue, self._is_full(tier))
+        for tier in TIERS:
+            is_full = self._is_full(tier)
+            for queue in self._queues.of_tier(tier):
+                self._pauses.set_full(queue, is_full)
 
     def _is_full(self, tier: Tier) -> bool:
         """Whether no job of the tier can start here soon."""
@@ -255,12 +271,40 @@ class Worker:
         while True:
             reason = await self._engine.wait_unhealthy()
             log.warning("engine.unhealthy", reason=reason, next="not ready: takes no jobs until the engine answers")
+            self._is_healthy = False
             membership.announce(ready=False)
-            await self._pauses.pause("unhealthy", self._queues.values())
+            await self._pauses.pause("unhealthy", self._queues.all())
             await self._engine.wait_healthy()
             log.info("engine.healthy", next="ready again")
+            self._is_healthy = True
             membership.announce(ready=True)
-            self._pauses.resume("unhealthy", self._queues.values())
+            self._pauses.resume("unhealthy", self._queues.all())
+
+    async def _watch_models(self, membership: Membership) -> None:
+        """Takes jobs of models that have appeared on the engine, and no more of those that are gone from it."""
+        while True:
+            await self._engine.cards_changed()
+            models = self._info().models
+            served = {model.id for model in models}
+            known = {*self._queues.models}
+            if appeared := (served - known) | (served & self._gone):
+                log.info("model.appeared", models=sorted(appeared))
+            if vanished := known - self._gone - served:
+                log.info("model.vanished", models=sorted(vanished), next="its jobs wait for a worker that has it")
+            back = served & self._gone
+            self._gone = known - served
+            membership.announce(models=models)
+            await self._add(served - known)
+            await self._pauses.pause("gone", of_models(vanished))
+            self._pauses.resume("gone", of_models(back))
+
+    async def _add(self, models: Collection[str]) -> None:
+        for model in models:
+            self._queues.add(model)
+        self._consumer.add(self._prefetch(models))
+        if not self._is_healthy:
+            await self._pauses.pause("unhealthy", of_models(models))
+        self._watch_fullness()
 
     async def _drain(self) -> None:
         """Finishes running jobs within the grace period, then requeues the rest for other workers to continue.

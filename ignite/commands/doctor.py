@@ -175,7 +175,7 @@ async def check_files(settings: Settings) -> AsyncIterator[Finding]:
 async def check_workers(settings: Settings, backend: Backend) -> AsyncIterator[Finding]:
     if settings.distributed:
         workers = await backend.registry.workers()
-        serving = ", ".join(sorted({worker.model.id for worker in workers}))
+        serving = ", ".join(sorted({model.id for worker in workers for model in worker.models}))
         detail = f"{len(workers)} there, serving {serving}" if workers else "none there"
         advice = "Start one: ignite worker --engine … --model … (with the same two URLs)."
         yield Finding("workers", bool(workers), detail, advice=advice)

@@ -111,9 +111,15 @@ def worker_table(rows: Rows) -> Sequence[str]:
 def worker_row(row: dict[str, Any]) -> str:
     load, ready = f"{row['running']}/{row['slots']}", "yes" if row["ready"] else "no"
     return (
-        f"{row['id']:<19}  {row['model']:<24}  {row['engine']:<10}  {load:>9}  {ready:<5}  {row['version']:<8}  "
+        f"{row['id']:<19}  {models_of(row):<24}  {row['engine']:<10}  {load:>9}  {ready:<5}  {row['version']:<8}  "
         f"{moment(row['started_at'])}"
     )
+
+
+def models_of(row: dict[str, Any]) -> str:
+    """The main model, and how many more there are; --json names them."""
+    further = len(row["models"]) - 1
+    return f"{row['model']} +{further}" if further > 0 else row["model"]
 
 
 def span(seconds: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -10,6 +10,9 @@ import click
 from shared.settings import Settings, SettingsError, load_settings
 
 Command = Callable[..., Any]
+
+REPEATABLE = frozenset({"model"})
+"""Options that may be given several times, each a part of the setting."""
 
 
 def settings_options(*names: str) -> Callable[[Command], Command]:
@@ -25,11 +28,17 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
             about = f"{field.description}{default}"
             if "bool" in str(field.annotation):
                 command = click.option(option, name, help=about, is_flag=False, flag_value="true")(command)
+            elif name in REPEATABLE:
+                command = click.option(option, name, help=about, multiple=True, callback=comma_separated)(command)
             else:
                 command = click.option(option, name, help=about)(command)
         return command
 
     return decorate
+
+
+def comma_separated(_: click.Context, __: click.Parameter, values: Sequence[str]) -> str | None:
+    return ",".join(values) or None
 
 
 def settings_of(options: dict[str, Any]) -> Settings:

@@ -196,6 +196,7 @@ class Model(BaseModel):
     capabilities: list[str]
     modalities: list[str] = Field(description="Supported inputs; empty if the engine does not report them.")
     aliases: list[str]
+    parent: str | None = Field(description="The model that it adapts, where it is an adapter (LoRA).")
     workers: int
 
 
@@ -325,6 +326,7 @@ class Worker(BaseModel):
     object: Literal["worker"]
     id: str
     model: str
+    models: list[str] = Field(description="All that its engine serves, with the same slots.")
     engine: str
     slots: int
     running: int = Field(description="Jobs, as the worker last reported.")

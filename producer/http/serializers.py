@@ -149,6 +149,7 @@ def model_object(model: ModelInfo, workers: int) -> dict[str, Any]:
         "capabilities": model.capabilities,
         "modalities": model.modalities,
         "aliases": model.aliases,
+        "parent": model.parent,
         "workers": workers,
     }
 

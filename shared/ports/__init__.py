@@ -13,7 +13,7 @@ from shared.ports.log import Ending, Follower, FollowerClosed, JobLog, Progress,
 from shared.ports.outbox import Notice, Outbox
 from shared.ports.queue import Choose, Consumer, Delivery, Fate, JobQueue, Message, Undecodable
 from shared.ports.refusals import AttemptFenced, LogShorter
-from shared.ports.registry import Membership, ModelInfo, Registry, WorkerInfo, idle
+from shared.ports.registry import EngineState, Membership, ModelInfo, Registry, WorkerInfo, idle, unknown
 from shared.ports.store import Backlog, Claim, JobFilter, JobStore, NotClaimed, QueueState
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "DocumentChanged",
     "Documents",
     "Ending",
+    "EngineState",
     "Fate",
     "Follower",
     "FollowerClosed",
@@ -52,4 +53,5 @@ __all__ = [
     "Update",
     "WorkerInfo",
     "idle",
+    "unknown",
 ]

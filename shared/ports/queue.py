@@ -73,6 +73,12 @@ class Consumer(Protocol):
         """
         ...
 
+    def add(self, prefetch: Mapping[QueueName, int]) -> None:
+        """Takes from further queues as well, at most so many unsettled of each at a time; as soon as the broker allows
+        it. A queue that is the consumer's already is left as it is.
+        """
+        ...
+
     def choose_again(self) -> None:
         """Calls `choose` again, because its answer may have changed."""
         ...

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model as workers announce it. `seen_at`: when a worker last announced it; `aliases`: other names that requests
-    may use; `modalities`: accepted inputs (`text`, `image`, `audio`, …), empty if the engine does not report them.
+    may use; `modalities`: accepted inputs (`text`, `image`, `audio`, …), empty if the engine does not report them;
+    `parent`: the id of the model that it adapts, if it is an adapter (LoRA).
     """
 
     id: str
@@ -23,12 +24,31 @@ class ModelInfo:
     capabilities: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What the engine's server last told of itself, None where it does not tell. `running` and `waiting`: its requests;
+    `kv_cache_usage`: from 0 to 1; `prefix_cache_queries` and `prefix_cache_hits`: in tokens, since its start, as
+    `preemptions`; `restarts`: of its process by the worker; `start_seconds`: until it could generate.
+    """
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache_usage: float | None = None
+    prefix_cache_queries: int | None = None
+    prefix_cache_hits: int | None = None
+    preemptions: int | None = None
+    restarts: int | None = None
+    start_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker as it announces itself. `ready`: whether its engine can generate; `running`: how many jobs it ran at its
-    last announcement; `version`: its version of Ignite.
+    """A worker as it announces itself. `model`: its main model; `further_models`: the others that its engine serves
+    with the same slots. `ready`: whether its engine can generate; `running`: how many jobs it ran at its last
+    announcement; `version`: its version of Ignite; `engine_state`: None if the engine does not report it.
     """
 
     id: str
@@ -38,6 +58,19 @@ class WorkerInfo:
     ready: bool = True
     running: int = 0
     version: str = ""
+    further_models: tuple[ModelInfo, ...] = ()
+    engine_state: EngineState | None = None
+
+    @property
+    def models(self) -> tuple[ModelInfo, ...]:
+        return (self.model, *self.further_models)
+
+    def serves(self, model_id: str) -> bool:
+        return any(model.id == model_id for model in self.models)
+
+    def serving(self, models: Sequence[ModelInfo]) -> WorkerInfo:
+        """The worker with other models, at least one."""
+        return replace(self, model=models[0], further_models=tuple(models[1:]))
 
 
 class Membership(Protocol):
@@ -49,8 +82,10 @@ class Membership(Protocol):
         """
         ...
 
-    def announce(self, *, ready: bool) -> None:
-        """Announces whether the worker's engine can generate. Returns before other processes have received it."""
+    def announce(self, *, ready: bool | None = None, models: Sequence[ModelInfo] = ()) -> None:
+        """Announces whether the worker's engine can generate, or which models it serves from now on; the other stays as
+        it was. Returns before other processes have received it.
+        """
         ...
 
 
@@ -58,11 +93,22 @@ def idle() -> int:
     return 0
 
 
+def unknown() -> None:
+    return None
+
+
 class Registry(Protocol):
     """Lists the living workers and their models, and delivers stop requests to workers."""
 
-    def join(self, worker: WorkerInfo, running: Callable[[], int] = idle) -> AbstractAsyncContextManager[Membership]:
-        """Registers the worker while inside. `running` returns its number of running jobs for each announcement."""
+    def join(
+        self,
+        worker: WorkerInfo,
+        running: Callable[[], int] = idle,
+        engine_state: Callable[[], EngineState | None] = unknown,
+    ) -> AbstractAsyncContextManager[Membership]:
+        """Registers the worker while inside. For each announcement `running` returns its number of running jobs, and
+        `engine_state` the state of its engine.
+        """
         ...
 
     async def alive(self, worker_id: str) -> bool:

@@ -56,6 +56,32 @@ async def test_queues_are_apart(backend: Backend) -> None:
         assert await nothing_comes(consumer)
 
 
+async def test_a_consumer_takes_from_further_queues(backend: Backend) -> None:
+    other = QueueName("other-model", Tier.DEFAULT)
+    waits = await publish(backend, *(new_job(queue=other) for _ in range(3)))
+    async with consume(backend) as consumer:
+        consumer.add({QUEUE: 1, other: 2})
+        held = [await next_of(consumer) for _ in range(2)]
+        assert [delivery.message.job.id for delivery in held] == waits[:2]
+        assert await nothing_comes(consumer), "no more than its prefetch"
+        await consumer.pause([other])
+        await held[0].ack()
+        assert await nothing_comes(consumer)
+        await consumer.resume([other])
+        assert await taken(consumer, 1) == waits[2:]
+
+
+async def test_a_consumer_may_pause_a_queue_that_it_has_just_added(backend: Backend) -> None:
+    other = QueueName("other-model", Tier.DEFAULT)
+    waits = await publish(backend, new_job(queue=other))
+    async with consume(backend) as consumer:
+        consumer.add({other: 1})
+        await consumer.pause([other])
+        assert await nothing_comes(consumer)
+        await consumer.resume([other])
+        assert await taken(consumer, 1) == waits
+
+
 async def test_a_waiting_consumer_gets_what_is_published_later(replicas: tuple[Backend, Backend]) -> None:
     one, other = replicas
     async with consume(one) as consumer, asyncio.TaskGroup() as tasks:

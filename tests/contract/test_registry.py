@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from shared.backends.distributed import open_distributed
-from shared.ports import Backend
+from shared.ports import Backend, EngineState
 from tests.contract.performers import CANCELLED, PATIENCE, a_worker, started
 from tests.support.redis_cluster import RedisCluster
 from tests.support.wait_until import wait_until
@@ -78,6 +78,38 @@ async def test_a_worker_tells_whether_it_is_ready(replicas: tuple[Backend, Backe
 
 async def readiness_is(backend: Backend, ready: bool) -> bool:
     return [worker.ready for worker in await backend.registry.workers()] == [ready]
+
+
+async def test_a_worker_with_several_models(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    first, second, third = (a_worker(model=model).model for model in ("a", "b", "c"))
+    adapter = replace(second, parent="a")
+    async with one.registry.join(a_worker().serving([first, adapter])) as member:
+        (worker,) = await other.registry.workers()
+        assert [model.id for model in worker.models] == ["a", "b"]
+        assert {model.id: model.parent for model in await other.registry.models()} == {"a": None, "b": "a"}
+        member.announce(models=[third])
+
+        async def serves_the_third() -> bool:
+            (worker,) = await other.registry.workers()
+            return [model.id for model in worker.models] == ["c"] and worker.ready
+
+        await wait_until(serves_the_third, "the worker's word")
+        assert {model.id for model in await other.registry.models()} == {"a", "b", "c"}
+
+
+async def test_a_worker_tells_of_its_engine(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    state: EngineState | None = None
+    async with one.registry.join(a_worker(), engine_state=lambda: state) as member:
+        state = EngineState(running=2, waiting=7, kv_cache_usage=0.25, restarts=1)
+        member.announce(ready=False)
+
+        async def is_told() -> bool:
+            (seen,) = await other.registry.workers()
+            return seen.engine_state == state
+
+        await wait_until(is_told, "the engine's state")
 
 
 async def test_a_worker_says_how_much_it_runs(replicas: tuple[Backend, Backend]) -> None:

@@ -26,7 +26,7 @@ MODELS = {
 
 @pytest.mark.parametrize("models", MODELS)
 async def test_a_worker_stays_ready_whatever_its_upstream_answers(monkeypatch: pytest.MonkeyPatch, models: str) -> None:
-    monkeypatch.setattr(server_health, "PROBE_WHEN_IDLE", 0.02)
+    monkeypatch.setattr(server_health, "PROBE_EVERY", 0.02)
 
     async def script(call: Call) -> None:
         name, _, number = call.prompt.partition(" ")

@@ -17,7 +17,7 @@ from shared.ports import Backend, Consumer, Delivery, Ending, Message, ModelInfo
 from tests.contract.performers import QUEUE, count_waiting, message_for, new_job, next_of, record_of
 from tests.support.wait_until import wait_until
 from worker.context import WorkerContext
-from worker.engines.base import Chunk, Completion, ModelCard, Request
+from worker.engines.base import Chunk, Completion, ModelCard, OneModel, Request
 from worker.execution import Execution
 from worker.failed_attempts import FailedAttempts
 from worker.stream.fold import fold
@@ -41,7 +41,7 @@ def content_of(each: Chunk) -> str:
     return "".join(part["delta"].get("content") or "" for part in each["choices"])
 
 
-class ScriptedEngine:
+class ScriptedEngine(OneModel):
     """The last message names one of the scripts below. `aborted`: how many answers were broken off from outside."""
 
     card = ModelCard(QUEUE.model, "scripted")
@@ -215,7 +215,7 @@ class Bench:
             max_tries=3,
             retry_backoff=0.01,
             quarantine_after=2,
-            failed_attempts=FailedAttempts(backend.registry, WORKER, QUEUE.model),
+            failed_attempts=FailedAttempts(backend.registry, WORKER),
             throttle=Throttle(engine.concurrency),
         )
         self._consumer = consumer

@@ -105,7 +105,7 @@ async def test_an_engine_gets_the_request_without_what_is_ours_and_with_a_seed(b
     await bench.run()
 
     (request,) = bench.engine.requests
-    assert {"messages", "top_k", "seed"} == request.keys()
+    assert {"model", "messages", "top_k", "seed"} == request.keys()
     assert request["seed"] == 42
 
 

@@ -6,9 +6,12 @@ OpenAI's own shapes. It never sees jobs, queues or logs.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from shared.ports import EngineState
 
 
 class EngineRequest(dict[str, Any]):
@@ -28,7 +31,8 @@ Completion = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """What the catalog shows of a served model. `context_length` is in tokens, None where unknown. `modalities` is what
-    the model takes (`text`, `image`, `audio`, …), empty where unknown.
+    the model takes (`text`, `image`, `audio`, …), empty where unknown. `parent`: the id of the model that it adapts,
+    where it is an adapter (LoRA). `aliases`: other names that the engine has for it.
     """
 
     id: str
@@ -37,10 +41,13 @@ class ModelCard:
     description: str | None = None
     capabilities: tuple[str, ...] = field(default=("chat", "stream"))
     modalities: tuple[str, ...] = ()
+    parent: str | None = None
+    aliases: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
-    """One running engine serving one model.
+    """One running engine. A request's `model` is the id of one of its `cards`; without it the engine's main model
+    answers.
 
     Errors: `EngineRefused` when the request itself is wrong (with the engine's own message, `code` and `param` where it
     gives them), `EngineError` for anything that another attempt may get past (crash, timeout, out of memory, overload).
@@ -49,7 +56,21 @@ class Engine(Protocol):
 
     @property
     def card(self) -> ModelCard:
-        """The model as the catalog lists it; valid once `start` has returned."""
+        """The main model as the catalog lists it; valid once `start` has returned."""
+        ...
+
+    @property
+    def cards(self) -> Sequence[ModelCard]:
+        """Every model that it serves at present, the main one first."""
+        ...
+
+    async def cards_changed(self) -> None:
+        """Returns when `cards` may have changed since the last call."""
+        ...
+
+    @property
+    def state(self) -> EngineState | None:
+        """What the engine's server last told of itself, or None."""
         ...
 
     @property
@@ -101,3 +122,17 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Stops generating and frees all resources. Safe to call twice, and after a failed `start`."""
         ...
+
+
+class OneModel:
+    """The part of an engine that serves one model for ever, and has no server that tells of itself."""
+
+    card: ModelCard
+    state: EngineState | None = None
+
+    @property
+    def cards(self) -> Sequence[ModelCard]:
+        return (self.card,)
+
+    async def cards_changed(self) -> None:
+        await asyncio.Event().wait()

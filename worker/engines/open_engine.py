@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shared.errors import EngineError
+from shared.settings import split_list
 from worker.engines.base import Engine
 
 if TYPE_CHECKING:
@@ -26,13 +27,15 @@ DEMO_CONTEXT = 2048
 class EngineSettings:
     """How to reach or start one engine. None means the engine's default; an engine ignores settings of other kinds.
 
-    `model`: a GGUF file, a model name for `vllm serve`, or the upstream's name; `model_id`: Ignite's name for it.
+    `model`: a GGUF file, a model name for `vllm serve`, or the upstream's names, comma-separated; `model_id`: Ignite's
+    name for the first; `model_limit`: the most models of one server.
     `command`: a template with `{model}` and `{port}` or `{uds}`; `extra_args` follow it. Times are in seconds.
     """
 
     kind: EngineKind = "llamacpp"
     model: str | None = None
     model_id: str | None = None
+    model_limit: int = 32
     concurrency: int | None = None
     context_length: int | None = None
     threads: int | None = None
@@ -109,20 +112,26 @@ def _vllm(settings: EngineSettings) -> Engine:
     if not settings.model:
         raise EngineError("The vllm engine needs a model: a name that `vllm serve` knows, or a directory.")
     upstream = _upstream(settings, Address("", settings.api_key), None if settings.command else "vllm")
-    # The process may serve the model under another name: requests use the one that it lists.
-    upstream = replace(upstream, model=None, model_id=settings.model_id or settings.model)
+    # The process may serve the model under another name: requests may use either.
+    wanted = replace(
+        upstream.wanted,
+        models=(),
+        model_id=settings.model_id or settings.model,
+        also_listed_name=settings.model_id is None,
+    )
+    upstream = replace(upstream, wanted=wanted)
     return ManagedEngine(ManagedOptions(settings.model, upstream, command, extra_args=settings.extra_args))
 
 
 def _upstream(settings: EngineSettings, address: Address, continuation: Continuation | None = None) -> UpstreamOptions:
     from worker.engines.openai.engine import UpstreamOptions
     from worker.engines.openai.request_fields import OLDER_NAMES, ServerDialect
+    from worker.engines.openai.served_models import Wanted
 
     renamed = frozenset(OLDER_NAMES) if settings.knows_max_tokens_only else frozenset[str]()
     return UpstreamOptions(
         address,
-        model=settings.model,
-        model_id=settings.model_id,
+        wanted=Wanted(tuple(split_list(settings.model or "")), settings.model_id, limit=settings.model_limit),
         concurrency=settings.concurrency or 64,
         continuation=settings.continuation or continuation,
         start_timeout=settings.start_timeout,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import EngineError, EngineRefused
-from worker.engines.base import Chunk, Completion, ModelCard, Request
+from worker.engines.base import Chunk, Completion, ModelCard, OneModel, Request
 from worker.engines.health import Health
 
 TOKEN_CHARS = 5
@@ -75,7 +75,7 @@ AT_ONCE = 8
 """Tokens that a stream which is late, or has no pace, makes before others get their turn."""
 
 
-class SimulatedEngine:
+class SimulatedEngine(OneModel):
     """Answers any request; a token costs about a microsecond."""
 
     continues_text = True

@@ -28,9 +28,12 @@ def decoded(body: bytes) -> dict[str, Any]:
     return cast(dict[str, Any], asked)
 
 
-def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """Returns the request for the engine: without Ignite's fields, with the job's seed for a replay."""
+def engine_request(asked: Mapping[str, Any], job: Job) -> EngineRequest:
+    """Returns the request for the engine: without Ignite's fields, with the model's id in place of an alias, and with
+    the job's seed for a replay.
+    """
     request = {key: value for key, value in asked.items() if key not in NOT_FOR_ENGINES}
+    request["model"] = job.model
     if request.get("seed") is None and job.seed is not None:
         request["seed"] = job.seed
     found = EngineRequest(without_empty_tools(with_allowed_tools(as_tools(request))))
@@ -39,9 +42,17 @@ def engine_request(asked: Mapping[str, Any], job: Job) -> dict[str, Any]:
     return found
 
 
-def bounded(request: dict[str, Any], context: int | None) -> dict[str, Any]:
-    """Lowers the token limits of `request`, in place, to the model's context."""
-    for name in ("max_completion_tokens", "max_tokens"):
+LIMITS = ("max_completion_tokens", "max_tokens")
+
+
+def bounded(request: EngineRequest, context: int | None, default: int = 0) -> EngineRequest:
+    """Lowers the token limits of `request`, in place, to the model's context. Where that is unknown, a request without
+    a limit gets `default`, if not 0: a server without a limit of its own might never end its answer.
+    """
+    if context is None and default and not any(request.get(name) for name in LIMITS):
+        request["max_tokens"] = default
+        request.added |= {"max_tokens"}
+    for name in LIMITS:
         if context is not None and (request.get(name) or 0) > context:
             request[name] = context
     return request

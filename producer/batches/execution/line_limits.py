@@ -35,7 +35,8 @@ class LineLimit:
             return
         slots: Counter[str] = Counter()
         for worker in await self._registry.workers():
-            slots[worker.model.id] += worker.concurrency
+            for model in worker.models:
+                slots[model.id] += worker.concurrency
         models = await self._catalog.models()
         self._slots = {name: slots[model.id] for model in models for name in (*model.aliases, model.id)}
         self._counted_at = time.monotonic()

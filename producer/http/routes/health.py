@@ -56,11 +56,11 @@ async def metrics(request: Request) -> Response:
 async def measure(fleet: Fleet) -> None:
     """Sets the fleet's gauges. Runs on each scrape; there is no polling task."""
     ready = [worker for worker in await fleet.workers() if worker.ready]
-    workers = Counter(worker.model.id for worker in ready)
+    workers = Counter(model.id for worker in ready for model in worker.models)
     for view in await fleet.queues():
         model, tier = view.queue.model, view.queue.tier
         WORKERS.labels(model).set(workers[model])
-        WORKER_SLOTS.labels(model).set(sum(worker.concurrency for worker in ready if worker.model.id == model))
+        WORKER_SLOTS.labels(model).set(sum(worker.concurrency for worker in ready if worker.serves(model)))
         QUEUE_DEPTH.labels(model, tier).set(view.waiting)
         QUEUE_RUNNING.labels(model, tier).set(view.running)
         QUEUE_TOKENS.labels(model, tier).set(view.tokens)

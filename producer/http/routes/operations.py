@@ -55,6 +55,7 @@ def worker_object(worker: WorkerInfo) -> dict[str, Any]:
         "object": "worker",
         "id": worker.id,
         "model": worker.model.id,
+        "models": [model.id for model in worker.models],
         "engine": worker.model.engine,
         "slots": worker.concurrency,
         "running": worker.running,

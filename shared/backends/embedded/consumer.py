@@ -43,9 +43,8 @@ class EmbeddedConsumer:
     """`prefetch`: most deliveries of each queue that it may hold."""
 
     def __init__(self, queue: EntryStore, prefetch: Mapping[Key, int]) -> None:
-        self.keys = tuple(prefetch)
         self._queue = queue
-        self._prefetch = prefetch
+        self._prefetch = dict(prefetch)
         self._held: dict[int, Entry] = {}
         self._left = False
         self._paused: set[Key] = set()
@@ -72,6 +71,14 @@ class EmbeddedConsumer:
             if message is not None:
                 return EmbeddedDelivery(self._queue, self, entry, message=message)
             self.release(entry)  # The message was acknowledged: an ack that seemed to fail has taken place.
+
+    @property
+    def keys(self) -> Collection[Key]:
+        return self._prefetch.keys()
+
+    def add(self, prefetch: Mapping[QueueName, int]) -> None:
+        self._prefetch = {**prefetch, **self._prefetch}
+        self.wake()
 
     def choose_again(self) -> None:
         self.wake()

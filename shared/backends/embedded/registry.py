@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 import orjson
 
 from shared.aio import run_and_discard
-from shared.backends.announced import decode_model
+from shared.backends.announced import changed, decode_model
 from shared.backends.embedded.database.connection import Connection, Database
 from shared.errors import BackendUnavailable
-from shared.ports import Membership, ModelInfo, WorkerInfo, idle
+from shared.ports import EngineState, Membership, ModelInfo, WorkerInfo, idle, unknown
 
 
 class StopRequests:
@@ -40,17 +40,31 @@ class StopRequests:
 class Member:
     """A worker in this process."""
 
-    def __init__(self, worker: WorkerInfo, running: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        worker: WorkerInfo,
+        running: Callable[[], int],
+        engine_state: Callable[[], EngineState | None],
+        tell: Callable[[Sequence[ModelInfo]], asyncio.Future[None]],
+    ) -> None:
         self.worker = worker
-        self.running = running
+        self._running = running
+        self._engine_state = engine_state
+        self._tell = tell
         self.requests = StopRequests()
 
     @property
     def cancels(self) -> AsyncIterator[str]:
         return self.requests
 
-    def announce(self, *, ready: bool) -> None:
-        self.worker = replace(self.worker, ready=ready)
+    @property
+    def now(self) -> WorkerInfo:
+        return replace(self.worker, running=self._running(), engine_state=self._engine_state())
+
+    def announce(self, *, ready: bool | None = None, models: Sequence[ModelInfo] = ()) -> None:
+        before, self.worker = self.worker, changed(self.worker, ready, models)
+        if models:
+            self._tell((*before.models, *models)).add_done_callback(run_and_discard)
 
 
 class EmbeddedRegistry:
@@ -60,17 +74,22 @@ class EmbeddedRegistry:
         self._workers: dict[str, Member] = {}
 
     @asynccontextmanager
-    async def join(self, worker: WorkerInfo, running: Callable[[], int] = idle) -> AsyncGenerator[Membership]:
-        member = self._workers[worker.id] = Member(worker, running)
+    async def join(
+        self,
+        worker: WorkerInfo,
+        running: Callable[[], int] = idle,
+        engine_state: Callable[[], EngineState | None] = unknown,
+    ) -> AsyncGenerator[Membership]:
+        member = self._workers[worker.id] = Member(worker, running, engine_state, self._announce)
         try:
             with suppress(BackendUnavailable):  # The worker is known in memory; the row is for a later process.
-                await self._announce(worker.model)
+                await self._announce(worker.models)
             yield member
         finally:
             del self._workers[worker.id]
             member.requests.put(None)
             # Not awaited: the worker leaves at once, even if the disk is slow.
-            self._announce(worker.model).add_done_callback(run_and_discard)
+            self._announce(member.worker.models).add_done_callback(run_and_discard)
 
     async def alive(self, worker_id: str) -> bool:
         return self.joined(worker_id)
@@ -83,23 +102,24 @@ class EmbeddedRegistry:
             self._workers[worker_id].requests.put(job_id)
 
     async def workers(self) -> Sequence[WorkerInfo]:
-        return [replace(member.worker, running=member.running()) for member in self._workers.values()]
+        return [member.now for member in self._workers.values()]
 
     async def models(self) -> Sequence[ModelInfo]:
         since = time.time() - self._model_retention
         seen = {model.id: model for model in await self._database.run(lambda db: load_models(db, since))}
         for member in self._workers.values():
-            seen[member.worker.model.id] = replace(member.worker.model, seen_at=time.time())
+            seen |= {model.id: replace(model, seen_at=time.time()) for model in member.worker.models}
         return list(seen.values())
 
-    def _announce(self, model: ModelInfo) -> asyncio.Future[None]:
-        return self._database.run(lambda db: save_model(db, replace(model, seen_at=time.time())))
+    def _announce(self, models: Sequence[ModelInfo]) -> asyncio.Future[None]:
+        now = time.time()
+        return self._database.run(lambda db: save_models(db, [replace(model, seen_at=now) for model in models]))
 
 
-def save_model(db: Connection, model: ModelInfo) -> None:
-    db.execute(
+def save_models(db: Connection, models: Sequence[ModelInfo]) -> None:
+    db.executemany(
         "INSERT OR REPLACE INTO models (id, seen_at, info) VALUES (?, ?, ?)",
-        (model.id, model.seen_at, orjson.dumps(asdict(model)).decode()),
+        [(model.id, model.seen_at, orjson.dumps(asdict(model)).decode()) for model in models],
     )
 
 

@@ -46,11 +46,11 @@ GATHER = 0.002
 PAUSE_TIMEOUT = 2.0
 """Seconds to wait for the broker's answer when consuming stops: a worker must stop even if the broker is dead."""
 
-Declare = Callable[[Connection], Awaitable[str]]
-"""Declares a queue, and returns its name."""
-
 Key = QueueName | None
 """None: the dead letters."""
+
+Declare = Callable[[Key, Connection], Awaitable[str]]
+"""Declares a queue, and returns its name."""
 
 
 class RabbitDelivery:
@@ -113,7 +113,12 @@ class QueueChannel:
     """One queue's channel, and its deliveries that `next` has not returned yet, oldest first."""
 
     def __init__(
-        self, link: Link, publisher: Publisher, declare: Declare, prefetch: int, arrived: asyncio.Event
+        self,
+        link: Link,
+        publisher: Publisher,
+        declare: Callable[[Connection], Awaitable[str]],
+        prefetch: int,
+        arrived: asyncio.Event,
     ) -> None:
         self._link = link
         self._publisher = publisher
@@ -260,18 +265,16 @@ class QueueChannel:
 
 
 class RabbitConsumer:
-    """Consumes several queues, earlier ones first. Owns a connection, and one task for each queue."""
+    """Consumes several queues, earlier ones first; at most `prefetch` unsettled of each. Owns a connection, and one
+    task for each queue.
+    """
 
-    def __init__(
-        self, urls: str, publisher: Publisher, declares: Mapping[Key, Declare], prefetch: Sequence[int]
-    ) -> None:
+    def __init__(self, urls: str, publisher: Publisher, declare: Declare, prefetch: Mapping[Any, int]) -> None:
         self._link = Link(urls, "ignite consumer")
+        self._publisher = publisher
+        self._declare = declare
         self._arrived = asyncio.Event()
-        self._by_key = {
-            key: QueueChannel(self._link, publisher, declare, number, self._arrived)
-            for (key, declare), number in zip(declares.items(), prefetch, strict=True)
-        }
-        self._channels = tuple(self._by_key.values())
+        self._by_key: dict[Key, QueueChannel] = {key: self._channel(key, number) for key, number in prefetch.items()}
         self._keepers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> RabbitConsumer:
@@ -284,22 +287,34 @@ class RabbitConsumer:
         if all(opened) and opened[0] is not None:
             await self._link.close()
             raise translated(opened[0]) from opened[0]
-        for channel, failure in zip(self._channels, opened, strict=True):
-            keeper = asyncio.create_task(channel.keep(opened=failure is None), name="rabbitmq-queue")
-            # If the task dies, a waiting `next` must raise its error.
-            keeper.add_done_callback(lambda _: self._arrived.set())
-            self._keepers.append(keeper)
+        for channel, failure in zip(self._by_key.values(), opened, strict=True):
+            self._keep(channel, opened=failure is None)
         return self
+
+    def add(self, prefetch: Mapping[QueueName, int]) -> None:
+        for key, number in prefetch.items():
+            if key not in self._by_key:
+                channel = self._by_key[key] = self._channel(key, number)
+                self._keep(channel, opened=False)
+
+    def _channel(self, key: Key, prefetch: int) -> QueueChannel:
+        return QueueChannel(self._link, self._publisher, partial(self._declare, key), prefetch, self._arrived)
+
+    def _keep(self, channel: QueueChannel, *, opened: bool) -> None:
+        keeper = asyncio.create_task(channel.keep(opened=opened), name="rabbitmq-queue")
+        # If the task dies, a waiting `next` must raise its error.
+        keeper.add_done_callback(lambda _: self._arrived.set())
+        self._keepers.append(keeper)
 
     async def _open_all(self) -> list[BaseException | None]:
         """Opens all queues; returns the error of each, or None."""
-        return await asyncio.gather(*(channel.open() for channel in self._channels), return_exceptions=True)
+        return await asyncio.gather(*(channel.open() for channel in self._by_key.values()), return_exceptions=True)
 
     async def __aexit__(self, *_: object) -> None:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        await asyncio.gather(*(channel.flush() for channel in self._channels))
+        await asyncio.gather(*(channel.flush() for channel in self._by_key.values()))
         await self._link.close()
 
     async def next(self, choose: Choose | None = None) -> Delivery:
@@ -313,7 +328,7 @@ class RabbitConsumer:
 
     def _chosen(self, choose: Choose | None) -> QueueChannel | None:
         if choose is None:
-            return next((channel for channel in self._channels if channel), None)
+            return next((channel for channel in self._by_key.values() if channel), None)
         available = {key: len(channel) for key, channel in self._by_key.items() if channel and key is not None}
         key = choose(available) if available else None
         return None if key is None else self._by_key[key]
@@ -328,7 +343,7 @@ class RabbitConsumer:
         await asyncio.gather(*(channel.resume() for channel in self._of(queues)))
 
     def _of(self, queues: Collection[QueueName] | None) -> Sequence[QueueChannel]:
-        return self._channels if queues is None else [self._by_key[queue] for queue in queues]
+        return [*self._by_key.values()] if queues is None else [self._by_key[queue] for queue in queues]
 
 
 def translated(error: BaseException) -> BaseException:

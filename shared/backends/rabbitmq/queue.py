@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 
 from shared.backends.rabbitmq.connection import CONNECT_TIMEOUT, Connection
-from shared.backends.rabbitmq.consumer import Declare, Key, RabbitConsumer
+from shared.backends.rabbitmq.consumer import Key, RabbitConsumer
 from shared.backends.rabbitmq.publisher import Publisher, job_message
 from shared.backends.rabbitmq.topology import DEAD, Topology, routing_key
 from shared.backends.rabbitmq.undecodable import review
@@ -36,14 +35,14 @@ class RabbitQueue:
     @asynccontextmanager
     async def consume(self, queues: Sequence[QueueName], prefetch: int | Sequence[int]) -> AsyncGenerator[Consumer]:
         each = [prefetch] * len(queues) if isinstance(prefetch, int) else prefetch
-        declares: dict[Key, Declare] = {queue: partial(self._declare_jobs, queue) for queue in queues}
-        async with RabbitConsumer(self._urls, self._publisher, declares, prefetch=each) as consumer:
+        by_queue = dict(zip(queues, each, strict=True))
+        async with RabbitConsumer(self._urls, self._publisher, self._declare, by_queue) as consumer:
             yield consumer
 
     @asynccontextmanager
     async def dead_letters(self) -> AsyncGenerator[Consumer]:
-        declares: dict[Key, Declare] = {None: self._declare_dead}
-        async with RabbitConsumer(self._urls, self._publisher, declares, prefetch=[DEAD_LETTERS_PREFETCH]) as consumer:
+        prefetch = {None: DEAD_LETTERS_PREFETCH}
+        async with RabbitConsumer(self._urls, self._publisher, self._declare, prefetch) as consumer:
             yield consumer
 
     async def undecodable(self, decide: Callable[[Undecodable], Fate], limit: int) -> Sequence[Undecodable]:
@@ -70,14 +69,7 @@ class RabbitQueue:
     async def close(self) -> None:
         await self._publisher.close()
 
-    async def _declare_jobs(self, queue: QueueName, connection: Connection) -> str:
-        await self._declare_base(connection)
-        return await self._topology.declare_jobs(connection, queue)
-
-    async def _declare_dead(self, connection: Connection) -> str:
-        await self._declare_base(connection)
-        return DEAD
-
-    async def _declare_base(self, connection: Connection) -> None:
+    async def _declare(self, queue: Key, connection: Connection) -> str:
         async with connection.channel(publisher_confirms=False) as channel:
             await self._topology.declare_base(channel)
+        return DEAD if queue is None else await self._topology.declare_jobs(connection, queue)

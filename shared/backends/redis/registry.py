@@ -13,13 +13,13 @@ from dataclasses import asdict, replace
 import orjson
 import structlog
 
-from shared.backends.announced import decode_model, decode_worker
+from shared.backends.announced import changed, decode_model, decode_worker
 from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.presence import any_subscribed, subscribed_each
 from shared.backends.redis.connection.server import Server
 from shared.backends.redis.connection.subscription import listening
 from shared.errors import BackendUnavailable
-from shared.ports import Membership, ModelInfo, WorkerInfo, idle
+from shared.ports import EngineState, Membership, ModelInfo, WorkerInfo, idle, unknown
 
 log = structlog.get_logger(__name__)
 
@@ -32,14 +32,21 @@ MODEL_TTL = 86400.0
 class RedisMembership:
     cancels: AsyncIterator[str]
 
-    def __init__(self, worker: WorkerInfo, running: Callable[[], int]) -> None:
+    def __init__(
+        self, worker: WorkerInfo, running: Callable[[], int], engine_state: Callable[[], EngineState | None]
+    ) -> None:
         self.worker = worker
-        self.running = running
+        self._running = running
+        self._engine_state = engine_state
         self._news = asyncio.Event()
 
-    def announce(self, *, ready: bool) -> None:
-        self.worker = replace(self.worker, ready=ready)
+    def announce(self, *, ready: bool | None = None, models: Sequence[ModelInfo] = ()) -> None:
+        self.worker = changed(self.worker, ready, models)
         self._news.set()
+
+    @property
+    def now(self) -> WorkerInfo:
+        return replace(self.worker, running=self._running(), engine_state=self._engine_state())
 
     async def wait_news(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -54,13 +61,18 @@ class RedisRegistry:
         self._redis = server.pipeline
 
     @asynccontextmanager
-    async def join(self, worker: WorkerInfo, running: Callable[[], int] = idle) -> AsyncGenerator[Membership]:
+    async def join(
+        self,
+        worker: WorkerInfo,
+        running: Callable[[], int] = idle,
+        engine_state: Callable[[], EngineState | None] = unknown,
+    ) -> AsyncGenerator[Membership]:
         requests: asyncio.Queue[str] = asyncio.Queue()
         channel = keys.worker_channel(worker.id)
         subscription = self._server.subscription(channel, lambda raw: requests.put_nowait(raw.decode()), nothing)
         async with listening(subscription) as control:
             await self._announce(worker)
-            member = RedisMembership(worker, running)
+            member = RedisMembership(worker, running, engine_state)
             heart = asyncio.create_task(self._beat(member), name="registry-heartbeat")
             member.cancels = stop_requests(requests, (heart, control.task))
             try:
@@ -72,7 +84,9 @@ class RedisRegistry:
 
     async def _announce(self, worker: WorkerInfo) -> None:
         now = time.time()
-        seen = replace(worker, model=replace(worker.model, seen_at=now))
+        models = [replace(model, seen_at=now) for model in worker.models]
+        named = [part for model in models for part in (model.id, orjson.dumps(asdict(model)))]
+        seen = worker.serving(models)
         await asyncio.gather(
             self._redis.command(
                 "SET", keys.worker(worker.id), orjson.dumps(asdict(seen)), "PX", int(WORKER_TTL * 1000)
@@ -80,7 +94,7 @@ class RedisRegistry:
             self._redis.step(
                 lua_steps.index([keys.WORKERS], member=worker.id, score=now, ttl_ms=int(WORKER_TTL * 4000))
             ),
-            self._redis.command("HSET", keys.MODELS, worker.model.id, orjson.dumps(asdict(seen.model))),
+            self._redis.command("HSET", keys.MODELS, *named),
             self._redis.command("PEXPIRE", keys.MODELS, int(MODEL_TTL * 1000)),
         )
 
@@ -88,7 +102,7 @@ class RedisRegistry:
         while True:
             await member.wait_news(HEARTBEAT)
             try:
-                await self._announce(replace(member.worker, running=member.running()))
+                await self._announce(member.now)
             except BackendUnavailable as error:
                 log.warning("registry.heartbeat_missed", error=str(error), next="trying again")
 

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.errors import EngineError
+from shared.ports import EngineState
 from worker.engines.base import Chunk, Completion, ModelCard, Request
 from worker.engines.llamacpp import process
 from worker.engines.llamacpp.gguf import check_gguf
 from worker.engines.managed.engine import ManagedEngine, ManagedOptions
 from worker.engines.openai.engine import UpstreamOptions
 from worker.engines.openai.http_client import Address
+from worker.engines.openai.served_models import Wanted
 
 CAPABILITIES = ("chat", "stream", "tools", "json_schema", "logprobs")
 
@@ -48,6 +50,17 @@ class LlamaCppEngine:
     @property
     def card(self) -> ModelCard:
         return replace(self._managed.card, description=self._options.description, capabilities=CAPABILITIES)
+
+    @property
+    def cards(self) -> Sequence[ModelCard]:
+        return (self.card,)
+
+    async def cards_changed(self) -> None:
+        await self._managed.cards_changed()
+
+    @property
+    def state(self) -> EngineState | None:
+        return self._managed.state
 
     @property
     def concurrency(self) -> int:
@@ -88,7 +101,7 @@ class LlamaCppEngine:
 def _managed(options: LlamaOptions) -> ManagedOptions:
     upstream = UpstreamOptions(
         Address(""),
-        model_id=options.model_id,
+        wanted=Wanted(model_id=options.model_id),
         concurrency=options.slots,
         continuation="prefill",
         start_timeout=options.start_timeout,

@@ -8,7 +8,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -18,6 +18,7 @@ import structlog
 
 from shared.aio import first
 from shared.errors import EngineError
+from shared.ports import EngineState
 from worker.engines.base import Chunk, Completion, ModelCard, Request
 from worker.engines.managed.serving_process import ServingProcess
 from worker.engines.openai.engine import OpenAIEngine, UpstreamOptions
@@ -67,6 +68,17 @@ class ManagedEngine:
     @property
     def card(self) -> ModelCard:
         return self._http.card
+
+    @property
+    def cards(self) -> Sequence[ModelCard]:
+        return self._http.cards
+
+    async def cards_changed(self) -> None:
+        await self._http.cards_changed()
+
+    @property
+    def state(self) -> EngineState | None:
+        return self._http.state
 
     @property
     def concurrency(self) -> int:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from shared.errors import EngineError
+import structlog
+
+from shared.errors import EngineError, EngineRefused
+from shared.ports import EngineState
 from worker.engines.base import Chunk, Completion, ModelCard, Request
 from worker.engines.continuation import continue_after, is_spent, spent_chunks, whole_usage
-from worker.engines.llamacpp.dialect import input_modalities
 from worker.engines.openai.answering import Answering, Ask
 from worker.engines.openai.http_client import Address, Upstream
 from worker.engines.openai.request_fields import ServerDialect
+from worker.engines.openai.served_models import ServedModels, Wanted, served_models
 from worker.engines.openai.server_health import ServerHealth, first_answer
 from worker.engines.vllm.priority import priority_of
 from worker.engines.vllm.record import Recorder
@@ -28,12 +31,14 @@ from worker.engines.vllm.resumption import (
 )
 from worker.stream.fold import fold
 
+log = structlog.get_logger(__name__)
+
 Continuation = Literal["vllm", "prefill", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamOptions:
-    """`model`: the server's name of the model, by default the first that it lists. `model_id`: Ignite's name.
+    """`wanted`: which of the server's models are served.
 
     `continuation`: how the server continues a partial answer: `vllm` by the ids of its tokens, or by fields of the
     request; `prefill` (llama-server) by a last message from the assistant; `none` not at all. None: `vllm` where the
@@ -41,8 +46,7 @@ class UpstreamOptions:
     """
 
     address: Address
-    model: str | None = None
-    model_id: str | None = None
+    wanted: Wanted = field(default_factory=Wanted)
     concurrency: int = 64
     continuation: Continuation | None = None
     start_timeout: float = 600
@@ -53,12 +57,15 @@ class UpstreamOptions:
 class OpenAIEngine:
     def __init__(self, options: UpstreamOptions, *, kind: str = "openai") -> None:
         self.concurrency = options.concurrency
+        self.state: EngineState | None = None
         self._continuation: Continuation = options.continuation or "none"
         self._is_vllm = False
-        self.card = ModelCard(options.model_id or options.model or "", kind)
+        self._kind = kind
         self._options = options
-        self._model = options.model or ""
-        self._health = ServerHealth()
+        self._served = _not_listed_yet(options.wanted, kind)
+        self._main = ""
+        self._changed = asyncio.Event()
+        self._health = ServerHealth(self._listed)
         self._answering = Answering(
             options.address.shown,
             options.dialect,
@@ -66,6 +73,18 @@ class OpenAIEngine:
             lost=self._health.suspect,
             heard=self._health.heard_from,
         )
+
+    @property
+    def card(self) -> ModelCard:
+        return self._served.cards[0]
+
+    @property
+    def cards(self) -> Sequence[ModelCard]:
+        return self._served.cards
+
+    async def cards_changed(self) -> None:
+        await self._changed.wait()
+        self._changed.clear()
 
     async def start(self) -> None:
         await self.connect(self._options.address)
@@ -77,11 +96,12 @@ class OpenAIEngine:
         self._health.connect(upstream)
         try:
             async with asyncio.timeout(self._options.start_timeout):
-                models = await first_answer(upstream, self._options.model)
+                models = await first_answer(upstream, next(iter(self._options.wanted.models), None))
         except TimeoutError:
             waited = f"{self._options.start_timeout:g} seconds"
             raise EngineError(f"{address.shown} has not answered within {waited}.") from None
-        self._adopt(models)
+        if not self._adopt(models):
+            raise EngineError("The server lists no models: set model to the one to use.")
         self._health.connected()
 
     async def disconnect(self, reason: str) -> None:
@@ -105,28 +125,27 @@ class OpenAIEngine:
             chunks = self._after_text(request, prefix)
         else:
             chunks = self._from_start(request)
-        with self._health.counted():
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    yield chunk
+        async with self._asking(request), aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     async def _from_start(self, request: Request) -> AsyncGenerator[Chunk, None]:
         records = self._continuation == "vllm" and can_be_recorded(request)
-        ask = Ask.of(request, self._model, adds=self._adds(request, records=records))
+        ask = Ask.of(request, self._name_of(request), adds=self._adds(request, records=records))
         recorder = Recorder()
         async with aclosing(self._answering.chunks(self._health.upstream, ask)) as chunks:
             async for chunk in chunks:
                 yield recorder.recorded(chunk) if records else chunk
 
     async def _after_text(self, request: Request, prefix: str) -> AsyncGenerator[Chunk, None]:
-        upstream = self._health.upstream
-        prefix_tokens = await self._count_tokens(upstream, prefix)
+        upstream, model = self._health.upstream, self._name_of(request)
+        prefix_tokens = await self._count_tokens(upstream, model, prefix)
         if is_spent(request, prefix_tokens):
-            for chunk in spent_chunks(self._model, prefix_tokens):
+            for chunk in spent_chunks(model, prefix_tokens):
                 yield chunk
             return
         continued = self._continued(request, prefix, prefix_tokens)
-        ask = Ask.of(continued, self._model, of_client=request, adds=self._adds(request))
+        ask = Ask.of(continued, model, of_client=request, adds=self._adds(request))
         async with aclosing(self._answering.chunks(upstream, ask)) as chunks:
             async for chunk in chunks:
                 if not chunk["choices"]:
@@ -141,10 +160,10 @@ class OpenAIEngine:
     def _resuming(self, request: Request) -> Resuming:
         def ask(completion: Request, path: str) -> Ask:
             adds = self._adds(request, records=True)
-            return Ask.of(completion, self._model, of_client=request, adds=adds, path=path)
+            return Ask.of(completion, model, of_client=request, adds=adds, path=path)
 
-        upstream = self._health.upstream
-        return Resuming(self._answering, upstream, self._model, self.card.context_length, request, ask)
+        upstream, model = self._health.upstream, self._name_of(request)
+        return Resuming(self._answering, upstream, model, self._context_length(request), request, ask)
 
     def _adds(self, request: Request, *, records: bool = False) -> Request:
         """Fields for vLLM that are the worker's: a client does not choose its place in the engine's queue."""
@@ -154,10 +173,10 @@ class OpenAIEngine:
         return adds
 
     async def complete(self, request: Request) -> Completion:
-        ask = Ask.of(request, self._model, adds=self._adds(request), streamed=self._answering.is_llama_server)
-        with self._health.counted():
-            async with aclosing(self._answering.chunks(self._health.upstream, ask)) as chunks:
-                return fold([chunk async for chunk in chunks])
+        adds, streamed = self._adds(request), self._answering.is_llama_server
+        ask = Ask.of(request, self._name_of(request), adds=adds, streamed=streamed)
+        async with self._asking(request), aclosing(self._answering.chunks(self._health.upstream, ask)) as chunks:
+            return fold([chunk async for chunk in chunks])
 
     async def wait_unhealthy(self) -> str:
         return await self._health.wait_unhealthy()
@@ -168,12 +187,36 @@ class OpenAIEngine:
     async def close(self) -> None:
         await self.disconnect("the engine is closed")
 
-    async def _count_tokens(self, upstream: Upstream, text: str) -> int:
+    @asynccontextmanager
+    async def _asking(self, request: Request) -> AsyncGenerator[None]:
+        """Around a request. A server that refuses it since the model is gone may have a neighbour that has it."""
+        with self._health.counted():
+            try:
+                yield
+            except EngineRefused as refused:
+                if refused.param == "model" or self._name_of(request) in refused.message:
+                    await self._health.list_again()
+                    self._name_of(request)
+                raise
+
+    def _name_of(self, request: Request) -> str:
+        """Returns the server's name of the request's model. Raises EngineError where the server has it no longer."""
+        model_id: str = request.get("model") or self.card.id
+        try:
+            return self._served.names[model_id]
+        except KeyError:
+            raise EngineError(f"The engine does not serve the model '{model_id}' any more.") from None
+
+    def _context_length(self, request: Request) -> int | None:
+        model_id = request.get("model") or self.card.id
+        return next((card.context_length for card in self.cards if card.id == model_id), None)
+
+    async def _count_tokens(self, upstream: Upstream, model: str, text: str) -> int:
         counts = upstream.count_tokens
         if not self._answering.is_llama_server:
-            return await counts(self._model, text)
+            return await counts(model, text)
         # A tokenizer may put a space before a text, but not after a line break.
-        return await counts(self._model, "\n" + text) - await counts(self._model, "\n")
+        return await counts(model, "\n" + text) - await counts(model, "\n")
 
     def _continued(self, request: Request, prefix: str, prefix_tokens: int) -> Request:
         continued = continue_after(request, prefix, prefix_tokens)
@@ -181,25 +224,34 @@ class OpenAIEngine:
             return {**continued, "add_generation_prompt": False, "continue_final_message": True}
         return continued
 
-    def _adopt(self, models: list[dict[str, Any]]) -> None:
-        """Takes the model's name and context length from the server's list."""
-        named = [model for model in models if model.get("id") == self._options.model]
-        listed = (named or models or [{}])[0]
-        self._model = self._options.model or str(listed.get("id") or "")
-        if not self._model:
-            raise EngineError("The server lists no models: set model to the one to use.")
-        self._answering.is_llama_server = listed.get("owned_by") == "llamacpp"
-        self._is_vllm = listed.get("owned_by") == "vllm"
+    def _listed(self, models: list[dict[str, Any]]) -> None:
+        """A list without models is no answer to the question: what was there before stays."""
+        if models:
+            self._adopt(models)
+
+    def _adopt(self, models: list[dict[str, Any]]) -> bool:
+        """Serves what the server lists now. Returns whether there is anything to serve; otherwise nothing changes."""
+        before, served = self._served, served_models(models, self._options.wanted, self._kind, self._main)
+        if served is None:
+            return False
+        self._served = served
+        self._answering.is_llama_server = served.owned_by == "llamacpp"
+        self._is_vllm = served.owned_by == "vllm"
         self._continuation = self._options.continuation or ("vllm" if self._is_vllm else "none")
-        self.card = replace(
-            self.card,
-            id=self._options.model_id or self._model,
-            context_length=_context_length(listed),
-            modalities=input_modalities(listed),
-        )
+        if self._main and served.cards != before.cards:
+            self._changed.set()
+        self._main = self._main or served.names[served.cards[0].id]
+        if len(served.cards) > 1 and served != before:
+            log.info(
+                "engine.models",
+                server=self._options.address.shown,
+                models=[card.id for card in served.cards],
+                left_out=list(served.left_out),
+            )
+        return True
 
 
-def _context_length(model: dict[str, Any]) -> int | None:
-    """Reads vLLM's `max_model_len`, or llama-server's `meta.n_ctx` (per slot) or `meta.n_ctx_train`."""
-    meta: dict[str, Any] = model.get("meta") or {}
-    return model.get("max_model_len") or meta.get("n_ctx") or meta.get("n_ctx_train")
+def _not_listed_yet(wanted: Wanted, kind: str) -> ServedModels:
+    name = wanted.models[0] if wanted.models else ""
+    card = ModelCard(wanted.model_id or name, kind)
+    return ServedModels((card,), {card.id: name})

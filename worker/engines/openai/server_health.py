@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 
@@ -16,8 +16,8 @@ from worker.engines.openai.http_client import Upstream, UpstreamLost
 FIRST_PAUSE = 0.1
 LAST_PAUSE = 2.0
 
-PROBE_WHEN_IDLE = 15.0
-"""Seconds between two probes of a server that has no requests."""
+PROBE_EVERY = 15.0
+"""Seconds between two probes of a server that is healthy."""
 
 KEY_STATUSES = frozenset({401, 403})
 LOADING_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
@@ -25,9 +25,10 @@ LOADING_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 
 
 class ServerHealth:
-    """Of the server that is connected at present, if any."""
+    """Of the server that is connected at present, if any. `listed` is told which models it lists, at each probe."""
 
-    def __init__(self) -> None:
+    def __init__(self, listed: Callable[[list[dict[str, Any]]], None]) -> None:
+        self._listed = listed
         self._health = Health()
         self._upstream: Upstream | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -61,7 +62,7 @@ class ServerHealth:
 
     @contextmanager
     def counted(self) -> Generator[None]:
-        """Around a request: a server with requests is not probed."""
+        """Around a request: the silence of a server with requests is no failure."""
         self._under_way += 1
         try:
             yield
@@ -69,14 +70,21 @@ class ServerHealth:
             self._under_way -= 1
 
     async def wait_unhealthy(self) -> str:
-        """Waits for a failure. Probes a server without requests now and then, since no request would show its death."""
+        """Waits for a failure. Probes the server now and then: no request would show the death of one that has none,
+        and its models may have changed.
+        """
         while True:
             try:
-                async with asyncio.timeout(PROBE_WHEN_IDLE):
+                async with asyncio.timeout(PROBE_EVERY):
                     return await self._health.wait_unhealthy()
             except TimeoutError:
-                if not self._under_way:
-                    await self._probe_twice()
+                await (self.list_again() if self._under_way else self._probe_twice())
+
+    async def list_again(self) -> None:
+        """Asks which models the server has. One that does not answer is left as it is."""
+        if (upstream := self._upstream) is not None:
+            with suppress(EngineError):
+                await self._list(upstream)
 
     async def wait_healthy(self) -> None:
         """Probes the server at growing intervals until it is healthy."""
@@ -110,11 +118,17 @@ class ServerHealth:
             return False
         if not self._health.healthy:
             try:
-                await upstream.models()
+                await self._list(upstream)
             except EngineError:
                 return False
             self.heard_from(upstream)
         return self._health.healthy
+
+    async def _list(self, upstream: Upstream) -> None:
+        """Raises UpstreamLost where no HTTP answer comes."""
+        answer = await upstream.models()
+        if answer.status == 200 and upstream is self._upstream and not self._is_loading:
+            self._listed(answer.models)
 
     async def _probe_twice(self) -> None:
         """Marks the server as unhealthy after two probes without any HTTP answer: a busy server may be slow once."""
@@ -122,7 +136,7 @@ class ServerHealth:
             return
         for last in (False, True):
             try:
-                await upstream.models()
+                await self._list(upstream)
                 return
             except UpstreamLost as lost:
                 if last and upstream is self._upstream:
