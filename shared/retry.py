@@ -1,6 +1,6 @@
 """Repeats steps until the broker and the store answer again.
 
-tenacity is not used: every step of a job passes here, and it builds a dozen objects for each call that succeeds at once.
+tenacity is not used: every step of a job passes here, and it builds a dozen objects even for a call that succeeds.
 """
 
 from __future__ import annotations
