@@ -1,20 +1,27 @@
-"""Decides which job of a queue starts next: a fair queue between tenants, weighted by tokens.
+"""Decides which job of a queue starts next: fair between tenants by tokens, and by deadline within a tenant.
 
 Theory. Start-time fair queuing (Goyal, Vin, Cheng 1996). Each tenant has a *tag*, the virtual time up to which it has
-been served. Among the tenants with waiting jobs, the one with the lowest tag is next, with its oldest job. Starting a
-job charges its tenant: the tag grows by the job's tokens divided by the tenant's weight. The queue's virtual time is
-the tag of the job that was started last. A tenant that comes back after a pause starts at the queue's virtual time, or
-at its own tag if that is later. So a tenant that was idle gets no credit for it, and a new tenant waits only for the
-jobs that already run, not for another tenant's backlog.
+been served. Among the tenants with waiting jobs, the one with the lowest tag is next. Starting a job charges its
+tenant: the tag grows by the job's tokens divided by the tenant's weight. The queue's virtual time is the tag of the job
+that was started last. A tenant that comes back after a pause starts at the queue's virtual time, or at its own tag if
+that is later. So a tenant that was idle gets no credit for it, and a new tenant waits only for the jobs that already
+run, not for another tenant's backlog.
+
+A tenant's own jobs start in the order of their deadlines (Liu and Layland 1973: if any order meets all deadlines, this
+one does; if none can, it keeps the greatest lateness smallest). The deadline is the end of the job's *window*: a
+batch's completion window, or the deadline that the client gave. A job without a window is ordered as if its window were
+UNWINDOWED seconds from its creation. So jobs without windows keep their order, shorter windows go before them, and no
+stream of later windows starves them. A small batch with a short window waits only for the jobs that already run, not
+for the rest of a large batch.
 
 A job's tokens are known when it ends. Its start charges the *estimate* (prompt and `max_tokens`), and its end corrects
 the charge to the used tokens. A requeued job is refunded.
 
 The broker delivers in the order of arrival. So a worker that holds the delivery of job J asks for the next job. If
-another tenant has had less than its share, its oldest job J' is *piggybacked*: the worker runs it under the delivery
-of J, which stays unacknowledged, and then asks again. When the message of J' arrives later, J' has ended already. The
-store remembers which job is piggybacked on J, so after a crash the next worker with J's delivery resumes J' first.
-See `JobStore.next_job`.
+another tenant has had less than its share, or J's tenant has a more urgent job, that job J' is *piggybacked*: the
+worker runs it under the delivery of J, which stays unacknowledged, and then asks again. When the message of J' arrives
+later, J' has ended already. The store remembers which job is piggybacked on J, so after a crash the next worker with
+J's delivery resumes J' first. See `JobStore.next_job`.
 
 The embedded backend runs this file. The Lua steps `fair_queue_*.lua` implement the same rule in Redis; the contract
 suite compares the two.
@@ -27,21 +34,43 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from shared.job import Job
+
 Tag = float
 """Virtual time: tokens by weight."""
+
+UNWINDOWED = 86_400.0
+"""Seconds after its creation by which a job without a window is ordered."""
+
+Urgency = tuple[float, str]
+"""A job's deadline and its id: the order of a tenant's jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A job in the fair queue that has not ended. `tokens`: the estimate."""
+    """A job in the fair queue that has not ended. `tokens`: the estimate; `deadline`: in Unix seconds; `windowed`: the
+    deadline is the end of a window.
+    """
 
     tenant: str
     tokens: int
     weight: float = 1.0
+    deadline: float = 0.0
+    windowed: bool = False
 
     @property
     def cost(self) -> Tag:
         return self.tokens / self.weight
+
+
+def entry_of(job: Job) -> Entry:
+    """Returns the job as the fair queue knows it."""
+    return Entry(job.tenant, job.tokens, job.weight, *deadline_of(job.window_end, job.created_at))
+
+
+def deadline_of(window_end: float | None, created_at: float) -> tuple[float, bool]:
+    """Returns the deadline by which the fair queue orders a job, in whole milliseconds, and whether it has a window."""
+    return round(created_at + UNWINDOWED if window_end is None else window_end, 3), window_end is not None
 
 
 @dataclass(slots=True)
@@ -56,7 +85,7 @@ class FairQueue:
     tokens: int = 0
     started: int = 0
     _jobs: dict[str, Entry] = field(default_factory=dict[str, Entry])
-    _waiting: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    _waiting: dict[str, list[Urgency]] = field(default_factory=dict[str, list[Urgency]])
     _tags: dict[str, Tag] = field(default_factory=dict[str, Tag])
     _debts: dict[str, Tag] = field(default_factory=dict[str, Tag])
     _later: dict[str, float] = field(default_factory=dict[str, float])
@@ -75,7 +104,7 @@ class FairQueue:
     @property
     def oldest(self) -> str | None:
         """The oldest waiting job."""
-        return min((line[0] for line in self._waiting.values()), default=None)
+        return min((job_id for line in self._waiting.values() for _, job_id in line), default=None)
 
     def jobs_of(self, tenant: str) -> int:
         return len(self._waiting.get(tenant, ()))
@@ -137,16 +166,21 @@ class FairQueue:
         if not self._waits(job_id):
             return None
         tenant = self._jobs[job_id].tenant
-        rank = bisect_left(self._waiting[tenant], job_id)
+        rank = bisect_left(self._waiting[tenant], self._urgency(job_id))
         others = [(self._tags[other], len(line)) for other, line in self._waiting.items() if other != tenant]
         return estimated_rank(rank, self._tags[tenant], self.tokens / self.jobs, others=others)
 
     # ── parts ──
 
+    def _urgency(self, job_id: str) -> Urgency:
+        return self._jobs[job_id].deadline, job_id
+
     def _waits(self, job_id: str) -> bool:
-        line = self._waiting.get(self._jobs[job_id].tenant, []) if job_id in self._jobs else []
-        at = bisect_left(line, job_id)
-        return at < len(line) and line[at] == job_id
+        if job_id not in self._jobs:
+            return False
+        line, urgency = self._waiting.get(self._jobs[job_id].tenant, []), self._urgency(job_id)
+        at = bisect_left(line, urgency)
+        return at < len(line) and line[at] == urgency
 
     def _enter(self, job_id: str) -> None:
         tenant = self._jobs[job_id].tenant
@@ -155,7 +189,7 @@ class FairQueue:
         if tenant not in self._waiting:
             self._waiting[tenant] = []
             self._tags[tenant] = max(self.virtual, self._debts.pop(tenant, 0.0))
-        insort(self._waiting[tenant], job_id)
+        insort(self._waiting[tenant], self._urgency(job_id))
         self.jobs += 1
         self.tokens += self._jobs[job_id].tokens
 
@@ -165,7 +199,7 @@ class FairQueue:
             return False
         tenant = self._jobs[job_id].tenant
         line = self._waiting[tenant]
-        del line[bisect_left(line, job_id)]
+        del line[bisect_left(line, self._urgency(job_id))]
         self.jobs -= 1
         self.tokens -= self._jobs[job_id].tokens
         if not line:
@@ -180,13 +214,17 @@ class FairQueue:
             self._debts[tenant] = self._debts.get(tenant, self.virtual) + cost
 
     def _choose(self, job_id: str) -> str:
-        """Chooses another tenant's job only if that tenant's tag is lower, not if it is equal."""
+        """Chooses another tenant's job only if that tenant's tag is lower, and another job of the same tenant only if
+        its deadline is earlier; not if they are equal.
+        """
         if not self._waits(job_id):
             return job_id
-        first = min(self._tags, key=lambda tenant: (self._tags[tenant], tenant))
-        if self._tags[first] >= self._tags[self._jobs[job_id].tenant]:
-            return job_id
-        return self._waiting[first][0]
+        tenant = self._jobs[job_id].tenant
+        first = min(self._tags, key=lambda each: (self._tags[each], each))
+        if self._tags[first] < self._tags[tenant]:
+            return self._waiting[first][0][1]
+        deadline, urgent = self._waiting[tenant][0]
+        return urgent if deadline < self._jobs[job_id].deadline else job_id
 
     def _fetch_due(self) -> None:
         now = self.clock()

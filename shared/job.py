@@ -136,9 +136,10 @@ class Job:
 
     `attempt` counts every claim; `tries` counts attempts that failed, or lost their worker before they had appended
     anything. `tokens`: an estimate of the tokens of prompt and answer; `weight`: the tenant's share relative to others.
-    `stored`: the client's `store: true`; `detached`: the job runs on when the client disconnects; `webhook_url`:
-    receives an event when the job ends; `limit_key`: the id of the key whose limits count the job until then;
-    `made_with`: the id of the stored key that sent the request.
+    `window_end`: the end of the window that the client gave (a batch's, or the job's own deadline), which orders the
+    job among its tenant's; `stored`: the client's `store: true`; `detached`: the job runs on when the client
+    disconnects; `webhook_url`: receives an event when the job ends; `limit_key`: the id of the key whose limits count
+    the job until then; `made_with`: the id of the stored key that sent the request.
     """
 
     id: str
@@ -154,6 +155,7 @@ class Job:
     seed: int | None = None
     tokens: int = 1
     weight: float = 1.0
+    window_end: float | None = None
     metadata: dict[str, str] = field(default_factory=dict[str, str])
     idempotency_key: IdempotencyKey | None = None
     webhook_url: str | None = None

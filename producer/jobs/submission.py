@@ -55,7 +55,12 @@ class Submission:
         started stream may last longer.
         """
         patience = self.patience if self.mode == "unary" else None
-        return self.request.deadline_seconds or self.deadline_seconds or patience
+        return self.window or patience
+
+    @property
+    def window(self) -> float | None:
+        """Seconds until the deadline that the client gave the job; an SDK's timeout is none."""
+        return self.request.deadline_seconds or self.deadline_seconds
 
     @property
     def tier(self) -> Tier:
@@ -90,6 +95,7 @@ def new_job(submission: Submission, settings: Settings) -> Job:
         made_with=submission.principal.key,
         tokens=estimated_tokens(request, len(submission.body)),
         weight=settings.weights.get(submission.tenant, submission.principal.weight),
+        window_end=None if submission.window is None else now + submission.window,
     )
 
 

@@ -23,8 +23,10 @@ FIELDS = (
     "weight",
 )
 
-OPTIONAL = ("idempotency_key", "webhook_url", "limit_key", "made_with")
+OPTIONAL = ("idempotency_key", "webhook_url", "limit_key", "made_with", "window_end")
 """Fields that are omitted if they are None."""
+
+MOMENTS = frozenset({"created_at", "deadline_at", "retention", "window_end"})
 
 LATEST = 1e11
 """Unix seconds. Later times, and NaN, are refused: they are errors, and do not fit into a timestamp."""
@@ -44,7 +46,7 @@ def decode_spec(data: bytes | str) -> Job:
     spec["tier"] = Tier(spec["tier"])
     if "idempotency_key" in spec:
         spec["idempotency_key"] = IdempotencyKey(**spec["idempotency_key"])
-    for name in ("created_at", "deadline_at", "retention"):
+    for name in MOMENTS.intersection(spec):
         spec[name] = float(spec[name])
         if not 0 <= spec[name] < LATEST:
             raise ValueError(f"{name} is {spec[name]}")

@@ -1,6 +1,7 @@
 """Tenants take turns: the same ones in every backend, and nothing is lost that is run under another's delivery."""
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.fairness import Entry, FairQueue
+from shared.fairness import FairQueue, entry_of
 from shared.job import Job, JobStatus, QueueName, Tier
 from shared.ports import Backend, Claim, Ending
 from tests.contract.performers import (
@@ -23,6 +24,7 @@ from tests.contract.performers import (
     nothing_comes,
     perform,
     publish,
+    record_of,
     some_frames,
     submit,
 )
@@ -42,15 +44,17 @@ class Play:
     """A queue's jobs, in a backend and in the rule side by side."""
 
     backend: Backend
+    began_at: float = field(default_factory=time.time)
     queue: QueueName = field(default_factory=lambda: QueueName(f"model-{os.urandom(6).hex()}", Tier.DEFAULT))
     queue_rule: FairQueue = field(default_factory=FairQueue)
     waiting: dict[str, Job] = field(default_factory=dict[str, Job])
     running: dict[str, tuple[Job, Claim]] = field(default_factory=dict[str, tuple[Job, Claim]])
     served: dict[str, str] = field(default_factory=dict[str, str])
 
-    async def submit(self, tenant: str, tokens: int, weight: float) -> None:
-        job = await created(self.backend, queue=self.queue, tenant=tenant, tokens=tokens, weight=weight)
-        self.queue_rule.add(job.id, Entry(tenant, tokens, weight))
+    async def submit(self, tenant: str, tokens: int, weight: float, window: float | None) -> None:
+        end = None if window is None else self.began_at + window
+        job = await created(self.backend, queue=self.queue, tenant=tenant, tokens=tokens, weight=weight, window_end=end)
+        self.queue_rule.add(job.id, entry_of(job))
         self.waiting[job.id] = job
 
     async def take(self, at: int, fairly: bool) -> None:
@@ -99,7 +103,11 @@ PLACES = st.integers(0, 50)
 TOKENS = st.integers(1, 5000)
 STEPS = st.one_of(
     st.tuples(
-        st.just(Play.submit), st.sampled_from(["a", "b", "b", "a tenant"]), TOKENS, st.sampled_from([1.0, 0.3, 3])
+        st.just(Play.submit),
+        st.sampled_from(["a", "b", "b", "a tenant"]),
+        TOKENS,
+        st.sampled_from([1.0, 0.3, 3]),
+        st.sampled_from([None, None, 60.0, 60.0, 3600.5, 100_000.0]),
     ),
     st.tuples(st.just(Play.take), PLACES, st.sampled_from([True, True, True, False])),
     st.tuples(st.just(Play.finish), PLACES, TOKENS),
@@ -280,3 +288,23 @@ async def test_a_carried_job_that_lives_is_not_claimed_twice(replicas: tuple[Bac
     assert await next_job(other, host) == piggybacked.id
     assert not isinstance(await other.store.claim(piggybacked.id, "worker-2", LEASE), Claim)
     assert await next_job(other, host, served=piggybacked.id) == host.id
+
+
+# ── windows ──
+
+
+async def test_a_tenants_job_with_the_earlier_window_runs_under_the_delivery_of_another(
+    replicas: tuple[Backend, Backend],
+) -> None:
+    one, other = replicas
+    host = await submit(one, window_end=time.time() + 86_400)
+    urgent = await submit(other, window_end=time.time() + 60)
+    await wait_until(lambda: next_job_is(one, host, urgent.id))
+    await perform(one, await claimed(one, urgent), some_frames(1), Ending(JobStatus.COMPLETED))
+    assert await next_job(other, host, served=urgent.id) == host.id
+
+
+async def test_a_window_outlives_the_process(maker: Callable[..., AbstractAsyncContextManager[Backend]]) -> None:
+    async with maker() as backend:
+        job = await created(backend, window_end=1_900_000_000.25)
+        assert (await record_of(backend, job.id)).window_end == 1_900_000_000.25

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.fairness import Entry, FairQueue
+from shared.fairness import UNWINDOWED, Entry, FairQueue, deadline_of
 from tests.support.clock import Clock
 
 TOKENS = st.integers(1, 5000)
@@ -24,11 +24,14 @@ class Queue:
         self.served: dict[str, str] = {}
         self.over: set[str] = set()
 
-    def submit(self, tenant: str, tokens: int = 100, weight: float = 1.0) -> str:
+    def submit(self, tenant: str, tokens: int = 100, weight: float = 1.0, window: float | None = None) -> str:
+        """`window`: seconds from now."""
         job_id = f"job-{len(self.tenant_of):06d}"
         self.tenant_of[job_id] = tenant
         self.messages.append(job_id)
-        self.line.add(job_id, Entry(tenant, tokens, weight))
+        now = self.clock.now
+        order = deadline_of(None if window is None else now + window, now)
+        self.line.add(job_id, Entry(tenant, tokens, weight, *order))
         return job_id
 
     def next(self) -> str:
@@ -196,3 +199,70 @@ def test_positions_are_the_order_of_running_where_jobs_are_alike(submits: list[t
         expected = told[queue.run()]
         assert expected is not None
         assert abs(expected - rank) <= 2, "tenants that are level come in any order"
+
+
+# ── windows ──
+
+
+def test_a_small_batch_with_a_short_window_goes_before_the_rest_of_large_ones() -> None:
+    queue = Queue()
+    large = [queue.submit("a", window=86_400) for _ in range(100)]
+    assert [queue.run() for _ in range(3)] == large[:3]
+    small = [queue.submit("a", window=60) for _ in range(5)]
+    assert [queue.run() for _ in range(6)] == [*small, large[3]]
+
+
+def test_jobs_without_windows_keep_their_order_behind_shorter_windows() -> None:
+    queue = Queue()
+    plain = [queue.submit("a") for _ in range(3)]
+    windowed = queue.submit("a", window=UNWINDOWED - 1)
+    assert [queue.run() for _ in range(4)] == [windowed, *plain]
+
+
+def test_a_stream_of_later_windows_does_not_starve_a_job_without_one() -> None:
+    queue = Queue()
+    plain = queue.submit("a")
+    for _ in range(3):
+        queue.clock.now += UNWINDOWED / 2
+        queue.submit("a", window=UNWINDOWED * 0.8)
+    assert plain in {queue.run(), queue.run()}
+
+
+def test_a_short_window_gives_a_tenant_no_larger_share() -> None:
+    queue = Queue()
+    for _ in range(300):
+        queue.submit("urgent", window=1.0)
+        queue.submit("patient", window=86_400)
+        queue.submit("plain")
+    served = Counter(queue.tenant_of[queue.run()] for _ in range(300))
+    assert all(count == pytest.approx(100, abs=2) for count in served.values()), served
+
+
+UNIT_JOBS = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 25)), min_size=1, max_size=30)
+"""(when it arrives, how long after that it is due) of jobs that each take a slot for one unit of time."""
+
+
+@given(UNIT_JOBS)
+def test_no_window_is_missed_that_another_order_would_keep(jobs: list[tuple[int, int]]) -> None:
+    queue, ends = Queue(), dict[str, int]()
+    waiting = sorted(jobs)
+    while waiting or len(queue.over) < len(ends):
+        while waiting and waiting[0][0] <= queue.clock.now:
+            _, window = waiting.pop(0)
+            ends[queue.submit("a", window=window)] = int(queue.clock.now) + window
+        late = queue.run() if len(queue.over) < len(ends) else None
+        queue.clock.now += 1
+        if late is not None and queue.clock.now > ends[late]:
+            assert not all_can_be_kept(jobs)
+            return
+
+
+def all_can_be_kept(jobs: list[tuple[int, int]]) -> bool:
+    """Hall's condition for unit jobs on one slot: no span of time has more jobs that lie within it than units."""
+    spans = [(arrival, arrival + window) for arrival, window in jobs]
+    return all(
+        sum(begin <= arrival and due <= end for arrival, due in spans) <= end - begin
+        for begin in {arrival for arrival, _ in spans}
+        for end in {due for _, due in spans}
+        if begin < end
+    )

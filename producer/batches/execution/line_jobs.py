@@ -174,6 +174,7 @@ class LineJobs:
             made_with=self._batch.made_with,
             limit_key=self._key.counted_as,
             weight=self._batch.weight,
+            window_end=self._deadline(request),
             metadata={**(request.metadata or {}), "batch_id": self._batch.id, "custom_id": line.custom_id},
         )
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from shared.backends.embedded.database.connection import Connection
-from shared.fairness import Entry, FairQueue
+from shared.fairness import Entry, FairQueue, deadline_of, entry_of
 from shared.job import Job, QueueName, Tier
 
 
@@ -27,7 +27,7 @@ class EmbeddedFairQueues:
         return self._queues[queue]
 
     def add(self, job: Job) -> None:
-        self.load([(job.id, job.queue, Entry(job.tenant, job.tokens, job.weight))])
+        self.load([(job.id, job.queue, entry_of(job))])
 
     def start(self, job_id: str) -> None:
         if (queue := self._queue_of.get(job_id)) is not None:
@@ -43,5 +43,11 @@ class EmbeddedFairQueues:
 
 
 def load_open(db: Connection) -> list[tuple[str, QueueName, Entry]]:
-    rows = db.execute("SELECT id, model, tier, tenant, tokens, weight FROM jobs WHERE finished_at IS NULL ORDER BY id")
-    return [(id, QueueName(model, Tier(tier)), Entry(*entry)) for id, model, tier, *entry in rows]
+    rows = db.execute(
+        "SELECT id, model, tier, window_end, created_at, tenant, tokens, weight"
+        " FROM jobs WHERE finished_at IS NULL ORDER BY id"
+    )
+    return [
+        (id, QueueName(model, Tier(tier)), Entry(tenant, tokens, weight, *deadline_of(window_end, created_at)))
+        for id, model, tier, window_end, created_at, tenant, tokens, weight in rows
+    ]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from shared.aio import run_and_discard
 from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.pipeline import Pipeline
-from shared.fairness import estimated_rank
+from shared.fairness import entry_of, estimated_rank
 from shared.job import Job
 from shared.ports import Backlog
 
@@ -24,7 +24,9 @@ KNOWN_FOR = 1.0
 
 
 class Contenders(NamedTuple):
-    """Up to two tenants with jobs waiting in a queue, and when they were read."""
+    """Up to two tenants with jobs waiting in a queue, and an empty name if jobs with windows wait; `at`: when they were
+    read (monotonic).
+    """
 
     tenants: Sequence[bytes] = ()
     at: float = float("-inf")
@@ -42,9 +44,7 @@ class RedisFairQueue:
                 job_id=job.id,
                 position=position,
                 ttl_ms=ttl,
-                tokens=job.tokens,
-                weight=job.weight,
-                tenant=job.tenant,
+                entry=entry_of(job),
             )
         )
 
@@ -63,11 +63,11 @@ class RedisFairQueue:
         self._redis.step(step, batchable=True).add_done_callback(run_and_discard)
 
     async def next_job(self, job: Job, served: str | None, *, fresh: bool) -> str:
-        """Returns the id of the job to start under the delivery of `job`. Without `fresh`, and if no other tenant was
-        waiting at the last read, it returns `job` without asking Redis.
+        """Returns the id of the job to start under the delivery of `job`. Asks Redis only if another tenant or a window
+        may put another job first, or if the answer must be `fresh`.
         """
         queue = str(job.queue)
-        if not (fresh or served or self._others_wait(queue, job.tenant)):
+        if not (fresh or served or self._another_may_be_first(queue, job.tenant)):
             return job.id
         step = lua_steps.fair_queue_next(self._keys(queue), job_id=job.id, served=served, at=time.time())
         chosen, tenants = await self._redis.step(step)
@@ -97,8 +97,8 @@ class RedisFairQueue:
         """Returns the keys that a step must name. On one server the prefix of the names is enough."""
         return keys.fair_queue_keys(queue) if self._redis.spread else [keys.fair_queue(queue)]
 
-    def _others_wait(self, queue: str, tenant: str) -> bool:
-        """Whether other tenants may have waiting jobs; true where nothing is known."""
+    def _another_may_be_first(self, queue: str, tenant: str) -> bool:
+        """Whether other tenants, or jobs with windows, may be waiting; true where nothing is known."""
         known = self._contenders.get(queue, Contenders())
         return time.monotonic() - known.at > KNOWN_FOR or others(known.tenants, tenant)
 

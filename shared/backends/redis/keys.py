@@ -31,14 +31,14 @@ def of_job(job_id: str) -> tuple[str, str, str]:
 
 
 def fair_queue(queue: str) -> str:
-    """Returns the prefix of the keys of a fair queue; the Lua steps append to it. A cluster keeps them on one node."""
-    return f"ignite:{{{queue}}}:line"
+    """Returns the prefix of a fair queue's keys; the Lua steps append to it. A cluster keeps them on one node."""
+    return f"ignite:{{{queue}}}:fair"
 
 
 def fair_queue_keys(queue: str) -> Sequence[str]:
-    """Returns the prefix and all keys of a fair queue. A cluster that moves their slot needs all keys of a step."""
+    """Returns the prefix and all keys: a cluster that moves the fair queue must know which keys a step uses."""
     begin = fair_queue(queue)
-    return [begin, *(f"{begin}:{part}" for part in ("open", "jobs", "lines", "tags", "debts", "later", "state"))]
+    return [begin, *(f"{begin}:{part}" for part in ("open", "jobs", "waiting", "tags", "debts", "later", "state"))]
 
 
 def open_jobs(queue: str) -> str:

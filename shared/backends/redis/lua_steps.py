@@ -13,8 +13,12 @@ from dataclasses import astuple, dataclass
 from shared.backends.redis import keys
 from shared.backends.redis.connection.gathering import Argument
 from shared.backends.redis.connection.scripts import LuaStep
+from shared.fairness import Entry
 from shared.limits import Limits
 from shared.ports import Progress
+
+LATEST_DEADLINE = 9_999_999_999.0
+"""Unix seconds: the latest whose milliseconds have 13 digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,10 +218,10 @@ def document_delete(names: Sequence[str], *, id: str, read_version: int) -> LuaS
     return LuaStep("document_delete", names, (id, read_version))
 
 
-def fair_queue_add(
-    names: Sequence[str], *, job_id: str, position: float, ttl_ms: int, tokens: int, weight: float, tenant: str
-) -> LuaStep:
-    return LuaStep("fair_queue_add", names, (job_id, position, ttl_ms, tokens, weight, tenant))
+def fair_queue_add(names: Sequence[str], *, job_id: str, position: float, ttl_ms: int, entry: Entry) -> LuaStep:
+    deadline = f"{int(min(entry.deadline, LATEST_DEADLINE) * 1000):013d}"
+    order = (entry.tokens, entry.weight, deadline, "w" if entry.windowed else "-", entry.tenant)
+    return LuaStep("fair_queue_add", names, (job_id, position, ttl_ms, *order))
 
 
 def fair_queue_start(names: Sequence[str], *, job_id: str) -> LuaStep:

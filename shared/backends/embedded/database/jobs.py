@@ -101,8 +101,8 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit
     check_room(db, job.tenant, kept, limit=limit, job_id=job.id)
     created = db.execute(
         "INSERT OR IGNORE INTO jobs (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached,"
-        " stored, seed, metadata, idempotency_key, webhook_url, limit_key, made_with, tokens, weight, status, purge_at,"
-        f" sent, own, room, kept) VALUES ({', '.join('?' * 24)})",
+        " stored, seed, metadata, idempotency_key, webhook_url, limit_key, made_with, tokens, weight, window_end,"
+        f" status, purge_at, sent, own, room, kept) VALUES ({', '.join('?' * 25)})",
         (
             *(
                 job.id,
@@ -117,7 +117,7 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit
             *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode()),
             *(job.idempotency_key and orjson.dumps(job.idempotency_key).decode(), job.webhook_url, job.limit_key),
             job.made_with,
-            *(job.tokens, job.weight),
+            *(job.tokens, job.weight, job.window_end),
             *(job.status, purge_at, sent, own, room, kept),
         ),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.backends.embedded.database.connection import Connection
 from shared.errors import StoreUnavailable
 
-VERSION = 11
+VERSION = 12
 
 # `log.until`: the offset behind a row's data; `log.chunks`: the number of frames up to there. So a job's last row has
 # the size of its log, and an append writes only its own row.
@@ -37,6 +37,7 @@ CREATE TABLE jobs (
     sent TEXT,
     tokens INTEGER NOT NULL,
     weight REAL NOT NULL,
+    window_end REAL,
     status TEXT NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
     tries INTEGER NOT NULL DEFAULT 0,
@@ -182,6 +183,11 @@ CREATE TABLE progress (
 ) WITHOUT ROWID;
 """
 
+FROM_11 = "ALTER TABLE jobs ADD COLUMN window_end REAL;"
+
+STEPS = {8: f"{FROM_8} {KEPT}", 9: FROM_9, 10: PROGRESS, 11: FROM_11}
+"""What a database of each earlier version lacks, in order."""
+
 
 def migrate(db: Connection) -> None:
     """Migrates the database to this version. Raises BackendUnavailable if it cannot be migrated."""
@@ -191,8 +197,8 @@ def migrate(db: Connection) -> None:
             f"The database was written by a newer Ignite (its version is {version}, this Ignite reads up to {VERSION}):"
             " use that Ignite, or another data directory."
         )
-    if 8 <= version < VERSION:
-        steps = {8: f"{FROM_8} {KEPT} {FROM_9} {PROGRESS}", 9: f"{FROM_9} {PROGRESS}", 10: PROGRESS}[version]
+    if version in STEPS:
+        steps = " ".join(step for before, step in STEPS.items() if before >= version)
         db.executescript(f"BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
         return
     if 0 < version < VERSION:

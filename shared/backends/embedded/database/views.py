@@ -52,7 +52,7 @@ def read_progress(db: Connection, job_id: str) -> bytes:
 
 COLUMNS = """
 SELECT id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata,
-       idempotency_key, webhook_url, limit_key, made_with, tokens, weight,
+       idempotency_key, webhook_url, limit_key, made_with, tokens, weight, window_end,
        status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at,
        coalesce((SELECT chunks FROM log WHERE job = key ORDER BY until DESC LIMIT 1), 0), ending, result
 """
@@ -61,7 +61,7 @@ RECORD = f"{COLUMNS} FROM jobs"
 
 def record(row: Sequence[Any]) -> Job:
     (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata) = row[:12]
-    idempotency_key, webhook_url, limit_key, made_with, tokens, weight, row = *row[12:18], row[18:]
+    idempotency_key, webhook_url, limit_key, made_with, tokens, weight, window_end, row = *row[12:19], row[19:]
     (status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at, chunks) = row[:9]
     ending = decode_ending(row[9], row[10]) if row[9] is not None else None
     return Job(
@@ -83,6 +83,7 @@ def record(row: Sequence[Any]) -> Job:
         made_with=made_with,
         tokens=tokens,
         weight=weight,
+        window_end=window_end,
         status=JobStatus(status),
         attempt=attempt,
         tries=tries,

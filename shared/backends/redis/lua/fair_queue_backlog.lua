@@ -3,5 +3,5 @@
 local tenant = unpack(ARGV)
 local queue = KEYS[1]
 local tokens, mine, started = unpack(redis.call('HMGET', queue .. ':state', 'tokens', 'n ' .. tenant, 'started'))
-return {redis.call('ZCARD', queue .. ':lines'), tonumber(tokens or 0), redis.call('ZCARD', queue .. ':tags'),
+return {redis.call('ZCARD', queue .. ':waiting'), tonumber(tokens or 0), redis.call('ZCARD', queue .. ':tags'),
   tonumber(mine or 0), tonumber(started or 0)}

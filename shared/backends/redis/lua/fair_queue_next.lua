@@ -15,15 +15,16 @@ for _, due in ipairs(redis.call('ZRANGEBYSCORE', queue .. ':later', '-inf', at))
   if entry then enqueue(queue, due, entry) end
 end
 local entry = entry_of(queue, id)
-if not entry or not redis.call('ZSCORE', queue .. ':lines', member_of(entry, id)) then
+if not entry or not redis.call('ZSCORE', queue .. ':waiting', member_of(entry, id)) then
   extend_ttl(queue)
   return {id, contenders(queue)}
 end
 local first = redis.call('ZRANGE', queue .. ':tags', 0, 0, 'WITHSCORES')
-local chosen = id
-if tonumber(first[2]) < tonumber(redis.call('ZSCORE', queue .. ':tags', entry.tenant)) then
-  local range = {'[' .. first[1] .. '\0', '(' .. first[1] .. '\1'}
-  chosen = string.sub(redis.call('ZRANGEBYLEX', queue .. ':lines', range[1], range[2], 'LIMIT', 0, 1)[1], #first[1] + 2)
+local chosen, tenant = id, entry.tenant
+if tonumber(first[2]) < tonumber(redis.call('ZSCORE', queue .. ':tags', tenant)) then tenant = first[1] end
+local urgent, deadline = most_urgent(queue, tenant)
+if tenant ~= entry.tenant or deadline < entry.deadline then
+  chosen = urgent
   redis.call('HSET', state, piggyback_field, chosen)
   entry = entry_of(queue, chosen)
 end

@@ -5,7 +5,7 @@ local queue = KEYS[1]
 redis.call('ZADD', queue .. ':open', 'XX', position, id)
 local entry = entry_of(queue, id)
 if not entry or redis.call('ZSCORE', queue .. ':later', id) then return 0 end
-if redis.call('ZSCORE', queue .. ':lines', member_of(entry, id)) then return 0 end
+if redis.call('ZSCORE', queue .. ':waiting', member_of(entry, id)) then return 0 end
 charge(queue, entry.tenant, -entry.tokens / entry.weight)
 if tonumber(due_at) > 0 then
   put(queue, ':later', due_at, id)
