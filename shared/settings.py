@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     grpc: bool = Field(True, description="Whether gRPC is served beside HTTP.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port for gRPC. 0: a free one.")
     grpc_connections: int = Field(1000, ge=1, description="Most gRPC connections open at a time.")
+    grpc_address_connections: int = Field(
+        500, ge=1, description="Most gRPC connections of one client address; at most half of all. On Linux only."
+    )
     grpc_streams: int = Field(
         1000, ge=1, description="Most calls open at a time on one gRPC connection. Further calls wait."
     )

@@ -23,7 +23,14 @@ from producer.rpc.messages import body_of
 from producer.rpc.peers import address_of, browser_refusal
 from producer.rpc.receiving import CallLimit, Receiving
 from producer.rpc.wire_bounds import MessageBounds
-from shared.errors import DeadlineExceeded, IgniteError, InvalidRequest, RequestTooLarge
+from shared.errors import (
+    AuthenticationFailed,
+    DeadlineExceeded,
+    IgniteError,
+    InvalidRequest,
+    RateLimited,
+    RequestTooLarge,
+)
 from shared.job import IdempotencyKey, Mode
 from shared.ports import FollowerClosed
 from shared.proto.dodil.ignite.v1.model_service_pb2 import ChatCompletionRequest, ChatCompletionResponse
@@ -38,10 +45,18 @@ Messages = AsyncIterator[bytes]
 BOUNDS = MessageBounds(ChatCompletionRequest.DESCRIPTOR)
 
 
+HOLD = 1.0
+"""Seconds for which the refusal of an address with too many failed authentications is held back."""
+
+MOST_HELD = 1000
+"""Refusals that are held back at a time; others are sent at once."""
+
+
 class ModelService:
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._open: set[Answer] = set()
+        self._held_back = 0
         settings = context.settings
         self._calls = CallLimit(settings.grpc_calls)
         self._receiving = Receiving(
@@ -109,10 +124,24 @@ class ModelService:
 
     async def _principal_of(self, metadata: Mapping[str, str], context: Context) -> Principal:
         keyring = self._context.keyring
-        principal = await keyring.authenticate(metadata.get("authorization"), address_of(context.peer()))
+        authorization, address = metadata.get("authorization"), address_of(context.peer())
+        try:
+            principal = await keyring.authenticate(authorization, address)
+        except (AuthenticationFailed, RateLimited):
+            if keyring.holds_back(authorization, address) and self._held_back < MOST_HELD:
+                await self._hold_back()
+            raise
         if await keyring.is_keyless() and (refused := browser_refusal(metadata, self._context.settings)) is not None:
             raise refused
         return principal
+
+    async def _hold_back(self) -> None:
+        """Delays a refusal, as over HTTP: it costs the address its time and this process nothing."""
+        self._held_back += 1
+        try:
+            await asyncio.sleep(HOLD)
+        finally:
+            self._held_back -= 1
 
     async def _submission(
         self,

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from producer.http.context import ApiContext
 from producer.rpc.calls import ModelService
+from producer.rpc.connection_guard import ConnectionGuard
 from producer.rpc.guarded import Methods, guarded_server
 from producer.rpc.health import HealthService
 from producer.rpc.receiving import WINDOW, UnauthenticatedReceiving
@@ -47,6 +48,7 @@ class GrpcServer:
     """The gRPC server. `task` ends before `stop` only if the server failed."""
 
     task: asyncio.Task[bool]
+    _guarding: asyncio.Task[None]
 
     def __init__(self, context: ApiContext) -> None:
         self._settings = context.settings
@@ -76,6 +78,9 @@ class GrpcServer:
         self.address = f"{host}:{bound}"
         await self._server.start()
         self.task = asyncio.create_task(self._server.wait_for_termination(), name="grpc")
+        limit = connections_of(self._settings.grpc_connections) // 2
+        guard = ConnectionGuard(bound, max(1, min(self._settings.grpc_address_connections, limit)))
+        self._guarding = asyncio.create_task(guard.run(), name="grpc connections")
 
     async def stop(self, grace: float) -> None:
         """Refuses new calls and waits up to `grace` seconds for the open ones."""
@@ -84,6 +89,8 @@ class GrpcServer:
         await self._server.stop(CUT_OFF_GRACE)
         await stopping
         await self.task
+        self._guarding.cancel()
+        await asyncio.gather(self._guarding, return_exceptions=True)
 
 
 def options(settings: Settings) -> list[tuple[str, int]]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import resource
+import sys
 from contextlib import AsyncExitStack, suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import grpc
@@ -11,6 +13,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from producer.rpc import connection_guard
 from producer.rpc.receiving import WINDOW
 from producer.rpc.server import connections_of
 from tests.producer.api import Api, ask, embedded_api
@@ -159,6 +162,27 @@ async def test_connections_are_bounded() -> None:
             attackers = [await stack.enter_async_context(raw_http2(api.grpc_address)) for _ in range(20)]
             await wait_until(lambda: sum(not each.closed for each in attackers) <= 5, "the others to be closed")
         await wait_until(lambda: answers(api), "room for another client")
+
+
+async def test_connections_of_an_address_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_guard, "CHECK_EVERY", 0.05)
+    async with embedded_api(grpc=True, grpc_address_connections=3) as api, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(raw_http2(api.grpc_address)) for _ in range(12)]
+        await wait_until(lambda: sum(not each.closed for each in clients) == 3, "the newest to be closed")
+        assert [each.closed for each in clients] == [False] * 3 + [True] * 9
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the words are in the machine's byte order")
+@pytest.mark.parametrize(
+    ("words", "address"),
+    [
+        ("0200007F", "127.0.0.2"),
+        ("0000000000000000FFFF00000100007F", "::ffff:127.0.0.1"),
+        ("B80D0120000000000000000001000000", "2001:db8::1"),
+    ],
+)
+def test_addresses_of_the_kernels_tables(words: str, address: str) -> None:
+    assert ip_address(connection_guard.plain_address(words)) == ip_address(address)
 
 
 @pytest.mark.parametrize(
