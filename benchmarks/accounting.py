@@ -1,4 +1,4 @@
-"""CPU and memory of process trees, as the kernel counts them, and how many files they may open."""
+"""CPU and memory of process trees, as the kernel counts them, and their limits of open files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
 
 Pids = Mapping[str, int]
-"""Of each part of a system, the process at the root of its tree."""
+"""The root process of each part of a system."""
 
 
 def parents() -> dict[int, int]:
@@ -38,7 +38,7 @@ def tree(root: int) -> set[int]:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """None where it has ended."""
+    """Returns the process's fields, or None if it has ended."""
     with suppress(OSError):
         fields = stat_of(pid)
         return (int(fields[11]) + int(fields[12])) / TICKS
@@ -46,7 +46,7 @@ def cpu_seconds(pid: int) -> float | None:
 
 
 class Meter:
-    """CPU seconds of each part since it was made; of processes that have ended meanwhile, none."""
+    """Returns the CPU seconds of each part since this object was created, without processes that have ended."""
 
     def __init__(self, roots: Pids) -> None:
         self._before = {name: {pid: cpu_seconds(pid) or 0.0 for pid in tree(root)} for name, root in roots.items()}
@@ -59,7 +59,7 @@ class Meter:
 
 
 def memory_mb(root: int) -> float:
-    """Resident memory, what is shared with other processes by its share."""
+    """Returns the resident memory. Shared memory is divided by the number of processes that share it."""
     total = 0
     for pid in tree(root):
         with suppress(OSError):
@@ -73,6 +73,6 @@ def memory_of(roots: Pids) -> dict[str, float]:
 
 
 def raise_open_files() -> None:
-    """As many as this process is allowed, for itself and for what it starts."""
+    """Raises the limit of open files to the hard limit, for this process and its children."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

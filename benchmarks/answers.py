@@ -1,4 +1,4 @@
-"""What a simulated answer is: the same text from every system, so that each byte of each answer can be checked."""
+"""The simulated answer. Every system returns the same text, so that each byte can be checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ def text_of(seed: int, tokens: int) -> str:
 
 
 def request_body(seed: int, tokens: int, *, stream: bool, itl: int, background: bool = False) -> bytes:
-    """As an SDK would write it; always equally long, so that its headers are always the same. `itl` in milliseconds."""
+    """Returns a request as an SDK sends it, always equally long, so that its headers are the same. `itl`:
+    milliseconds.
+    """
     more = ',"background":true' if background else ""
     return (
         f'{{"model":"{MODEL}","messages":[{{"role":"system","content":"You are a helpful assistant."}},'

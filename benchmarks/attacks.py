@@ -28,7 +28,7 @@ READY = r"ready: (http://\S+)/v1 · gRPC \S+:(\d+)"
 RESULTS = Path(__file__).parent / "results"
 MEGABYTE = 2**20
 BOUND = 0.25
-"""Seconds: a healthy client's 99th percentile."""
+"""Bound of a healthy client's 99th percentile, in seconds."""
 
 
 def arguments() -> argparse.Namespace:
@@ -101,7 +101,7 @@ def record_of(backend: str, attack: str | None, found: Findings) -> dict[str, ob
 
 
 def row(record: dict[str, object]) -> str:
-    """A line of a Markdown table: milliseconds, and megabytes."""
+    """Returns a row of a Markdown table, with milliseconds and megabytes."""
     times = [" · ".join(str(each) for each in record[name]) for name in ("health", "unary", "stream")]  # type: ignore
     memory = [str(record[name]) for name in ("before", "highest", "after")]
     calls = f"{record['failed']} of {record['calls']}"

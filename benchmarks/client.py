@@ -23,13 +23,13 @@ PIECES = tuple(token.encode() for token in TOKENS)
 
 
 class WrongAnswer(Exception):
-    """An answer that is not, byte for byte, what was asked for."""
+    """An answer that differs from the expected bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`connections` at a time, each `tokens` long; `itl` in milliseconds, the rest in seconds. `once`: each connection
-    makes one call, and when each token came is compared with when it was due.
+    """A workload. `connections`: calls at a time; `tokens`: of each answer; `itl` in milliseconds, other times in
+    seconds. `once`: each connection makes one call, and the lateness of every token is measured.
     """
 
     connections: int
@@ -44,8 +44,9 @@ class Load:
 
 @dataclass(slots=True)
 class Seen:
-    """What came in the time that counts; of calls made `once`, every first token and how late every token was: its
-    place times the pace after the call. Times in seconds."""
+    """The results within the measured time, in seconds. For calls made `once`: the time to every first token, and how
+    late every token was compared with its position times the pace.
+    """
 
     calls: int = 0
     tokens: int = 0
@@ -59,7 +60,7 @@ class Seen:
 
 
 def quantile(values: array[float], share: float) -> float:
-    """0 where there are none."""
+    """Returns the quantile, or 0 if there are no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
@@ -72,7 +73,7 @@ def request_of(body: bytes) -> bytes:
 
 
 class Caller(asyncio.Protocol):
-    """One connection, one call after another until `until`."""
+    """Makes one call after another over one connection, until `until`."""
 
     def __init__(self, load: Load, seen: Seen, number: int, window: tuple[float, float], over: asyncio.Future[None]):
         self._load, self._seen, self._window, self._over = load, seen, window, over
@@ -150,7 +151,7 @@ class Caller(asyncio.Protocol):
 
 
 def body_of(answer: bytes) -> bytes:
-    """The answer's body, out of its HTTP chunks where it comes in them."""
+    """Returns the body of an answer, with or without chunked encoding."""
     head, _, rest = answer.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
         raise WrongAnswer(head.decode(errors="replace"))
@@ -167,7 +168,7 @@ def body_of(answer: bytes) -> bytes:
 
 
 def check_stream(answer: bytes, seed: int, tokens: int) -> None:
-    """A head, a role, each token in its place and in a frame of its own, a finish, the end; else only comments."""
+    """Checks a stream: head, role, each token in its own frame and in order, finish and end. Comments are allowed."""
     frames = [frame for frame in body_of(answer).split(b"\n\n") if not frame.startswith(b":")]
     if len(frames) != tokens + 4 or frames[-2:] != [b"data: [DONE]", b""]:
         raise WrongAnswer(f"{len(frames)} frames, the last ones {frames[-3:]}")
@@ -193,13 +194,13 @@ def check_unary(answer: bytes, seed: int, tokens: int) -> None:
 
 
 def source_of(number: int) -> tuple[str, int] | None:
-    """An address of loopback has ports for some 28,000 connections; so others take their turn."""
+    """Returns the address to connect from: one loopback address has ports for only about 28,000 connections."""
     address = number // CONNECTIONS_AN_ADDRESS
     return (f"127.0.0.{1 + address}", 0) if address else None
 
 
 async def run_load(port: int, load: Load, seen: Seen | None = None) -> Seen:
-    """Raises WrongAnswer. Every call that was begun is waited for and checked. `seen` may be read meanwhile."""
+    """Runs the workload. Waits for all calls and checks them. `seen` may be read meanwhile. Raises WrongAnswer."""
     loop, seen = asyncio.get_running_loop(), seen or Seen()
     began, cpu = time.perf_counter(), time.process_time()
     start = began + load.warm_up
@@ -220,7 +221,7 @@ async def run_load(port: int, load: Load, seen: Seen | None = None) -> Seen:
 
 
 async def submit(port: int, jobs: int, tokens: int, connections: int) -> None:
-    """That many background jobs. Raises WrongAnswer unless each is accepted."""
+    """Submits that many background jobs. Raises WrongAnswer unless each is accepted."""
     numbers = iter(range(jobs))
 
     async def client() -> None:

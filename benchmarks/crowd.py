@@ -1,4 +1,4 @@
-"""Many streams that are open at once, each at a slow pace: what they weigh, and whether any is late."""
+"""Many open streams, each at a slow pace: their memory, and the lateness of their tokens."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from benchmarks.systems import System
 Result = dict[str, Any]
 OPENED_A_SECOND = 500
 LOOKS = 4
-"""How often memory is read while all are open; the most counts."""
+"""How often memory is read while all streams are open; the highest value counts."""
 
 PROBES = Load(connections=10, tokens=13, seconds=0.0, warm_up=0.5, itl=20, ramp=0.25)
-"""Short calls, some 35 a second, by which the time to the first token is taken while the crowd is there."""
+"""Short calls, about 35 a second, that measure the time to the first token while the streams are open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """`streams` that all open within `ramp`, stay open while they are watched and then probed, and end. `itl` in
-    milliseconds, else seconds.
+    """`streams` that open within `ramp`, stay open while they are watched and probed, and end. `itl` in milliseconds,
+    other times in seconds.
     """
 
     streams: int
@@ -50,7 +50,7 @@ class Crowd:
 
 
 async def crowd(system: System) -> Result:
-    """10,000 streams, a token a second each."""
+    """10,000 streams with one token per second each."""
     return await gathered(system, Crowd(10_000))
 
 
@@ -89,13 +89,13 @@ async def gathered(system: System, wanted: Crowd) -> Result:
 
 
 async def warm_up(system: System) -> None:
-    """So that what the first calls load and allocate does not count as the streams'."""
+    """Makes some calls, so that what they load and allocate does not count."""
     await run_load(system.port, Load(connections=20, tokens=16, seconds=1.0, warm_up=0.0))
     await asyncio.sleep(1.0)
 
 
 async def most_memory(system: System, idle: dict[str, float], seconds: float) -> dict[str, float]:
-    """Read in a thread: the kernel takes a while to add up a big process, and the load must go on."""
+    """Reads memory in a thread, because the kernel needs time for large processes and the load must go on."""
     most = idle
     for _ in range(LOOKS):
         await asyncio.sleep(seconds / LOOKS)
@@ -105,7 +105,7 @@ async def most_memory(system: System, idle: dict[str, float], seconds: float) ->
 
 
 def per_thousand(cpu_seconds: dict[str, float], tokens: int) -> dict[str, float]:
-    """CPU milliseconds of each part per 1000 tokens."""
+    """Returns the CPU milliseconds of each part per 1000 tokens."""
     return {name: round(seconds / tokens * 1e6, 2) for name, seconds in cpu_seconds.items()}
 
 

@@ -44,13 +44,13 @@ COLOURS = {
 
 
 def pace_of(streams: int) -> int:
-    """Milliseconds a token, so that all together get 2,000 tokens a second: what differs is how many are open."""
+    """Returns the milliseconds per token at which all streams together get 2,000 tokens a second."""
     return max(QUICKEST_PACE, streams * 1000 // TOKENS_A_SECOND)
 
 
 async def streams_curve(most: int, directory: Path, processes: int) -> list[dict[str, Any]]:
-    """With so many streams open: memory, CPU a token, and what a call waits for its first token more than at the bare
-    server with as many.
+    """Measures that many open streams: memory, CPU per token, and the additional time to the first token compared with
+    the bare server.
     """
     points: list[dict[str, Any]] = []
     async with distributed(directory, processes) as system, bare(directory) as other:
@@ -65,8 +65,8 @@ async def streams_curve(most: int, directory: Path, processes: int) -> list[dict
 
 
 async def jobs_curve(most: int, directory: Path, processes: int) -> list[dict[str, Any]]:
-    """Memory with so many jobs waiting, and how fast the last ones were taken. No worker is up. Several API processes
-    count as one.
+    """Measures memory with that many waiting jobs, and how fast the last ones were accepted. No worker runs. Several
+    API processes count as one.
     """
     (port,) = free_ports(1)
     points: list[dict[str, Any]] = []
@@ -93,7 +93,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 360, 70, 50, 40, 110
 
 
 def drawing(title: str, x_label: str, y_label: str, lines: dict[str, Sequence[tuple[float, float]]]) -> str:
-    """A plot with both axes logarithmic, as SVG."""
+    """Draws a plot with logarithmic axes, as SVG."""
     points = [point for line in lines.values() for point in line if point[1] > 0]
     x_axis, y_axis = axis([x for x, _ in points]), axis([y for _, y in points])
 
@@ -134,7 +134,7 @@ def drawing(title: str, x_label: str, y_label: str, lines: dict[str, Sequence[tu
 
 
 def axis(values: Sequence[float]) -> tuple[int, int]:
-    """Powers of ten around the values."""
+    """Returns the powers of ten around the values."""
     least, most = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     return least, max(most, least + 1)
 

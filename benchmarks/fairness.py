@@ -34,7 +34,7 @@ KEYS = {"IGNITE_API_KEYS": f"flood={FLOOD},live={LIVE}"}
 FLOOD_JOB = {"tokens": 20, "itl": 20}
 CALL = {"tokens": 10, "itl": 10}
 PATIENCE = 10.0
-"""Seconds after which a caller gives up; such a call counts as one that took longer than that."""
+"""Seconds after which a caller gives up. Such a call counts as slower than that."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ async def flood(session: aiohttp.ClientSession, jobs: int, tier: str) -> None:
 
 
 async def first_word(session: aiohttp.ClientSession) -> float:
-    """Seconds; infinite where it did not come in time. The stream is read to its end."""
+    """Returns the seconds until the first word, infinite if it did not come in time. Reads the stream to its end."""
     began, first = time.perf_counter(), math.inf
     try:
         async with (
@@ -95,7 +95,7 @@ async def first_word(session: aiohttp.ClientSession) -> float:
 
 
 async def calls(session: aiohttp.ClientSession, seconds: float) -> list[float]:
-    """The times of all calls that a few callers make one after the other."""
+    """Returns the times of all calls that a few callers make one after another."""
     until, times = time.perf_counter() + seconds, list[float]()
 
     async def call_on() -> None:

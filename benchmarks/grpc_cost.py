@@ -35,7 +35,7 @@ READY = re.compile(r"ignite is ready: (http://\S+)/v1 · gRPC (\S+)")
 TICK = os.sysconf("SC_CLK_TCK")
 
 Call = Callable[[], Awaitable[int]]
-"""One call; how many tokens came."""
+"""Makes one call; returns its number of tokens."""
 
 
 def body(tokens: int, *, stream: bool) -> dict[str, object]:
@@ -78,7 +78,7 @@ def grpc_calls(channel: grpc.aio.Channel) -> dict[str, Call]:
 
 
 async def cost(call: Call, calls: int, pid: int) -> tuple[float, float]:
-    """Milliseconds a call: the server's CPU, and wall clock. `AT_ONCE` clients share the calls."""
+    """Returns the milliseconds per call: the server's CPU, and wall clock. `AT_ONCE` clients share the calls."""
     left = iter(range(calls))
 
     async def client() -> None:

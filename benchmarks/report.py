@@ -11,7 +11,7 @@ Record = dict[str, Any]
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """`median (least–most)`."""
+    """Formats `median (least–most)`."""
     if not values:
         return "–"
     middle, least, most = (f"{round(value, digits):g}" for value in (median(values), min(values), max(values)))
@@ -69,11 +69,11 @@ ROWS: dict[str, Sequence[tuple[str, str]]] = {
 }
 
 RATES = {"streams", "paced", "unary"}
-"""Workloads whose value is the better the higher."""
+"""Workloads of which higher values are better."""
 
 
 def table(records: Sequence[Record]) -> str:
-    """Markdown."""
+    """Formats the results as Markdown."""
     systems = list(dict.fromkeys(each["system"] for each in records))
     lines = [f"| | {' | '.join(systems)} |", f"|---|{'---|' * len(systems)}"]
     for workload in dict.fromkeys(each["workload"] for each in records):
@@ -94,7 +94,7 @@ def table(records: Sequence[Record]) -> str:
 
 
 def parts(records: Sequence[Record]) -> str:
-    """Markdown: where the CPU of Ignite goes, by process."""
+    """Formats the CPU of Ignite by process, as Markdown."""
     lines: list[str] = []
     for workload, name in (
         ("streams", "cpu_ms_per_1000"),

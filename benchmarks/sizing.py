@@ -30,8 +30,8 @@ HOUR, MINUTE = 3600, 60
 
 @dataclass(frozen=True, slots=True)
 class Assumed:
-    """`pace`: frames a second of one stream. `answer`: frames of one answer. `busy`: how much of its core a process may
-    use. `slots`: of one worker.
+    """`pace`: frames per second of one stream; `answer`: frames of one answer; `busy`: share of its core that a process
+    may use; `slots`: of one worker.
     """
 
     pace: float = 20
@@ -42,7 +42,7 @@ class Assumed:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What so many open streams need. Memory in KB."""
+    """The needs of a number of open streams. Memory in KB."""
 
     streams: int
     assumed: Assumed
@@ -65,12 +65,12 @@ class Needs:
 
     @property
     def workers(self) -> int:
-        """Each has a slot for each of its streams, and may not do more than its core allows."""
+        """Workers: each has one slot per stream, and uses no more than its share of a core."""
         return max(math.ceil(self.streams / self.assumed.slots), self.processes(WORKER_TOKENS))
 
     @property
     def rabbitmq(self) -> float:
-        """Cores of the broker, without its replicas' work."""
+        """The broker's cores, without the work of its replicas."""
         return self.answers * RABBITMQ_STREAM / 1000 / self.assumed.busy
 
     def processes(self, ms_per_thousand: float) -> int:
@@ -80,7 +80,7 @@ class Needs:
         return self.api * API_IDLE_KB + self.streams * API_STREAM_KB
 
     def redis_memory(self, retention: float) -> float:
-        """Of all servers: calls that are over, and half of each answer that is under way."""
+        """Redis's memory on all servers: finished calls, and half of each running answer."""
         whole = CALL_KB + TOKEN_KB * self.assumed.answer
         return self.answers * retention * whole + self.streams * (CALL_KB + TOKEN_KB * self.assumed.answer / 2)
 
@@ -102,7 +102,7 @@ def streams_table(assumed: Assumed) -> str:
 
 
 def cell(assumed: Assumed) -> Needs:
-    """As many streams as one Redis carries, down to the next hundred."""
+    """Returns the needs of the most streams that one Redis can serve, rounded down to hundreds."""
     most = round(assumed.busy / (assumed.pace * REDIS_TOKENS / 1_000_000), 6)
     return Needs(math.floor(most / 100) * 100, assumed)
 
@@ -143,7 +143,7 @@ def table(head: Iterable[str], *rows: Iterable[str]) -> str:
 
 
 def number(value: float) -> str:
-    """As read: two figures below ten, whole above."""
+    """Formats a number: two digits below ten, whole numbers above."""
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 

@@ -1,5 +1,6 @@
-"""The systems that are measured, each up for the whole run and asked in turn: the bare servers, Ignite on its own
-RabbitMQ and Redis, and Ignite embedded."""
+"""The measured systems, which run during the whole benchmark and are called in turn: the bare servers, Ignite on its
+own RabbitMQ and Redis, and Ignite embedded.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ lasts long enough to share fairly."""
 
 @dataclass
 class System:
-    """`pids` names the processes that are its cost."""
+    """`pids`: the processes whose cost is measured."""
 
     name: str
     port: int
@@ -63,7 +64,9 @@ class Spawned:
 async def spawned(
     *arguments: str, directory: Path, ready: str, env: dict[str, str] | None = None
 ) -> AsyncGenerator[Spawned]:
-    """A Python module as a process, once its output says `ready`; what it says goes to a file, as it would in life."""
+    """Starts a Python module as a process and waits until its output says `ready`. Its output goes to a file, as in
+    production.
+    """
     log = directory / f"{'-'.join(arguments[:2]).replace('/', '')}.{time.monotonic_ns()}.output"
     began = time.perf_counter()
     with log.open("wb") as output:
@@ -113,7 +116,7 @@ async def embedded(directory: Path) -> AsyncGenerator[System]:
 
 
 class Distributed:
-    """One API process and one worker on a private RabbitMQ and a private Redis, or several."""
+    """Ignite on a private RabbitMQ and a private Redis, with one or several API processes and workers."""
 
     def __init__(self, directory: Path, env: dict[str, str], processes: int) -> None:
         self._directory = directory
@@ -153,7 +156,9 @@ class Distributed:
 
 @asynccontextmanager
 async def servers(directory: Path) -> AsyncGenerator[tuple[dict[str, str], dict[str, int], Redis]]:
-    """RabbitMQ as it comes, Redis with its append-only file synced once a second, as docker-compose.yml runs them."""
+    """RabbitMQ with its defaults, and Redis with an append-only file that is synced once a second, as in
+    docker-compose.yml.
+    """
     launcher, redis_launcher = find_rabbitmq(), find_redis()
     if launcher is None or redis_launcher is None:
         raise SystemExit("rabbitmq-server and redis-server are needed: scripts/install-servers.sh")
@@ -175,7 +180,7 @@ async def servers(directory: Path) -> AsyncGenerator[tuple[dict[str, str], dict[
 
 
 def take_back_test_settings(directory: Path) -> None:
-    """Tests have RabbitMQ count quickly, which costs."""
+    """Removes the tests' advanced settings, with which RabbitMQ counts more often and uses more CPU."""
     for home in directory.glob("*@localhost"):
         (home / "advanced.config").write_text("[].\n")
         configuration = home / "rabbitmq.conf"
@@ -183,7 +188,7 @@ def take_back_test_settings(directory: Path) -> None:
 
 
 def server_pids() -> dict[str, int]:
-    """Those of ours: children of this process."""
+    """Returns the child processes of this process."""
     found: dict[str, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and is_ours(int(entry.name)):

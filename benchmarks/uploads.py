@@ -25,7 +25,7 @@ READY = r"(http://\S+)/v1"
 
 
 def piece(number: int) -> bytes:
-    """No two are alike, and none compresses to nothing."""
+    """Yields different blocks that do not compress."""
     return (hashlib.sha256(str(number).encode()).hexdigest().encode() * (MEGABYTE // 64))[:-1] + b"\n"
 
 
@@ -38,7 +38,7 @@ async def form(megabytes: int) -> AsyncGenerator[bytes]:
 
 
 def memory(process: RunningProcess, field: str) -> float:
-    """Megabytes: VmRSS now, VmHWM at the peak."""
+    """Returns megabytes: VmRSS now, VmHWM at the peak."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     found = re.search(rf"{field}:\s+(\d+) kB", status)
     assert found is not None
@@ -47,7 +47,7 @@ def memory(process: RunningProcess, field: str) -> float:
 
 @contextmanager
 def measured(process: RunningProcess, what: str) -> Generator[None]:
-    """Tells what came of a step, from what was held before it."""
+    """Prints the time and memory of a step."""
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # The peak counts from now on.
     before, began = memory(process, "VmRSS"), time.monotonic()
     yield

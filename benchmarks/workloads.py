@@ -1,4 +1,4 @@
-"""What is asked of every system."""
+"""The workloads, which are the same for every system."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def loaded(system: System, load: Load) -> tuple[Seen, Result]:
 
 
 async def streams(system: System) -> Result:
-    """100 at a time, 64 tokens, as fast as they come."""
+    """100 streams at a time, 64 tokens each, as fast as possible."""
     load = Load(connections=100, tokens=64, seconds=4, warm_up=1)
     seen, result = await loaded(system, load)
     return result | {
@@ -45,7 +45,7 @@ async def streams(system: System) -> Result:
 
 
 async def paced(system: System) -> Result:
-    """200 at a time, a token every 20 ms."""
+    """200 streams at a time, one token every 20 ms."""
     load = Load(connections=200, tokens=64, seconds=5, warm_up=2.6, itl=20, ramp=1.28)
     seen, result = await loaded(system, load)
     return result | {
@@ -58,7 +58,7 @@ async def paced(system: System) -> Result:
 
 
 async def unary(system: System) -> Result:
-    """64 at a time, 16 tokens."""
+    """64 unary calls at a time, 16 tokens each."""
     seen, result = await loaded(system, Load(connections=64, tokens=16, seconds=3, warm_up=1, stream=False))
     per_call = {name: round(value / seen.all_calls * 1e3, 3) for name, value in result["cpu_seconds"].items()}
     return result | {
@@ -70,12 +70,12 @@ async def unary(system: System) -> Result:
 
 
 async def start(system: System) -> Result:
-    """Seconds from starting a process to its saying that it is ready; it was started before."""
+    """Seconds from the start of a process until it is ready. It was started once before."""
     return {"value": round(max(system.starts.values()), 2), "seconds": system.starts}
 
 
 async def idle(system: System) -> Result:
-    """Half a minute in which nobody asks anything."""
+    """Half a minute without calls."""
     await asyncio.sleep(2)
     meter, commands = Meter(system.pids), commands_at(system)
     await asyncio.sleep(IDLE)
@@ -96,7 +96,7 @@ def commands_at(system: System) -> int:
 
 
 async def jobs(system: System, count: int = 2000) -> Result:
-    """Background jobs: submitted by 32 clients, run meanwhile; each is looked at afterwards."""
+    """Background jobs, submitted by 32 clients while they run. Each is checked afterwards."""
     async with aiohttp.ClientSession(
         f"http://127.0.0.1:{system.port}", connector=aiohttp.TCPConnector(limit=JOB_CLIENTS)
     ) as session:
@@ -153,7 +153,7 @@ async def check(session: aiohttp.ClientSession, seed: int, job_id: str) -> None:
 
 
 async def one_job(session: aiohttp.ClientSession, seed: int) -> float:
-    """Seconds from submitting a job to having its result."""
+    """Seconds from the submit of a job to its result."""
     began = time.perf_counter()
     job_id = await submit(session, seed)
     await check(session, seed, job_id)
@@ -171,4 +171,4 @@ WORKLOADS: dict[str, Callable[[System], Awaitable[Result]]] = {
 }
 ONLY_IGNITE = {"jobs"}
 ONCE = {"start", "crowd", "idle"}
-"""One round is enough: what they say does not hang on the moment."""
+"""Workloads with one round, because their results vary little."""

@@ -8,7 +8,7 @@ sizes; its deletion subtracts them. Each count is part of the step that writes t
 So the count is never lower than what is stored, with two exceptions: the result of an answer without a stream, and the
 last frames of a log. They are counted when they have been written, and `job_log_limit` bounds them.
 
-Expiry. Redis expires keys without telling anybody. So a tenant's bytes are counted in *buckets* by their time of
+Expiry. Redis expires keys without a notification. So a tenant's bytes are counted in *buckets* by their time of
 expiry, and a bucket whose time has come no longer counts. A job's record says how many bytes of which bucket belong to
 the job; one step moves them to another bucket. If such a step is lost (a process dies, or a cluster moves a slot), the
 count is wrong until the bucket's time has come. In SQLite, triggers keep the sum.

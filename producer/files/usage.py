@@ -1,7 +1,7 @@
 """How many bytes a tenant's files have, and when that is too much.
 
 A document of the tenant's counts them by the hour in which they expire, so that what has expired counts no more,
-whether or not anybody has removed it. An upload takes its bytes before it writes them, in a bucket of its own that ends
+even if it was not removed. An upload takes its bytes before it writes them, in a bucket of its own that ends
 soon: what a process that died had taken comes back by itself.
 """
 

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: a campaign on servers of its own. Exit status 1 if anything was violated."""
+"""`python -m tests.chaos`: a campaign on private servers. The exit status is 1 if an invariant was violated."""
 
 import argparse
 import asyncio

@@ -1,4 +1,6 @@
-"""The state once all is quiet: what the APIs say of every job, what is left in the servers, what processes hold."""
+"""The state after a campaign: what the APIs answer for every job, what is left in the servers, and
+what processes hold.
+"""
 
 import asyncio
 import json
@@ -19,12 +21,12 @@ from tests.support.wait_until import wait_until
 
 AT_ONCE = 16
 OF_A_LIVING_JOB = ("owner", "lease", "cancel", "followers")
-"""Fields of a record that its end takes away."""
+"""Fields of a record that are removed when the job ends."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """Something that must not grow: open files of a process, connections on a wire."""
+    """A number that must not grow: open files of a process, or connections."""
 
     what: str
     allowed: int
@@ -33,7 +35,7 @@ class Count:
 
 @dataclass
 class JobState:
-    """What was found out about one job: per API its status and its result; its events from the start."""
+    """The findings about one job: status and result from each API, and its events from the start."""
 
     tag: str = ""
     statuses: list[str] = field(default_factory=list[str])
@@ -46,10 +48,10 @@ class JobState:
 class Aftermath:
     jobs: dict[str, JobState] = field(default_factory=dict[str, JobState])
     listed: dict[str, str] = field(default_factory=dict[str, str])
-    """Every id that GET /v1/jobs knows, with its call's tag."""
+    """Returns every id that GET /v1/jobs lists, with the tag of its call."""
 
     messages: list[str] = field(default_factory=list[str])
-    """Queues that are not empty, a sentence each."""
+    """Returns one sentence for each queue that is not empty."""
 
     lasting_keys: list[str] = field(default_factory=list[str])
     counts: list[Count] = field(default_factory=list[Count])
@@ -66,7 +68,7 @@ def files_of(pid: int) -> int:
 
 
 async def gauges_of(slot: Slot) -> dict[str, int]:
-    """What an API counts itself."""
+    """Reads the metrics of an API."""
     key = {"authorization": f"Bearer {METRICS_KEY}"}
     async with aiohttp.ClientSession(headers=key) as session, session.get(f"{slot.url}/metrics") as response:
         told = GAUGE.findall(await response.text())
@@ -77,7 +79,7 @@ async def gauges_of(slot: Slot) -> dict[str, int]:
 
 
 async def measure(supervisor: Supervisor) -> dict[str, int]:
-    """Open files of each kind of process and tasks of APIs (the most), connections of each wire."""
+    """Counts open files by kind of process, the tasks of APIs (the most), and connections by proxy."""
     found: dict[str, int] = {OPEN_CALLS: 0}
     for slot in supervisor.slots:
         if slot.up and slot.process is not None:
@@ -118,7 +120,7 @@ class Inspector:
         return found
 
     async def _patiently(self, condition: Callable[[], Any]) -> None:
-        """What has not come true in time is found by the checker."""
+        """Waits for a condition. If it does not come true in time, the checker reports the violation."""
         try:
             await wait_until(condition, within=self._patience)
         except TimeoutError:
@@ -151,7 +153,7 @@ class Inspector:
             after = {"after": page["last_id"]}
 
     async def _look_at(self, session: aiohttp.ClientSession, job_id: str, state: JobState) -> None:
-        """From every API; events only of a job that is over, since others have no end."""
+        """Reads a job from every API; its events only if it is over."""
         path, key = f"/v1/jobs/{job_id}", self._keys[job_id]
         async with self._turns:
             for api in range(len(self._supervisor.of("api"))):
@@ -216,7 +218,7 @@ class Inspector:
 
 
 class Body:
-    """An answer's bytes."""
+    """The bytes of an answer."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data

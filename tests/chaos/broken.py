@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.broken NAME api|worker …`: Ignite with one safeguard taken out. Its loss must be found."""
+"""`python -m tests.chaos.broken NAME api|worker …`: Ignite without one safeguard. The campaign must detect that."""
 
 import hashlib
 import re
@@ -14,7 +14,7 @@ OF_ANOTHER_ATTEMPT = re.compile(r"running ~= attempt")
 
 
 class Unfenced(driver.Script):
-    """The Lua steps take writes of any attempt."""
+    """Removes fencing: the Lua steps accept writes of any attempt."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -29,7 +29,7 @@ def fencing_off() -> None:
 
 
 def ack_first() -> None:
-    """A delivery is acknowledged as soon as it is taken: the broker forgets a job that has not run yet."""
+    """Acknowledges a delivery at once, so that the broker forgets a job that has not run yet."""
     take, acknowledge = RabbitConsumer.next, RabbitDelivery.ack
 
     async def take_and_acknowledge(self: RabbitConsumer, choose: Choose | None = None) -> Delivery:

@@ -1,4 +1,4 @@
-"""One campaign: processes up, load on, faults as planned, load off, and a look at what is left."""
+"""One campaign: starts processes and load, injects the planned faults, stops the load, and inspects the result."""
 
 import asyncio
 import shutil
@@ -89,8 +89,8 @@ async def run(options: Options, servers: Servers, say: Callable[[str], None]) ->
 
 
 async def warm_up(supervisor: Supervisor, ledger: Ledger, options: Options) -> None:
-    """Some of everything, so that what an idle process holds can be measured. A call that a broken build has lost
-    already is left open: the checker will say so.
+    """Makes calls of every kind, so that an idle process can be measured. A call that a broken build loses stays open,
+    and the checker reports it.
     """
     async with calling() as session:
         with suppress(TimeoutError):
@@ -100,7 +100,7 @@ async def warm_up(supervisor: Supervisor, ledger: Ledger, options: Options) -> N
 
 
 async def disturb(options: Options, supervisor: Supervisor, ledger: Ledger) -> None:
-    """Load and faults side by side; then the open calls may end, for as long as is patient."""
+    """Runs load and faults concurrently, and then waits for open calls, for `patience` at most."""
     async with calling() as session, asyncio.TaskGroup() as faults:
         load = Load(ledger, supervisor, session, options.seed)
         clients = asyncio.create_task(load.run(options.appetite), name="load")
@@ -118,7 +118,7 @@ async def disturb(options: Options, supervisor: Supervisor, ledger: Ledger) -> N
 
 
 async def until(moment: float, clients: asyncio.Task[None]) -> None:
-    """Unless the clients fail before."""
+    """Runs the plan, unless the clients fail earlier."""
     await asyncio.wait([clients], timeout=max(0.0, moment - time.monotonic()))
     if clients.done():
         clients.result()
@@ -138,7 +138,7 @@ async def calling() -> AsyncGenerator[aiohttp.ClientSession]:
 
 @asynccontextmanager
 async def private_servers() -> AsyncGenerator[Servers]:
-    """Of the campaign's own, on this machine or in containers."""
+    """Starts the campaign's own servers, on this machine or in containers."""
     directory = Path(tempfile.mkdtemp(prefix="ignite-chaos-"))
     rabbitmq_files, redis_files = directory / "rabbitmq", directory / "redis"
     for each in (rabbitmq_files, redis_files):

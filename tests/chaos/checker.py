@@ -1,4 +1,6 @@
-"""What must hold after a campaign. Pure: from the ledger and the aftermath to violations, a sentence each."""
+"""The invariants after a campaign. Pure functions from the ledger and the aftermath to violations,
+one sentence each.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +28,7 @@ from tests.chaos.reading import (
 )
 
 CLOCKS = 0.5
-"""Seconds by which a kill and what its clients saw of it may seem to be out of order."""
+"""Seconds by which a kill and its observation by clients may seem out of order."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Evidence:
     aftermath: Aftermath
 
     def job_of(self, call: Call) -> str:
-        """By its answer's header; where none came, by the tag in the list."""
+        """Finds the job of a call by the answer's header, or without one by the tag in the list."""
         return call.job_id or next((job for job, tag in self.aftermath.listed.items() if tag == call.tag), "")
 
     def jobs(self) -> Iterator[tuple[str, JobState, Call | None]]:
@@ -54,7 +56,7 @@ def check(ledger: Ledger, aftermath: Aftermath) -> list[str]:
 
 
 def refusals_are_honest(evidence: Evidence) -> Iterator[str]:
-    """429 or 503, an error in JSON, and when to come back."""
+    """A refusal must be 429 or 503, with a JSON error and Retry-After."""
     for call in evidence.ledger.calls:
         for answer in call.all_answers:
             if answer.status in (0, 200, 202):
@@ -80,7 +82,7 @@ def every_call_ends(evidence: Evidence) -> Iterator[str]:
 
 
 def polls_agree(evidence: Evidence) -> Iterator[str]:
-    """What a poll called over is how the job ended."""
+    """If a poll showed a job as over, that is how the job must have ended."""
     for call in evidence.ledger.calls:
         state = evidence.aftermath.jobs.get(evidence.job_of(call))
         for answer in [*call.polls, *([call.cancel] if call.cancel else [])]:
@@ -120,7 +122,7 @@ def jobs_complete_unless_given_up(evidence: Evidence) -> Iterator[str]:
 
 
 def serves_nobody(call: Call) -> bool:
-    """Its client was never told of a job, and cannot come for it."""
+    """Whether the client never received a job's id, and so cannot resume it."""
     return call.use is not Use.BACKGROUND and not call.accepted
 
 
@@ -132,13 +134,13 @@ def a_call_is_one_job(evidence: Evidence) -> Iterator[str]:
 
 
 def lost_jobs(evidence: Evidence) -> set[str]:
-    """Accepted ones that never ended, whether or not their clients were given up before."""
+    """Accepted jobs that never ended, even if the campaign had ended their clients' calls."""
     waiting = {evidence.job_of(call) for call in evidence.ledger.calls if call.open}
     return waiting | {job_id for job_id, call in unended(evidence) if call is not None and call.accepted}
 
 
 def left_behind(evidence: Evidence) -> set[str]:
-    """Jobs in the list that never ended, and of which no client was told that they were accepted."""
+    """Listed jobs that never ended and whose acceptance no client received."""
     return {job_id for job_id, call in unended(evidence) if call is None or not call.accepted}
 
 
@@ -150,7 +152,9 @@ def unended(evidence: Evidence) -> Iterator[tuple[str, Call | None]]:
 
 
 def clients_saw_the_whole_stream(evidence: Evidence) -> Iterator[str]:
-    """Byte for byte, each frame once, one end, and nothing after it; also where it was resumed elsewhere."""
+    """Streams must be complete, byte for byte, each frame once, with one end; also if they were resumed from another
+    API.
+    """
     for call in evidence.ledger.calls:
         if call.use is Use.STREAM and call.first.status == 200:
             if call.resumed and (wrong := numbers_wrong(call)):
@@ -204,7 +208,7 @@ def unary_answers_are_the_result(evidence: Evidence) -> Iterator[str]:
 
 
 def no_lost_attempt_writes_again(evidence: Evidence) -> Iterator[str]:
-    """Each attempt signs its tokens: in a log they are one run."""
+    """Each attempt marks its tokens. In a log, the tokens of one attempt must be contiguous."""
     for job_id, state, call in evidence.jobs():
         if call is not None and call.prompt.signed:
             runs = [mark for mark, _ in groupby(marks_in(events_of(state)))]

@@ -1,4 +1,4 @@
-"""A ledger and an aftermath in which all is well, made by hand, for tests to break one thing at a time."""
+"""A ledger and an aftermath without violations, made by hand, in which tests break one thing at a time."""
 
 import json
 from typing import Any
@@ -32,7 +32,7 @@ def numbered(frames: list[str], first: int = 0) -> bytes:
 
 
 def pieces(frames: list[str], began: float = 0.0) -> list[tuple[float, bytes]]:
-    """One every tenth of a second."""
+    """Returns pieces that arrive every tenth of a second."""
     return [(began + at / 10, frame.encode()) for at, frame in enumerate(frames)]
 
 
@@ -68,7 +68,7 @@ class Scene:
 
 
 def cut_and_resumed(at: int = 3) -> Scene:
-    """Its API was killed after so many frames; the rest came from another."""
+    """Cuts a call after that many frames, because its API was killed; another API sends the rest."""
     scene = Scene(prompt=SIGNED)
     scene.answer.pieces = pieces(scene.frames[:at])
     ended(scene.answer, End.CUT)

@@ -1,4 +1,4 @@
-"""The campaign's own record: what was asked, every byte that came with its moment, and what was broken when."""
+"""The campaign's own record: requests, every received byte with its time, and the faults."""
 
 import json
 import time
@@ -14,7 +14,7 @@ DONE = "[DONE]"
 TAG = "chaos"
 METRICS_KEY = "sk-chaos-0123456789-metrics"
 KEYS = {f"sk-chaos-0123456789-{tenant}": tenant for tenant in ("alice", "bob", "carol")}
-"""The clients' keys, each a tenant of its own: they take turns."""
+"""The clients' keys. Each belongs to another tenant, and clients use them in turn."""
 
 
 def signed_with(key: str) -> dict[str, str]:
@@ -22,7 +22,7 @@ def signed_with(key: str) -> dict[str, str]:
 
 
 class Use(StrEnum):
-    """What a client is after."""
+    """The kind of a client's call."""
 
     STREAM = "stream"
     UNARY = "unary call"
@@ -46,7 +46,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True)
 class SignedPrompt(Prompt):
-    """With `signed`, each token carries the mark of the attempt that made it: the text cannot be told beforehand."""
+    """A request. With `signed`, each token contains the mark of its attempt, so the text is not known in advance."""
 
     signed: bool = False
 
@@ -59,7 +59,7 @@ class SignedPrompt(Prompt):
 
 @dataclass(frozen=True)
 class Frame:
-    """`number`: its `id:`, where events were asked for. `at`: when its last byte came."""
+    """A received frame. `number`: its `id:` field, for events; `at`: time of its last byte."""
 
     data: str
     at: float
@@ -68,7 +68,7 @@ class Frame:
 
 @dataclass
 class Answer:
-    """One HTTP answer, as far as it came. Status 0: none came."""
+    """One HTTP answer as far as it was received. Status 0: no answer."""
 
     api: str
     path: str
@@ -90,7 +90,7 @@ class Answer:
         return list(frames_in(self.pieces))
 
     def json(self) -> Any:
-        """None where it is not JSON."""
+        """The parsed JSON; None if it is not JSON."""
         try:
             return json.loads(self.data)
         except ValueError:
@@ -98,7 +98,7 @@ class Answer:
 
 
 def frames_in(pieces: Iterable[tuple[float, bytes]]) -> Iterable[Frame]:
-    """Those that are complete; comments are no part of any."""
+    """The complete frames, without comments."""
     rest = b""
     for at, data in pieces:
         *whole, rest = (rest + data).split(b"\n\n")
@@ -111,7 +111,7 @@ def frames_in(pieces: Iterable[tuple[float, bytes]]) -> Iterable[Frame]:
 
 @dataclass
 class Call:
-    """One request and everything its client did about it: the first answer, and those of resuming it elsewhere."""
+    """One request, its first answer, and the answers with which its client resumed it."""
 
     tag: str
     use: Use
@@ -146,12 +146,12 @@ class Call:
 
     @property
     def frames(self) -> list[Frame]:
-        """What the client has seen of its stream, over all its answers."""
+        """The bytes that the client has received of its stream, over all answers."""
         return [frame for answer in self.answers if answer.status == 200 for frame in answer.frames]
 
     @property
     def open(self) -> bool:
-        """Its client was still waiting when the campaign gave it up."""
+        """Whether the client was still waiting at the end of the campaign."""
         return any(answer.end is End.OPEN for answer in self.all_answers)
 
     @property
@@ -161,7 +161,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Struck:
-    """A fault as it took place. `held`: the jobs that the struck worker held."""
+    """A fault. `held`: the jobs that the affected worker held."""
 
     kind: Kind
     at: float
@@ -175,7 +175,7 @@ class Ledger:
     struck: list[Struck] = field(default_factory=list[Struck])
     skipped: int = 0
     mishaps: list[str] = field(default_factory=list[str])
-    """What processes did that nobody asked for, a sentence each."""
+    """Unexpected behaviour of processes, one sentence each."""
 
     def begin(self, use: Use, prompt: SignedPrompt) -> Call:
         call = Call(str(len(self.calls)), use, prompt)
@@ -184,5 +184,5 @@ class Ledger:
 
     @property
     def killed(self) -> dict[str, float]:
-        """Each killed API and when it was."""
+        """Yields each killed API with the time."""
         return {each.name: each.at for each in self.struck if each.kind is Kind.API_KILLED}

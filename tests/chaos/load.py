@@ -1,4 +1,4 @@
-"""Clients: each makes one call after the other, and writes all it sees into the ledger."""
+"""Clients, each of which makes one call after another and records everything in the ledger."""
 
 import asyncio
 import random
@@ -14,20 +14,20 @@ from tests.support.pace import pause
 
 OVER = frozenset({"completed", "failed", "cancelled", "expired"})
 AGAIN = 0.2
-"""Seconds before a client that found nobody asks the next API."""
+"""Seconds after which a client that could not connect tries the next API."""
 
 Until = Callable[[Answer], bool]
 
 
 class Apis(Protocol):
     def pick_api(self, chance: random.Random) -> tuple[str, str] | None:
-        """Name and URL of one that is up."""
+        """Returns name and URL of a running API."""
         ...
 
 
 @dataclass(frozen=True)
 class Appetite:
-    """What the clients ask for. `itl` in milliseconds."""
+    """The mix of calls. `itl` in milliseconds."""
 
     clients: int = 36
     tokens: tuple[int, int] = (20, 80)
@@ -79,11 +79,11 @@ class Load:
         }
 
     def stop(self) -> None:
-        """Calls that are open go on to their end."""
+        """Stops new calls; open calls go on."""
         self._stopped = True
 
     async def run(self, appetite: Appetite) -> None:
-        """Until stopped."""
+        """Makes calls until stopped."""
         async with asyncio.TaskGroup() as group:
             for number in range(appetite.clients):
                 group.create_task(self._client(number, appetite))
@@ -117,7 +117,7 @@ class Load:
             await self._resume(call, answer, chance)
 
     async def _resume(self, call: Call, answer: Answer, chance: random.Random) -> None:
-        """Where the stream was cut, go on elsewhere after the last frame that was seen."""
+        """Resumes a cut stream from another API, after the last received frame."""
         while answer.end is End.CUT or answer.status == 503:
             if call.frames and call.frames[-1].data == DONE:
                 return

@@ -1,4 +1,4 @@
-"""Which fault strikes when. A pure function of seed, length and mix, so that a run can be repeated."""
+"""Plans the faults of a campaign. A pure function of seed, length and mix, so that a run can be repeated."""
 
 import math
 import random
@@ -22,7 +22,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """`at` and `lasts` in seconds; `target` counts through whatever the kind strikes at."""
+    """`at`, `lasts`: seconds; `target`: index of the affected process or server of this kind."""
 
     at: float
     kind: Kind
@@ -35,7 +35,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Mix:
-    """How often each kind comes, in proportion, and the seconds between any two faults."""
+    """The relative frequency of each kind, and the seconds between two faults."""
 
     weights: Mapping[Kind, float]
     gap: tuple[float, float] = (1.0, 3.5)

@@ -1,4 +1,4 @@
-"""How the checker reads what came: frames, words and marks, and how a stream must look. Pure."""
+"""Decodes received bytes for the checker: frames, words and marks. Pure functions."""
 
 import json
 import re
@@ -84,7 +84,7 @@ def content_in(body: bytes) -> str:
 
 
 def numbers_wrong(call: Call) -> str:
-    """Whether what was resumed goes on just after what was seen before."""
+    """Whether a resumed stream continues directly after the received frames."""
     numbers = [frame.number for frame in call.frames]
     first = next((at for at, number in enumerate(numbers) if number is not None), len(numbers))
     expected = list(range(first, len(numbers)))
@@ -92,7 +92,7 @@ def numbers_wrong(call: Call) -> str:
 
 
 def not_whole(prompt: SignedPrompt, frames: Sequence[Frame]) -> str:
-    """What is wrong with a stream that should be complete."""
+    """Yields faults of a stream that should be complete."""
     if not frames:
         return "it had no frames"
     head = head_of(frames[0].data)
@@ -104,7 +104,7 @@ def not_whole(prompt: SignedPrompt, frames: Sequence[Frame]) -> str:
 
 
 def said_words(prompt: SignedPrompt, frames: Sequence[Frame]) -> list[str]:
-    """The words that must have come; of signed ones the marks are taken from those that did."""
+    """Returns the expected words; for signed answers, with the marks of the received words."""
     if not prompt.signed:
         return prompt.words
     marks = marks_in(frames)
@@ -113,7 +113,7 @@ def said_words(prompt: SignedPrompt, frames: Sequence[Frame]) -> list[str]:
 
 
 def difference(seen: Sequence[str], expected: Sequence[str]) -> str:
-    """Where they part, in words; nothing if they do not."""
+    """Describes the first difference in words; nothing if they are equal."""
     if list(seen) == list(expected):
         return ""
     at = next((at for at, pair in enumerate(zip(seen, expected, strict=False)) if pair[0] != pair[1]), None)
@@ -123,7 +123,7 @@ def difference(seen: Sequence[str], expected: Sequence[str]) -> str:
 
 
 def wrong_log(call: Call, status: str, frames: Sequence[Frame]) -> str:
-    """A log says all that was asked for, or as much of it as there is before an error; then it ends, once."""
+    """Checks that a log has the whole answer, or a part of it and an error, and one end."""
     ends = [at for at, frame in enumerate(frames) if frame.data == DONE]
     if ends != [len(frames) - 1]:
         return f"its ends are at {ends}, and it has {len(frames)} frames"
@@ -138,7 +138,7 @@ def wrong_log(call: Call, status: str, frames: Sequence[Frame]) -> str:
 
 
 def wrong_unfolded(call: Call, status: str, frames: Sequence[Frame]) -> str:
-    """Of a completion that was made in one piece; once its worker was lost it is made as a stream instead."""
+    """The words of a completion without a stream. If its worker was lost, it is generated as a stream."""
     if status != "completed" or not not_whole(call.prompt, frames):
         return ""
     head = head_of(frames[0].data)

@@ -1,4 +1,4 @@
-"""What a campaign came to, in lines for a stranger. Pure."""
+"""Formats the result of a campaign. Pure functions."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from tests.chaos.ledger import Use
 from tests.chaos.takeovers import percentile, takeovers
 
 SHOWN = 40
-"""Violations that are printed."""
+"""Most violations that are printed."""
 
 
 def command(options: Options) -> str:

@@ -1,4 +1,4 @@
-"""The processes of a campaign, their wires, and the faults that strike them. Whatever ends is started again at once."""
+"""The processes of a campaign, their proxies, and the faults. Processes that end are started again at once."""
 
 import asyncio
 import math
@@ -22,17 +22,18 @@ from tests.support.wait_until import wait_until
 ROOT = Path(__file__).parents[2]
 LEASE = 3
 CONCURRENCY = 8
-"""Per worker: all of them together have less than there are clients, so that tenants wait for one another."""
+"""Slots per worker. All workers together have fewer slots than there are clients, so that tenants wait for each other.
+"""
 DRAIN = 5
 SWEEP, NEVER = 15, 86400
-"""Seconds between searches for orphans: soon enough to be seen at the end of a campaign, too late to stand in for a
-redelivery. A broken build does without, since the reconciler would mend what its missing safeguard breaks.
+"""Seconds between searches for orphans: short enough to happen within a campaign, too long to replace a redelivery.
+Broken builds run without it, because the reconciler would repair the damage.
 """
 TELLS_WHERE_IT_HANGS = {"PYTHONFAULTHANDLER": "1"}
-"""SIGABRT makes it print where it is before it ends."""
+"""Environment in which SIGABRT prints the stack of each thread."""
 
 STARTS_WITHIN = 120.0
-"""Seconds: five processes and a new broker on two busy cores have taken more than 45."""
+"""Seconds for the start: five processes and a new broker on two busy cores have taken more than 45."""
 
 DRAINED_WITHIN = 30.0
 """Seconds for ending after SIGTERM: the drain, handing back, closing, and a busy machine."""
@@ -45,7 +46,7 @@ NEVER_GIVE_UP = ("--max-tries", "1000", "--quarantine-after", "1000")
 
 @dataclass
 class Slot:
-    """Where one process runs, and after its end the next."""
+    """A position in which one process runs, and after its end the next."""
 
     kind: str
     number: int
@@ -119,7 +120,7 @@ class Supervisor:
         await wait_until(lambda: process.returncode is not None or slot.leaving, slot.name, within=math.inf)
 
     async def _launch(self, slot: Slot) -> None:
-        """A process that ends at its start (the broker is away, say) is started again, as a supervisor would."""
+        """Starts a process, again if it ends during its start, for example because the broker is down."""
         while slot.process is None:
             slot.generation += 1
             started = run_process(*self._command(slot), cwd=ROOT, env=TELLS_WHERE_IT_HANGS)
@@ -221,7 +222,7 @@ class Supervisor:
         return up[target % len(up)] if up else None
 
     def _held_by(self, worker_id: str) -> frozenset[str]:
-        """Empty where the store cannot say at present."""
+        """Returns the jobs that a worker holds; empty if the store does not answer."""
         try:
             with self.servers.redis.client(self.servers.database) as client:
                 records = list(client.scan_iter("ignite:{*}:job", count=1000))
@@ -243,7 +244,7 @@ class Supervisor:
         slot.stopped = False
 
     async def _cut_off_for(self, slot: Slot, seconds: float) -> None:
-        """Its connections stay open, and nothing gets through."""
+        """Silences a worker: its connections stay open, but nothing is forwarded."""
         wires = self.wires.workers[slot.number]
         for wire in (wires.amqp, wires.redis):
             wire.stall()
@@ -252,7 +253,7 @@ class Supervisor:
             await wire.resume()
 
     async def _drain(self, name: str, process: RunningProcess) -> None:
-        """SIGTERM; what does not end in order is a mishap."""
+        """Drains with SIGTERM. A process that does not end in order is recorded as unexpected."""
         process.send(signal.SIGTERM)
         try:
             await wait_until(lambda: process.returncode is not None, name, DRAINED_WITHIN)
@@ -282,7 +283,7 @@ class Supervisor:
         await asyncio.gather(*self._drains)
 
     async def stop(self) -> None:
-        """Every process drains; nothing is started any more."""
+        """Drains every process, and starts no more."""
         await self.drains_over()
         await self.abandon()
         running = [(slot.name, slot.process) for slot in self.slots if slot.process is not None]
@@ -292,12 +293,12 @@ class Supervisor:
         ]
 
     async def abandon(self) -> None:
-        """Start nothing any more."""
+        """Stops starting processes."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
 
 def crashes_in(output: str) -> list[str]:
-    """What a process logged about itself that no fault excuses, each kind once."""
+    """Returns log lines of a process that no fault explains, each kind once."""
     return sorted(set(re.findall(CRASH, output)))

@@ -1,4 +1,4 @@
-"""How long clients waited while a lost worker's stream went over to another. Pure."""
+"""Measures how long clients waited for the takeover of a lost worker's stream. Pure functions."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +10,12 @@ from tests.chaos.reading import SIGNED, timed_words
 
 ASKED_ABOUT = (Kind.WORKER_KILLED, Kind.WORKER_STOPPED, Kind.WORKER_CUT_OFF)
 SLACK = 0.5
-"""Seconds that tokens may be on their way to the client when their worker is struck."""
+"""Seconds for which tokens may still arrive after their worker was hit."""
 
 
 def takeovers(ledger: Ledger) -> Mapping[Kind, list[tuple[float, str]]]:
-    """Seconds between the last token of one attempt and the first of the next, by the fault that lay between; and the
-    job.
+    """Yields the seconds between the last token of one attempt and the first of the next, with the fault between them
+    and the job.
     """
     found: dict[Kind, list[tuple[float, str]]] = {kind: [] for kind in ASKED_ABOUT}
     for call in ledger.calls:
@@ -26,7 +26,7 @@ def takeovers(ledger: Ledger) -> Mapping[Kind, list[tuple[float, str]]]:
 
 
 def pauses(call: Call) -> Iterator[tuple[float, float]]:
-    """Only as one client saw them on one connection: what was resumed elsewhere came when the client asked."""
+    """Only gaps within one connection count: a resumed stream starts when its client asks."""
     for answer in call.answers:
         signed = [(match[2], at) for word, at in timed_words(answer.frames) if (match := SIGNED.fullmatch(word))]
         yield from ((left[1], right[1]) for left, right in pairwise(signed) if left[0] != right[0])
@@ -40,5 +40,5 @@ def cause(struck: Sequence[Struck], job_id: str, begins: float, ends: float) -> 
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that this share of them does not exceed."""
+    """Returns the smallest value that this share of the values does not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -1,4 +1,4 @@
-"""A short campaign finds nothing in Ignite as it is, and finds what is missing in builds without a safeguard."""
+"""A short campaign finds no violation in Ignite, and finds the missing safeguard in broken builds."""
 
 import pytest
 

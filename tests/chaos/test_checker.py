@@ -1,4 +1,4 @@
-"""Every invariant holds where all is well, and names what breaks it."""
+"""Every invariant holds without faults, and its violation is reported."""
 
 import re
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def refused() -> Scene:
 
 
 def unanswered() -> Scene:
-    """A unary call whose API was killed: that its job is this one is known by the tag only."""
+    """A unary call whose API was killed. Only the tag shows which job belongs to it."""
     scene = unary()
     scene.answer.status, scene.answer.pieces, scene.answer.job_id = 0, [], ""
     ended(scene.answer, End.CUT)

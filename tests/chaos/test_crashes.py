@@ -1,4 +1,4 @@
-"""Log lines that no fault excuses are found in what a process said."""
+"""Log lines that no fault explains are found in a process's output."""
 
 from tests.chaos.supervise import crashes_in
 

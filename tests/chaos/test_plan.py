@@ -1,4 +1,4 @@
-"""The plan of faults: the same for the same seed, and nothing in it that the campaign could not bear."""
+"""The plan of faults is the same for the same seed, and contains only faults that the campaign can handle."""
 
 from itertools import pairwise
 

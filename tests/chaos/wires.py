@@ -1,4 +1,4 @@
-"""The servers of a campaign, and the wires to them: a pair of proxies for the APIs, and one for each worker."""
+"""The servers of a campaign, and the proxies in front of them: one pair for the APIs, and one pair for each worker."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,7 +27,7 @@ class Pair:
 class Wires:
     apis: Pair
     workers: Mapping[int, Pair]
-    """By the number of the worker's slot."""
+    """The proxies by the number of the worker."""
 
     def all(self) -> Mapping[str, TcpProxy]:
         pairs = {"the APIs": self.apis} | {f"worker {number}": pair for number, pair in self.workers.items()}

@@ -1,1 +1,1 @@
-"""What tests stand on: private servers, a wire that breaks on cue, processes that always end."""
+"""Helpers of the tests: private servers, a TCP proxy that breaks connections on cue, processes that always end."""

@@ -1,4 +1,4 @@
-"""Counts what goes over the wire to a broker, frame by frame."""
+"""Counts the frames and bytes that go over the connections to a broker."""
 
 import asyncio
 import struct
@@ -12,7 +12,7 @@ BASIC = {(60, 40): "publish", (60, 60): "deliver", (60, 80): "ack", (60, 120): "
 
 
 class AmqpRecorder(TcpProxy):
-    """Both directions of every connection through it."""
+    """Records both directions of every connection through the proxy."""
 
     def __init__(self, upstream: int) -> None:
         super().__init__(upstream)
@@ -28,7 +28,9 @@ class AmqpRecorder(TcpProxy):
         sink.write_eof()
 
     def frames(self) -> Counter[str]:
-        """So far: the methods of a message's life by name, others as `other`, and what comes with messages."""
+        """Returns the counts so far: the methods of a message's life by name, others as `other`, and what comes with
+        messages.
+        """
         return sum((frames_in(bytes(stream)) for stream in self._streams), Counter[str]())
 
     def size(self) -> int:

@@ -1,6 +1,5 @@
-"""What an attacker does to a server, bounded in size and time. A process of its own: `python -m tests.support.attacks`.
-
-Attackers come from another loopback address than clients, because connections are counted by address.
+"""Attacks on a server, bounded in size and time, in a process of their own: `python -m tests.support.attacks`.
+Attackers use another loopback address than clients, because connections are counted by address.
 """
 
 import argparse
@@ -24,7 +23,7 @@ MESSAGE = {"role": "user", "content": "Hi"}
 
 @dataclass(frozen=True)
 class Victim:
-    """`key` is a tenant's, for the attacks of someone who has one. The attack goes on until `ends` (monotonic)."""
+    """`key`: a tenant's API key, for attacks by a tenant. The attack runs until `ends` (monotonic time)."""
 
     host: str
     port: int
@@ -64,7 +63,7 @@ def post(victim: Victim, length: int, path: str = COMPLETIONS, kind: str = "appl
 
 
 async def sent(victim: Victim, data: bytes) -> None:
-    """A request of its own connection; whatever is answered is read."""
+    """Sends a request on a connection of its own, and reads the answer."""
     with suppress(OSError, asyncio.IncompleteReadError):
         async with connected(victim) as (reader, writer):
             reading = asyncio.create_task(reader.read(65536))
@@ -87,7 +86,7 @@ async def again(victim: Victim, side_by_side: int, once: Callable[[], Awaitable[
 
 
 async def held_open(victim: Victim, count: int, data: bytes) -> None:
-    """Connections that send `data` and no more, each opened again when the server ends it."""
+    """Opens connections that send `data` and nothing more. A connection that the server closes is opened again."""
 
     async def one() -> None:
         while not victim.over:
@@ -106,7 +105,7 @@ async def held_open(victim: Victim, count: int, data: bytes) -> None:
 
 
 async def half_messages(victim: Victim) -> None:
-    """gRPC messages of 19 MB that are never finished, without a key: 10 connections with 20 streams each."""
+    """Sends unfinished gRPC messages of 19 MB without a key: 10 connections with 20 streams each."""
 
     async def one() -> None:
         while not victim.over:
@@ -125,7 +124,7 @@ async def half_messages(victim: Victim) -> None:
 
 
 async def large_head(victim: Victim) -> None:
-    """A header of 80 MB."""
+    """Sends a header of 80 MB."""
     head = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nx-a: "
     await again(victim, 2, lambda: sent(victim, head + b"a" * (80 * MEGABYTE)))
 
@@ -154,7 +153,7 @@ async def wrong_keys(victim: Victim) -> None:
 
 
 async def deaf_readers(victim: Victim) -> None:
-    """1,000 readers of a long job's events that take nothing of them."""
+    """Opens 1,000 readers of a long job's events that read nothing."""
     asked = {"model": "simulated", "messages": [MESSAGE], "background": True, "max_tokens": 20_000}
     body = json.dumps(asked).encode()
     job = await answered(victim, post(victim, len(body)) + body)
@@ -190,19 +189,19 @@ async def wrong_parts(victim: Victim) -> None:
 
 
 async def too_large(victim: Victim) -> None:
-    """Bodies of 100 MB, of which 21 would be read at most."""
+    """Sends bodies of 100 MB, of which the server reads 21 MB at most."""
     await again(victim, 2, lambda: sent(victim, post(victim, 100 * MEGABYTE) + b"x" * (100 * MEGABYTE)))
 
 
 async def large_bodies(victim: Victim) -> None:
-    """50 good ones of 19 MB at once."""
+    """Sends 50 valid bodies of 19 MB at once."""
     text = {"role": "user", "content": "x" * (19 * MEGABYTE)}
     body = json.dumps({"model": "simulated", "max_tokens": 2, "messages": [text]}).encode()
     await again(victim, 50, lambda: sent(victim, post(victim, len(body)) + body))
 
 
 async def newlines(victim: Victim) -> None:
-    """BatchRepository of 20 MB of newlines."""
+    """Creates batches with 20 MB of newlines."""
     kind = "multipart/form-data; boundary=x"
     data = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x\r\n'
     data += b'Content-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
@@ -218,14 +217,14 @@ async def newlines(victim: Victim) -> None:
 
 
 async def uploads(victim: Victim) -> None:
-    """Files of 100 MB, and their end never comes."""
+    """Uploads files of 100 MB without ever finishing them."""
     kind = "multipart/form-data; boundary=x"
     data = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(100 * MEGABYTE)
     await again(victim, 4, lambda: sent(victim, post(victim, len(data) + 1, "/v1/files", kind) + data))
 
 
 async def answered(victim: Victim, data: bytes) -> dict[str, Any]:
-    """An answer's JSON; nothing where there is none."""
+    """Returns an answer's JSON, or an empty object."""
     with suppress(OSError, asyncio.IncompleteReadError, ValueError, TimeoutError):
         async with connected(victim) as (reader, writer), asyncio.timeout(max(1.0, victim.left)):
             writer.write(data)

@@ -1,4 +1,4 @@
-"""BatchRepository for the simulated engine, and whether what came of them is right."""
+"""Batches for the simulated engine, and checks of their results."""
 
 import asyncio
 import json
@@ -13,7 +13,9 @@ OVER = ("completed", "failed", "expired", "cancelled")
 
 
 def line(number: int, *, model: str = "simulated", prompt: str | None = None, **fields: Any) -> dict[str, Any]:
-    """Answered with three tokens from its number on, unless it says otherwise."""
+    """Returns a line that is answered with three tokens, counting from the line's number, unless the body says
+    otherwise.
+    """
     messages = [{"role": "user", "content": f"seed={number}" if prompt is None else prompt}]
     body = {"model": model, "messages": messages, "max_tokens": 3, **fields}
     return {"custom_id": f"line-{number}", "method": "POST", "url": ENDPOINT, "body": body}
@@ -34,7 +36,7 @@ async def begun(client: AsyncOpenAI, data: bytes, **options: Any) -> Batch:
 
 
 async def over(client: AsyncOpenAI, batch: Batch) -> Batch:
-    """The batch once it is over; its counts never go backwards on the way."""
+    """Waits until the batch is over, and returns it. Checks that its counts never decrease."""
     before = (0, 0)
     while batch.status not in OVER:
         await asyncio.sleep(0.05)
@@ -55,7 +57,7 @@ async def lines_of(client: AsyncOpenAI, file_id: str | None) -> list[dict[str, A
 
 
 async def outcome_of(client: AsyncOpenAI, batch: Batch) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of its output and of its error file."""
+    """Returns the lines of the batch's output file and of its error file."""
     return await lines_of(client, batch.output_file_id), await lines_of(client, batch.error_file_id)
 
 
@@ -64,6 +66,6 @@ def content_of(answer: Mapping[str, Any]) -> str:
 
 
 def assert_each_once(answers: Iterable[Mapping[str, Any]], numbers: Iterable[int], tokens: int = 3) -> None:
-    """One right answer for each line, and no other."""
+    """Asserts that there is exactly one correct answer for each line."""
     found = sorted((answer["custom_id"], content_of(answer)) for answer in answers)
     assert found == sorted((f"line-{number}", text_of(number, tokens)) for number in numbers)

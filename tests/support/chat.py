@@ -1,4 +1,4 @@
-"""Calls to a server whose engine is the simulated one: what was asked says which bytes must come."""
+"""Calls to a server with the simulated engine, whose answers follow from the request."""
 
 import asyncio
 import json
@@ -20,8 +20,8 @@ COMMENT = re.compile(r"(?m)^:.*\n+")
 
 @dataclass(frozen=True)
 class Gate:
-    """What holds answers up until the test opens it, in every process (`tests/support/gated.py`): after their first
-    tokens, or, `silent`, before them.
+    """A gate that stops answers until the test opens it, in every process (`tests/support/gated.py`): after their first
+    tokens, or before them if `silent`.
     """
 
     path: Path
@@ -36,8 +36,8 @@ class Gate:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`itl` and `ttft` in milliseconds. A constrained answer is one that only a replay can go on with. One with a
-    `gate` waits until that is open.
+    """A request. `itl`, `ttft`: milliseconds. A constrained answer can only be replayed, not continued. One
+    with a `gate` stops until the gate is open.
     """
 
     seed: int = 0
@@ -61,12 +61,12 @@ class Prompt:
         return "".join(self.words)
 
     def stream(self, head: dict[str, Any]) -> str:
-        """The whole stream of a job whose chunks share `head`."""
+        """Returns the whole stream of a job whose chunks share `head`."""
         return stream_of(head, self.words)
 
 
 def stream_of(head: dict[str, Any], words: Iterable[str]) -> str:
-    """A whole stream whose chunks share `head` and say `words`."""
+    """Returns a whole stream whose chunks share `head` and have the text `words`."""
     role = choice({"role": "assistant", "content": ""})
     choices = [role, *(choice({"content": word}) for word in words), choice({}, "stop")]
     return "".join(f"data: {compact({**head, 'choices': [each]})}\n\n" for each in choices) + DONE
@@ -81,7 +81,7 @@ def compact(value: Any) -> str:
 
 
 class Stream:
-    """A streamed call, and its answer as far as it has come. Comments keep the wire alive and are no part of it."""
+    """A streamed call, and its answer so far. Comments are ignored."""
 
     def __init__(self, prompt: Prompt) -> None:
         self.prompt = prompt
@@ -100,12 +100,12 @@ class Stream:
                 self.longest_silence = max(self.longest_silence, heard - before)
 
     def go_on_with(self, data: bytes) -> None:
-        """What came another way, after the frames that are here."""
+        """Adds bytes that were received in another way, after the present frames."""
         self._data = bytearray("".join(self.frames).encode() + data)
 
     @property
     def frames(self) -> list[str]:
-        """Those that are complete, comments left out."""
+        """The complete frames, without comments."""
         parts = COMMENT.sub("", self._data.decode(errors="replace")).split("\n\n")[:-1]
         return [part + "\n\n" for part in parts]
 
@@ -114,7 +114,7 @@ class Stream:
         return [line.rstrip("\n") for line in COMMENT.findall(self._data.decode())]
 
     def assert_whole(self) -> None:
-        """Byte for byte what an undisturbed answer is, and nothing after it."""
+        """Asserts that the stream equals an undisturbed answer, byte for byte."""
         assert self.status == 200, self._data.decode()
         assert self._data.endswith(b"\n\n"), self._data[-300:]
         frames = self.frames
@@ -125,7 +125,7 @@ class Stream:
 
 
 async def reached(streams: Sequence[Stream], frames: int) -> None:
-    """All of them have got so far."""
+    """Waits until every call has received that many frames."""
     await wait_until(
         lambda: all(len(stream.frames) >= frames for stream in streams),
         f"{len(streams)} streams to have {frames} frames",
@@ -135,7 +135,7 @@ async def reached(streams: Sequence[Stream], frames: int) -> None:
 
 @asynccontextmanager
 async def session_with(url: str) -> AsyncGenerator[aiohttp.ClientSession]:
-    """As many calls at once as the test likes, each as long as it takes."""
+    """Returns a client without limits on connections and time."""
     wire = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(url, connector=wire, timeout=aiohttp.ClientTimeout(None)) as session:
         yield session
@@ -143,7 +143,7 @@ async def session_with(url: str) -> AsyncGenerator[aiohttp.ClientSession]:
 
 @asynccontextmanager
 async def streaming(url: str, prompts: Iterable[Prompt], **more: Any) -> AsyncGenerator[Sequence[Stream]]:
-    """The streams run while the block does, and have ended after it."""
+    """Runs the streams while inside, and waits for their end on exit."""
     streams = [Stream(prompt) for prompt in prompts]
     async with session_with(url) as session, asyncio.TaskGroup() as calls:
         for stream in streams:
@@ -164,7 +164,7 @@ async def submit(session: aiohttp.ClientSession, prompt: Prompt, **more: Any) ->
 
 
 async def ended(session: aiohttp.ClientSession, job_id: str) -> dict[str, Any]:
-    """The job once it is over."""
+    """Waits until the job is over, and returns it."""
     job = await job_of(session, job_id)
     while job["status"] in ("queued", "in_progress"):
         job = await job_of(session, f"{job_id}?wait=30")

@@ -23,9 +23,7 @@ class Api:
 
 
 class Cluster:
-    """Every process started through it ends with it; what they said is shown when the test fails. Simulated engines
-    wait at gates.
-    """
+    """Starts processes, ends them on exit, and shows their output when the test fails. Simulated engines have gates."""
 
     def __init__(self, stack: AsyncExitStack, amqp_url: str, redis_url: str) -> None:
         self._stack = stack
@@ -45,11 +43,11 @@ class Cluster:
         return process
 
     async def unready_worker(self, *options: str) -> RunningProcess:
-        """One that is not waited for."""
+        """Starts a worker without waiting until it is ready."""
         return await self._start("worker", *options)
 
     async def with_workers(self, count: int, *options: str) -> tuple[Api, list[RunningProcess]]:
-        """One API and some workers, started side by side."""
+        """Starts one API and some workers concurrently."""
         api, *workers = await asyncio.gather(self.api(), *(self.worker(*options) for _ in range(count)))
         return api, workers
 
@@ -72,6 +70,6 @@ async def running_cluster(amqp_url: str, redis_url: str) -> AsyncGenerator[Clust
 
 
 def all_settled(server: RabbitMQ, vhost: str) -> bool:
-    """No message waits, and none is in anybody's hands."""
+    """Whether no message waits and no delivery is unacknowledged."""
     queues = server.queues(vhost)
     return bool(queues) and all(queue.messages_ready == queue.messages_unacknowledged == 0 for queue in queues)

@@ -1,4 +1,4 @@
-"""The command line, run in this process."""
+"""Runs the command line in this process."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from ignite.cli import cli
 
 
 async def ignite(*arguments: str, status: int = 0) -> Result:
-    """What the command printed. It runs an event loop of its own, and so gets a thread."""
+    """Returns the output of the command. It runs in a thread, because it has an event loop of its own."""
     done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
     assert done.exit_code == status, done.output
     return done

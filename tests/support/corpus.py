@@ -1,4 +1,4 @@
-"""Good requests that between them have every field OpenAI publishes, for tests that send, change or compare them."""
+"""Valid requests that together contain every field that OpenAI publishes."""
 
 from typing import Any
 

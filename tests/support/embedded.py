@@ -1,4 +1,4 @@
-"""Clients of an `ignite up` that is killed again and again: what it has promised, and whether it was kept."""
+"""Clients of an `ignite up` that is killed repeatedly, and checks that all its promises were kept."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ ENDLESS = Prompt(tokens=10_000, itl=1000)
 
 
 class Embedded:
-    """One data directory, and one process after another on it, all at one address."""
+    """One data directory and address, used by one process after another."""
 
     def __init__(self, data: Path, *options: str) -> None:
         (port,) = free_ports(1)
@@ -44,13 +44,13 @@ class Embedded:
             yield process
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Only while no process runs."""
+        """Reads the database. Use it only while no process runs."""
         with closing(sqlite3.connect(self.database)) as database:
             return database.execute(query).fetchall()
 
 
 async def killed_after(process: RunningProcess, seconds: float) -> None:
-    """For moments in a start-up, which tells nothing of how far it is."""
+    """Kills the process after `seconds`, to hit a moment within its start, whose progress cannot be observed."""
     at = time.monotonic() + seconds
     await wait_until(lambda: time.monotonic() >= at, "the moment to kill", within=seconds + 10)
     process.kill()
@@ -58,7 +58,7 @@ async def killed_after(process: RunningProcess, seconds: float) -> None:
 
 
 class Promises:
-    """What the clients were told. A call that breaks off promises nothing but that its job ends somehow."""
+    """The answers that clients received. A call that is cut off promises only that its job ends."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -70,7 +70,7 @@ class Promises:
 
     @asynccontextmanager
     async def clients(self, url: str, dice: random.Random) -> AsyncGenerator[None]:
-        """Calls of every kind, one after another each, until the server is gone."""
+        """Makes calls of every kind concurrently, until the server ends."""
         kinds = (self._stream, self._stream, self._call, self._submit, self._cancel)
         async with session_with(url) as session, asyncio.TaskGroup() as clients:
             for kind in kinds:
@@ -78,7 +78,7 @@ class Promises:
             yield
 
     async def reached(self, more: int) -> None:
-        """So many more frames and answers have come."""
+        """Waits until that many more frames and answers have arrived."""
         until = self._heard() + more
         await wait_until(lambda: self._heard() >= until, f"{more} more to be heard", within=120)
 
@@ -131,7 +131,7 @@ class Promises:
         self.cancelled.add(job)
 
     async def _fetch(self, session: aiohttp.ClientSession, job: str) -> None:
-        """Once it is there, the result is the same for ever."""
+        """Asserts that a result never changes once it exists."""
         async with session.get(f"/v1/jobs/{job}/result") as response:
             if response.status == 200:
                 result = await response.read()
@@ -155,7 +155,7 @@ class Promises:
             await wait_until(lambda: nothing_unfinished(session), "every job to be over", within=120)
 
     async def _is_resumed(self, session: aiohttp.ClientSession, stream: Stream) -> None:
-        """What came before the kill and what comes after it are the whole."""
+        """Asserts that the bytes from before the kill and from after it form the whole stream."""
         if not stream.frames or stream.frames[-1] != "data: [DONE]\n\n":
             events = f"/v1/jobs/{stream.job_id}/events?starting_after={len(stream.frames) - 1}"
             async with session.get(events) as response:

@@ -1,7 +1,6 @@
-"""An OpenAI-compatible server around the simulated engine, for workers whose engine is a process of its own.
-
-The last message may also say `poison`: then the server takes the worker that started it down, as a request does that
-crashes a driver or eats all the memory. Where it says `gate=PATH`, the answer begins once there is such a file.
+"""An OpenAI-compatible server around the simulated engine, for workers with a managed engine process. If the last
+message says `poison`, the server kills the worker that started it, like a request that crashes a driver or uses all
+memory. If it says `gate=PATH`, the answer begins when that file exists.
 """
 
 import argparse
@@ -27,14 +26,14 @@ from worker.engines.simulated import SimulatedEngine
 ROOT = Path(__file__).parents[2]
 COMMAND = shlex.join(["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.support.engine_server"]) + " {port}"
 MANAGED = ("--engine", "vllm", "--model", "simulated", "--engine-command", COMMAND)
-"""Options of a worker that runs such a server itself."""
+"""Returns the options of a worker that runs such a server as its engine."""
 
 ENGINE = SimulatedEngine()
 
 
 @asynccontextmanager
 async def engine_server() -> AsyncGenerator[tuple[RunningProcess, str]]:
-    """One that nobody manages, and its address."""
+    """Starts a server without a worker, and yields its address."""
     (port,) = free_ports(1)
     async with run_process(*shlex.split(COMMAND.format(port=port)), ready="listening on") as process:
         yield process, f"http://127.0.0.1:{port}/v1"
@@ -61,7 +60,7 @@ async def complete(request: web.Request) -> web.StreamResponse:
 
 
 def kill_worker() -> None:
-    """Our parent is the guardian, and its parent the worker."""
+    """Kills the worker: the parent of this process is the guardian, and the guardian's parent is the worker."""
     guardian = Path(f"/proc/{os.getppid()}/stat").read_text()
     os.kill(int(guardian.rpartition(")")[2].split()[1]), signal.SIGKILL)
 

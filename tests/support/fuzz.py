@@ -1,4 +1,4 @@
-"""How much the fuzzers try: the same few examples in each ordinary run, others for every seed of `make fuzz`."""
+"""How many examples the fuzzers try: the same few in each ordinary run, others for every seed of `make fuzz`."""
 
 import os
 
@@ -8,11 +8,11 @@ EXAMPLES = "IGNITE_TEST_FUZZ"
 """Names the number of examples of each fuzzer."""
 
 SEEDED = "IGNITE_TEST_FUZZ_SEEDED"
-"""Set where examples follow from `--hypothesis-seed`."""
+"""Set if the examples follow from `--hypothesis-seed`."""
 
 
 def examples(count: int) -> settings:
-    """For a fuzzer that tries `count` examples in an ordinary run."""
+    """Returns the hypothesis settings of a fuzzer that tries `count` examples in an ordinary run."""
     return settings(
         max_examples=int(os.environ.get(EXAMPLES, count)),
         derandomize=SEEDED not in os.environ,

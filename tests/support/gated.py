@@ -1,6 +1,6 @@
-"""`python -m tests.support.gated …` is `ignite …`, with a simulated engine that waits when it is told to: where a
-prompt says `gate=PATH`, an answer stops after its first tokens until there is such a file, and where it says
-`silent=PATH` before them. So a test says for how long something runs, however fast or slow the machine is.
+"""`python -m tests.support.gated …` runs `ignite …` with a simulated engine that waits on demand: if a prompt says
+`gate=PATH`, the answer stops after its first tokens until that file exists; if it says `silent=PATH`, it stops before
+them. So a test decides how long a job runs, on machines of any speed.
 """
 
 import re
@@ -15,7 +15,7 @@ from worker.engines.simulated import SimulatedEngine
 
 MODULE = "tests.support.gated"
 BEFORE = 15
-"""Chunks that come before an answer stops."""
+"""Number of chunks before an answer stops."""
 
 WITHIN = 600.0
 GATE = re.compile(r"\b(gate|silent)=(\S+)")

@@ -1,4 +1,4 @@
-"""A gRPC client that knows nothing beforehand: it asks the server for its schema and speaks JSON, as grpcurl does."""
+"""A gRPC client without generated code: it reads the server's schema by reflection and uses JSON, as grpcurl does."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -20,7 +20,7 @@ SERVICE = "dodil.ignite.v1.ModelService"
 
 
 def reflected(address: str) -> DescriptorPool:
-    """The server's schema, by reflection alone. Blocks: for a thread."""
+    """Reads the server's schema by reflection. Blocks, so call it in a thread."""
     with grpc.insecure_channel(address) as channel:
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
         pool.FindServiceByName(SERVICE)
@@ -33,7 +33,7 @@ class GrpcClient:
         self._methods = pool.FindServiceByName(SERVICE).methods_by_name
 
     def message(self, body: Mapping[str, Any] | str) -> Message:
-        """The request that the JSON stands for. Fields that the schema does not name are an error."""
+        """Builds the request from JSON. Unknown fields are an error."""
         kind = GetMessageClass(self._methods["ChatCompletion"].input_type)
         text = body if isinstance(body, str) else json_format.json.dumps(body)
         return json_format.Parse(text, kind())
@@ -64,7 +64,7 @@ class GrpcClient:
 
 
 def as_json(message: Message) -> dict[str, Any]:
-    """By the schema's own JSON names, as any reflection client prints it."""
+    """Returns the message as JSON, with the names of the schema."""
     return json_format.MessageToDict(message)
 
 
@@ -76,7 +76,7 @@ async def grpc_client(address: str) -> AsyncGenerator[GrpcClient]:
 
 
 class Refusal:
-    """How a call failed: its code, the details of its status, and what it had said before."""
+    """The failure of a call: its code, the details of its status, and the messages before it."""
 
     def __init__(self, error: grpc.aio.AioRpcError, said: list[dict[str, Any]]) -> None:
         self.said = said
@@ -109,7 +109,7 @@ class Refusal:
 
 
 async def refused(call: Any) -> Refusal:
-    """How the call failed; one that succeeds fails the test."""
+    """Returns the failure of a call. A call that succeeds fails the test."""
     said: list[dict[str, Any]] = []
     try:
         if isinstance(call, grpc.aio.UnaryStreamCall):

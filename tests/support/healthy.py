@@ -1,6 +1,5 @@
-"""A client that does nothing wrong, and how long its calls take: `python -m tests.support.healthy`.
-
-Calls one after another until its stdin ends; then it prints what came of them.
+"""A well-behaved client that measures its calls: `python -m tests.support.healthy`. It makes calls one after another
+until its stdin ends, and then prints their times.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Requests as bytes on a socket: the grammar of HTTP/1.1 with every rule of it broken now and then."""
+"""HTTP/1.1 requests as bytes, in which every rule of the grammar is broken from time to time."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -42,21 +42,21 @@ VALUES = (
     *("respond-async", "wait=9", "bytes=0-", "bytes=-1", "127.0.0.1, evil", "Bearer ", "Basic eDp5", "Bearer \xff"),
     *("a\r\n b", "a\rb", "a\nb: c", "\x7f", "é", "x" * 9000, "null", "http://localhost", "localhost", "[::1"),
 )
-"""Framing that is doubtful is what request smuggling is made of."""
+"""Ambiguous framing headers, which request smuggling uses."""
 
 CHUNK_SIZES = ("{:x}", "{:X}", "0{:x}", "{:x};a=b", "{:x} ", "-{:x}", "0x{:x}", "{:x}0", "", "fffffffffffffffff")
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What goes out on one connection, a piece at a time."""
+    """The bytes of one connection, in pieces."""
 
     pieces: tuple[bytes, ...]
 
 
 @st.composite
 def connections(draw: st.DrawFn, key: str) -> Sent:
-    """Up to three requests in a row, damaged and cut anywhere."""
+    """Draws up to three requests in a row, damaged and cut at any byte."""
     data = b"".join(draw(st.lists(requests(key), min_size=1, max_size=3)))
     if draw(st.booleans()):
         data = draw(damaged(st.just(data)))
@@ -87,7 +87,7 @@ def requests(draw: st.DrawFn, key: str) -> bytes:
 
 @st.composite
 def framed(draw: st.DrawFn, body: bytes) -> tuple[list[tuple[str, str]], bytes]:
-    """Header fields that say where the body ends, rightly or not, and the body as it is sent."""
+    """Draws the headers that frame a body, correct or not, and the body as it is sent."""
     match draw(st.sampled_from(["length", "length", "length", "wrong length", "chunks", "chunks", "both", "neither"])):
         case "length":
             return [("content-length", str(len(body)))], body
@@ -115,7 +115,7 @@ def mostly(draw: st.DrawFn, usual: str, others: tuple[str, ...]) -> str:
 
 @st.composite
 def damaged(draw: st.DrawFn, good: st.SearchStrategy[bytes]) -> bytes:
-    """A few bytes taken out, put in, changed, repeated or moved."""
+    """Removes, inserts, changes, repeats or moves a few bytes."""
     data = draw(good)
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))

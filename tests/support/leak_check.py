@@ -1,4 +1,4 @@
-"""What was left behind: tasks, threads, open files, child processes."""
+"""Detects tasks, threads, open files and child processes that a block leaves behind."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ class Held:
 
 @asynccontextmanager
 async def no_leaks(within: float = 30.0) -> AsyncGenerator[None]:
-    """What the block began has ended by its end, or does so `within` seconds (closing takes a few turns)."""
+    """Asserts that everything the block started has ended at its end, or ends `within` seconds."""
     before = Held.now()
     yield
     await wait_until(
@@ -50,12 +50,12 @@ async def no_leaks(within: float = 30.0) -> AsyncGenerator[None]:
 
 
 def _threads() -> list[threading.Thread]:
-    """But those of the loop's own pool, which stay until the loop closes."""
+    """Returns the threads, without those of the loop's pool, which stay until the loop is closed."""
     return [each for each in threading.enumerate() if not each.name.startswith("asyncio_")]
 
 
 def _open_files() -> list[str]:
-    """A socket carries its inode in the name, so one closed and one opened are not taken for the same."""
+    """Returns the open files. The name of a socket contains its inode, so a closed and a new socket differ."""
     found: list[str] = []
     for entry in Path("/proc/self/fd").iterdir():
         try:

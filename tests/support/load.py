@@ -1,4 +1,4 @@
-"""Clients that call without pause while a test does something to the processes that serve them."""
+"""Clients that call continuously while a test disturbs the processes that serve them."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ CLIENTS = {"stream": 3, "unary": 2, "background": 1}
 
 @dataclass
 class Load:
-    """What was asked so far, and what was answered."""
+    """The requests so far, and their answers."""
 
     url: str
     streams: list[Stream] = field(default_factory=list[Stream])
@@ -24,7 +24,7 @@ class Load:
     jobs: dict[str, Prompt] = field(default_factory=dict[str, Prompt])
 
     async def attempts(self) -> list[int]:
-        """Of every job, once all are over; the streams and the texts are the expected ones."""
+        """Asserts the outcome of every job when all are over: streams and texts are the expected ones."""
         for stream in self.streams:
             stream.assert_whole()
         for prompt, completion in self.unary:
@@ -39,7 +39,7 @@ class Load:
 
 @asynccontextmanager
 async def load_on(url: str) -> AsyncGenerator[Load]:
-    """Inside, each client makes one call after another; on leaving, each has its last answer."""
+    """Each client makes one call after another while inside, and finishes its last call on exit."""
     load, over, dice = Load(url), asyncio.Event(), random.Random(1)
     async with session_with(url) as session, asyncio.TaskGroup() as clients:
         for kind, count in CLIENTS.items():

@@ -1,4 +1,4 @@
-"""What deploy/kubernetes says."""
+"""Reads the manifests of deploy/kubernetes."""
 
 from pathlib import Path
 from typing import Any

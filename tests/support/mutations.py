@@ -1,6 +1,5 @@
-"""What a client could send by mistake or ill will: good requests with anything in them changed, as the bytes of a body.
-
-Requests that would be good but long, or late, are made short again: they are no fault, and nobody waits for them.
+"""Invalid requests that a client could send by mistake or on purpose: valid requests with anything in them changed, as
+the bytes of a body. Valid requests that would take long are shortened.
 """
 
 import json
@@ -14,7 +13,7 @@ from tests.support.corpus import CORPUS
 Path = tuple[str | int, ...]
 
 TEXTS = st.one_of(st.text(max_size=20), st.text("ab1._ -\x00é", max_size=20), st.sampled_from(["\ud800", "😀", ""]))
-"""A lone surrogate, too."""
+"""Text, including lone surrogates."""
 
 NUMBERS = st.one_of(
     st.integers(-3, 3), st.floats(), st.sampled_from([2**31, 2**32, 2**63 - 1, 2**63, -(2**63) - 1, 10**30, 1e308])
@@ -30,14 +29,14 @@ MOST_CHOICES = 4
 
 
 def paths(value: Any, here: Path = ()) -> list[Path]:
-    """Every place in a JSON value but its root."""
+    """Yields every position in a JSON value, except its root."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path for key, item in inner for path in (*paths(item, (*here, key)), (*here, key))]
 
 
 @st.composite
 def mutants(draw: st.DrawFn, corpus: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """A good request with up to four things changed."""
+    """Draws a valid request with up to four changes."""
     request = deepcopy(draw(st.sampled_from(corpus or list(CORPUS.values()))))
     for _ in range(draw(st.integers(0, 4))):
         places = paths(request)
@@ -68,7 +67,7 @@ def change(draw: st.DrawFn, request: dict[str, Any], path: Path) -> None:
 
 
 def calm(request: dict[str, Any]) -> dict[str, Any]:
-    """Few tokens, few choices, and time to make them."""
+    """Limits a request to few tokens and choices, with a sufficient deadline."""
     for limit in LIMITS:
         if is_whole(request.get(limit)) and request[limit] < 2**63:
             request[limit] = min(request[limit], LONGEST)
@@ -93,7 +92,7 @@ def nested(levels: int) -> str:
 
 @st.composite
 def bodies(draw: st.DrawFn, corpus: list[dict[str, Any]] | None = None) -> bytes:
-    """A mutant's JSON, sometimes with a name twice, with bottomless nesting, cut short, or not quite JSON."""
+    """Draws the JSON of a mutant, sometimes with a duplicate name, deep nesting, cut short, or invalid."""
     text = json.dumps(draw(mutants(corpus)), ensure_ascii=draw(st.booleans()))
     if len(text) > 2 and draw(st.integers(1, 5)) == 4:
         twice = draw(st.sampled_from(['"model":7,', '"messages":[],', '"n":1,"n":2,', f'"a":{nested(300)},']))

@@ -1,4 +1,4 @@
-"""A network namespace with one cable to this machine, which can be pulled. Needs root and iproute2."""
+"""A network namespace with one virtual cable to this machine, which a test can unplug. Needs root and iproute2."""
 
 import os
 import random
@@ -13,18 +13,18 @@ INSIDE = "wire"
 
 @dataclass(frozen=True)
 class Namespace:
-    """`address` is this machine's at its end of the cable: all that can be reached from inside."""
+    """`address`: of this machine at its end of the cable, the only address that is reachable from inside."""
 
     name: str
     address: str
 
     @property
     def entry(self) -> Sequence[str]:
-        """What goes in front of a command that is to run inside."""
+        """The prefix of a command that runs inside."""
         return "ip", "netns", "exec", self.name
 
     def pull(self) -> None:
-        """From the inner end: what this machine sends meanwhile stays on the cable, whatever other routes it has."""
+        """Unplugs the cable at the inner end, so that packets of this machine take no other route meanwhile."""
         _ip("-n", self.name, "link", "set", INSIDE, "down")
 
     def plug_in(self) -> None:
@@ -32,7 +32,7 @@ class Namespace:
 
 
 def why_no_namespaces() -> str | None:
-    """The reason why this machine cannot have them; None where it can."""
+    """Returns why this machine cannot have namespaces, or None."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None:
@@ -46,7 +46,7 @@ def why_no_namespaces() -> str | None:
 
 @contextmanager
 def namespace() -> Generator[Namespace]:
-    """Nothing of it is left afterwards."""
+    """Creates the namespace, and removes it on exit."""
     number = random.SystemRandom().randrange(2**15)
     name, outside = f"ignite-test-{number}", f"ignite{number}"
     # 198.18.0.0/15 is set aside for tests of networks: nobody is to be reached there.

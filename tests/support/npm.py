@@ -13,7 +13,9 @@ INSTALL_TIMEOUT = 120
 
 
 def installed(config: pytest.Config, name: str, source: Path) -> Path:
-    """The directory that has `node_modules` as `source`'s lock file says; kept between runs, shared by processes."""
+    """Returns a directory with the `node_modules` of `source`'s lock file. It is kept between runs and shared by
+    processes.
+    """
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         missing("npm")

@@ -1,4 +1,4 @@
-"""Time where time itself is meant: how long a fault lasts, how long a client thinks."""
+"""Sleeps where a test is about time itself: how long a fault lasts, or how long a client waits."""
 
 import asyncio
 

@@ -22,7 +22,7 @@ from tests.support.wait_until import wait_until
 
 IMAGE = "rabbitmq:4.1.4-management"
 
-# What the broker counts is at most a second old instead of ten, so that a test can wait for it.
+# The broker's counts are at most a second old, not ten, so that a test can wait for them.
 CONFIGURATION = """\
 collect_statistics_interval = 250
 """
@@ -32,7 +32,7 @@ ADVANCED_CONFIGURATION = """\
                          [{global, [{60, 1}]}, {basic, [{60, 1}]}, {detailed, [{60, 1}]}]}]}].
 """
 
-# Idle schedulers that spin take the cores from the tests; two are enough.
+# Idle schedulers would spin and take the cores from the tests; two schedulers are enough.
 ERLANG_ARGUMENTS = "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
 
 
@@ -44,7 +44,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class QueueCounters:
-    """None until the broker has counted for the first time."""
+    """The message counts of a queue; None until the broker has counted for the first time."""
 
     name: str
     messages_ready: int | None
@@ -53,7 +53,7 @@ class QueueCounters:
 
 class Node(Server, Protocol):
     def control(self, *arguments: str) -> str:
-        """What `rabbitmqctl` says about, or does to, this node."""
+        """Runs `rabbitmqctl` for this node, and returns its output."""
         ...
 
 
@@ -66,7 +66,7 @@ class RabbitMQ:
         self._created: set[str] = set()
 
     def url(self, vhost: str, port: int | None = None) -> str:
-        """For the node itself, or through a proxy's port in front of it."""
+        """Returns the URL of the node, or of a proxy's port in front of it."""
         return f"amqp://guest:guest@127.0.0.1:{port or self.amqp_port}/{vhost}"
 
     async def start(self) -> None:
@@ -85,7 +85,7 @@ class RabbitMQ:
             raise RuntimeError(f"RabbitMQ ended at its start:\n{self._node.output()}")
 
     async def _answers_or_ended(self) -> bool:
-        """Asked on a thread: a node that is just coming up may take its time, and the loop has other work."""
+        """Whether the node answers or has ended. Asked in a thread, because a starting node may take long to answer."""
         return await asyncio.to_thread(self._answers) or not self._node.is_running()
 
     async def stop(self) -> None:
@@ -95,7 +95,9 @@ class RabbitMQ:
         await self._node.kill()
 
     async def restart(self) -> None:
-        """In order, which takes ten seconds: the management plugin needs five to stop. A kill is quicker."""
+        """Stops and starts the node. The stop takes ten seconds, five of them for the management plugin; `kill` is
+        quicker.
+        """
         await self.stop()
         await self.start()
 
@@ -109,7 +111,7 @@ class RabbitMQ:
         self._node.resume()
 
     async def ensure_running(self) -> None:
-        """For the test after one that left it stopped or paused."""
+        """Starts or resumes the server if the last test left it stopped or paused."""
         if not self._node.is_running():
             return await self.start()
         self.resume()
@@ -117,7 +119,7 @@ class RabbitMQ:
 
     @asynccontextmanager
     async def memory_alarm(self) -> AsyncGenerator[None]:
-        """The broker reads nothing more from a connection that publishes."""
+        """Raises an alarm, so that the broker stops reading from connections that publish."""
         await self._control("set_vm_memory_high_watermark", "absolute", "1")
         try:
             yield
@@ -126,7 +128,7 @@ class RabbitMQ:
 
     @asynccontextmanager
     async def consumer_timeout(self, seconds: float) -> AsyncGenerator[None]:
-        """For the channels that are opened inside; the broker looks for late ones every half a second."""
+        """Sets consumer_timeout for channels that are opened inside. The broker checks every half second."""
         await self._set(consumer_timeout=round(seconds * 1000), channel_tick_interval=500)
         try:
             yield
@@ -138,7 +140,7 @@ class RabbitMQ:
         await self._control("eval", f"{settings}.")
 
     async def _control(self, *arguments: str) -> str:
-        """Takes a second; what the test has running goes on meanwhile."""
+        """Runs `rabbitmqctl`, which takes about a second, in a thread."""
         return await asyncio.to_thread(self._node.control, *arguments)
 
     def create_vhost(self) -> str:
@@ -150,7 +152,7 @@ class RabbitMQ:
         return vhost
 
     def create_user(self, name: str, password: str, vhost: str, *, may: str = ".*") -> None:
-        """One that may configure, write and read what the regular expression matches."""
+        """Creates a user with permissions on the resources that the regular expression matches."""
         self._call("PUT", f"/users/{name}", {"password": password, "tags": ""})
         self._call("PUT", f"/permissions/{vhost}/{name}", {"configure": may, "write": may, "read": may})
 
@@ -158,50 +160,51 @@ class RabbitMQ:
         self._call("DELETE", f"/users/{name}")
 
     def delete_vhost(self, vhost: str) -> None:
-        """The broker closes what is still connected to it.
-
-        One from before the broker's last start is left alone: RabbitMQ 3.10 loses its supervisor of dead-lettering,
-        and with it every quorum queue, when a queue is deleted before it has found its leader again.
+        """Deletes the virtual host, and with it its connections. A virtual host from before the broker's last start is
+        kept: if a queue is deleted before it has found its leader again, RabbitMQ 3.10 loses its supervisor of
+        dead-lettering, and with it every quorum queue.
         """
         if vhost in self._created:
             self._created.remove(vhost)
             self._call("DELETE", f"/vhosts/{vhost}")
 
     def queues(self, vhost: str) -> list[QueueCounters]:
-        """A tenth of a second old: without the statistics, which lag by one or more."""
+        """Returns the queues' message counts, at most a tenth of a second old. The statistics lag by a second or
+        more.
+        """
         return [
             QueueCounters(each["name"], each.get("messages_ready"), each.get("messages_unacknowledged"))
             for each in self._call("GET", f"/queues/{vhost}?disable_stats=true&enable_queue_totals=true")
         ]
 
     def depth(self, vhost: str, queue: str) -> int | None:
-        """Messages that wait in the queue; None where it is not there yet."""
+        """Returns the number of messages that wait in the queue, or None if it does not exist."""
         return next((each.messages_ready for each in self.queues(vhost) if each.name == queue), None)
 
     def lose(self, vhost: str, queue: str, *, keep: bool) -> None:
-        """The messages of a queue, or with `keep` unset the queue itself."""
+        """Purges a queue, or deletes it with `keep` unset."""
         self._call("DELETE", f"/queues/{vhost}/{quote(queue, safe='')}{'/contents' if keep else ''}")
 
     def consumers(self, vhost: str) -> list[str]:
-        """The queue of each consumer; a new one shows after about a second."""
+        """Returns the queue of each consumer. A new consumer appears after about a second."""
         return [each["queue"]["name"] for each in self._call("GET", f"/consumers/{vhost}")]
 
     def connections(self, vhost: str) -> list[str]:
         return [each["name"] for each in self._call("GET", f"/vhosts/{vhost}/connections")]
 
     def running_nodes(self) -> set[str]:
-        """Of the cluster that this node is in."""
+        """Returns the running nodes of this node's cluster."""
         return {each["name"] for each in self._call("GET", "/nodes?columns=name,running") if each["running"]}
 
     def nodes_of_connections(self, vhost: str) -> list[str]:
         return [each["node"] for each in self._call("GET", f"/vhosts/{vhost}/connections")]
 
     def leaders(self, vhost: str) -> set[str]:
-        """The nodes that lead its quorum queues."""
+        """Returns the nodes that lead the virtual host's quorum queues."""
         return {each["leader"] for each in self._call("GET", f"/queues/{vhost}?columns=name,leader")}
 
     def close_connections(self, vhost: str) -> int:
-        """As an operator would from the management page; answers how many there were."""
+        """Closes connections, as on the management page, and returns their number."""
         names = self.connections(vhost)
         for name in names:
             self._call("DELETE", f"/connections/{quote(name, safe='')}")
@@ -228,7 +231,9 @@ class RabbitMQ:
 
 
 class HostNode(HostServer):
-    """Brings its own epmd: the one that RabbitMQ starts by itself would stay behind as a daemon."""
+    """RabbitMQ on this machine. It starts epmd itself, because the one that RabbitMQ starts would stay behind as a
+    daemon.
+    """
 
     def __init__(self, launcher: str, directory: Path, env: dict[str, str], epmd: HostServer) -> None:
         super().__init__([launcher], directory, env)
@@ -254,7 +259,7 @@ class ContainerNode(ContainerServer):
 
 
 def find_rabbitmq() -> str | None:
-    """The launcher itself before Debian's wrapper, which runs the node as another user."""
+    """Finds RabbitMQ's own launcher, in preference to Debian's wrapper, which runs the node as another user."""
     launcher = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
     return str(launcher) if launcher.exists() else shutil.which("rabbitmq-server")
 
@@ -264,7 +269,7 @@ def rabbitmq_on_this_machine(launcher: str, directory: Path) -> RabbitMQ:
 
 
 def rabbitmq_cluster_on_this_machine(launcher: str, directory: Path, size: int = 3) -> list[RabbitMQ]:
-    """Nodes that find one another when they are started side by side."""
+    """Returns nodes that form a cluster when they are started concurrently."""
     return _nodes_on_this_machine(launcher, directory, size)
 
 
@@ -298,7 +303,7 @@ def _peers(names: Sequence[str]) -> str:
 
 
 def _write_cookie(home: Path) -> None:
-    """One for all nodes of a cluster."""
+    """Writes the Erlang cookie, which is the same for all nodes of a cluster."""
     cookie = home / ".erlang.cookie"
     cookie.write_text("ignite-test")
     cookie.chmod(0o400)
@@ -323,7 +328,7 @@ def _write_configuration(directory: Path, listeners: str = "") -> None:
 
 
 def _only_ours(directory: Path) -> dict[str, str]:
-    """Nothing of the machine's own RabbitMQ is read or written: files, cookie, environment file."""
+    """Returns an environment in which the node uses no files, cookie or settings of the machine's own RabbitMQ."""
     return {
         "HOME": str(directory),
         "RABBITMQ_CONF_ENV_FILE": f"{directory}/env.conf",
@@ -348,7 +353,7 @@ def _said(command: Sequence[str], env: dict[str, str]) -> str:
 
 
 def _find_epmd() -> str:
-    """Not every Erlang puts it on PATH; `erl` knows where its own is."""
+    """Finds epmd, which is not always on PATH, by asking `erl` for its directory."""
     if found := shutil.which("epmd"):
         return found
     ask = ["erl", "-noshell", "-eval", "io:put_chars(code:root_dir()),halt()."]

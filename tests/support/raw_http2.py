@@ -1,4 +1,4 @@
-"""An HTTP/2 client that sends frames as they are told, so that a test can stop in the middle of a message."""
+"""An HTTP/2 client that sends single frames, so that a test can stop in the middle of a message."""
 
 import asyncio
 import struct
@@ -16,7 +16,7 @@ STALLED = 0.5
 
 
 class RawHttp2:
-    """One connection. It obeys flow control, as an attacker must who wants its bytes to be kept."""
+    """One connection. It obeys flow control, because the server would otherwise discard its bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -26,12 +26,12 @@ class RawHttp2:
         self._windows: dict[int, int] = {0: INITIAL_WINDOW}
         self._changed = asyncio.Event()
         self.ended: set[int] = set()
-        """Streams that the server has ended."""
+        """The streams that the server has ended."""
         self.closed = False
         self._reading = asyncio.create_task(self._read())
 
     async def open_call(self, path: str, metadata: Mapping[str, str] | None = None) -> int:
-        """The number of a new stream whose request head has been sent."""
+        """Sends a request head, and returns the number of its new stream."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         head = {
             ":method": "POST",
@@ -47,8 +47,8 @@ class RawHttp2:
         return stream
 
     async def send_message_part(self, stream: int, *, announced: int, sent: int) -> int:
-        """Announce a message of one size and send as much of it as `sent` and the server's windows allow. The bytes
-        that went out; fewer once the server has ended the stream, or grants no more for STALLED seconds.
+        """Announces a message of `size` bytes and sends as much of it as `sent` and the server's windows allow. Returns
+        the number of sent bytes, which is lower if the server ends the stream or opens no window for STALLED seconds.
         """
         left = struct.pack("!BI", 0, announced) + b"\x0a" * sent
         gone = 0
@@ -117,12 +117,12 @@ class RawHttp2:
 
 
 def literal(name: str, value: str) -> bytes:
-    """HPACK: a literal field without indexing and without Huffman's code."""
+    """Encodes a literal HPACK field, without indexing and Huffman coding."""
     return b"\x00" + sized(name.encode()) + sized(value.encode(errors="surrogateescape"))
 
 
 def sized(text: bytes) -> bytes:
-    """HPACK's string: its length in a prefix of seven bits, and its bytes."""
+    """Encodes an HPACK string: its length in a prefix of seven bits, and its bytes."""
     if len(text) < 0x7F:
         return bytes([len(text)]) + text
     left, prefix = len(text) - 0x7F, bytearray([0x7F])

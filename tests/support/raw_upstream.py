@@ -22,20 +22,20 @@ LISTED = ("200 OK", b'{"data":[{"id":"up"}]}')
 
 @dataclass(frozen=True)
 class Call:
-    """A request as it came, and what it may be answered with."""
+    """A received request, and the ways to answer it."""
 
     body: dict[str, Any]
     headers: Mapping[str, str]
     writer: asyncio.StreamWriter
     time_asked: int
-    """How often this prompt has been asked, this time included."""
+    """Returns how often this prompt was received, including this time."""
 
     @property
     def prompt(self) -> str:
         return self.body["messages"][-1]["content"]
 
     async def answer(self, body: bytes | dict[str, Any], status: str = "200 OK", **headers: str) -> None:
-        """One whole response, on a connection that is kept."""
+        """Sends one whole response, on a connection that stays open."""
         data = body if isinstance(body, bytes) else orjson.dumps(body)
         await self.head(status, Content_Length=str(len(data)), **headers)
         await self.write(data)
@@ -61,7 +61,7 @@ Script = Callable[[Call], Awaitable[None]]
 
 @dataclass
 class RawUpstream:
-    """`models`: the status and the body of what it answers to GET /models."""
+    """`models`: status and body of the answer to GET /models."""
 
     script: Script
     models: tuple[str, bytes]
@@ -113,7 +113,7 @@ class RawUpstream:
 
 
 class WorkerBehind:
-    """The worker in front of an upstream, which a test may drain and start again."""
+    """A worker in front of an upstream server, which a test may drain and start again."""
 
     def __init__(self, upstream: RawUpstream, backend: Backend, engine: Engine, settings: Settings) -> None:
         self.upstream = upstream
@@ -131,7 +131,7 @@ class WorkerBehind:
 async def upstream_api(
     script: Script, *, concurrency: int = 16, models: tuple[str, bytes] = LISTED, **changes: Any
 ) -> AsyncGenerator[tuple[Api, WorkerBehind]]:
-    """The whole of Ignite in memory, in front of a scripted upstream."""
+    """Runs all of Ignite in memory, in front of a scripted upstream server."""
     settings = settings_for_tests(**{"max_tries": 3, "retry_backoff": 0.01} | changes)
     async with RawUpstream(script, models).listening() as upstream, open_embedded(None) as backend:
         engine = open_engine(EngineSettings("openai", url=upstream.url, model=MODEL, concurrency=concurrency))

@@ -25,7 +25,7 @@ SETTINGS = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--d
 
 @dataclass(frozen=True)
 class Command:
-    """One line of MONITOR; what a script calls inside the server costs no round trip."""
+    """One line of MONITOR. `by_script`: a script made the call, so it needed no round trip."""
 
     text: str
     client: str
@@ -43,7 +43,7 @@ class Redis:
         self.port = port
 
     def url(self, database: int = 0, port: int | None = None) -> str:
-        """For the server itself, or through a proxy's port in front of it."""
+        """Returns the URL of the server, or of a proxy's port in front of it."""
         return f"redis://127.0.0.1:{port or self.port}/{database}"
 
     async def start(self) -> None:
@@ -74,7 +74,7 @@ class Redis:
 
     @asynccontextmanager
     async def paused(self, seconds: float) -> AsyncGenerator[None]:
-        """It answers nobody while the block runs, and not before `seconds` have passed."""
+        """Pauses the server while inside, for at least `seconds`."""
         ends = time.monotonic() + seconds
         self.pause()
         try:
@@ -84,14 +84,14 @@ class Redis:
             self.resume()
 
     async def ensure_running(self) -> None:
-        """For the test after one that left it stopped or paused."""
+        """Starts or resumes the server if the last test left it stopped or paused."""
         if not self._server.is_running():
             return await self.start()
         self.resume()
         return await self._ready()
 
     async def settled(self) -> None:
-        """Until it has run for so long that nobody can be on the way back to it."""
+        """Waits until the server has run long enough that all processes have reconnected."""
         await wait_until(lambda: self._uptime() >= RETURNS_WITHIN, "Redis to have run for a while")
 
     def _uptime(self) -> int:
@@ -99,36 +99,36 @@ class Redis:
             return client.info("server")["uptime_in_seconds"]
 
     def fresh_database(self) -> int:
-        """All are flushed; the number is new, so that what an earlier test left running writes elsewhere."""
+        """Flushes all databases and returns a new number, so that processes of an earlier test write elsewhere."""
         with self.client() as client:
             client.flushall()
         return next(self._databases)
 
     def forget(self, database: int) -> None:
-        """As after the loss of its disk: every key of the database and every script."""
+        """Deletes all keys of the database and all scripts, like the loss of its disk."""
         with self.client(database) as client:
             client.flushdb()
             client.script_flush()
 
     def forget_end(self, database: int, key: str, count: int) -> None:
-        """The last `count` bytes of a string."""
+        """Cuts the last `count` bytes off a string."""
         step = "return redis.call('SET', KEYS[1], redis.call('GETRANGE', KEYS[1], 0, -1 - ARGV[1]), 'KEEPTTL')"
         with self.client(database) as client:
             client.eval(step, 1, key, count)
 
     def subscribers(self) -> set[int]:
-        """The connections that are subscribed to something."""
+        """Returns the connections with subscriptions."""
         with self.client() as client:
             return {int(each["id"]) for each in client.client_list(_type="pubsub")}
 
     def kill_subscribers(self) -> int:
-        """Close their connections; answers how many there were."""
+        """Closes the connections with subscriptions, and returns their number."""
         with self.client() as client:
             return client.client_kill_filter(_type="pubsub")
 
     @contextmanager
     def configured(self, name: str, value: str, default: str) -> Generator[None]:
-        """With a setting changed while the block runs, and back at its default afterwards."""
+        """Changes a setting while inside, and restores its default on exit."""
         with self.client() as client:
             client.config_set(name, value)
             try:
@@ -138,7 +138,7 @@ class Redis:
 
     @contextmanager
     def client(self, database: int = 0) -> Generator[Any]:
-        """Synchronous, for looking at what is in there."""
+        """Opens a synchronous client, to inspect the data."""
         client: Any = redis.Redis("127.0.0.1", self.port, database, decode_responses=True, socket_timeout=5)
         try:
             yield client
@@ -151,7 +151,7 @@ class Redis:
 
     @asynccontextmanager
     async def monitor(self) -> AsyncGenerator[list[Command]]:
-        """Every command of every client while the block runs; the list is filled when the block ends."""
+        """Records every command of every client while inside. The list is filled on exit."""
         seen: list[Command] = []
         marker = uuid.uuid4().hex
         patient = redis.asyncio.Redis(host="127.0.0.1", port=self.port, socket_timeout=None)

@@ -1,4 +1,4 @@
-"""A private Redis Cluster: primaries, and a replica of each where asked for."""
+"""A private Redis Cluster of primaries, each with a replica on demand."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from tests.support.wait_until import wait_until
 
 SLOTS = 16384
 BUS = 10_000
-"""Added to a node's port: where the others reach it."""
+"""Added to a node's port, this is the port of the cluster bus."""
 
 NODE_TIMEOUT = 2000
 """Milliseconds of silence after which a node counts as failed; Redis's default is 15 seconds."""
@@ -40,14 +40,14 @@ class Node(Redis):
 
     @property
     def is_whole(self) -> bool:
-        """Whether it says that every slot has an owner; and if it is a replica, whether it is in step."""
+        """Whether the node says that every slot has an owner, and, if it is a replica, that it is in sync."""
         state = self.ask("CLUSTER INFO")["cluster_state"]
         kind, *more = self.ask("ROLE")
         return state == "ok" and (kind == "master" or more[2] == "connected")
 
 
 class Move:
-    """As `redis-cli --cluster reshard` moves a slot."""
+    """Moves a slot as `redis-cli --cluster reshard` does."""
 
     def __init__(self, slot: int, source: Node, target: Node) -> None:
         self._slot, self._source, self._target = slot, source, target
@@ -76,7 +76,7 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        """Some of the nodes will do."""
+        """Returns the URLs of some nodes."""
         return ",".join(node.url() for node in self.nodes[:2])
 
     async def start(self) -> None:
@@ -100,13 +100,13 @@ class RedisCluster:
         await self.whole()
 
     def forget(self) -> None:
-        """Every key, and every script."""
+        """Deletes all keys and all scripts."""
         for node in self.primaries():
             node.ask("FLUSHALL")
             node.ask("SCRIPT FLUSH")
 
     def move(self, key: str) -> "Move":
-        """Of the slot that the key is in, to another node."""
+        """Moves the slot of the key to another node."""
         slot = self.nodes[0].ask("CLUSTER KEYSLOT", key)
         source, target = sorted(self.primaries(), key=lambda node: not node.has(slot))[:2]
         return Move(slot, source, target)

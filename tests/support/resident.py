@@ -5,12 +5,12 @@ from pathlib import Path
 
 
 def resident(pid: int) -> int:
-    """Bytes that the process has in memory."""
+    """Returns the bytes that the process has in memory."""
     return _status(pid, "VmRSS")
 
 
 def highest_resident(pid: int) -> int:
-    """Bytes that the process had in memory at its highest, from its start or the last `forget_highest`."""
+    """Returns the most bytes that the process had in memory, since its start or the last `forget_highest`."""
     return _status(pid, "VmHWM")
 
 

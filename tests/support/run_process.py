@@ -1,4 +1,4 @@
-"""A process under test: its output is kept, shown when the test fails, and it always ends."""
+"""A process under test. Its output is kept and shown when the test fails, and it always ends."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ class RunningProcess:
         return self._process.returncode
 
     async def wait_for(self, pattern: str, within: float = 60.0) -> re.Match[str]:
-        """The pattern's first match in the output; fails at once when the process ends without it."""
+        """Waits for the pattern's first match in the output. Fails at once if the process ends without one."""
         await wait_until(
             lambda: re.search(pattern, self.output) or self._reading.done(),
             f"{self._name} to print {pattern!r}",
@@ -45,19 +45,19 @@ class RunningProcess:
         return found
 
     def send(self, number: signal.Signals) -> None:
-        """To the process alone, as a supervisor does."""
+        """Sends SIGTERM to the process alone, as a supervisor does."""
         self._process.send_signal(number)
 
     def interrupt(self) -> None:
-        """Ctrl-C: SIGINT to the whole group, as a terminal does."""
+        """Sends SIGINT to the process group, as Ctrl-C on a terminal does."""
         os.killpg(self.pid, signal.SIGINT)
 
     def kill(self) -> None:
-        """SIGKILL to the process alone; its children are left to notice."""
+        """Sends SIGKILL to the process alone, so that its children must notice."""
         self._process.kill()
 
     async def wait(self, within: float = 60.0) -> int:
-        """The exit status; minus the signal's number where a signal ended it."""
+        """Waits for the exit status, which is negative after a signal."""
         await wait_until(lambda: self.returncode is not None, f"{self._name} to end", within, seen=lambda: self.output)
         assert self.returncode is not None
         return self.returncode
@@ -68,21 +68,21 @@ class RunningProcess:
         return await self.wait(within)
 
     async def expect_exit(self, status: int = 0, within: float = 60.0) -> str:
-        """The whole output of a process that ended with this status."""
+        """Waits for the end with this status, and returns the whole output."""
         ended = await self.wait(within)
         await self._read_to_the_end()
         assert ended == status, f"{self._name} ended with {ended}, not {status}:\n{self.output}"
         return self.output
 
     async def end(self) -> None:
-        """The whole group: what the process started itself and left behind, too."""
+        """Kills the process group, including children that the process left behind."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         await self._process.wait()
         await self._read_to_the_end()
 
     async def _read_to_the_end(self) -> None:
-        """Or as far as it goes: a grandchild in a group of its own may hold the pipe for ever."""
+        """Reads the rest of the output, for a limited time: a grandchild in another group may keep the pipe open."""
         await asyncio.wait([self._reading], timeout=2)
         self._reading.cancel()
 
@@ -100,8 +100,8 @@ async def run_process(
     ready: str | None = None,
     within: float = 60.0,
 ) -> AsyncGenerator[RunningProcess]:
-    """Yields once `ready` (a regular expression) is in the output. `env` is added to ours, in which
-    no two processes want one gRPC port; stdin is empty.
+    """Starts the process and yields when `ready` (a regular expression) is in its output. `env` is added to the
+    environment of this process, in which each process has a gRPC port of its own. Stdin is empty.
     """
     process = await asyncio.create_subprocess_exec(
         *command,

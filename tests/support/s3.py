@@ -1,4 +1,4 @@
-"""An S3 server of our own: moto's, in a process of its own."""
+"""Runs moto's S3 server in a process of its own."""
 
 import sys
 import urllib.request
@@ -26,7 +26,7 @@ class S3:
         make_bucket(self.url)
 
     def pause(self) -> None:
-        """It accepts connections and says nothing."""
+        """Pauses the server: it accepts connections and does not answer."""
         self._server.pause()
 
     def resume(self) -> None:

@@ -1,4 +1,4 @@
-"""A server that belongs to the test run: a process on this machine, or a container."""
+"""A server of the test run: a process on this machine, or a container."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from tests.support.wait_until import wait_until
 
 
 class Server(Protocol):
-    """Start and stop may be repeated; what the server keeps on disk outlives both."""
+    """A server. Start and stop may be repeated; its files outlive both."""
 
     def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -28,7 +28,7 @@ class Server(Protocol):
 
 
 class HostServer:
-    """A process group of ours. Start it from the main thread: it is ended with the thread that started it."""
+    """A server as a process group. Start it in the main thread, because it ends with the thread that started it."""
 
     def __init__(self, command: Sequence[str], directory: Path, env: Mapping[str, str] | None = None) -> None:
         self._command = command
@@ -74,7 +74,7 @@ class HostServer:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     async def close(self) -> None:
-        """At the end of the run there is nothing to save, and an orderly stop takes its time."""
+        """Kills the server at the end of the run, because an orderly stop takes longer."""
         await self.kill()
 
     def _signal(self, number: signal.Signals) -> None:
@@ -86,7 +86,7 @@ class HostServer:
 
 
 class ContainerServer:
-    """The same over a Docker engine; `ports` maps ours on 127.0.0.1 to the container's."""
+    """A server as a container. `ports` maps ports on 127.0.0.1 to the container's."""
 
     def __init__(self, image: str, ports: Mapping[int, int], *arguments: str, options: Sequence[str] = ()) -> None:
         self._name = f"ignite-test-{os.getpid()}-{min(ports)}"
@@ -136,9 +136,10 @@ class ContainerServer:
 
 
 def free_ports(count: int) -> list[int]:
-    """Below the ports that Linux gives to clients: one that reconnects while its server is down may be given
-    the server's very port, and then be connected to itself. Out of many, since others who look for some at this moment
-    may find the same: a port is free until its server listens."""
+    """Returns free ports below the range that Linux assigns to clients. A client that reconnects while its server is
+    down could otherwise be assigned the server's port and connect to itself. The port is chosen out of many, because it
+    stays free until the server listens, and other processes may choose at the same time.
+    """
     with ExitStack() as held:
         found: list[int] = []
         while len(found) < count:
@@ -157,6 +158,6 @@ def accepts_connections(port: int) -> bool:
 
 
 def _ends_with_us() -> list[str]:
-    """A test run that is killed leaves no server behind where util-linux can arrange it."""
+    """Returns a command prefix that ends a server when the test run is killed, if util-linux is installed."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "TERM"] if setpriv else []

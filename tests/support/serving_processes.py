@@ -1,4 +1,4 @@
-"""The processes that an engine has started, as the kernel lists them."""
+"""Lists the processes that an engine has started, as the kernel reports them."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tests.support.wait_until import wait_until
 
 
 def serving_processes(parent: int) -> list[tuple[int, int]]:
-    """Each guardian with its command. Other children, such as the test run's own servers, do not count."""
+    """Returns each guardian with its command, without other children such as the test run's servers."""
     guardians = [pid for pid in children(parent) if b"guardian.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return [(guardian, pid) for guardian in guardians for pid in children(guardian)]
 

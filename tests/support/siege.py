@@ -1,4 +1,4 @@
-"""One attack after another on a running server, while a healthy client of another process is timed."""
+"""Runs one attack after another on a server, while a healthy client in another process measures its calls."""
 
 import asyncio
 import json
@@ -25,7 +25,9 @@ class Besieged:
 
 @dataclass(frozen=True)
 class Findings:
-    """Memory in bytes: before, at its highest, and when it is over. Times by kind of call, as healthy.py gives them."""
+    """The result of an attack. Memory in bytes: before it, at its highest, and afterwards. Times by kind of call, as in
+    healthy.py.
+    """
 
     before: int
     highest: int
@@ -42,7 +44,7 @@ class Findings:
 
 
 async def besieged(server: Besieged, attack: str | None, seconds: float, after: float = 0.0) -> Findings:
-    """What became of a client's calls and of the memory; `attack` None: of an undisturbed server."""
+    """Measures a client's calls and the server's memory. `attack` None: without an attack."""
     forget_highest(server.pid)
     before = resident(server.pid)
     times = await timed(server, attack, seconds)

@@ -1,4 +1,4 @@
-"""A small disk that only one process and the test see: a tmpfs in a mount namespace of its own. Needs root."""
+"""A small disk that only one process and the test can see: a tmpfs in a mount namespace. Needs root."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ MOUNTED = 'mount -t tmpfs -o size="$0",mode=700 tmpfs "$1" && shift && exec "$@"
 
 
 def why_no_small_disk() -> str | None:
-    """The reason why this machine cannot have one; None where it can."""
+    """Returns why this machine cannot have one, or None."""
     if os.geteuid() != 0:
         return "a disk of its own needs root"
     if shutil.which("unshare") is None:
@@ -21,7 +21,7 @@ def why_no_small_disk() -> str | None:
 
 
 def on_small_disk(at: Path, size: str, *command: str) -> Sequence[str]:
-    """The command, with a disk of this size at the directory `at`, which goes with the process."""
+    """Returns a command that runs with a disk of this size at the directory `at`. The disk ends with the process."""
     return "unshare", "--mount", "sh", "-c", MOUNTED, size, str(at), *command
 
 
@@ -31,7 +31,7 @@ def as_seen_by(pid: int, path: Path) -> Path:
 
 @contextmanager
 def filled(disk: Path) -> Generator[None]:
-    """Not a byte is left while inside."""
+    """Fills the disk while inside."""
     filler = disk / "filler"
     try:
         with filler.open("wb", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks the wire on cue."""
+"""A TCP proxy that breaks connections on cue."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER, zero seconds: the peer se
 
 
 class TcpProxy:
-    """Forwards `address`:`port`, a free one, to `upstream`. `resume()` takes back refuse, stall and slow."""
+    """Forwards `address`:`port`, a free port, to `upstream`. `resume()` ends refuse, stall and slow."""
 
     def __init__(self, upstream: int, host: str = "127.0.0.1", *, address: str = "127.0.0.1") -> None:
         self._upstream = (host, upstream)
@@ -44,30 +44,32 @@ class TcpProxy:
         return len(self._connections)
 
     def cut(self) -> None:
-        """Reset every open connection; new ones are welcome."""
+        """Resets every open connection. New connections work."""
         for each in self._connections:
             each.cancel()
 
     async def lose(self) -> None:
-        """What is open falls silent for good, and neither end is told, as when a router forgets it; new ones work."""
+        """Silences open connections for good without closing them, as a router does that forgets them. New connections
+        work.
+        """
         self._losing = True
         self.cut()
         await asyncio.gather(*self._connections, return_exceptions=True)
         self._losing = False
 
     def refuse(self) -> None:
-        """As if nobody listened: open connections are cut, new ones refused."""
+        """Cuts open connections and refuses new ones."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         self.cut()
 
     def stall(self) -> None:
-        """Accept, and forward nothing in either direction."""
+        """Accepts connections, and forwards nothing in either direction."""
         self._flowing.clear()
 
     def slow(self, bytes_per_second: float) -> None:
-        """Each direction of each connection."""
+        """Delays each direction of each connection."""
         self._bytes_per_second = bytes_per_second
 
     async def resume(self) -> None:

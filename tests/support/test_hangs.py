@@ -1,4 +1,4 @@
-"""A test that hangs, even in native code that holds the interpreter, ends as one failed test; the others are run."""
+"""A test that hangs, even in native code that holds the GIL, ends as one failed test, and the other tests are run."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def test_another(number):
 
 
 def test_a_hang_ends_a_test_and_not_the_suite(tmp_path: Path) -> None:
-    """As the tests are configured, but for how long they are waited for."""
+    """Runs pytest as the tests are configured, with another timeout."""
     (tmp_path / "test_hanging.py").write_text(TESTS)
     options = [
         *("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), "-p", "no:cacheprovider", "-q"),

@@ -1,4 +1,4 @@
-"""The private servers do what the tests that stand on them assume."""
+"""The private servers behave as the tests assume."""
 
 import aio_pika
 from pamqp.common import Arguments

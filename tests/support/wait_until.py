@@ -1,4 +1,4 @@
-"""Wait for a condition, never for time. `sleep(` is written in this package only."""
+"""Waits for conditions instead of times. `sleep(` is used in this package only."""
 
 import asyncio
 import inspect
@@ -31,10 +31,9 @@ async def wait_until(
     within: float = 60.0,
     seen: Callable[[], object] | None = None,
 ) -> object:
-    """The predicate's first truthy value. A failed `assert` inside the predicate means "not yet".
-
-    Raises TimeoutError after `within` seconds, saying what was awaited and what was last seen: the value of
-    `seen()` where given, else the predicate's own last answer.
+    """Returns the predicate's first truthy value. A failed `assert` inside the predicate means "not yet". After
+    `within` seconds, raises TimeoutError with what was awaited and what was last seen: the value of `seen()` if given,
+    else the last value of the predicate.
     """
     ends = time.monotonic() + within
     while True:

@@ -1,4 +1,4 @@
-"""Redis's driver, and the only file that imports it: a connection, and what its errors mean."""
+"""The only module that imports Redis's driver: a connection, and the translation of its errors."""
 
 from __future__ import annotations
 

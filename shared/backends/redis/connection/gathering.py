@@ -1,9 +1,9 @@
-"""Many commands, few round trips: what is asked in one event-loop turn, and what gathers while a round trip is under
-way, goes to Redis together.
+"""Pipelines commands: those of one event-loop iteration, and those that arrive during a round trip, share the next
+round trip.
 
-Most commands are sent at once. A batchable one (a frame of a stream that has begun) waits up to GATHER after the last
-round trip for company: at ten thousand tokens a second that makes one round trip of twenty, and a lone stream, for
-which the last one is long past, does not wait at all.
+Most commands are sent at once. A batchable command (a frame of a stream that has begun) waits for others until GATHER
+after the last round trip. At ten thousand tokens per second, this turns twenty round trips into one. A single stream
+does not wait, because its last round trip was longer ago than GATHER.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ ANSWER_TIMEOUT = 5.0
 """Seconds a round trip may take before the store counts as unavailable."""
 
 BATCH = 512
-"""Most commands per round trip: enough to share its cost, few enough that answers come soon."""
+"""Most commands per round trip. More would share its cost better, but delay the answers."""
 
 GATHER = 0.002
 """Seconds from one round trip to the next while only batchable commands wait."""
 
 Exchange = Callable[[Sequence[Command]], Awaitable[Sequence[Any]]]
-"""Sends commands together; their answers, or in the place of one the error it was refused with. Raises
-BackendUnavailable where there was no answer."""
+"""Sends commands in one round trip, and returns one answer or error for each. Raises BackendUnavailable if the server
+does not answer.
+"""
 
 
 class PendingCommand(NamedTuple):
-    """A command whose answer somebody awaits, since the loop's clock said `since`."""
+    """A command that waits for its answer. `since`: loop time at which it was added."""
 
     future: asyncio.Future[Any]
     command: Command | Callable[[], Command]
@@ -122,7 +123,7 @@ class Gathering:
             resolve(each, answer)
 
     def _take_overdue(self) -> list[PendingCommand]:
-        """Takes out commands that have waited so long that they fail with this round trip."""
+        """Removes commands that have waited too long; they fail together with this round trip."""
         since = asyncio.get_running_loop().time() - ANSWER_TIMEOUT / 2
         overdue = [each for each in self._waiting if each.since < since]
         self._waiting = [each for each in self._waiting if each.since >= since]

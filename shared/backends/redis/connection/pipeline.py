@@ -1,4 +1,4 @@
-"""Commands and Lua steps, as the ports give them, to one server. To a cluster: see cluster.py."""
+"""Runs commands and Lua steps on one server. For a cluster, see cluster.py."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from shared.backends.redis.connection.scripts import LuaStep
 
 
 class Pipeline(ABC):
-    """Commands and steps, as the ports give them: to one server, or to the nodes of a cluster."""
+    """Runs commands and Lua steps on one server, or on the nodes of a cluster."""
 
     spread: bool
-    """Whether the keys are spread over nodes: then a step must name all its keys, and they must share a hash tag."""
+    """Whether keys are on several nodes. Then a step must name all its keys, and they must share a hash tag."""
 
     @abstractmethod
     def at(self, key: str) -> Gathering:
-        """Where commands for this key go, at present."""
+        """Returns the pipeline of the node that has this key at present."""
 
     def command(
         self, *command: Argument, read: Callable[[Any], Any] | None = None, batchable: bool = False
@@ -35,35 +35,35 @@ class Pipeline(ABC):
 
     @abstractmethod
     async def probe(self) -> None:
-        """Write something, so that a store that only answers is told from one that works. Raises StoreUnavailable."""
+        """Writes a key, because a store that answers may still refuse writes. Raises StoreUnavailable."""
 
     @abstractmethod
     async def all_owners(self, *command: Argument) -> Sequence[Any]:
-        """The answer of each server that has keys, or the error in its place."""
+        """Returns the answer or error of each server that has keys."""
 
     @abstractmethod
     async def values(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Of any keys."""
+        """Returns the values of keys, which need not share a hash tag."""
 
     @abstractmethod
     async def count_subscribers(self, *channels: str) -> int:
-        """How many subscriptions to these channels there are, or may be."""
+        """Returns how many subscriptions to these channels exist or may exist."""
 
     @abstractmethod
     async def have_subscribers(self, channels: Sequence[str]) -> Sequence[bool]:
-        """Whether each of these channels has a subscription, or may have one."""
+        """Returns for each channel whether it has or may have a subscription."""
 
     @abstractmethod
     async def publish(self, channel: str, message: str) -> int:
-        """How many heard it, or may have."""
+        """Publishes a message, and returns how many subscribers received it or may have."""
 
     @abstractmethod
     async def stable_for(self) -> float:
-        """Seconds since which whoever was connected to Redis has had no reason to lose that connection."""
+        """Returns for how many seconds no restart or loss of a node has broken connections of other clients."""
 
 
 class ServerPipeline(Gathering, Pipeline):
-    """To one server."""
+    """Runs commands and steps on one server."""
 
     spread = False
 
@@ -94,7 +94,7 @@ class ServerPipeline(Gathering, Pipeline):
 
 PROBE = "ignite:probe"
 PROBE_KEPT = 60_000
-"""Milliseconds."""
+"""Milliseconds for which the key of a probe is kept."""
 
 
 def probe_of(key: str) -> Command:
@@ -110,6 +110,6 @@ def subscribers(numsub: Sequence[Any]) -> int:
 
 
 def uptime(info: bytes) -> int:
-    """Seconds, from INFO's answer."""
+    """Returns a server's uptime in seconds, from INFO's answer."""
     fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     return int(fields["uptime_in_seconds"])

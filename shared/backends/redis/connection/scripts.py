@@ -1,4 +1,4 @@
-"""The sources of the Lua steps, put together from the files in lua/."""
+"""The sources of the Lua steps, assembled from the files in lua/."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from shared.backends.redis.connection.gathering import Argument, Command
 LUA = Path(__file__).parents[1] / "lua"
 
 PRELUDE = "prelude"
-"""How the files begin that are no steps: what all steps share, and what those of one family do."""
+"""Prefix of the files that are not steps, but code shared by all steps or by one family of steps."""
 
 
 def steps() -> Sequence[str]:
-    """The names of all steps."""
+    """Returns the names of all steps."""
     return [path.stem for path in LUA.glob("*.lua") if not path.stem.startswith(PRELUDE)]
 
 
@@ -26,7 +26,7 @@ BESIDE: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("index", "discard", "retry", "reserve", "move_kept_bytes"), (KEPT,)),
     **dict.fromkeys(("finish", "end_unclaimed"), (KEPT, CLOSE)),
 }
-"""What some steps need beside that."""
+"""Further preludes that single steps need."""
 
 
 class Script:
