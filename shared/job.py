@@ -107,6 +107,9 @@ class Tier(StrEnum):
 
 Mode = Literal["unary", "stream"]
 
+Api = Literal["chat", "responses"]
+"""The API that a job was made by: Chat Completions, or Responses, whose request is kept as a chat request."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueueName:
@@ -137,9 +140,10 @@ class Job:
     `attempt` counts every claim; `tries` counts attempts that failed, or lost their worker before they had appended
     anything. `tokens`: an estimate of the tokens of prompt and answer; `weight`: the tenant's share relative to others.
     `window_end`: the end of the window that the client gave (a batch's, or the job's own deadline), which orders the
-    job among its tenant's; `stored`: the client's `store: true`; `detached`: the job runs on when the client
-    disconnects; `webhook_url`: receives an event when the job ends; `limit_key`: the id of the key whose limits count
-    the job until then; `made_with`: the id of the stored key that sent the request.
+    job among its tenant's; `stored`: the client's `store: true`, and of a response its `store`, which is
+    true by default; `detached`: the job runs on when the client disconnects; `webhook_url`: receives an event when the
+    job ends; `limit_key`: the id of the key whose limits count the job until then; `made_with`: the id of the stored
+    key that sent the request.
     """
 
     id: str
@@ -161,6 +165,7 @@ class Job:
     webhook_url: str | None = None
     limit_key: str | None = None
     made_with: str | None = None
+    api: Api = "chat"
     status: JobStatus = JobStatus.QUEUED
     attempt: int = 0
     tries: int = 0
@@ -177,6 +182,16 @@ class Job:
     @property
     def queue(self) -> QueueName:
         return QueueName(self.model, self.tier)
+
+    @property
+    def stored_completion(self) -> bool:
+        """Whether it is listed among the stored chat completions."""
+        return self.stored and self.api == "chat"
+
+    @property
+    def keeps_request(self) -> bool:
+        """Whether its request is kept for as long as its record, however it ends; that of a failed job always is."""
+        return self.detached or self.stored
 
     @property
     def logged(self) -> bool:

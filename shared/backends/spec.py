@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import orjson
 
-from shared.job import IdempotencyKey, Job, Tier
+from shared.job import Api, IdempotencyKey, Job, Tier
 
 FIELDS = (
     "id",
@@ -24,7 +26,7 @@ FIELDS = (
 )
 
 OPTIONAL = ("idempotency_key", "webhook_url", "limit_key", "made_with", "window_end")
-"""Fields that are omitted if they are None."""
+"""Fields that are omitted if they are None. `api` is omitted too if it is `chat`."""
 
 MOMENTS = frozenset({"created_at", "deadline_at", "retention", "window_end"})
 
@@ -35,6 +37,8 @@ LATEST = 1e11
 def encode_spec(job: Job) -> bytes:
     spec = {name: getattr(job, name) for name in FIELDS}
     spec |= {name: value for name in OPTIONAL if (value := getattr(job, name)) is not None}
+    if job.api != "chat":
+        spec["api"] = job.api
     return orjson.dumps(spec)
 
 
@@ -43,6 +47,8 @@ def decode_spec(data: bytes | str) -> Job:
     spec = orjson.loads(data)
     if spec["mode"] not in ("unary", "stream"):
         raise ValueError(f"unknown mode {spec['mode']!r}")
+    if spec.get("api", "chat") not in get_args(Api):
+        raise ValueError(f"unknown API {spec['api']!r}")
     spec["tier"] = Tier(spec["tier"])
     if "idempotency_key" in spec:
         spec["idempotency_key"] = IdempotencyKey(**spec["idempotency_key"])

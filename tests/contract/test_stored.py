@@ -46,6 +46,19 @@ async def test_stored_jobs_are_listed_apart(replicas: tuple[Backend, Backend]) -
     assert await ids_of(other, JobFilter(stored=True)) == [first.id, waiting.id, second.id]
 
 
+async def test_a_response_is_kept_and_is_no_stored_completion(replicas: tuple[Backend, Backend]) -> None:
+    one, other = replicas
+    response, _ = await ended(one, frames=1, stored=True, api="responses", metadata={"colour": "red"})
+    unstored, _ = await ended(one, frames=1, api="responses")
+    found = await other.store.get(response.id)
+    assert found is not None and found.api == "responses"
+    assert await other.store.body(response.id) is not None
+    assert await other.store.body(unstored.id) is None
+    assert await ids_of(other, JobFilter(stored=True)) == []
+    assert await ids_of(other, JobFilter(stored=True, metadata={"colour": "red"})) == []
+    assert await ids_of(other, JobFilter(metadata={"colour": "red"})) == [response.id]
+
+
 async def test_a_list_goes_either_way(backend: Backend) -> None:
     ids = [(await stored(backend)).id for _ in range(5)]
     assert await ids_of(backend, limit=2) == ids[:2]

@@ -176,6 +176,7 @@ async def test_a_database_of_the_version_before_is_taken_over(tmp_path: Path) ->
         "TABLE progress",
     ):
         query(tmp_path, f"DROP {dropped}")
+    without_api(tmp_path)
     for column in ("own", "room", "kept", "made_with"):
         query(tmp_path, f"ALTER TABLE jobs DROP COLUMN {column}")
     query(tmp_path, "PRAGMA user_version = 8")
@@ -189,6 +190,7 @@ async def test_a_database_of_the_version_before_is_taken_over(tmp_path: Path) ->
 async def test_a_database_of_version_9_is_taken_over(tmp_path: Path) -> None:
     async with open_embedded(tmp_path) as backend:
         await submit(backend)
+    without_api(tmp_path)
     query(tmp_path, "ALTER TABLE jobs DROP COLUMN made_with")
     query(tmp_path, "DROP TABLE progress")
     query(tmp_path, "PRAGMA user_version = 9")
@@ -200,10 +202,31 @@ async def test_a_database_of_version_9_is_taken_over(tmp_path: Path) -> None:
 async def test_a_database_of_version_10_is_taken_over(tmp_path: Path) -> None:
     async with open_embedded(tmp_path) as backend:
         job, _ = await started(backend)
+    without_api(tmp_path)
     query(tmp_path, "DROP TABLE progress")
     query(tmp_path, "PRAGMA user_version = 10")
     async with open_embedded(tmp_path) as backend:
         assert await backend.log.read_progress(job.id) == b""
+
+
+@pytest.mark.parametrize("version", [11, 12])
+async def test_a_database_without_apis_is_taken_over(tmp_path: Path, version: int) -> None:
+    async with open_embedded(tmp_path) as backend:
+        await submit(backend)
+    without_api(tmp_path, windows=version == 12)
+    query(tmp_path, f"PRAGMA user_version = {version}")
+    async with open_embedded(tmp_path) as backend:
+        (job,) = await backend.store.list("tenant", JobFilter(), after=None, limit=10)
+        assert (job.api, job.window_end) == ("chat", None)
+        assert await backend.store.list("tenant", JobFilter(stored=True), after=None, limit=10) == []
+
+
+def without_api(data_dir: Path, *, windows: bool = False) -> None:
+    """As versions up to 12 were, or with `windows=False` those up to 11."""
+    query(data_dir, "DROP INDEX jobs_stored")
+    for column in ("api",) if windows else ("api", "window_end"):
+        query(data_dir, f"ALTER TABLE jobs DROP COLUMN {column}")
+    query(data_dir, "CREATE INDEX jobs_stored ON jobs (tenant, id) WHERE stored = 1")
 
 
 async def test_a_check_notices_that_the_file_is_gone(tmp_path: Path) -> None:

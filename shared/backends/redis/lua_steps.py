@@ -55,12 +55,13 @@ def create(
     queue: str,
     created_at: float,
     detached: bool,
+    keeps_request: bool,
     restored: bool,
     webhook: bool,
     limit_key: str,
     kept: RecordBytes,
 ) -> LuaStep:
-    flags = (int(detached), int(restored), int(webhook))
+    flags = (int(detached), int(keeps_request), int(restored), int(webhook))
     times = (retention, deadline_at, ttl_ms)
     account = (kept.account, kept.held, kept.bucket, kept.record, kept.room, int(kept.apart))
     arguments = (spec, mode, *times, follower, body, queue, created_at, *flags, limit_key, *account)

@@ -40,6 +40,7 @@ class Row(NamedTuple):
     leased_until: float | None
     cancelling: int
     detached: int
+    stored: int
     mode: str
     retention: float
     deadline_at: float
@@ -79,7 +80,7 @@ class CancelRequested(NamedTuple):
 
 
 ROW = """
-SELECT key, status, attempt, tries, lost, base, owner, leased_until, cancelling, detached, mode, retention,
+SELECT key, status, attempt, tries, lost, base, owner, leased_until, cancelling, detached, stored, mode, retention,
        deadline_at, webhook_url, limit_key, own, room, id, coalesce(log.until, 0), coalesce(log.chunks, 0)
 FROM jobs LEFT JOIN log ON log.job = key AND log.until = (SELECT max(until) FROM log WHERE job = key)
 WHERE id = ? AND purge_at > ?
@@ -101,8 +102,8 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit
     check_room(db, job.tenant, kept, limit=limit, job_id=job.id)
     created = db.execute(
         "INSERT OR IGNORE INTO jobs (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached,"
-        " stored, seed, metadata, idempotency_key, webhook_url, limit_key, made_with, tokens, weight, window_end,"
-        f" status, purge_at, sent, own, room, kept) VALUES ({', '.join('?' * 25)})",
+        " stored, seed, metadata, idempotency_key, webhook_url, limit_key, made_with, api, tokens, weight,"
+        f" window_end, status, purge_at, sent, own, room, kept) VALUES ({', '.join('?' * 26)})",
         (
             *(
                 job.id,
@@ -116,7 +117,7 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit
             ),
             *(job.detached, job.stored, job.seed, orjson.dumps(job.metadata).decode()),
             *(job.idempotency_key and orjson.dumps(job.idempotency_key).decode(), job.webhook_url, job.limit_key),
-            job.made_with,
+            *(job.made_with, job.api),
             *(job.tokens, job.weight, job.window_end),
             *(job.status, purge_at, sent, own, room, kept),
         ),
@@ -124,7 +125,9 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit
     if created.rowcount:
         db.execute("INSERT INTO bodies (job, body) VALUES (?, ?)", (created.lastrowid, body))
         if job.metadata and created.lastrowid is not None:
-            pairs.note(db, created.lastrowid, job.id, all_digests(job.tenant, job.metadata, stored=job.stored))
+            pairs.note(
+                db, created.lastrowid, job.id, all_digests(job.tenant, job.metadata, stored=job.stored_completion)
+            )
         if job.webhook_url is not None:
             outbox.await_ending(db, job.id, job.created_at)
 
@@ -325,7 +328,7 @@ def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> En
     said = row.chunks + (count_frames(extended.data) if extended else 0) - count_frames(ending.frames)
     expires_at = now + row.retention
     drop_progress(db, row.key)
-    if not row.detached and status is not JobStatus.FAILED:
+    if not (row.detached or row.stored) and status is not JobStatus.FAILED:
         db.execute("DELETE FROM bodies WHERE job = ?", (row.key,))
     kept = row.own + size + len(header) + len(ending.result or b"") + body_size(db, row.key)
     db.execute(

@@ -23,7 +23,9 @@ def note(db: Connection, key: int, job_id: str, pairs: Sequence[bytes]) -> None:
 
 
 def describe(db: Connection, job_id: str, metadata: Mapping[str, str], now: float) -> bool:
-    row = db.execute("SELECT key, tenant, stored FROM jobs WHERE id = ? AND purge_at > ?", (job_id, now)).fetchone()
+    row = db.execute(
+        "SELECT key, tenant, stored AND api = 'chat' FROM jobs WHERE id = ? AND purge_at > ?", (job_id, now)
+    ).fetchone()
     if row is None:
         return False
     key, tenant, stored = row

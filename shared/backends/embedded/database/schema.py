@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.backends.embedded.database.connection import Connection
 from shared.errors import StoreUnavailable
 
-VERSION = 12
+VERSION = 13
 
 # `log.until`: the offset behind a row's data; `log.chunks`: the number of frames up to there. So a job's last row has
 # the size of its log, and an append writes only its own row.
@@ -34,6 +34,7 @@ CREATE TABLE jobs (
     webhook_url TEXT,
     limit_key TEXT,
     made_with TEXT,
+    api TEXT NOT NULL DEFAULT 'chat',
     sent TEXT,
     tokens INTEGER NOT NULL,
     weight REAL NOT NULL,
@@ -63,7 +64,7 @@ CREATE INDEX jobs_by_status ON jobs (tenant, status, id);
 CREATE INDEX jobs_by_model ON jobs (tenant, model, id);
 CREATE INDEX jobs_by_code ON jobs (tenant, code, id) WHERE code IS NOT NULL;
 CREATE INDEX jobs_of_all_by_code ON jobs (code, id) WHERE code IS NOT NULL;
-CREATE INDEX jobs_stored ON jobs (tenant, id) WHERE stored = 1;
+CREATE INDEX jobs_stored ON jobs (tenant, id) WHERE stored = 1 AND api = 'chat';
 CREATE INDEX jobs_sent ON jobs (tenant, sent) WHERE sent IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX jobs_queued ON jobs (model, tier, id) WHERE status = 'queued';
 CREATE INDEX jobs_by_purge ON jobs (purge_at);
@@ -185,7 +186,13 @@ CREATE TABLE progress (
 
 FROM_11 = "ALTER TABLE jobs ADD COLUMN window_end REAL;"
 
-STEPS = {8: f"{FROM_8} {KEPT}", 9: FROM_9, 10: PROGRESS, 11: FROM_11}
+FROM_12 = """
+ALTER TABLE jobs ADD COLUMN api TEXT NOT NULL DEFAULT 'chat';
+DROP INDEX jobs_stored;
+CREATE INDEX jobs_stored ON jobs (tenant, id) WHERE stored = 1 AND api = 'chat';
+"""
+
+STEPS = {8: f"{FROM_8} {KEPT}", 9: FROM_9, 10: PROGRESS, 11: FROM_11, 12: FROM_12}
 """What a database of each earlier version lacks, in order."""
 
 

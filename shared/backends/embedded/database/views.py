@@ -52,7 +52,7 @@ def read_progress(db: Connection, job_id: str) -> bytes:
 
 COLUMNS = """
 SELECT id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata,
-       idempotency_key, webhook_url, limit_key, made_with, tokens, weight, window_end,
+       idempotency_key, webhook_url, limit_key, made_with, api, tokens, weight, window_end,
        status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at,
        coalesce((SELECT chunks FROM log WHERE job = key ORDER BY until DESC LIMIT 1), 0), ending, result
 """
@@ -61,7 +61,7 @@ RECORD = f"{COLUMNS} FROM jobs"
 
 def record(row: Sequence[Any]) -> Job:
     (id, tenant, model, tier, mode, created_at, deadline_at, retention, detached, stored, seed, metadata) = row[:12]
-    idempotency_key, webhook_url, limit_key, made_with, tokens, weight, window_end, row = *row[12:19], row[19:]
+    idempotency_key, webhook_url, limit_key, made_with, api, tokens, weight, window_end, row = *row[12:20], row[20:]
     (status, attempt, tries, owner, started_at, first_token_at, finished_at, expires_at, chunks) = row[:9]
     ending = decode_ending(row[9], row[10]) if row[9] is not None else None
     return Job(
@@ -81,6 +81,7 @@ def record(row: Sequence[Any]) -> Job:
         webhook_url=webhook_url,
         limit_key=limit_key,
         made_with=made_with,
+        api=api,
         tokens=tokens,
         weight=weight,
         window_end=window_end,
@@ -127,7 +128,7 @@ def list_jobs(
         conditions.append("EXISTS (SELECT 1 FROM json_each(metadata) AS each WHERE each.key = ? AND each.value = ?)")
         values += (key, value)
     if where.stored:
-        conditions.append("stored = 1")
+        conditions.append("stored = 1 AND api = 'chat'")
     source, rules = source_of(tenant, where, pair), " AND ".join(conditions)
     query = f"{COLUMNS} FROM {source} WHERE {rules} ORDER BY {id} {order} LIMIT ?"
     return [record(row) for row in db.execute(query, (*values, limit))]

@@ -119,5 +119,5 @@ def matches(job: Job, where: JobFilter) -> bool:
         and where.model in (None, job.model)
         and where.code in (None, (job.error or {}).get("code"))
         and where.metadata.items() <= job.metadata.items()
-        and (job.stored or not where.stored)
+        and (job.stored_completion or not where.stored)
     )

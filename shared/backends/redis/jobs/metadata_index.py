@@ -30,14 +30,17 @@ class PairIndex:
 
     def add(self, job: Job, metadata: Mapping[str, str], ttl: int) -> Sequence[asyncio.Future[Any]]:
         """Adds a job to the sets of its pairs. `ttl`: milliseconds for which its record exists at most."""
-        sets = [keys.pair_of(job.tenant, digest) for digest in all_digests(job.tenant, metadata, stored=job.stored)]
+        sets = [
+            keys.pair_of(job.tenant, digest)
+            for digest in all_digests(job.tenant, metadata, stored=job.stored_completion)
+        ]
         if not sets:
             return []
         step = lua_steps.index(sets, member=job.id, score=0, ttl_ms=ttl, oldest=oldest_kept(job))
         return [self._redis.step(step)]
 
     def forget(self, job: Job) -> Sequence[asyncio.Future[Any]]:
-        return self._remove(job, all_digests(job.tenant, job.metadata, stored=job.stored))
+        return self._remove(job, all_digests(job.tenant, job.metadata, stored=job.stored_completion))
 
     def _remove(self, job: Job, gone: Iterable[bytes]) -> Sequence[asyncio.Future[Any]]:
         return [self._redis.command("ZREM", keys.pair_of(job.tenant, digest), job.id) for digest in gone]
@@ -49,7 +52,9 @@ class PairIndex:
         """Updates the index around the step that replaces the job's metadata."""
         await self._keep(job, metadata)
         yield
-        before, after = (all_digests(job.tenant, each, stored=job.stored) for each in (job.metadata, metadata))
+        before, after = (
+            all_digests(job.tenant, each, stored=job.stored_completion) for each in (job.metadata, metadata)
+        )
         await asyncio.gather(*self._remove(job, set(before) - set(after)))
         if (now := await read(job.id)) is not None:
             await self._keep(now, now.metadata)

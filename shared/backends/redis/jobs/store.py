@@ -61,7 +61,7 @@ OPEN = listed(status for status in JobStatus if not status.terminal)
 def indexes_of(job: Job) -> Sequence[str]:
     """Returns the tenant's indexes that contain the job."""
     always = (keys.jobs_of(job.tenant), keys.model_of(job.tenant, job.model))
-    return (*always, keys.stored_of(job.tenant)) if job.stored else always
+    return (*always, keys.stored_of(job.tenant)) if job.stored_completion else always
 
 
 def endable(status: JobStatus) -> str:
@@ -124,6 +124,7 @@ class RedisStore:
                     queue=str(job.queue),
                     created_at=job.created_at,
                     detached=job.detached,
+                    keeps_request=job.keeps_request,
                     restored=restored,
                     webhook=job.webhook_url is not None,
                     limit_key=job.limit_key or "",
