@@ -22,7 +22,7 @@ from producer.jobs.service import JobService
 from producer.jobs.waiting_call import OpenCall, WaitingCall, waiting
 from shared.errors import IgniteError, RecordedError
 from shared.frames import error_frames
-from shared.ports import Update
+from shared.ports import Sink, Update
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +84,11 @@ class CallAnswer(Response):
             except IgniteError as error:
                 if self._started:
                     raise
-                await error_response(error, client.about_job())(scope, receive, send)
+                await error_response(self._told(error), client.about_job())(scope, receive, send)
+
+    def _told(self, error: IgniteError) -> IgniteError:
+        """Returns the error as the client is told of it."""
+        return error
 
     async def _serve(self, client: WaitingCall, send: Send) -> str:
         """Sends the answer and returns the job's final status. Raises FollowerClosed when the client has left."""
@@ -104,9 +108,11 @@ class StreamAnswer(CallAnswer):
 
     async def _serve(self, client: WaitingCall, send: Send) -> str:
         sender = EagerSender(send)
+        await self._open(client, send)
+        sink = self._sink(sender)
         while True:
             try:
-                update = await client.next(self._keepalive, sender.push if self._started else None)
+                update = await client.next(self._keepalive, sink if self._started else None)
                 await sender.flush()
                 if update is not None and not self._started:
                     raise_early_error(update)
@@ -114,17 +120,36 @@ class StreamAnswer(CallAnswer):
                 if not self._started:
                     raise
                 await sender.flush()
-                await send_body(send, error_frames(error.to_dict()), more=False)
+                await send_body(send, self._broken_off(client, error), more=False)
                 return "failed"
             if update is None:
                 await self._send(client, send, await self._comment(client))
             elif update.ending is not None:
-                await self._send(client, send, update.data, more=False)
+                await self._send(client, send, await self._last(client, update), more=False)
                 return update.ending.status
             elif update.data:
-                sending = self._send(client, send, update.data)
+                sending = self._send(client, send, self._translated(update.data))
                 del update  # It would be held for as long as the client does not read.
                 await sending
+
+    async def _open(self, client: WaitingCall, send: Send) -> None:
+        """Sends what needs no log."""
+
+    def _sink(self, sender: EagerSender) -> Sink:
+        """Returns what takes the log's bytes as they come."""
+        return sender.push
+
+    def _translated(self, data: bytes) -> bytes:
+        """Returns what the client gets for bytes of the log."""
+        return data
+
+    async def _last(self, client: WaitingCall, update: Update) -> bytes:
+        """Returns what the client gets for the job's last update."""
+        return update.data
+
+    def _broken_off(self, client: WaitingCall, error: IgniteError) -> bytes:
+        """Returns what ends a stream that cannot be followed to its end."""
+        return error_frames(error.to_dict())
 
     async def _send(self, client: WaitingCall, send: Send, data: bytes, *, more: bool = True) -> None:
         if not self._started:
@@ -188,10 +213,14 @@ class UnaryAnswer(CallAnswer):
             await self._start(client, send, {"content-type": "application/json"})
         await send_body(send, b"\n", more=True)
 
+    async def _result(self, client: WaitingCall, update: Update) -> bytes:
+        """Returns the answer's body. Raises the job's error."""
+        return await client.result(update)
+
     async def _answer(self, client: WaitingCall, send: Send, update: Update) -> str:
         assert update.ending is not None
         try:
-            result = await client.result(update)
+            result = await self._result(client, update)
         except IgniteError as error:
             if not self._started:
                 raise

@@ -62,3 +62,11 @@ async def job_page(
         tenant_of(request), where, after=after, limit=limit, oldest_first=oldest_first
     )
     return json_response(serializers.page([shown(job) for job in jobs], has_more=more))
+
+
+async def wait_for_end(context: ApiContext, job: Job, seconds: float, *, key: str | None) -> Job:
+    """Waits for the job's end, at most `seconds`: the status changes at most twice on the way."""
+    until = time.monotonic() + seconds
+    while not job.status.terminal and (left := until - time.monotonic()) > 0:
+        job = await context.service.wait_change(job, left, key=key)
+    return job

@@ -13,6 +13,8 @@ from producer.batches.requests import BatchRequest
 from producer.files.expiry import EXPIRY
 from producer.files.upload import PURPOSES
 from producer.http.response_models import ChatCompletion, ChatCompletionChunk, Error, HealthReport, Job
+from producer.responses.request import ResponsesRequest
+from producer.responses.schema import Response
 from shared.schema import MAX_DEADLINE, ChatCompletionRequest, MetadataUpdate
 
 JSON = "application/json"
@@ -61,6 +63,16 @@ def is_stream(description: str) -> Answers:
     return {200: {"description": description, "content": {SSE: {"schema": event}}}}
 
 
+RESPONSE_EVENTS = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "description": "The event's type, such as `response.output_text.delta`."},
+        "data": {"type": "string", "description": "The event as JSON, with its `sequence_number`."},
+    },
+}
+RESPONSE = is_json(Response, "The response; its events where `stream` is true.")
+RESPONSE[200]["content"] = {SSE: {"schema": RESPONSE_EVENTS}}
 COMPLETION = is_json(ChatCompletion, "The completion; its stream where `stream` is true.")
 COMPLETION[200]["content"] = is_stream("")[200]["content"]
 COMPLETION_STREAM = is_stream("Chunks, each in a `data:` line with a blank line after it, then `data: [DONE]`.")
@@ -98,6 +110,13 @@ COMPLETION_REQUEST: dict[str, Any] = {
         header("X-On-Disconnect", "`continue`: the job goes on when this client disconnects.", type="string"),
         IDEMPOTENCY_KEY,
     ],
+}
+RESPONSE_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": {"$ref": f"{COMPONENTS}ResponsesRequest"}}},
+    },
+    "parameters": COMPLETION_REQUEST["parameters"],
 }
 METADATA_FILTER: dict[str, Any] = {
     "parameters": [
@@ -161,11 +180,19 @@ def openapi_of(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
         for model in (ChatCompletionRequest, ChatCompletionChunk, MetadataUpdate, BatchRequest):
             schema = model.model_json_schema(ref_template=f"{COMPONENTS}{{model}}")
             schemas.update(schema.pop("$defs", {}), **{model.__name__: schema})
+        schemas.update(responses_schemas())
         without_nulls(document)
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}] if keyed else [{"key": []}, {}]
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def responses_schemas() -> dict[str, Any]:
+    """Returns the schemas of a request for a response. Some of their names are those of other schemas for chat."""
+    schema = ResponsesRequest.model_json_schema(ref_template=f"{COMPONENTS}Responses{{model}}")
+    parts = {f"Responses{name}": part for name, part in schema.pop("$defs", {}).items()}
+    return {**parts, "ResponsesRequest": schema}
 
 
 def without_nulls(document: Mapping[str, Any]) -> None:

@@ -122,6 +122,7 @@ class JobUrls(BaseModel):
     result: str
     events: str
     cancel: str
+    response: str | None = Field(None, description="For jobs of the Responses API.")
 
 
 class Job(BaseModel):

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import orjson
 
+from producer.responses.ids import response_id
 from shared.frames import DONE, frame
 from shared.job import Job, JobStatus
 from shared.ports import ModelInfo
@@ -61,13 +62,13 @@ def job_object(
         "usage": job.usage,
         "error": job.error,
         "metadata": job.metadata,
-        "urls": {
-            "self": path,
-            "result": f"{path}/result",
-            "events": f"{path}/events",
-            "cancel": f"{path}/cancel",
-        },
+        "urls": urls_of(job, path),
     }
+
+
+def urls_of(job: Job, path: str) -> dict[str, str]:
+    urls = {"self": path, "result": f"{path}/result", "events": f"{path}/events", "cancel": f"{path}/cancel"}
+    return urls | ({"response": f"/v1/responses/{response_id(job.id)}"} if job.api == "responses" else {})
 
 
 def queue_object(job: Job, position: int | None, eta: float | None, workers: int | None) -> dict[str, Any] | None:

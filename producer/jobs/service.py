@@ -143,7 +143,7 @@ class JobService:
         self.policy.check(submission.request)
         model = await self._model_for(submission)
         job.model = model.id
-        job.tokens = estimated_tokens(submission.request, len(submission.body), model.context_length)
+        job.tokens = estimated_tokens(submission.request, submission.size, model.context_length)
         await self._gate.admit(job, draining=self.draining)
         if submission.idempotency_key is None:
             await self._count(job, submission)
@@ -254,7 +254,7 @@ class JobService:
     async def get_stored(self, tenant: str, job_id: str) -> Job:
         """Returns the job of a stored completion. Raises NotFound, Gone."""
         job = await self.get(tenant, job_id)
-        if not job.stored or job.status is not JobStatus.COMPLETED:
+        if not job.stored_completion or job.status is not JobStatus.COMPLETED:
             raise NotFound(f"No stored completion '{job_id}'.")
         return job
 

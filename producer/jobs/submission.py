@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from producer.admission.estimate import estimated_tokens
 from producer.admission.rate_limits import Meter
 from producer.auth.keyring import Principal
-from shared.job import IdempotencyKey, Job, Mode, Tier, new_job_id
+from shared.job import Api, IdempotencyKey, Job, Mode, Tier, new_job_id
 from shared.schema import ChatCompletionRequest
 from shared.settings import Settings
 
@@ -23,6 +23,7 @@ class Submission:
 
     `detached`: the job runs on when the client leaves. `patience`: timeout in seconds of the client's SDK, where it
     will not retry. `sent`: digest of a request that its SDK may retry; `sent_again`: this is a retry.
+    `prompt_bytes`: the part of the body that goes to the engine, where that is not all of it.
     """
 
     principal: Principal
@@ -38,6 +39,8 @@ class Submission:
     sent: str | None = None
     sent_again: bool = False
     traceparent: str | None = None
+    api: Api = "chat"
+    prompt_bytes: int | None = None
 
     @property
     def tenant(self) -> str:
@@ -45,9 +48,16 @@ class Submission:
 
     @property
     def runs_on(self) -> bool:
-        """Whether the job runs on when its client leaves: a client with an idempotency key can ask for it again."""
+        """Whether the job runs on when its client leaves: a client with an idempotency key can ask for it again. A
+        response is stored unless the client says otherwise, so that alone does not mean it.
+        """
         named = self.idempotency_key is not None
-        return self.detached or self.background or bool(self.request.store) or named
+        return self.detached or self.background or named or (self.api == "chat" and bool(self.request.store))
+
+    @property
+    def size(self) -> int:
+        """Bytes by which the prompt's tokens are estimated."""
+        return len(self.body) if self.prompt_bytes is None else self.prompt_bytes
 
     @property
     def deadline(self) -> float | None:
@@ -93,7 +103,8 @@ def new_job(submission: Submission, settings: Settings) -> Job:
         webhook_url=request.webhook_url,
         limit_key=None if submission.meter is None else submission.meter.key,
         made_with=submission.principal.key,
-        tokens=estimated_tokens(request, len(submission.body)),
+        api=submission.api,
+        tokens=estimated_tokens(request, submission.size),
         weight=settings.weights.get(submission.tenant, submission.principal.weight),
         window_end=None if submission.window is None else now + submission.window,
     )
@@ -102,7 +113,9 @@ def new_job(submission: Submission, settings: Settings) -> Job:
 def retention_of(submission: Submission, settings: Settings) -> float:
     """Returns the longest retention, in seconds, that the request needs."""
     named = submission.idempotency_key is not None
-    as_job = settings.job_retention if submission.background or named else 0.0
-    as_stored = settings.store_retention if submission.request.store else 0.0
+    stored = bool(submission.request.store)
+    as_response = submission.api == "responses" and stored
+    as_job = settings.job_retention if submission.background or named or as_response else 0.0
+    as_stored = settings.store_retention if stored and not as_response else 0.0
     for_webhook = WEBHOOK_RETRY_FOR if submission.request.webhook_url is not None else 0.0
     return max(as_job, as_stored, for_webhook) or settings.retention

@@ -265,7 +265,11 @@ OURS_TO_SET = frozenset(
 )
 """Engine fields by which a tenant could affect other tenants or the fleet. Clients may not set them."""
 
+RESPONSE_FIELD = "ignite_response"
+"""In the chat request of a response's job: what the response repeats of its own request."""
+
 NOT_FOR_ENGINES = OURS_TO_SET | {
+    RESPONSE_FIELD,
     "background",
     "deadline_seconds",
     "metadata",

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.producer.api import Answer, Api, ask, embedded_api
+from tests.producer.api import MODEL, Answer, Api, ask, embedded_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -35,6 +35,11 @@ async def a_stored_completion(api: Api) -> str:
     return (await api.post(ask(store=True), **ALICE)).json["id"]
 
 
+async def a_response(api: Api) -> str:
+    body = {"model": MODEL, "input": "seed=7", "background": True}
+    return (await api.post(body, "/v1/responses", **ALICE)).json["id"]
+
+
 async def a_file(api: Api) -> str:
     form = aiohttp.FormData({"purpose": "user_data"}, default_to_multipart=True)
     form.add_field("file", b"alice's own", filename="a.txt")
@@ -53,6 +58,7 @@ async def a_batch(api: Api) -> str:
 MAKERS: dict[str, Callable[[Api], Awaitable[str]]] = {
     "job_id": a_job,
     "completion_id": a_stored_completion,
+    "response_id": a_response,
     "file_id": a_file,
     "batch_id": a_batch,
 }

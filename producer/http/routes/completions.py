@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,9 +12,10 @@ from starlette.responses import Response
 
 from producer.http import serializers
 from producer.http.answers import StreamAnswer, UnaryAnswer
+from producer.http.call_headers import Preferences, header_deadline, json_body, sdk_patience
 from producer.http.context import ApiContext, context_of, meter_of, principal_of
 from producer.http.edge.fast_path import Handler
-from producer.http.job_answers import job_response
+from producer.http.job_answers import job_response, wait_for_end
 from producer.http.openapi import (
     COMPLETION,
     COMPLETION_REQUEST,
@@ -28,17 +27,13 @@ from producer.http.openapi import (
 from producer.http.parameters import MAX_WAIT
 from producer.jobs.idempotency import HEADER, SdkTry, idempotency_key, sdk_try
 from producer.jobs.submission import Submission
-from shared.errors import BackendUnavailable, InvalidRequest, UnsupportedMediaType
-from shared.job import IdempotencyKey, Job, Mode
-from shared.schema import MAX_DEADLINE, ChatCompletionRequest, check_request, parse_object
+from shared.errors import BackendUnavailable
+from shared.job import IdempotencyKey, Mode
+from shared.schema import ChatCompletionRequest, check_request, parse_object
 
 router = APIRouter(tags=["chat"])
 
 PATH, STREAM_PATH = "/v1/chat/completions", "/v1/chat/completions/stream"
-
-SDK_TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
-
-JSON_TYPES = re.compile(r"application/(.*\+)?json", re.IGNORECASE)
 
 
 @router.post(
@@ -98,20 +93,9 @@ async def answer_with_job(context: ApiContext, submission: Submission, preferenc
     return response
 
 
-async def wait_for_end(context: ApiContext, job: Job, seconds: float, *, key: str | None) -> Job:
-    """Waits for the job's end, at most `seconds`: the status changes at most twice on the way."""
-    until = time.monotonic() + seconds
-    while not job.status.terminal and (left := until - time.monotonic()) > 0:
-        job = await context.service.wait_change(job, left, key=key)
-    return job
-
-
 async def read_submission(request: Request) -> tuple[Submission, Preferences]:
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if not JSON_TYPES.fullmatch(content_type):
-        raise UnsupportedMediaType(f"The content type {content_type!r} is not supported; send application/json.")
     stream = True if request.scope["path"] == STREAM_PATH else None
-    body = await request.body()
+    body = await json_body(request)
     checked = await context_of(request).service.checks.run(body, lambda: check(request.headers, body, stream))
     again = checked.sent
     submission = Submission(
@@ -157,48 +141,3 @@ def check(headers: Mapping[str, str], body: bytes, stream: bool | None) -> Check
     key = idempotency_key(headers.get(HEADER), value, mode)
     sent = None if background or key else sdk_try(headers, body, mode)
     return Checked(request, preferences=preferences, mode=mode, background=background, key=key, sent=sent)
-
-
-def header_deadline(headers: Mapping[str, str]) -> float | None:
-    """Returns the seconds in Cancel-After, or None without that header. Raises InvalidRequest."""
-    if (value := headers.get("cancel-after")) is None:
-        return None
-    seconds = positive_number(value)
-    if seconds is None or seconds > MAX_DEADLINE:
-        message = f"Invalid value for 'Cancel-After': expected seconds, above 0 and at most {MAX_DEADLINE:,.0f}."
-        raise InvalidRequest(message, param="Cancel-After")
-    return seconds
-
-
-def sdk_patience(headers: Mapping[str, str]) -> float | None:
-    """Returns the seconds after which OpenAI's Python or Node SDK stops waiting for data, if a header gives them."""
-    stated = (positive_number(headers.get(name, "")) for name in SDK_TIMEOUTS)
-    seconds = next((value for value in stated if value), None)
-    return seconds and min(seconds, MAX_DEADLINE)
-
-
-def positive_number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None
-
-
-@dataclass(frozen=True, slots=True)
-class Preferences:
-    """The supported preferences of RFC 7240's `Prefer`. `wait` in seconds."""
-
-    respond_async: bool = False
-    wait: float | None = None
-
-    @classmethod
-    def from_header(cls, header: str) -> Preferences:
-        parts = [part.strip().lower() for part in header.split(",")]
-        waits = (positive_number(part.removeprefix("wait=")) for part in parts if part.startswith("wait="))
-        wait = next(waits, None)
-        return cls("respond-async" in parts or wait is not None, wait)
-
-    @property
-    def applied(self) -> str:
-        return "respond-async" if self.respond_async else ""
