@@ -33,11 +33,11 @@ CONFIG_FILE = Path("ignite.toml")
 PREFIX = "IGNITE_"
 WEIGHT = re.compile(r"\d{1,6}(\.\d{1,6})?")
 LEAST_KEY, LEAST_VARIETY = 16, 8
-"""Characters of a key in `api_keys`, and how many of them differ: fewer can be guessed, or are a word."""
+"""Least characters of a key in `api_keys`, and how many of them must differ, so that it cannot be guessed."""
 
 FOR_TESTS = "IGNITE_TEST_"
 FOR_CLIENTS = frozenset({"IGNITE_URL", "IGNITE_API_KEY"})
-"""What `ignite jobs` reads: not settings of a process."""
+"""Variables of the command-line client, which are not settings."""
 
 
 EngineName = Literal["llamacpp", "openai", "vllm", "simulated"]
@@ -48,7 +48,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """Times in seconds, sizes in bytes."""
+    """All settings. Times are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, toml_file=CONFIG_FILE, extra="forbid", frozen=True, env_ignore_empty=True
@@ -470,13 +470,13 @@ class Settings(BaseSettings):
 
     @property
     def keys(self) -> dict[str, str]:
-        """Key → the name of its tenant."""
+        """The tenants by key."""
         pairs = (pair.partition("=") for pair in split_list(self.api_keys))
         return {key: name for name, _, key in pairs}
 
     @cached_property
     def weights(self) -> dict[str, float]:
-        """Tenant → its share beside those whose share is 1."""
+        """The weights by tenant; the default is 1."""
         pairs = (pair.rpartition("=") for pair in split_list(self.tenant_weights))
         return {name: float(weight) for name, _, weight in pairs}
 
@@ -491,7 +491,7 @@ class Settings(BaseSettings):
 
     @property
     def configured_aliases(self) -> dict[str, str]:
-        """Alias → model id."""
+        """The model ids by alias."""
         pairs = (name.partition("=") for name in split_list(self.models))
         return {alias.strip(): model.strip() for alias, _, model in pairs if model.strip()}
 
@@ -508,7 +508,7 @@ class Settings(BaseSettings):
 
 
 def bytes_of(text: str) -> bytes:
-    """What `text` says in base64; nothing where it is none."""
+    """Decodes base64; returns nothing if `text` is not valid."""
     try:
         return b64decode(text, validate=True)
     except ValueError:
@@ -525,11 +525,11 @@ SECRET = frozenset(
         *("amqp_url", "redis_url", "engine_url", "files_url", "files_endpoint"),
     }
 )
-"""Settings that no message repeats."""
+"""Settings whose values must not be in messages."""
 
 
 def load_settings(options: Mapping[str, Any] | None = None) -> Settings:
-    """Options that are None count as not given. Raises SettingsError."""
+    """Loads the settings. Options that are None are ignored. Raises SettingsError."""
     given = {name: value for name, value in (options or {}).items() if value is not None}
     refuse_unknown_variables()
     try:
@@ -559,7 +559,7 @@ def explain(error: ValidationError) -> str:
 
 
 def check_agreement(settings: Settings) -> None:
-    """The rules that span settings."""
+    """Checks the rules between settings."""
     check_no_auth(settings)
     if (settings.amqp_url is None) != (settings.redis_url is None):
         given, missing = ("amqp", "redis") if settings.amqp_url else ("redis", "amqp")

@@ -74,8 +74,8 @@ class Consumer(Protocol):
         ...
 
     def add(self, prefetch: Mapping[QueueName, int]) -> None:
-        """Takes from further queues as well, at most so many unsettled of each at a time; as soon as the broker allows
-        it. A queue that is the consumer's already is left as it is.
+        """Consumes further queues as soon as the broker allows it. `prefetch`: most unacknowledged deliveries of each.
+        Queues that are consumed already do not change.
         """
         ...
 

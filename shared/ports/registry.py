@@ -29,7 +29,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What the engine's server last told of itself, None where it does not tell. `running` and `waiting`: its requests;
+    """The last metrics of the engine's server, None if it does not report them. `running` and `waiting`: its requests;
     `kv_cache_usage`: from 0 to 1; `prefix_cache_queries` and `prefix_cache_hits`: in tokens, since its start, as
     `preemptions`; `restarts`: of its process by the worker; `start_seconds`: until it could generate.
     """

@@ -115,7 +115,7 @@ class Publisher:
         self._opening = asyncio.Lock()
 
     async def publish(self, outgoing: Outgoing) -> None:
-        """Returns once the broker has taken the message. Declares the target once more where it was deleted. Raises
+        """Returns when the broker has confirmed the message. Declares the target again if it was deleted. Raises
         QueueFull, BackendUnavailable.
         """
         target = outgoing.target
@@ -156,7 +156,7 @@ class Publisher:
             raise unavailable(error) from error
 
     async def _refused(self, target: Target, key: str) -> QueueFull | BackendUnavailable:
-        """Why the broker did not take a message: it says no reason, and a queue between two leaders refuses, too."""
+        """Returns why the broker refused a message. The broker gives no reason: the queue is full, or has no leader."""
         now = asyncio.get_running_loop().time()
         if isinstance(target, QueueName):
             if now >= self._full_until.get(target, 0.0) and await self.depth(key) >= self._topology.queue_limit:
@@ -183,7 +183,7 @@ class Publisher:
                 await close_channel(channel)
 
     async def _ready(self, target: Target) -> Channel:
-        """A channel that is open, on a connection that takes messages, and has declared the target.
+        """Returns an open channel, on a connection that is not blocked, with the target declared.
 
         Tried twice: when two processes declare a new quorum queue in the same moment, RabbitMQ may break off with one.
         """
@@ -229,9 +229,9 @@ class Publisher:
         await self._close_retired()
 
     async def _gone(self, error: BaseException) -> BackendUnavailable:
-        """What failed, for whoever asked. The next publish begins afresh: what a broken channel has declared is not
-        known. A connection that is merely blocked is kept: it hears when the alarm is over; and so is one over which
-        other queues' messages are confirmed: they are not to suffer for one that has lost its leader.
+        """Returns the error for the caller, and resets the connection, because the declarations of a broken channel are
+        unknown. A connection that is only blocked is kept, to be notified of the alarm's end. A connection with recent
+        confirms for other queues is kept too: only the failed queue has lost its leader.
         """
         if self._channel is not None and not self._channel.is_closed and isinstance(error, TimeoutError):
             with suppress(*FAILURES):

@@ -59,8 +59,8 @@ class Gathering:
         read: Callable[[Any], Any] | None = None,
         batchable: bool = False,
     ) -> asyncio.Future[Any]:
-        """Under way when this returns; its answer as `read` reads it, or BackendUnavailable, comes with the future. A
-        command that is made only when it is sent can contain what has gathered until then.
+        """Queues a command. The future gets its answer, converted by `read`, or BackendUnavailable. A function is
+        called when the command is sent, so that the command can include what was added until then.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
