@@ -22,7 +22,9 @@ def set_up_logs(level: str, style: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Any = structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer(as_json)
+    # Plain tracebacks: the usual ones show local variables, which hold prompts and keys, and take seconds to make.
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = console if text else structlog.processors.JSONRenderer(as_json)
     errors = [] if text else [structlog.processors.format_exc_info]
     structlog.configure(
         # Ignite's own lines bypass the logging module, which would cost more than the rest of a line.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.support.chat import Gate
@@ -25,6 +26,10 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 # A shell without job control starts commands in the background with SIGINT ignored, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# As `shared/logs.py` prints them: structlog's own tracebacks take seconds each.
+console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], console])
 
 S = TypeVar("S", RabbitMQ, Redis, RedisCluster)
 IS_MISSING = "is missing: install it, or set IGNITE_TEST_DOCKER=1 where a Docker engine runs"
