@@ -85,8 +85,8 @@ class Fleet:
         return await asyncio.gather(*(self._look(name, staffed=name.model in staffed) for name in names))
 
     async def _look(self, queue: QueueName, *, staffed: bool) -> QueueView:
-        store = self._backend.store
-        backlog, state = await asyncio.gather(store.backlog(queue, ALL_TENANTS), store.queue_state(queue))
+        scheduler = self._backend.scheduler
+        backlog, state = await asyncio.gather(scheduler.backlog(queue, ALL_TENANTS), scheduler.queue_state(queue))
         self._rates.observe(str(queue), backlog.started, backlog.jobs)
         first = self._rates.estimate(str(queue), 0)
         left = self._rates.estimate(str(queue), backlog.jobs - 1) if staffed else None

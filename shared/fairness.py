@@ -21,7 +21,7 @@ The broker delivers in the order of arrival. So a worker that holds the delivery
 another tenant has had less than its share, or J's tenant has a more urgent job, that job J' is *piggybacked*: the
 worker runs it under the delivery of J, which stays unacknowledged, and then asks again. When the message of J' arrives
 later, J' has ended already. The store remembers which job is piggybacked on J, so after a crash the next worker with
-J's delivery resumes J' first. See `JobStore.next_job`.
+J's delivery resumes J' first. See `FairScheduler.next_job`.
 
 The embedded backend runs this file. The Lua steps `fair_queue_*.lua` implement the same rule in Redis; the contract
 suite compares the two.

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from shared.errors import BackendUnavailable
-from shared.ports import AttemptFenced, Claim, JobStore
+from shared.ports import AttemptFenced, Claim, JobClaims
 
 log = structlog.get_logger(__name__)
 
@@ -19,7 +19,7 @@ RENEWALS_PER_LEASE = 3
 
 @asynccontextmanager
 async def held(
-    store: JobStore, claim: Claim, seconds: float, lost: Callable[[AttemptFenced], None]
+    store: JobClaims, claim: Claim, seconds: float, *, lost: Callable[[AttemptFenced], None]
 ) -> AsyncGenerator[None]:
     """Renews `claim` every third of `seconds` inside the block.
 

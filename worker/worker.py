@@ -4,7 +4,7 @@
 preempts the youngest flex job that can go on later, which continues from its log when there is room again.
 
 Where several tenants wait, the store may put another job first, which then runs under the delivery: see
-`JobStore.next_job`.
+`FairScheduler.next_job`.
 """
 
 from __future__ import annotations
@@ -216,10 +216,10 @@ class Worker:
                 self._idle.set()
 
     async def _fair_choice(self, delivery: Delivery) -> Delivery:
-        job, store = delivery.message.job, self._backend.store
+        job, scheduler = delivery.message.job, self._backend.scheduler
         try:
             other = await retry_while_unavailable(
-                lambda: store.next_job(job, served=delivery.served, fresh=delivery.redelivered)
+                lambda: scheduler.next_job(job, served=delivery.served, fresh=delivery.redelivered)
             )
         except Exception:
             log.exception("fair_queue.crashed", job=job.id, next="jobs run in the order of arrival")

@@ -13,7 +13,7 @@ from producer.admission.rules import Facts, QueueLimits, jobs_before
 from producer.jobs.background_retries import BackgroundRetries
 from shared.errors import RateLimited
 from shared.job import Job, QueueName
-from shared.ports import Backlog, JobStore
+from shared.ports import Backlog, FairScheduler
 from shared.settings import Settings
 
 FRESH, GOOD_FOR = 1.0, 5.0
@@ -37,8 +37,8 @@ class CachedBacklog:
 class AdmissionGate:
     """Admits or refuses jobs. Backlogs are cached and read in the background; they are read again before a refusal."""
 
-    def __init__(self, store: JobStore, settings: Settings, background_retries: BackgroundRetries) -> None:
-        self._store = store
+    def __init__(self, scheduler: FairScheduler, settings: Settings, background_retries: BackgroundRetries) -> None:
+        self._scheduler = scheduler
         self._background_retries = background_retries
         self._fair = settings.fairness
         self._limits = QueueLimits(settings.queue_limit, settings.queue_token_limit, settings.tenant_queue_limit)
@@ -97,7 +97,7 @@ class AdmissionGate:
         """
         cached = self._cached[queue, tenant] = self._cached.get((queue, tenant)) or CachedBacklog()
         try:
-            cached.backlog = await self._store.backlog(queue, tenant)
+            cached.backlog = await self._scheduler.backlog(queue, tenant)
             cached.at, cached.admitted = time.monotonic(), max(0, cached.admitted - counted)
         finally:
             cached.reading = False

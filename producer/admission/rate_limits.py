@@ -14,7 +14,7 @@ from shared.aio import run_and_discard
 from shared.errors import NeverAllowed, RateLimited
 from shared.job import Job, JobStatus, born_at
 from shared.limits import Limits, LimitUsage, Verdict, allowance, seconds_until_fits, tokens_used
-from shared.ports import JobStore, Limiter
+from shared.ports import JobReader, Limiter
 
 CHECKED_JOBS = 100
 """Open jobs of a key that are checked when one of its limits is reached."""
@@ -91,7 +91,7 @@ class LastCheck:
 class EndedJobs:
     """Finds ended jobs that still count as open, because a process died before it had charged or recorded them."""
 
-    def __init__(self, limiter: Limiter, store: JobStore) -> None:
+    def __init__(self, limiter: Limiter, store: JobReader) -> None:
         self._limiter = limiter
         self._store = store
         self._checks: dict[str, LastCheck] = {}
@@ -116,7 +116,7 @@ class EndedJobs:
 class KeyLimits:
     """Creates the meters of calls whose key has limits."""
 
-    def __init__(self, limiter: Limiter, store: JobStore) -> None:
+    def __init__(self, limiter: Limiter, store: JobReader) -> None:
         self._limiter = limiter
         self._ended = EndedJobs(limiter, store)
 

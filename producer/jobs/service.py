@@ -84,7 +84,7 @@ class JobService:
         self._catalog = catalog
         self._settings = settings
         self._background_retries = BackgroundRetries()
-        self._gate = AdmissionGate(backend.store, settings, self._background_retries)
+        self._gate = AdmissionGate(backend.scheduler, settings, self._background_retries)
         self.checks = LargeRequestChecks()
         self.policy = RequestPolicy.of(settings)
         self.draining = False
@@ -297,7 +297,7 @@ class JobService:
         if now is None:
             return QueuePosition(JobStatus.QUEUED, None, None, alive=False)
         if now.status is JobStatus.QUEUED:
-            position = await self._backend.store.position(now)
+            position = await self._backend.scheduler.position(now)
             workers = await self._catalog.workers(now.model)
             eta = self._gate.eta(now, position)
             return QueuePosition(now.status, position, eta if workers else None, alive=False, workers=workers)

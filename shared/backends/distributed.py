@@ -24,6 +24,7 @@ from shared.backends.redis.connection.durability import (
 from shared.backends.redis.connection.presence import any_subscribed
 from shared.backends.redis.connection.server import Server, open_server
 from shared.backends.redis.documents import RedisDocuments
+from shared.backends.redis.fair_queue import RedisFairQueue
 from shared.backends.redis.jobs.log import RedisLog, dispatch
 from shared.backends.redis.jobs.orphans import OrphanFinder
 from shared.backends.redis.jobs.store import RedisStore
@@ -61,12 +62,13 @@ class DistributedBackend:
         self.queue = RabbitQueue(amqp_url, queue_limit=queue_limit, consumer_timeout=consumer_timeout)
         kept = KeptBytes(server.pipeline, usual_limit(memory_of(facts)) if tenant_limit is None else tenant_limit)
         self.log = RedisLog(self._server.pipeline, hub, replica, kept=kept)
-        self.store = RedisStore(self._server.pipeline, replica, fair=fair, kept=kept)
+        self.scheduler = RedisFairQueue(self._server.pipeline, fair=fair)
+        self.store = RedisStore(self._server.pipeline, replica, scheduler=self.scheduler, kept=kept)
         self.documents = RedisDocuments(self._server.pipeline)
         self.outbox = RedisOutbox(self._server.pipeline)
         self.limiter = RedisLimiter(self._server.pipeline)
         self.registry = RedisRegistry(self._server)
-        self._orphans = OrphanFinder(self._server.pipeline, self.queue.depth)
+        self._orphans = OrphanFinder(self._server.pipeline, self.scheduler, self.queue.depth)
 
     async def listen(self) -> None:
         """Subscribes to live messages; from then on, logs can be followed. Raises BackendUnavailable."""

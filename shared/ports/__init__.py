@@ -14,7 +14,17 @@ from shared.ports.outbox import Notice, Outbox
 from shared.ports.queue import Choose, Consumer, Delivery, Fate, JobQueue, Message, Undecodable
 from shared.ports.refusals import AttemptFenced, LogShorter
 from shared.ports.registry import EngineState, Membership, ModelInfo, Registry, WorkerInfo, idle, unknown
-from shared.ports.store import Backlog, Claim, JobFilter, JobStore, NotClaimed, QueueState
+from shared.ports.scheduler import Backlog, FairScheduler, QueueState
+from shared.ports.store import (
+    Claim,
+    JobClaims,
+    JobEndings,
+    JobFilter,
+    JobReader,
+    JobStore,
+    JobSubmissions,
+    NotClaimed,
+)
 
 __all__ = [
     "FLEET",
@@ -30,13 +40,18 @@ __all__ = [
     "Documents",
     "Ending",
     "EngineState",
+    "FairScheduler",
     "Fate",
     "Follower",
     "FollowerClosed",
+    "JobClaims",
+    "JobEndings",
     "JobFilter",
     "JobLog",
     "JobQueue",
+    "JobReader",
     "JobStore",
+    "JobSubmissions",
     "Limiter",
     "LogShorter",
     "Membership",

@@ -13,11 +13,12 @@ from shared.ports.log import JobLog
 from shared.ports.outbox import Outbox
 from shared.ports.queue import JobQueue
 from shared.ports.registry import Registry
+from shared.ports.scheduler import FairScheduler
 from shared.ports.store import JobStore
 
 
 class Backend(Protocol):
-    """Queue, log, store, documents, outbox, limiter and registry."""
+    """Queue, log, store, scheduler, documents, outbox, limiter and registry."""
 
     @property
     def name(self) -> str: ...
@@ -27,6 +28,8 @@ class Backend(Protocol):
     def log(self) -> JobLog: ...
     @property
     def store(self) -> JobStore: ...
+    @property
+    def scheduler(self) -> FairScheduler: ...
     @property
     def documents(self) -> Documents: ...
     @property

@@ -34,12 +34,12 @@ class Delivery(Protocol):
 
     @property
     def redelivered(self) -> bool:
-        """Whether the message may have been delivered before. If so, call `JobStore.next_job` with `fresh`."""
+        """Whether the message may have been delivered before. If so, call `FairScheduler.next_job` with `fresh`."""
         ...
 
     @property
     def served(self) -> str | None:
-        """The id of the other job that last ran under this delivery, if any: see `JobStore.next_job`."""
+        """The id of the other job that last ran under this delivery, if any: see `FairScheduler.next_job`."""
         ...
 
     async def deliver_again(self, served: str) -> None:

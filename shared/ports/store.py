@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from shared.job import Job, JobStatus, QueueName
+from shared.job import Job, JobStatus
 from shared.ports.log import Ending
 
 
@@ -44,39 +44,8 @@ class JobFilter:
     stored: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """The waiting jobs of one queue. `tokens`: the sum of their estimates; `tenants`: how many tenants have waiting
-    jobs; `tenant_jobs`: waiting jobs of the given tenant; `started`: how many jobs of the queue were ever started.
-    """
-
-    jobs: int
-    tokens: int
-    tenants: int
-    tenant_jobs: int
-    started: int
-
-    def with_more(self, count: int, tokens: int) -> Backlog:
-        """Returns the backlog with `count` more jobs of that tenant, of `tokens` tokens each."""
-        more = {"jobs": self.jobs + count, "tenant_jobs": self.tenant_jobs + count}
-        return replace(self, tokens=self.tokens + count * tokens, **more)
-
-
-@dataclass(frozen=True, slots=True)
-class QueueState:
-    """The state of one queue. `oldest_at`: since when its oldest waiting job has waited, in Unix seconds; None if no
-    job waits.
-    """
-
-    running: int
-    oldest_at: float | None
-
-
-class JobStore(Protocol):
-    """Stores each job's record and result. It is authoritative for the job's status.
-
-    Every change of status is one atomic step, and a transition of the table in job.py.
-    """
+class JobSubmissions(Protocol):
+    """Creates jobs' records, and removes those of refused jobs."""
 
     async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
         """Writes the record of a queued job, and returns its id. The request's `body` is kept until the job ends; for a
@@ -108,6 +77,20 @@ class JobStore(Protocol):
         """
         ...
 
+    async def retry(self, job_id: str, deadline_at: float) -> bool:
+        """Queues a failed job again, with an empty log, no tries and a new deadline. Returns False if it has not
+        failed, or its request was not kept.
+        """
+        ...
+
+    async def requeued(self, job_id: str) -> None:
+        """Records that a message of this job was published again, so that it waits from now on."""
+        ...
+
+
+class JobClaims(Protocol):
+    """Gives a job to one worker at a time. Each call of an attempt is refused once its claim is lost."""
+
     async def claim(
         self, job_id: str, owner: str, lease: float, *, lost: str | None = None, with_body: bool = False
     ) -> Claim | NotClaimed:
@@ -117,25 +100,6 @@ class JobStore(Protocol):
         owner that is known to be dead; its lease is ignored. A takeover from it counts as a try if the lost attempt had
         appended nothing to the log. An owner may claim its own job again, because the answer to its first claim may
         have been lost.
-        """
-        ...
-
-    async def next_job(self, job: Job, *, served: str | None = None, fresh: bool = False) -> Job | None:
-        """Chooses the job to run under a delivery of `job`: another job of its queue whose tenant has had less than its
-        share (see shared/fairness.py), or None for `job` itself. `served`: the other job that ran under this delivery
-        before. `fresh`: ask the store even if no other tenant was waiting a moment ago. Pass it for a redelivery, whose
-        earlier holder may have been running another job under it.
-
-        The worker claims the other job, with its body, and runs it while the delivery of `job` stays unacknowledged.
-        Every call with the same `job` returns that other job, until a call names it as `served`. After a crash:
-
-        - The worker dies before the claim or while the other job runs: the broker delivers `job` again at once, this
-          call returns the other job, and it is taken over from its dead owner.
-        - The worker dies after the end of the other job: this call returns it once more, the claim shows that it is
-          over, and the worker names it as `served`.
-        - The connection to the broker is lost: the worker goes on running the other job. A second worker that gets the
-          delivery is refused the claim. If the first worker then dies, the other job waits for its own message.
-        - The store loses its data: each job runs when its own message is delivered.
         """
         ...
 
@@ -157,6 +121,10 @@ class JobStore(Protocol):
         """
         ...
 
+
+class JobEndings(Protocol):
+    """Ends jobs that no worker holds, and removes jobs."""
+
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         """Ends a job that no living worker holds: a queued job, or one of the dead worker `owner`. Returns False if the
         job is over or has another owner.
@@ -169,15 +137,15 @@ class JobStore(Protocol):
         """
         ...
 
-    async def retry(self, job_id: str, deadline_at: float) -> bool:
-        """Queues a failed job again, with an empty log, no tries and a new deadline. Returns False if it has not
-        failed, or its request was not kept.
+    async def delete(self, job: Job) -> None:
+        """Deletes a job at once, in any status: record, log, result, request and its id. A worker that runs it is
+        fenced. A message of it that is delivered later finds nothing to run, and `restore` refuses it.
         """
         ...
 
-    async def requeued(self, job_id: str) -> None:
-        """Records that a message of this job was published again, so that it waits from now on."""
-        ...
+
+class JobReader(Protocol):
+    """Reads jobs, alone and in lists; and changes their metadata."""
 
     async def get(self, job_id: str) -> Job | None:
         """Returns the record, or None if it does not exist or has expired."""
@@ -202,30 +170,17 @@ class JobStore(Protocol):
         """Returns all tenants' jobs that failed with code `attempts_exhausted`, newest first, behind the id `after`."""
         ...
 
-    async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
-        """Replaces a job's metadata. Returns False if the record does not exist or has expired."""
-        ...
-
-    async def delete(self, job: Job) -> None:
-        """Deletes a job at once, in any status: record, log, result, request and its id. A worker that runs it is
-        fenced. A message of it that is delivered later finds nothing to run, and `restore` refuses it.
-        """
-        ...
-
     async def knew(self, tenant: str, job_id: str) -> bool:
         """Whether the tenant has or had this job. True also for some time after its data has expired."""
         ...
 
-    async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
-        """Returns the backlog of `queue`, with the share of the tenant."""
+    async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
+        """Replaces a job's metadata. Returns False if the record does not exist or has expired."""
         ...
 
-    async def queue_state(self, queue: QueueName) -> QueueState:
-        """Returns the state of `queue`. Changes that are in progress may be missing."""
-        ...
 
-    async def position(self, job: Job) -> int | None:
-        """Returns how many queued jobs start before this one, or None if it does not wait. It is an estimate where
-        several tenants wait, because it depends on the estimated sizes of the jobs.
-        """
-        ...
+class JobStore(JobSubmissions, JobClaims, JobEndings, JobReader, Protocol):
+    """Stores each job's record and result; authoritative for its status.
+
+    Every change is one atomic step of job.py's table. Who needs a part depends on that part.
+    """

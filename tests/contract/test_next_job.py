@@ -32,7 +32,7 @@ from tests.support.wait_until import wait_until
 
 
 async def next_job(backend: Backend, job: Job, served: str | None = None, *, fresh: bool = True) -> str:
-    other = await backend.store.next_job(job, served=served, fresh=fresh)
+    other = await backend.scheduler.next_job(job, served=served, fresh=fresh)
     return job.id if other is None else other.id
 
 
@@ -96,7 +96,7 @@ class Play:
 
     async def expect_positions(self) -> None:
         for job in self.waiting.values():
-            assert await self.backend.store.position(job) == self.queue_rule.position(job.id)
+            assert await self.backend.scheduler.position(job) == self.queue_rule.position(job.id)
 
 
 PLACES = st.integers(0, 50)
@@ -137,7 +137,7 @@ async def test_who_is_told_nothing_of_fairness_has_the_order_of_arrival(
         job = await created(backend, tenant="a")
         late = await created(backend, tenant="b")
         assert await next_job(backend, job) == job.id
-        assert await backend.store.position(late) == 2
+        assert await backend.scheduler.position(late) == 2
 
 
 # ── piggybacking ──
@@ -225,7 +225,7 @@ async def test_a_job_that_has_waited_is_back_in_line_though_the_one_that_was_del
 async def waits_again(backend: Backend, job: Job) -> bool:
     unknown = new_job(queue=job.queue)
     assert await next_job(backend, unknown) == unknown.id
-    return (await backend.store.backlog(job.queue, job.tenant)).jobs == 1
+    return (await backend.scheduler.backlog(job.queue, job.tenant)).jobs == 1
 
 
 async def test_a_job_tried_again_by_hand_waits_in_line(backend: Backend) -> None:

@@ -70,7 +70,7 @@ async def test_requests_are_refused_beyond_the_limit_and_leave_no_trace(small: B
     assert error.value.retry_after
     assert await small.store.get(refused.id) is None
     assert await small.store.body(refused.id) is None
-    assert (await small.store.backlog(refused.queue, refused.tenant)).jobs == 2
+    assert (await small.scheduler.backlog(refused.queue, refused.tenant)).jobs == 2
     assert not await small.store.knew(refused.tenant, refused.id)
     await make(small, tenant="another")
 
@@ -82,7 +82,7 @@ async def test_small_requests_are_refused_as_well(small: Backend) -> None:
             await make(small, b"x" * 1000)
             made += 1
     assert LIMIT // (quota.LOG_ROOM + 5000) < made < LIMIT // quota.LOG_ROOM
-    assert (await small.store.backlog(new_job().queue, "tenant")).jobs == made
+    assert (await small.scheduler.backlog(new_job().queue, "tenant")).jobs == made
 
 
 async def test_of_many_at_once_as_many_are_taken_as_there_is_room_for(small: Backend) -> None:

@@ -55,7 +55,7 @@ async def test_a_discarded_job_was_never_there(backend: Backend) -> None:
     assert await backend.store.get(job.id) is None
     assert not await backend.store.knew(job.tenant, job.id)
     assert await backend.store.list(job.tenant, EVERYTHING, after=None, limit=10) == []
-    assert await backend.store.position(job) is None
+    assert await backend.scheduler.position(job) is None
     assert await backend.store.claim(job.id, "worker-1", LEASE) == NotClaimed(None)
 
 
@@ -157,7 +157,7 @@ async def test_a_position_counts_the_queued_jobs_before(replicas: tuple[Backend,
     one, other = replicas
     first, second, third = [await created(one) for _ in range(3)]
     elsewhere = await created(one, queue=QueueName("house-model", Tier.FLEX))
-    assert [await other.store.position(job) for job in (first, second, third, elsewhere)] == [0, 1, 2, 0]
+    assert [await other.scheduler.position(job) for job in (first, second, third, elsewhere)] == [0, 1, 2, 0]
     claim = await claimed(one, first)
     await wait_until(lambda: positions_are(one, (first, None), (second, 0), (third, 1)))
     await one.store.cancel(second.id, CANCELLED)
@@ -169,14 +169,14 @@ async def test_a_position_counts_the_queued_jobs_before(replicas: tuple[Backend,
 
 
 async def positions_are(backend: Backend, *wanted: tuple[Job, int | None]) -> bool:
-    assert [(job, await backend.store.position(job)) for job, _ in wanted] == list(wanted)
+    assert [(job, await backend.scheduler.position(job)) for job, _ in wanted] == list(wanted)
     return True
 
 
 async def test_a_queue_tells_what_runs_and_since_when_the_oldest_waits(replicas: tuple[Backend, Backend]) -> None:
     one, other = replicas
     queue = new_job().queue
-    assert await other.store.queue_state(queue) == QueueState(0, None)
+    assert await other.scheduler.queue_state(queue) == QueueState(0, None)
     first, second = new_job(), new_job()
     for job in (first, second):
         await one.store.create(job, body=b"{}")
@@ -189,7 +189,7 @@ async def test_a_queue_tells_what_runs_and_since_when_the_oldest_waits(replicas:
 
 
 async def state_is(backend: Backend, running: int, oldest: Job) -> bool:
-    state = await backend.store.queue_state(oldest.queue)
+    state = await backend.scheduler.queue_state(oldest.queue)
     assert state.running == running
     assert state.oldest_at is not None
     assert abs(state.oldest_at - oldest.created_at) < 0.01

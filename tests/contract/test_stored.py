@@ -143,7 +143,7 @@ async def test_the_message_of_a_deleted_job_finds_nothing_to_run(replicas: tuple
     assert await other.store.claim(job.id, "worker-1", LEASE) == NotClaimed(None)
     assert not await other.store.restore(job, body=b"{}")
     assert await other.store.claim(job.id, "worker-1", LEASE) == NotClaimed(None)
-    assert await other.store.position(job) is None
+    assert await other.scheduler.position(job) is None
 
 
 async def test_who_runs_a_deleted_job_is_fenced(replicas: tuple[Backend, Backend]) -> None:

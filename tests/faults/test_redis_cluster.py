@@ -114,8 +114,8 @@ async def test_a_line_whose_slot_moves_is_kept(backend: Backend, redis_cluster: 
     with pytest.raises(BackendUnavailable):
         await created(backend)
     moving.end()
-    assert await backend.store.position(jobs[2]) == 2
-    assert await backend.store.position(await created(backend)) == 3
+    assert await backend.scheduler.position(jobs[2]) == 2
+    assert await backend.scheduler.position(await created(backend)) == 3
 
 
 @pytest.fixture

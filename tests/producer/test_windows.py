@@ -42,7 +42,7 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 async def waiting(api: Api, jobs: int) -> None:
     async def there() -> bool:
-        backlogs = [await api.backend.store.backlog(QueueName(MODEL, tier), ALL_TENANTS) for tier in Tier]
+        backlogs = [await api.backend.scheduler.backlog(QueueName(MODEL, tier), ALL_TENANTS) for tier in Tier]
         return sum(backlog.jobs for backlog in backlogs) == jobs
 
     await wait_until(there, f"{jobs} lines to wait")

@@ -94,7 +94,7 @@ async def test_a_failing_fair_queue_runs_the_deliverys_own_job(bench: Bench, mon
     async def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(bench.backend.store, "next_job", broken)
+    monkeypatch.setattr(bench.backend.scheduler, "next_job", broken)
     jobs = await submits(bench, "a", 3)
     with capture_logs() as logs:
         async with working(bench):

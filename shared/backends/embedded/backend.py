@@ -16,6 +16,7 @@ from shared.backends.embedded.database.jobs import drop_never_accepted
 from shared.backends.embedded.database.purge import Purge
 from shared.backends.embedded.database.schema import VERSION, migrate
 from shared.backends.embedded.documents import EmbeddedDocuments
+from shared.backends.embedded.fair_queue import EmbeddedFairQueues
 from shared.backends.embedded.limiter import EmbeddedLimiter
 from shared.backends.embedded.log import EmbeddedLog
 from shared.backends.embedded.outbox import EmbeddedOutbox
@@ -58,13 +59,14 @@ class EmbeddedBackend:
         self.outbox = EmbeddedOutbox(self._database)
         self.limiter = EmbeddedLimiter()
         self.registry = EmbeddedRegistry(self._database, model_retention)
+        self.scheduler = EmbeddedFairQueues(self._database, fair=fair)
         self.store = EmbeddedStore(
             self._database,
             self._hub,
-            self.registry,
+            registry=self.registry,
+            scheduler=self.scheduler,
             purge=self._purge,
             limiter=self.limiter,
-            fair=fair,
             tenant_limit=limit,
         )
 
@@ -72,7 +74,7 @@ class EmbeddedBackend:
         """Raises BackendUnavailable."""
         await self._database.open(prepare)
         await self.queue.load()
-        await self.store.load()
+        await self.scheduler.load()
         self._purge.start()
         if self._path is not None:
             self._inode = self._path.stat().st_ino

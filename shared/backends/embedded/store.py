@@ -11,31 +11,29 @@ from shared.backends.embedded.database import jobs, views
 from shared.backends.embedded.database import metadata_index as pairs
 from shared.backends.embedded.database.connection import Database
 from shared.backends.embedded.database.purge import Purge
-from shared.backends.embedded.fair_queue import EmbeddedFairQueues, load_open
+from shared.backends.embedded.fair_queue import EmbeddedFairQueues
 from shared.backends.embedded.limiter import EmbeddedLimiter
 from shared.backends.embedded.log import notify_ended
 from shared.backends.embedded.registry import EmbeddedRegistry
 from shared.backends.follower_hub import FollowerHub
 from shared.errors import AttemptsExhausted
-from shared.job import Job, JobStatus, QueueName, born_at
+from shared.job import Job, JobStatus
 from shared.limits import tokens_used
-from shared.ports import Backlog, Claim, Ending, JobFilter, NotClaimed, QueueState
+from shared.ports import Claim, Ending, JobFilter, NotClaimed
 
 
 class EmbeddedStore:
-    """A create is not synced to disk by itself: the publish that follows it syncs both. `fair`: whether the tenants of
-    a queue share its workers fairly; otherwise jobs run in the order of arrival.
-    """
+    """A create is not synced to disk by itself: the publish that follows it syncs both."""
 
     def __init__(
         self,
         database: Database,
         hub: FollowerHub,
+        *,
         registry: EmbeddedRegistry,
+        scheduler: EmbeddedFairQueues,
         purge: Purge,
         limiter: EmbeddedLimiter,
-        *,
-        fair: bool,
         tenant_limit: int,
     ) -> None:
         self._database = database
@@ -43,13 +41,8 @@ class EmbeddedStore:
         self._registry = registry
         self._purge = purge
         self._limiter = limiter
-        self._fair_queues = EmbeddedFairQueues()
-        self._fair = fair
+        self._scheduler = scheduler
         self._tenant_limit = tenant_limit
-
-    async def load(self) -> None:
-        """Adds the open jobs of an earlier process to the fair queues."""
-        self._fair_queues.load(await self._database.run(load_open))
 
     async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
         del followed  # Every follower is in this process and is notified anyway.
@@ -64,12 +57,12 @@ class EmbeddedStore:
 
     def _created(self, job: Job, holder: str) -> str:
         if holder == job.id:
-            self._fair_queues.add(job)
+            self._scheduler.add(job)
         return holder
 
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
         del may_come  # A message without a record is never run: `restore` refuses it.
-        await self._database.run(lambda db: jobs.discard(db, job.id), after=lambda _: self._fair_queues.remove(job.id))
+        await self._database.run(lambda db: jobs.discard(db, job.id), after=lambda _: self._scheduler.remove(job.id))
 
     async def restore(self, job: Job, *, body: bytes | None) -> bool:
         """Restores nothing: records and messages are in one file, so none is lost without the other."""
@@ -81,7 +74,7 @@ class EmbeddedStore:
     ) -> Claim | NotClaimed:
         def claimed(outcome: Claim | NotClaimed) -> Claim | NotClaimed:
             if isinstance(outcome, Claim):
-                self._fair_queues.start(job_id)
+                self._scheduler.start(job_id)
                 self._hub.move(job_id, JobStatus.IN_PROGRESS)
             return outcome
 
@@ -97,7 +90,7 @@ class EmbeddedStore:
 
     async def release(self, job_id: str, attempt: int, *, counted: bool, after: float = 0.0) -> None:
         def released(status: JobStatus) -> None:
-            self._fair_queues.requeue(job_id, time.time() + after if after > 0 else 0.0)
+            self._scheduler.requeue(job_id, time.time() + after if after > 0 else 0.0)
             self._hub.move(job_id, status)
 
         await self._database.run(lambda db: jobs.release(db, job_id, attempt, counted, time.time()), after=released)
@@ -126,35 +119,11 @@ class EmbeddedStore:
     async def retry(self, job_id: str, deadline_at: float) -> bool:
         done = await self._database.run(lambda db: jobs.retry(db, job_id, deadline_at, time.time()), durable=True)
         if done and (job := await self.get(job_id)) is not None:
-            self._fair_queues.add(job)
+            self._scheduler.add(job)
         return done
-
-    async def next_job(self, job: Job, *, served: str | None = None, fresh: bool = False) -> Job | None:
-        del fresh  # The answer is never cached.
-        fair_queue = self._fair_queues.of(job.queue)
-        while self._fair and (chosen := fair_queue.next_job(job.id, served)) != job.id:
-            if (other := await self.get(chosen)) is not None and not other.status.terminal:
-                return other
-            self._fair_queues.remove(chosen)
-            served = chosen
-        return None
 
     async def requeued(self, job_id: str) -> None:
         """Does nothing: `orphans` looks for messages in the database."""
-
-    async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
-        fair_queue = self._fair_queues.of(queue)
-        return Backlog(
-            fair_queue.jobs,
-            fair_queue.tokens,
-            len(fair_queue.tenants),
-            tenant_jobs=fair_queue.jobs_of(tenant),
-            started=fair_queue.started,
-        )
-
-    async def queue_state(self, queue: QueueName) -> QueueState:
-        fair_queue = self._fair_queues.of(queue)
-        return QueueState(fair_queue.running, None if fair_queue.oldest is None else born_at(fair_queue.oldest))
 
     async def body(self, job_id: str) -> bytes | None:
         return await self._database.run(lambda db: jobs.body(db, job_id))
@@ -178,17 +147,13 @@ class EmbeddedStore:
 
     async def delete(self, job: Job) -> None:
         def deleted(_: None) -> None:
-            self._fair_queues.remove(job.id)
+            self._scheduler.remove(job.id)
             self._charge_limit(job.limit_key, job.id, None)
 
         await self._database.run(lambda db: jobs.delete(db, job.id), after=deleted, durable=True)
 
     async def knew(self, tenant: str, job_id: str) -> bool:
         return await self._database.run(lambda db: views.knew(db, tenant, job_id))
-
-    async def position(self, job: Job) -> int | None:
-        rank = self._fair_queues.of(job.queue).position(job.id) if self._fair else None
-        return await self._database.run(lambda db: views.position(db, job)) if rank is None else rank
 
     def _charge_limit(self, key: str | None, job_id: str, used: int | None) -> None:
         if key is not None:
@@ -200,7 +165,7 @@ class EmbeddedStore:
             case jobs.Ended():
                 used = tokens_used(outcome.ending.status, outcome.ending.usage, outcome.said)
                 self._charge_limit(outcome.limit_key, job_id, used)
-                self._fair_queues.remove(job_id, (outcome.ending.usage or {}).get("total_tokens"))
+                self._scheduler.remove(job_id, (outcome.ending.usage or {}).get("total_tokens"))
                 notify_ended(self._hub, job_id, outcome)
                 self._purge.expect(outcome.purge_at)
             case jobs.CancelRequested(owner):

@@ -15,12 +15,17 @@ from typing import Any, NamedTuple
 from shared.aio import run_and_discard
 from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.pipeline import Pipeline
+from shared.backends.redis.jobs.records import decode_job
 from shared.fairness import entry_of, estimated_rank
-from shared.job import Job
-from shared.ports import Backlog
+from shared.job import Job, QueueName
+from shared.ports import Backlog, QueueState
 
 KNOWN_FOR = 1.0
 """Seconds for which the last read of the waiting tenants is used."""
+
+
+RUNNING = 1e10
+"""Added to a job's position in its queue's index while it runs, so that running jobs come behind all waiting jobs."""
 
 
 class Contenders(NamedTuple):
@@ -33,8 +38,11 @@ class Contenders(NamedTuple):
 
 
 class RedisFairQueue:
-    def __init__(self, pipeline: Pipeline) -> None:
+    """`fair`: whether the tenants of a queue share its workers fairly; otherwise jobs run in the order of arrival."""
+
+    def __init__(self, pipeline: Pipeline, *, fair: bool) -> None:
         self._redis = pipeline
+        self._fair = fair
         self._contenders: dict[str, Contenders] = {}
 
     def add(self, job: Job, position: float, ttl: int) -> asyncio.Future[Any]:
@@ -62,7 +70,16 @@ class RedisFairQueue:
         step = lua_steps.fair_queue_remove(self._keys(queue), job_id=job_id, used_tokens=tokens)
         self._redis.step(step, batchable=True).add_done_callback(run_and_discard)
 
-    async def next_job(self, job: Job, served: str | None, *, fresh: bool) -> str:
+    async def next_job(self, job: Job, *, served: str | None = None, fresh: bool = False) -> Job | None:
+        while self._fair and (chosen := await self._choose(job, served, fresh=fresh)) != job.id:
+            other = decode_job(await self._redis.command("HGETALL", keys.job(chosen)))
+            if other is not None and not other.status.terminal:
+                return other
+            self.remove(str(job.queue), chosen)
+            served = chosen
+        return None
+
+    async def _choose(self, job: Job, served: str | None, *, fresh: bool) -> str:
         """Returns the id of the job to start under the delivery of `job`. Asks Redis only if another tenant or a window
         may put another job first, or if the answer must be `fresh`.
         """
@@ -74,16 +91,23 @@ class RedisFairQueue:
         self._contenders[queue] = Contenders(tenants, time.monotonic())
         return chosen.decode()
 
-    async def backlog(self, queue: str, tenant: str) -> Backlog:
-        step = lua_steps.fair_queue_backlog(self._keys(queue), tenant=tenant)
+    async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
+        step = lua_steps.fair_queue_backlog(self._keys(str(queue)), tenant=tenant)
         return Backlog(*await self._redis.step(step, batchable=True))
 
-    async def position(self, job: Job, *, fair: bool) -> int | None:
-        """Returns how many jobs start before `job`; None if it does not wait."""
+    async def queue_state(self, queue: QueueName) -> QueueState:
+        index = keys.open_jobs(str(queue))
+        running, oldest = await asyncio.gather(
+            self._redis.command("ZCOUNT", index, RUNNING, "+inf"), self._redis.command("ZRANGE", index, 0, 0)
+        )
+        since = await self._redis.command("ZSCORE", index, oldest[0]) if oldest else None
+        return QueueState(running, float(since) if since is not None and float(since) < RUNNING else None)
+
+    async def position(self, job: Job) -> int | None:
         answer = await self._redis.step(lua_steps.fair_queue_position(self._keys(str(job.queue)), job_id=job.id))
         if not answer:
             return None
-        if len(answer) == 1 or not fair:
+        if len(answer) == 1 or not self._fair:
             return answer[0]
         _, rank, tag, tokens, count, tenant, tags, counts = answer
         others = (

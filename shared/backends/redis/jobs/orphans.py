@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 from shared.backends.redis import keys
 from shared.backends.redis.connection.pipeline import Pipeline
-from shared.backends.redis.fair_queue import RedisFairQueue
+from shared.backends.redis.fair_queue import RUNNING, RedisFairQueue
 from shared.backends.redis.jobs.records import decode_job, fields_of
-from shared.backends.redis.jobs.store import RUNNING
 from shared.job import Job, JobStatus, QueueName
 
 PAGE = 1000
@@ -55,9 +54,11 @@ class Gone(NamedTuple):
 class OrphanFinder:
     """Finds orphans. `depth`: returns how many messages of a queue wait to be delivered."""
 
-    def __init__(self, pipeline: Pipeline, depth: Callable[[QueueName], Awaitable[int]]) -> None:
+    def __init__(
+        self, pipeline: Pipeline, scheduler: RedisFairQueue, depth: Callable[[QueueName], Awaitable[int]]
+    ) -> None:
         self._redis = pipeline
-        self._queue = RedisFairQueue(pipeline)
+        self._scheduler = scheduler
         self._depth = depth
         self._marks: defaultdict[QueueName, OrderedDict[str, float]] = defaultdict(OrderedDict)
         self._overtaken: defaultdict[QueueName, dict[str, float]] = defaultdict(dict)
@@ -105,7 +106,7 @@ class OrphanFinder:
         record = fields_of(await self._redis.command("HGETALL", keys.job(waiting.job_id)))
         job = decode_job(record)
         if job is None or job.status.terminal:
-            self._queue.remove(str(queue), waiting.job_id)
+            self._scheduler.remove(str(queue), waiting.job_id)
             return None
         since = max(float(record.get(name, 0.0)) for name in (b"queued", b"lease"))
         return None if since > gone.before(job.tenant) else job

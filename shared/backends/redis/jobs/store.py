@@ -13,38 +13,30 @@ from typing import Any
 
 import orjson
 
-from shared.aio import run_and_discard
 from shared.backends.ending import encode_ending
 from shared.backends.redis import keys, lua_steps
 from shared.backends.redis.connection.pipeline import Pipeline
 from shared.backends.redis.fair_queue import RedisFairQueue
+from shared.backends.redis.jobs.endings import Endings
 from shared.backends.redis.jobs.idempotency import KeyedJobs
 from shared.backends.redis.jobs.lists import UNWELL, among_indexes, list_jobs, source_of
 from shared.backends.redis.jobs.metadata_index import PairIndex
 from shared.backends.redis.jobs.reattach import reattach_newest, remember_sent
 from shared.backends.redis.jobs.records import MEMORY_OF_IDS, decode_job, milliseconds, oldest_kept, time_to_live
-from shared.backends.redis.limiter import RedisLimiter
-from shared.backends.redis.outbox import await_ending, note_ending
+from shared.backends.redis.outbox import await_ending
 from shared.backends.redis.refusals import raise_if_refused, status_of
 from shared.backends.redis.storage_quota import KeptBytes, Opening
 from shared.backends.spec import encode_spec
 from shared.errors import AttemptsExhausted, IdempotencyKeyReused, StorageQuotaExceeded, StoreUnavailable
 from shared.frames import count_frames
-from shared.job import ENDINGS, Job, JobEvent, JobStatus, QueueName, new_job_id, sources
-from shared.limits import tokens_used
-from shared.ports import Backlog, Claim, Ending, JobFilter, NotClaimed, QueueState
+from shared.job import ENDINGS, Job, JobEvent, JobStatus, sources
+from shared.ports import Claim, Ending, JobFilter, NotClaimed
 from shared.quota import LOG_ROOM
-
-MEMORY_OF_DEAD = 30 * 86400.0
-"""Seconds for which a dead job is listed, if its record exists as long."""
 
 NOTE_QUEUE_EVERY = 60.0
 
 ASK_FIRST = 64 * 1024
 """Bytes of a request from which the quota is checked before the request is written."""
-
-RUNNING = 1e10
-"""Added to a job's position in its queue's index while it runs, so that running jobs come behind all waiting jobs."""
 
 
 def listed(statuses: Iterable[JobStatus]) -> str:
@@ -70,17 +62,14 @@ def endable(status: JobStatus) -> str:
 
 
 class RedisStore:
-    """`fair`: whether the tenants of a queue share its workers fairly; otherwise jobs run in the order of arrival."""
-
-    def __init__(self, pipeline: Pipeline, replica: str, *, fair: bool, kept: KeptBytes) -> None:
+    def __init__(self, pipeline: Pipeline, replica: str, *, scheduler: RedisFairQueue, kept: KeptBytes) -> None:
         self._redis = pipeline
         self._keyed = KeyedJobs(pipeline)
         self._replica = replica
-        self._queue = RedisFairQueue(pipeline)
+        self._scheduler = scheduler
         self._pairs = PairIndex(pipeline)
-        self._limiter = RedisLimiter(pipeline)
+        self._endings = Endings(pipeline, scheduler, kept)
         self._noted: dict[str, float] = {}
-        self._fair = fair
         self._kept = kept
 
     async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
@@ -132,7 +121,7 @@ class RedisStore:
                 )
             ),
             counting,
-            self._queue.add(job, job.created_at, ttl),
+            self._scheduler.add(job, job.created_at, ttl),
             *self._note_queue(str(job.queue), ttl),
             *self._pairs.add(job, job.metadata, ttl),
             *([await_ending(self._redis, job, ttl)] if job.webhook_url else []),
@@ -167,33 +156,6 @@ class RedisStore:
         lasts = milliseconds(MEMORY_OF_IDS) + ttl
         return (self._redis.step(lua_steps.index([keys.QUEUES], member=queue, score=0, ttl_ms=lasts)),)
 
-    def _ended(self, job_id: str, answer: Sequence[Any], ending: Ending) -> None:
-        """What follows from the answer of the step that has ended a job."""
-        queue, webhook, key, moved, frames, progress = answer
-        self._kept.apply_move(moved)
-        if key:
-            said = frames - count_frames(ending.frames)
-            self._charge_limit(key.decode(), job_id, tokens_used(ending.status, ending.usage, said))
-        if queue:
-            self._queue.remove(queue.decode(), job_id, (ending.usage or {}).get("total_tokens"))
-            self._list_dead(job_id, ending)
-        if webhook:
-            note_ending(self._redis, job_id).add_done_callback(run_and_discard)
-        if progress:
-            self._redis.command("UNLINK", keys.progress(job_id)).add_done_callback(run_and_discard)
-
-    def _charge_limit(self, key: str, job_id: str, used: int | None) -> None:
-        """Closes the job at its key. If the step is lost, the job is closed when the key's limit is reached."""
-        self._limiter.charge(key, job_id, used=used).add_done_callback(run_and_discard)
-
-    def _list_dead(self, job_id: str, ending: Ending) -> None:
-        """Adds a dead job to the list of all tenants' dead jobs, for operators."""
-        if (ending.error or {}).get("code") == AttemptsExhausted.default_code:
-            oldest = new_job_id(time.time() - MEMORY_OF_DEAD)
-            lasts = milliseconds(MEMORY_OF_DEAD)
-            step = lua_steps.index([keys.DEAD], member=job_id, score=0, ttl_ms=lasts, oldest=oldest)
-            self._redis.step(step).add_done_callback(run_and_discard)
-
     async def discard(self, job: Job, *, may_come: bool = False) -> None:
         left = milliseconds(job.deadline_at - time.time()) if may_come else None
         await self._forget(
@@ -201,7 +163,7 @@ class RedisStore:
         )
 
     async def _forget(self, job: Job, removal: asyncio.Future[Any]) -> None:
-        self._queue.remove(str(job.queue), job.id)
+        self._scheduler.remove(str(job.queue), job.id)
         await asyncio.gather(
             removal,
             *(self._redis.command("ZREM", index, job.id) for index in indexes_of(job)),
@@ -211,7 +173,7 @@ class RedisStore:
     async def delete(self, job: Job) -> None:
         await self.discard(job, may_come=True)
         if job.limit_key is not None:
-            self._charge_limit(job.limit_key, job.id, None)
+            self._endings.charge_limit(job.limit_key, job.id, None)
 
     async def restore(self, job: Job, *, body: bytes | None) -> bool:
         """If the store has lost a job's record, it has lost the id in the tenant's index as well. The id of a discarded
@@ -241,7 +203,7 @@ class RedisStore:
             _, status, holder, cancelling = answer
             return NotClaimed(status_of(status), owner=holder.decode() or None, cancelling=bool(cancelling))
         _, attempt, tries, losses, offset, queue, body = answer
-        self._queue.start(queue.decode(), job_id)
+        self._scheduler.start(queue.decode(), job_id)
         return Claim(job_id, attempt=attempt, tries=tries, lost=losses, offset=offset, body=body)
 
     async def renew(self, job_id: str, attempt: int, lease: float) -> None:
@@ -254,7 +216,7 @@ class RedisStore:
         raise_if_refused(answer)
         _, queue, raw_position = answer
         position = float(raw_position)
-        await self._queue.requeue(queue.decode(), job_id, position=position, due_at=position if after > 0 else 0)
+        await self._scheduler.requeue(queue.decode(), job_id, position=position, due_at=position if after > 0 else 0)
 
     async def _list_unwell(self, job_id: str, status: JobStatus) -> None:
         """Adds the job to the index of its final status, before the step that ends it. Readers drop jobs in the index
@@ -279,7 +241,7 @@ class RedisStore:
             )
         )
         raise_if_refused(answer)
-        self._ended(job_id, answer[1:], ending)
+        self._endings.apply(job_id, answer[1:], ending)
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         await self._list_unwell(job_id, ending.status)
@@ -294,7 +256,7 @@ class RedisStore:
                 endable=endable(ending.status),
             )
         )
-        self._ended(job_id, answer, ending)
+        self._endings.apply(job_id, answer, ending)
         return bool(answer[0])
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
@@ -315,7 +277,7 @@ class RedisStore:
         # Fair queue and outbox first: if this process dies before the last step, the job is found there.
         if job.webhook_url is not None:
             await await_ending(self._redis, job, ttl)
-        await self._queue.add(job, now, ttl)
+        await self._scheduler.add(job, now, ttl)
         queue, moved = await self._redis.step(
             lua_steps.retry(
                 job_id, deadline_at=deadline_at, ttl_ms=ttl, queued_at=now, retriable=RETRIABLE, room=LOG_ROOM
@@ -327,18 +289,7 @@ class RedisStore:
     async def requeued(self, job_id: str) -> None:
         now = time.time()
         if queue := await self._redis.step(lua_steps.requeued(job_id, at=now, open_statuses=OPEN)):
-            await self._queue.requeue(queue.decode(), job_id, position=now, due_at=0)
-
-    async def next_job(self, job: Job, *, served: str | None = None, fresh: bool = False) -> Job | None:
-        while self._fair and (chosen := await self._queue.next_job(job, served, fresh=fresh)) != job.id:
-            if (other := await self.get(chosen)) is not None and not other.status.terminal:
-                return other
-            self._queue.remove(str(job.queue), chosen)
-            served = chosen
-        return None
-
-    async def backlog(self, queue: QueueName, tenant: str) -> Backlog:
-        return await self._queue.backlog(str(queue), tenant)
+            await self._scheduler.requeue(queue.decode(), job_id, position=now, due_at=0)
 
     async def body(self, job_id: str) -> bytes | None:
         return await self._redis.command("GET", keys.body(job_id))
@@ -373,14 +324,3 @@ class RedisStore:
             self._redis.command("ZSCORE", keys.stored_of(tenant), job_id),
         )
         return any(score is not None for score in scores)
-
-    async def queue_state(self, queue: QueueName) -> QueueState:
-        index = keys.open_jobs(str(queue))
-        running, oldest = await asyncio.gather(
-            self._redis.command("ZCOUNT", index, RUNNING, "+inf"), self._redis.command("ZRANGE", index, 0, 0)
-        )
-        since = await self._redis.command("ZSCORE", index, oldest[0]) if oldest else None
-        return QueueState(running, float(since) if since is not None and float(since) < RUNNING else None)
-
-    async def position(self, job: Job) -> int | None:
-        return await self._queue.position(job, fair=self._fair)
