@@ -30,9 +30,11 @@ async def opened(request: Request, said: int) -> None:
         await wait_until(Path(found[2]).exists, f"the gate {found[2]}", WITHIN)
 
 
-async def gated_generate(self: SimulatedEngine, request: Request, prefix: str = "") -> AsyncGenerator[Any]:
+async def gated_generate(
+    self: SimulatedEngine, request: Request, prefix: str = "", progress: bytes = b""
+) -> AsyncGenerator[Any]:
     count = 0
-    async with aclosing(generate(self, request, prefix)) as chunks:
+    async with aclosing(generate(self, request, prefix, progress)) as chunks:
         async for chunk in chunks:
             await opened(request, count)
             count += 1
