@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.model import Model
+from openai.types.responses import Response
 
 from tests.clients.published import fits
 from tests.support.npm import installed
@@ -88,3 +89,34 @@ async def test_a_stream_may_be_broken_off(seen: dict[str, Any]) -> None:
 async def test_stored_completions_and_headers(seen: dict[str, Any]) -> None:
     assert seen["stored"] == {"kept": True, "metadata": {"by": "node"}, "gone": 404}
     assert seen["rawResponse"] == {"job": True, "request": True}
+
+
+async def test_responses(seen: dict[str, Any]) -> None:
+    said = seen["create"]["choices"][0]["message"]["content"]
+    for name in ("response", "responseHelper"):
+        assert seen[name]["output_text"] == said
+        own = {key: value for key, value in seen[name].items() if key != "output_text" and not key.startswith("_")}
+        fits(Response, Response.model_validate(own))
+
+
+async def test_a_background_response_is_resumed(seen: dict[str, Any]) -> None:
+    background = seen["responseInBackground"]
+    events = background["events"]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert (events[0]["type"], events[-1]["type"]) == ("response.created", "response.completed")
+    assert background["response"]["output"] == events[-1]["response"]["output"]
+    assert background["gone"] == 404
+    assert seen["responseCancelled"] in ("cancelled", "completed")
+
+
+async def test_responses_call_functions_and_have_types(seen: dict[str, Any]) -> None:
+    tools = seen["responseTools"]
+    assert (tools["called"], tools["items"]) == ("get_weather", ["message"])
+    assert "18C" in tools["said"]
+    assert set(seen["responseSchema"]) == {"name", "age"}
+    assert seen["badResponse"] == {
+        "kind": "BadRequestError",
+        "status": 400,
+        "code": "invalid_value",
+        "param": "tools[0].type",
+    }

@@ -92,6 +92,42 @@ const features = {
     const { data, response } = await completions.create({ model, messages: says("Hello!") }).withResponse();
     return { job: response.headers.get("x-job-id") === data.id, request: Boolean(data._request_id) };
   },
+  response: () => client.responses.create({ model, input: "Hello!", temperature: 0 }),
+  responseHelper: () => client.responses.stream({ model, input: "Hello!", temperature: 0 }).finalResponse(),
+  responseInBackground: async () => {
+    const stream = await client.responses.create({ model, input: "Hello!", temperature: 0, background: true, stream: true });
+    const seen = [];
+    for await (const event of stream) {
+      seen.push(event);
+      if (event.type === "response.output_text.delta") break;
+    }
+    const { id } = seen[0].response;
+    const starting_after = seen.at(-1).sequence_number;
+    const events = [...seen, ...(await collected(await client.responses.retrieve(id, { stream: true, starting_after })))];
+    const response = await client.responses.retrieve(id);
+    await client.responses.delete(id);
+    return { events, response, gone: (await failure(() => client.responses.retrieve(id))).status };
+  },
+  responseCancelled: async () => {
+    const { id } = await client.responses.create({ model, input: "Tell me a story", background: true });
+    return (await client.responses.cancel(id)).status;
+  },
+  responseTools: async () => {
+    const { function: about, type } = weather;
+    const options = { model, tools: [{ type, ...about, strict: false }], temperature: 0 };
+    const first = await client.responses.create({ ...options, input: "What is the weather in Paris?" });
+    const { call_id } = first.output[0];
+    const input = [{ type: "function_call_output", call_id, output: "18C, sunny" }];
+    const second = await client.responses.create({ ...options, input, previous_response_id: first.id });
+    const items = await collected(client.responses.inputItems.list(first.id));
+    return { called: first.output[0].name, said: second.output_text, items: items.map(({ type }) => type) };
+  },
+  responseSchema: async () => {
+    const { json_schema } = person;
+    const text = { format: { type: "json_schema", ...json_schema } };
+    return (await client.responses.parse({ model, input: "Give me JSON with name and age", text, temperature: 0 })).output_parsed;
+  },
+  badResponse: () => failure(() => client.responses.create({ model, input: "Hi", tools: [{ type: "web_search" }] })),
 };
 
 const seen = {};
