@@ -30,6 +30,7 @@ API = (
         "body_budget",
         "tenant_body_budget",
         "media_urls",
+        "media_hosts",
         "engine_fields",
         "answer_token_limit",
         "models",

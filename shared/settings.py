@@ -191,6 +191,11 @@ class Settings(BaseSettings):
         description="Which image URLs requests may contain. data: only data: URLs. https: also public https URLs. "
         "any: every URL.",
     )
+    media_hosts: str = Field(
+        "",
+        description="Hosts of image URLs, comma-separated: only these are allowed, and they are not looked up. "
+        "Default: all public hosts.",
+    )
     engine_fields: str = Field(
         "",
         description="Engine fields of requests that are allowed though they are refused by default, such as "

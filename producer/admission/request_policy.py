@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from producer.addresses import private_fault, target_of
+from producer.addresses import Target, address_of, private_fault, target_of
 from shared.errors import InvalidRequest
 from shared.schema import ChatCompletionRequest
 from shared.schema.base import short
@@ -80,32 +80,58 @@ MEDIA = frozenset(
 )
 """Fields that are checked in their own kinds of parts only: elsewhere an engine would read them unchecked."""
 
+MOST_URLS, MOST_HOSTS = 500, 16
+"""Image URLs of a request, and their different hosts. Images in data: URLs do not count."""
+
 FILE_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPolicy:
     """`media_urls`: allowed media: `data:` URLs, public https URLs as well, or any. `fields`: refused fields that are
-    allowed all the same, or `*` for all.
+    allowed all the same, or `*` for all. `hosts`: the only hosts of https URLs, empty for all public ones.
     """
 
     media_urls: Literal["data", "https", "any"]
     fields: frozenset[str]
+    hosts: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, settings: Settings) -> RequestPolicy:
-        return cls(settings.media_urls, frozenset(split_list(settings.engine_fields)))
+        hosts = frozenset(host.lower() for host in split_list(settings.media_hosts))
+        return cls(settings.media_urls, frozenset(split_list(settings.engine_fields)), hosts)
 
-    def check(self, request: ChatCompletionRequest) -> None:
-        """Raises InvalidRequest for the first field that is not allowed."""
+    def check(self, request: ChatCompletionRequest) -> Mapping[str, str]:
+        """Returns the hosts of media URLs that have to be looked up, each with a field that names it. Raises
+        InvalidRequest for the first field that is not allowed.
+        """
         if request.model_extra:
             for param in self._refused_fields(request.model_extra):
                 raise InvalidRequest(f"The field '{param}' is not accepted by this server: leave it out.", param=param)
+        for at, (param, _) in enumerate(media_urls_in(request)):
+            if at >= MOST_URLS and self.media_urls != "any":
+                raise InvalidRequest(
+                    f"Invalid value for '{param}': a request may have {MOST_URLS} image URLs at most.", param=param
+                )
         for index, message in enumerate(request.messages):
             if message.model_extra or isinstance(message.content, list):
                 for where, reason in self._message_faults(message):
                     param = f"messages[{index}]{where}"
                     raise InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param)
+        return self._hosts_in(request) if self.media_urls == "https" and not self.hosts else {}
+
+    def _hosts_in(self, request: ChatCompletionRequest) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for param, url in media_urls_in(request):
+            target = target_of(url)
+            if isinstance(target, Target) and address_of(target.host) is None:
+                found.setdefault(target.host, param)
+            if len(found) > MOST_HOSTS:
+                raise InvalidRequest(
+                    f"Invalid value for '{param}': a request may name {MOST_HOSTS} hosts of images at most.",
+                    param=param,
+                )
+        return found
 
     # ── fields ──
 
@@ -176,13 +202,25 @@ class RequestPolicy:
         if not url.startswith("https://"):
             return "expected a data: URL, or an https URL of a public host"
         target = target_of(url)
-        return target if isinstance(target, str) else private_fault(target)
+        if isinstance(target, str):
+            return target
+        if self.hosts and target.host not in self.hosts:
+            return "its host is not one of those that this server allows"
+        return private_fault(target)
 
     def _embedded_fault(self, data: str) -> str | None:
         """Returns the fault of data that is neither base64 nor a data: URL. Checks for typical characters only."""
         if self.media_urls == "any" or data.startswith("data:") or not any(mark in data for mark in ":.\\~%"):
             return None
         return "expected base64, or a data: URL"
+
+
+def media_urls_in(request: ChatCompletionRequest) -> Iterator[tuple[str, str]]:
+    """Yields each image URL that an engine would fetch, with its field."""
+    for index, message in enumerate(request.messages):
+        for at, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:"):
+                yield f"messages[{index}].content[{at}].image_url.url", part.image_url.url
 
 
 def is_refused(name: str) -> bool:

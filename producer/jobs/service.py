@@ -12,6 +12,7 @@ import structlog
 from producer.admission.estimate import estimated_tokens
 from producer.admission.gate import AdmissionGate
 from producer.admission.large_requests import LargeRequestChecks
+from producer.admission.media_hosts import MediaHosts
 from producer.admission.rate_limits import Meter
 from producer.admission.request_policy import RequestPolicy
 from producer.admission.rules import check_against_model
@@ -87,12 +88,14 @@ class JobService:
         self._gate = AdmissionGate(backend.scheduler, settings, self._background_retries)
         self.checks = LargeRequestChecks()
         self.policy = RequestPolicy.of(settings)
+        self.media = MediaHosts()
         self.draining = False
         self.open_calls = OpenCalls()
 
     async def close(self) -> None:
         """Waits a moment for background retries, then cancels them."""
         self.checks.close()
+        self.media.close()
         await self._background_retries.close()
 
     # ── submit ──
@@ -140,7 +143,7 @@ class JobService:
         wrong = webhook_refusal(job.webhook_url, background=submission.background, settings=self._settings)
         if wrong is not None:
             raise wrong
-        self.policy.check(submission.request)
+        await self.media.check(self.policy.check(submission.request), submission.tenant)
         model = await self._model_for(submission)
         job.model = model.id
         job.tokens = estimated_tokens(submission.request, submission.size, model.context_length)

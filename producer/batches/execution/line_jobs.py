@@ -139,7 +139,7 @@ class LineJobs:
     async def _admitted(self, raw: RawLine, line: BatchLine) -> Job:
         """Returns the line's job. Raises IgniteError if the request is invalid."""
         request = await self._checked(raw, lambda: check_request(line.body, stream=False))
-        self._service.policy.check(request)
+        await self._service.media.check(self._service.policy.check(request), self._batch.tenant)
         model = await self._model(line.model)
         if self._batch.models and model.id not in self._batch.models:
             raise unknown_model(line.model)
