@@ -1,6 +1,6 @@
 # On a fresh machine with Python 3.11 or newer, pip and venv: `make up` runs Ignite, `make test` proves it.
 .DEFAULT_GOAL := help
-.PHONY: help up test bench attack chaos faults fuzz check format proto demo-model clean install install-dev
+.PHONY: help up test test-vllm bench attack chaos faults fuzz check format proto demo-model clean install install-dev
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ fuzz: install-dev ## run every fuzzer, seed after seed, for the given minutes (A
 attack: install-dev ## measure a healthy client's latency during attacks; see docs/explanation/security.md (ARGS="--only heads,uploads")
 	@scripts/install-servers.sh > /dev/null
 	@.venv/bin/python -m benchmarks.attacks $(ARGS)
+
+test-vllm: install-dev ## test with a real vLLM on this machine's CPU, installed into .venv-vllm (ARGS="--vllm-url URL" for yours)
+	@scripts/test-vllm.sh $(ARGS)
 
 check: install-dev ## check lint, format, types, import rules and generated code
 	.venv/bin/ruff check .

@@ -314,9 +314,9 @@ class Settings(BaseSettings):
     engine_args: str = Field("", description="Further arguments for the command that starts the engine's server.")
     engine_continuation: Literal["vllm", "prefill", "none"] | None = Field(
         None,
-        description="How the engine's server continues a partial answer after a worker was lost: vllm (its "
-        "continue_final_message), prefill (the last message is the partial answer), or none (it starts "
-        "again). Default: by the engine.",
+        description="How the engine's server continues a partial answer after a worker was lost: vllm (by token ids, "
+        "or by continue_final_message where it returns none), prefill (the last message is the partial answer), or "
+        "none (it starts again). Default: by the engine; vllm where the server says that it is vLLM.",
     )
     engine_omit: str = Field(
         "", description="Request fields that are never sent to the engine's server, comma-separated, such as seed."

@@ -122,6 +122,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = {str(report.longrepr) for report in terminalreporter.stats.get("skipped", ())}
+    if any("vLLM is missing" in reason for reason in reasons):
+        terminalreporter.write_line("NOT TESTED: vLLM, for which there is `make test-vllm`.", red=True, bold=True)
     for name in ("RabbitMQ", "Redis", "npm", "chromium"):
         if not any(f"{name} {IS_MISSING}" in reason for reason in reasons):
             continue

@@ -20,8 +20,18 @@ def ask_long(**fields: Any) -> Request:
     return ask("Tell me a story itl=5", max_tokens=900, ignore_eos=True, **fields)
 
 
-async def read(engine: Engine, request: Request, prefix: str = "") -> list[Chunk]:
-    return [chunk async for chunk in engine.generate(request, prefix)]
+async def read(engine: Engine, request: Request, prefix: str = "", progress: bytes = b"") -> list[Chunk]:
+    return [chunk async for chunk in engine.generate(request, prefix, progress)]
+
+
+def cut(chunks: list[Chunk], known: int) -> tuple[str, bytes]:
+    """The text of the first `known` pieces, and the progress that the worker has stored with it."""
+    text, progress, waiting = "", b"", b""
+    for chunk in chunks:
+        waiting += chunk.get("progress", b"")
+        if known and (piece := text_of([chunk])):
+            text, progress, waiting, known = text + piece, progress + waiting, b"", known - 1
+    return text, progress
 
 
 def pieces(chunks: list[Chunk], index: int = 0) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from shared.errors import EngineError, EngineRefused
 from tests.support.leak_check import no_leaks
-from tests.worker.engines.requests import ask, ask_long, pieces, read, text_of
+from tests.worker.engines.requests import ask, ask_long, cut, pieces, read, text_of
 from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
 from worker.stream.fold import fold
@@ -124,8 +124,9 @@ async def test_a_prefix_is_continued_and_not_repeated(engine: Engine) -> None:
     request = ask(max_tokens=16)
     whole = await read(engine, request)
     for known in (1, 5, 11):
-        prefix = "".join(pieces(whole)[:known])
-        rest = await read(engine, request, prefix)
+        prefix, progress = cut(whole, known)
+        assert engine.continues_from(request, prefix, progress)
+        rest = await read(engine, request, prefix, progress)
         assert prefix + text_of(rest) == text_of(whole)
         for count in ("prompt_tokens", "completion_tokens", "total_tokens"):
             assert rest[-1]["usage"][count] == whole[-1]["usage"][count]
@@ -134,7 +135,7 @@ async def test_a_prefix_is_continued_and_not_repeated(engine: Engine) -> None:
 async def test_a_prefix_as_long_as_the_limit_is_only_finished(engine: Engine) -> None:
     request = ask(max_tokens=8)
     whole = await read(engine, request)
-    rest = await read(engine, request, text_of(whole))
+    rest = await read(engine, request, *cut(whole, len(whole)))
     assert text_of(rest) == ""
     assert rest[-2]["choices"][0]["finish_reason"]
     assert rest[-1]["usage"]["completion_tokens"] == 8
