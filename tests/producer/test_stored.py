@@ -9,7 +9,7 @@ from tests.support.wait_until import wait_until
 
 PARTS = [
     {"type": "text", "text": "seed=7"},
-    {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+    {"type": "image_url", "image_url": {"url": "https://1.1.1.1/a.png"}},
     {"type": "file", "file": {"file_id": "f"}},
 ]
 
