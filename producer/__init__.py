@@ -1,4 +1,4 @@
-"""HTTP in, SSE out: validates, admits, enqueues and relays.
+"""The API: validates requests, admits them, enqueues jobs, and sends their answers over HTTP and gRPC.
 
-Never generates, keeps nothing: any replica answers for any job.
+It keeps no state of jobs between calls, so every replica can answer every call.
 """

@@ -21,7 +21,7 @@ NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 """A last label that makes resolvers read the host as an IPv4 address, in whatever form (127.1, 0x7f000001)."""
 
 LOCAL_NAMES = ("localhost", "localdomain", "local", "internal", "intranet", "lan", "home.arpa", "onion")
-"""Names, and all names below them, that the public DNS does not have."""
+"""Domains that do not exist in the public DNS, nor do names below them."""
 
 NOT_PUBLIC = tuple(
     map(
@@ -54,7 +54,7 @@ GLOBAL_IPV6 = ip_network("2000::/3")
 """All assigned public addresses. Others are local, or stand for an IPv4 address (mapped, SIIT, NAT64)."""
 
 ISATAP = frozenset({0x00005EFE, 0x02005EFE})
-"""The third quarter of an IPv6 address whose fourth is the IPv4 address that it leads to."""
+"""The third 32 bits of an ISATAP address. The last 32 bits are the IPv4 address to which it is routed."""
 
 USUAL_PORTS = frozenset({80, 443})
 OTHER_PORTS = range(1024, 65536)
@@ -69,13 +69,13 @@ class Target:
 
 
 def target_of(url: str) -> Target | str:
-    """The URL's target, or one sentence's end that says why it has none. Private addresses are targets, too."""
+    """Returns the URL's target, or the reason why the URL is not accepted. Accepts private addresses."""
     if not url.isprintable() or len(url) > MAX_URL or any(character in url for character in " \\"):
         return f"expected an http or https URL of at most {MAX_URL} characters"
     try:
         parsed = URL(url)
         port, host = parsed.port, (parsed.raw_host or "").lower()
-    except (ValueError, IndexError):  # yarl looks at the first character of a host that is empty.
+    except (ValueError, IndexError):  # yarl raises IndexError for an empty host.
         return "it is not a URL"
     if parsed.scheme not in ("http", "https") or not host or not port:
         return f"expected an http or https URL of at most {MAX_URL} characters"
@@ -88,7 +88,7 @@ def target_of(url: str) -> Target | str:
 
 
 def is_plain(host: str) -> bool:
-    """Whether the host, normalised, is a name of the DNS, or an address in its usual form."""
+    """Whether the normalised host is a DNS name or an address in its usual form."""
     if address_of(host) is not None:
         return "%" not in host
     labels = host.split(".")
@@ -96,17 +96,19 @@ def is_plain(host: str) -> bool:
 
 
 def is_disguised(url: str, host: str) -> bool:
-    """Whether plain ASCII was written in other characters (fullwidth or circled ones, other dots)."""
+    """Whether the URL spells an ASCII host with other characters (fullwidth or circled letters, other dots)."""
     return not authority_of(url).isascii() and not any(label.startswith("xn--") for label in host.split("."))
 
 
 def authority_of(url: str) -> str:
-    """As the client wrote it."""
+    """Returns the URL's authority as the client wrote it."""
     return re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
 
 
 def is_public(host: str) -> bool:
-    """Whether the host may be one of the internet's. A name may still lead elsewhere: what it leads to counts."""
+    """Whether the host may be on the public internet. A name may still resolve to a private address, so callers check
+    the resolved addresses too.
+    """
     host = host.lower().removesuffix(".")
     if (address := address_of(host)) is not None:
         return is_public_address(address)
@@ -131,9 +133,9 @@ def address_of(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def private_fault(target: Target) -> str | None:
-    """Why a target is not the internet's, as far as the URL tells."""
+    """Returns why the target is not on the public internet, as far as the URL shows it, or None."""
     if not is_public(target.host):
-        return "it leads to a private address, which this server does not send to"
+        return "its host is private, and this server connects only to public addresses"
     if target.url.port not in USUAL_PORTS and target.url.port not in OTHER_PORTS:
         return "its port belongs to another service: expected 80, 443, or one above 1023"
     return None

@@ -82,9 +82,9 @@ class Fleet:
         models, workers = await asyncio.gather(self._catalog.models(), self._backend.registry.workers())
         staffed = {model.id for worker in workers if worker.ready for model in worker.models}
         names = [QueueName(model.id, tier) for model in models for tier in Tier]
-        return await asyncio.gather(*(self._look(name, staffed=name.model in staffed) for name in names))
+        return await asyncio.gather(*(self._view_of(name, staffed=name.model in staffed) for name in names))
 
-    async def _look(self, queue: QueueName, *, staffed: bool) -> QueueView:
+    async def _view_of(self, queue: QueueName, *, staffed: bool) -> QueueView:
         scheduler = self._backend.scheduler
         backlog, state = await asyncio.gather(scheduler.backlog(queue, ALL_TENANTS), scheduler.queue_state(queue))
         self._rates.observe(str(queue), backlog.started, backlog.jobs)

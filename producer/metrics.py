@@ -7,12 +7,12 @@ from prometheus_client import Counter, Gauge, Histogram
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 JOBS_SUBMITTED = Counter("ignite_jobs_submitted", "Jobs accepted by this replica", ["model", "tier", "mode"])
-CALLS_ENDED = Counter("ignite_calls_ended", "Waiting calls that ended, by how", ["model", "ending"])
-AUTH_FAILURES = Counter("ignite_auth_failures", "Calls that were refused for their key, by why", ["reason"])
-WEBHOOKS = Counter("ignite_webhooks", "Events sent, by what came of it", ["outcome"])
-BODY_BYTES = Gauge("ignite_request_body_bytes", "Bytes of request bodies that this process holds")
-BODIES_REFUSED = Counter("ignite_request_bodies_refused", "Requests refused for want of room for them", ["bound"])
-TASKS = Gauge("ignite_asyncio_tasks", "Tasks of this process's event loop: idle, always about as many")
+CALLS_ENDED = Counter("ignite_calls_ended", "Waiting calls that ended, by ending", ["model", "ending"])
+AUTH_FAILURES = Counter("ignite_auth_failures", "Calls refused for a missing or unknown key, by reason", ["reason"])
+WEBHOOKS = Counter("ignite_webhooks", "Webhook events sent, by outcome", ["outcome"])
+BODY_BYTES = Gauge("ignite_request_body_bytes", "Bytes of request bodies in this process's memory")
+BODIES_REFUSED = Counter("ignite_request_bodies_refused", "Requests refused by a byte budget, by budget", ["bound"])
+TASKS = Gauge("ignite_asyncio_tasks", "Tasks of this process's event loop; about constant in an idle process")
 OPEN_CALLS = Gauge("ignite_open_calls", "Waiting calls being served now", ["mode"])
 CONNECTIONS = Gauge("ignite_http_connections", "Open HTTP connections")
 CONNECTIONS_CUT = Counter(
@@ -20,16 +20,16 @@ CONNECTIONS_CUT = Counter(
 )
 FIRST_BYTE = Histogram(
     "ignite_first_byte_seconds",
-    "From submit to the first byte of the answer",
+    "Seconds from submit to the first byte of the answer",
     ["model", "mode"],
     buckets=LATENCY_BUCKETS,
 )
-QUEUE_DEPTH = Gauge("ignite_queue_depth", "Jobs that wait in the queue", ["model", "tier"])
-QUEUE_RUNNING = Gauge("ignite_queue_running", "Jobs of the queue that run", ["model", "tier"])
-QUEUE_TOKENS = Gauge("ignite_queue_tokens", "Estimated tokens of the jobs that wait", ["model", "tier"])
-QUEUE_OLDEST = Gauge("ignite_queue_oldest_seconds", "How long the oldest job has waited", ["model", "tier"])
+QUEUE_DEPTH = Gauge("ignite_queue_depth", "Waiting jobs of the queue", ["model", "tier"])
+QUEUE_RUNNING = Gauge("ignite_queue_running", "Running jobs of the queue", ["model", "tier"])
+QUEUE_TOKENS = Gauge("ignite_queue_tokens", "Estimated tokens of the waiting jobs", ["model", "tier"])
+QUEUE_OLDEST = Gauge("ignite_queue_oldest_seconds", "Seconds that the oldest waiting job has waited", ["model", "tier"])
 QUEUE_BACKLOG = Gauge(
-    "ignite_queue_backlog_seconds", "Until the last job that waits is started, at the measured rate", ["model", "tier"]
+    "ignite_queue_backlog_seconds", "Seconds until the last waiting job starts, at the measured rate", ["model", "tier"]
 )
-WORKER_SLOTS = Gauge("ignite_worker_slots", "Slots of the workers that are ready", ["model"])
-WORKERS = Gauge("ignite_workers", "Workers that are there, with an engine that can generate", ["model"])
+WORKER_SLOTS = Gauge("ignite_worker_slots", "Slots of ready workers", ["model"])
+WORKERS = Gauge("ignite_workers", "Ready workers: connected, with an engine that can generate", ["model"])

@@ -132,7 +132,7 @@ class Generation:
             # The client has a part of the answer, so the request cannot wait and start over: a failed try.
             raise EngineError(overloaded.message) if begun else overloaded from overloaded
         if not self._fold.finished:
-            raise EngineError("The engine's stream ended before its answer did.")
+            raise EngineError("The engine's stream ended before its answer was complete.")
         return self._completed(self._fold.completion, encoder.end(self._fold.usage))
 
     def _completed(self, answer: Mapping[str, Any], frames: bytes = b"") -> Completed:

@@ -206,7 +206,7 @@ def check_llamacpp(settings: Settings) -> Finding:
     try:
         check_gguf(path)
     except EngineError as error:
-        return Finding("engine", False, str(error), advice="Name a whole GGUF file with --model.")
+        return Finding("engine", False, str(error), advice="Name a complete GGUF file with --model.")
     return Finding("engine", True, f"llamacpp with {path}")
 
 

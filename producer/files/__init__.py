@@ -1,1 +1,1 @@
-"""OpenAI's Files API: what clients upload, and what batches write for them."""
+"""OpenAI's Files API: clients' uploads and the output files of batches."""

@@ -19,7 +19,7 @@ PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A file's bytes as they are now. `lines`: how many it has so far, where it still grows."""
+    """A file's current bytes. `lines`: the number of lines written so far; None for a complete file."""
 
     parts: Sequence[Part]
     lines: int | None = None
@@ -37,8 +37,8 @@ class Files:
     def __init__(
         self, documents: Documents, storage: Storage, limit: int = 0, *, growing: GrowingContent | None = None
     ) -> None:
-        """`limit`: bytes that a tenant's files may have; 0: any number. `growing`: reads the files that batches still
-        write.
+        """`limit`: most bytes of a tenant's files, 0 for no limit. `growing`: reads the content of files that batches
+        still write.
         """
         self._documents = documents
         self._storage = storage
@@ -114,11 +114,11 @@ class Files:
     # ── bytes ──
 
     async def upload(self, tenant: str, file_id: str, chunks: AsyncIterable[bytes]) -> Part:
-        """Store the bytes of a file that has no entry yet."""
+        """Stores the bytes of a file that has no entry yet."""
         key = object_key(tenant, file_id, UPLOADED)
         return Part(key=key, size=await self._storage.put(key, chunks))
 
-    async def forget(self, part: Part) -> None:
+    async def discard(self, part: Part) -> None:
         await self._storage.delete([part.key])
 
     async def content(self, tenant: str, entry: FileEntry) -> Content:
@@ -130,8 +130,8 @@ class Files:
         return await self._growing(tenant, entry.growing, entry.id)
 
     async def read(self, tenant: str, file_id: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        """The bytes from `start` up to `end`, in chunks. A file that grows may change the objects that it is in, never
-        its bytes: the reader then looks where they are now. Raises NotFound when the file goes meanwhile.
+        """Yields the bytes from `start` up to `end`, in chunks. A batch may merge a growing file's objects meanwhile;
+        reading then continues in the merged object. Raises NotFound if the file is deleted meanwhile.
         """
         missing = False
         while start < end:
@@ -146,7 +146,7 @@ class Files:
                     raise ObjectMissing(file_id)
             except ObjectMissing:
                 if missing:
-                    raise NotFound(f"The content of {file_id} is gone.") from None
+                    raise NotFound(f"The content of {file_id} was deleted.") from None
                 missing = True
 
     async def _read(self, parts: Sequence[Part], start: int, end: int) -> AsyncGenerator[bytes]:

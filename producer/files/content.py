@@ -24,9 +24,9 @@ class Span:
     end: int
 
 
-def asked_range(header: str | None, size: int) -> Span | None:
-    """The range that a `Range` header asks for; None where the whole is to be sent: RFC 9110 lets a server pass over
-    what it does not understand, several ranges among it. Raises RangeNotSatisfiable.
+def requested_range(header: str | None, size: int) -> Span | None:
+    """Returns the range in a `Range` header, None to send the whole file. RFC 9110 lets a server ignore ranges that it
+    does not support, such as several at once. Raises RangeNotSatisfiable.
     """
     asked = ONE_RANGE.fullmatch((header or "").replace(" ", ""))
     if asked is None or asked[0] == "bytes=-":
@@ -39,19 +39,19 @@ def asked_range(header: str | None, size: int) -> Span | None:
         if last_byte and int(last_byte) < int(first_byte):
             return None
     if span.start >= span.end:
-        raise RangeNotSatisfiable(f"The file has {size:,} bytes: there is nothing in this range.", param="Range")
+        raise RangeNotSatisfiable(f"The file has {size:,} bytes, and none of them is in this range.", param="Range")
     return span
 
 
-def range_counts(if_range: str | None, etag: str) -> bool:
-    """Whether what a client has is a part of what there is now, by the tag in its `If-Range` (RFC 9110, 13.1.5). A weak
-    tag says nothing of bytes, and a date says nothing here, for we tell none.
+def range_applies(if_range: str | None, etag: str) -> bool:
+    """Whether a client's `If-Range` matches the current file, so that its `Range` applies (RFC 9110, 13.1.5). Weak
+    tags do not identify bytes, and dates never match, because answers have no Last-Modified.
     """
     return if_range is None or if_range.strip() == etag
 
 
 class ContentAnswer(Response):
-    """Sends `span` of a file of `size` bytes as it is read. A hang-up ends the reading at once."""
+    """Sends `span` of a file of `size` bytes while reading it. A client's disconnect stops the reading at once."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class ContentAnswer(Response):
         self._read = read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await first(self._send_all(send), hung_up(receive))
+        await first(self._send_all(send), disconnected(receive))
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -77,6 +77,6 @@ class ContentAnswer(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def hung_up(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

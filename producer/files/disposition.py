@@ -1,7 +1,7 @@
-"""The `Content-Disposition` of a form's part, as clients send it. Pure.
+"""Parses the `Content-Disposition` of a form's part. No I/O.
 
-RFC 7578 forbids `filename*` in forms; .NET and older versions of urllib3 send it all the same, and only it has the
-right name then: what stands beside it in `filename` is an encoded word (RFC 2047), or nothing.
+RFC 7578 forbids `filename*` in forms, but .NET and older versions of urllib3 send it. Then only `filename*` has the
+right name: `filename` is missing or an encoded word (RFC 2047).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def unquoted(value: bytes) -> bytes:
 
 
 def decoded(value: bytes) -> str:
-    """RFC 5987: `charset'language'percent-encoded`."""
+    """Decodes RFC 5987's `charset'language'percent-encoded`. Raises InvalidRequest."""
     charset, mark, rest = value.partition(b"'")
     _, second, text = rest.partition(b"'")
     if not mark or not second:
@@ -65,7 +65,7 @@ def decoded(value: bytes) -> str:
 
 
 def continued(name: str, given: Mapping[str, bytes]) -> str | None:
-    """RFC 2231: `filename*0*=…; filename*1=…`. None where there is no such parameter."""
+    """Joins RFC 2231's `filename*0*=…; filename*1=…`. Returns None without such a parameter."""
     pieces = [(found, value) for key, value in given.items() if (found := CONTINUED.fullmatch(key)) is not None]
     pieces = sorted((each for each in pieces if each[0]["name"] == name), key=lambda each: int(each[0]["index"]))
     if not pieces:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 KIND = "file"
 UPLOADED = "content"
-"""The last name in the key of an upload, which is one object."""
+"""The last part of an upload's key. An upload is one object."""
 
 
 class Part(BaseModel):
@@ -53,7 +53,9 @@ def new_file_id() -> str:
 
 
 def object_key(tenant: str, file_id: str, name: str) -> str:
-    """Where an object of a file is kept. No tenant's name is one that a file system knows a meaning of."""
+    """Returns the key of an object of a file. The prefix `t=` keeps a tenant's name from being special to a file
+    system.
+    """
     return f"t={quote(tenant, safe='')}/{file_id}/{name}"
 
 
@@ -66,7 +68,7 @@ def owner_of(key: str) -> tuple[str, str] | None:
 
 
 def file_object(entry: FileEntry, *, size: int | None = None) -> dict[str, Any]:
-    """OpenAI's `file`. `size` where the entry does not know it."""
+    """Returns OpenAI's `file` object. `size`: bytes of a file that is still growing."""
     return {
         "id": entry.id,
         "object": "file",

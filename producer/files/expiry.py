@@ -1,4 +1,4 @@
-"""When a file expires, as clients say it: in a form and in JSON. Pure."""
+"""Parses a file's expiry from a form or from JSON. No I/O."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from shared.errors import InvalidRequest
 from shared.schema import parse_json
 
 EXPIRY = (3600, 30 * 86400)
-"""Seconds, as OpenAI's."""
+"""The least and the most seconds, as in OpenAI's API."""
 
 FIELD = re.compile(r"expires_after(?:\[(anchor|seconds)\]|\.(anchor|seconds))")
 WHOLE = "expires_after"
 
 
 def form_expiry(fields: Mapping[str, str]) -> int | None:
-    """Seconds after its creation at which the file expires, where the form says so: `expires_after[seconds]` with
-    `expires_after[anchor]` as OpenAI's SDKs send it, the same with a dot, or `expires_after` with JSON or seconds.
-    Raises InvalidRequest.
+    """Returns the seconds from a file's creation to its expiry, None if the form has no expiry. Accepts
+    `expires_after[seconds]` with `expires_after[anchor]`, as OpenAI's SDKs send it, the same with a dot, and
+    `expires_after` with JSON or a number of seconds. Raises InvalidRequest.
     """
-    said: dict[str, object] = {}
+    found: dict[str, object] = {}
     for name, text in fields.items():
         given = members(text) if name == WHOLE else member(name, text)
-        if twice := said.keys() & given.keys():
+        if twice := found.keys() & given.keys():
             param = f"{WHOLE}.{min(twice)}"
             raise InvalidRequest(f"Invalid value for '{param}': it is set twice.", param=param)
-        said |= given
-    return checked_expiry(WHOLE, said) if said else None
+        found |= given
+    return checked_expiry(WHOLE, found) if found else None
 
 
 def member(name: str, text: str) -> dict[str, object]:
@@ -50,7 +50,7 @@ def members(text: str) -> dict[str, object]:
 
 
 def checked_expiry(param: str, given: Mapping[str, Any]) -> int:
-    """Raises InvalidRequest."""
+    """Returns the seconds of an expiry. `param`: its field in the request. Raises InvalidRequest."""
     for name in given.keys() - {"anchor", "seconds"}:
         field = f"{param}.{name[:100]}"
         raise InvalidRequest(f"Unknown parameter: '{field}'.", param=field, code="unknown_parameter")

@@ -1,4 +1,4 @@
-"""Deletes objects that no file entry names: of expired files, interrupted uploads and replaced batch runners."""
+"""Deletes objects that no file entry names: those of expired files, interrupted uploads and replaced batch runners."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def reap(files: Files, storage: Storage) -> None:
         try:
             removed = await reap_once(files, storage, time.time() - GRACE)
         except IgniteError as error:
-            log.warning("files.not_reaped", error=str(error), next="looking again later")
+            log.warning("files.not_reaped", error=str(error), next="trying again later")
         else:
             log.debug("files.reaped", removed=removed)
 

@@ -1,4 +1,4 @@
-"""/v1/files, as OpenAI's."""
+"""The routes of /v1/files, as in OpenAI's API."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from producer.files.content import ContentAnswer, asked_range, range_counts
+from producer.files.content import ContentAnswer, range_applies, requested_range
 from producer.files.entry import FileEntry, file_object, new_file_id
 from producer.files.upload import Upload, expiry_of, purpose_of
 from producer.files.usage import STEP
@@ -31,7 +31,9 @@ NAME_LIMIT = 255
     openapi_extra=FILE_UPLOAD,
 )
 async def create_file(request: Request) -> Response:
-    """multipart/form-data with `purpose` and `file`, in any order. A file for `batch` is a `.jsonl`."""
+    """Accepts multipart/form-data with `purpose` and `file`, in any order. A file with the purpose `batch` must have a
+    name that ends in `.jsonl`.
+    """
     context, tenant, now = context_of(request), tenant_of(request), time.time()
     upload = Upload(request.headers.get("content-type", ""), request.stream(), context.settings.file_limit)
     file_id = new_file_id()
@@ -48,7 +50,7 @@ async def create_file(request: Request) -> Response:
             )
             await context.files.add(tenant, entry)
         except BaseException:
-            await context.files.forget(part)
+            await context.files.discard(part)
             raise
         room.keep(entry)
     return json_response(file_object(entry))
@@ -68,7 +70,7 @@ async def list_files(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
-    """Newest first, unless `order` is `asc`. `after`: the last id of the page before."""
+    """Lists files, newest first unless `order` is `asc`. `after`: the last id of the previous page."""
     files, more = await context_of(request).files.list(
         tenant_of(request), purpose=purpose, after=after, limit=limit, oldest_first=order == "asc"
     )
@@ -76,23 +78,23 @@ async def list_files(
 
 
 async def shown(request: Request, entry: FileEntry) -> dict[str, object]:
-    """OpenAI's `file`; one that grows is as large as it is now."""
+    """Returns OpenAI's `file` object, with the current size of a growing file."""
     if entry.growing is None:
         return file_object(entry)
     content = await context_of(request).files.content(tenant_of(request), entry)
     return file_object(entry, size=content.size)
 
 
-@router.get("/{file_id}", summary="A file", responses=answers(is_json(response_models.File, "The file."), 404))
+@router.get("/{file_id}", summary="Get a file", responses=answers(is_json(response_models.File, "The file."), 404))
 async def get_file(request: Request, file_id: FileId) -> Response:
     return json_response(await shown(request, await context_of(request).files.get(tenant_of(request), file_id)))
 
 
-@router.get("/{file_id}/content", summary="A file's bytes", responses=answers(FILE_CONTENT, 404, 416))
+@router.get("/{file_id}/content", summary="Get a file's bytes", responses=answers(FILE_CONTENT, 404, 416))
 async def get_content(request: Request, file_id: FileId) -> Response:
-    """Whole, or the one range that `Range` asks for; with `If-Range`, only if that names the file as it is now. A
-    file that a batch still writes can be read as far as it goes: then `X-Incomplete: true` and, in `X-Last-Line`, how
-    many lines there are.
+    """Returns the whole file, or the range in `Range`; with `If-Range`, the range only if the file is unchanged. For a
+    file that a batch still writes, returns the bytes so far, with `X-Incomplete: true` and the number of lines in
+    `X-Last-Line`.
     """
     files, tenant = context_of(request).files, tenant_of(request)
     entry = await files.get(tenant, file_id)
@@ -101,10 +103,10 @@ async def get_content(request: Request, file_id: FileId) -> Response:
     headers = {"content-type": "application/octet-stream", "etag": etag}
     if content.lines is not None:
         headers |= {"x-incomplete": "true", "x-last-line": str(content.lines), "cache-control": "no-store"}
-    if not range_counts(request.headers.get("if-range"), etag):
+    if not range_applies(request.headers.get("if-range"), etag):
         range_ = None
     try:
-        span = asked_range(range_, content.size)
+        span = requested_range(range_, content.size)
     except RangeNotSatisfiable as error:
         refusal = error_response(error)
         refusal.headers["content-range"] = f"bytes */{content.size}"
@@ -117,7 +119,7 @@ async def get_content(request: Request, file_id: FileId) -> Response:
 @router.delete(
     "/{file_id}",
     summary="Delete a file",
-    responses=answers(is_json(response_models.FileDeleted, "It is gone."), 404, 409),
+    responses=answers(is_json(response_models.FileDeleted, "The file is deleted."), 404, 409),
 )
 async def delete_file(request: Request, file_id: FileId) -> Response:
     await context_of(request).files.delete(tenant_of(request), file_id)

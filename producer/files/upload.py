@@ -1,4 +1,4 @@
-"""A multipart upload, taken apart while it comes in: the file's bytes go on as they are, nothing is gathered."""
+"""Parses a multipart upload as a stream: passes the file's bytes on as they arrive, without buffering the file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from producer.files.expiry import FIELD, WHOLE, form_expiry
 from shared.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
 
 FIELD_LIMIT = 64 * 1024
-"""Bytes of a field that is not the file."""
+"""Most bytes of a field other than the file."""
 
 FIELDS_LIMIT = 32
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
-MEANT = re.compile(r"expir|ttl|retention|metadata|webhook|idempotency|purpose|file|anchor|seconds|store", re.IGNORECASE)
-"""Fields by whose names clients mean something that an upload knows, or that it would have to know."""
+SIMILAR_NAMES = re.compile(
+    r"expir|ttl|retention|metadata|webhook|idempotency|purpose|file|anchor|seconds|store", re.IGNORECASE
+)
+"""Names of unknown fields that are refused instead of ignored, because the client expects them to have an effect."""
 
 PLAIN_TRANSFERS = frozenset({b"7bit", b"8bit", b"binary"})
 
 
 @dataclass(slots=True)
 class FormPart:
-    """One part of the form, while it comes in."""
+    """A part of the form that is being received."""
 
     name: str
     filename: str | None
@@ -39,10 +41,10 @@ class FormPart:
 
 
 class Upload:
-    """`chunks` gives the file's bytes; when it has ended, the other fields are known. Fields come in any order."""
+    """`chunks` yields the file's bytes. When it has ended, `fields` is complete. Fields may come in any order."""
 
     def __init__(self, content_type: str, body: AsyncIterable[bytes], limit: int) -> None:
-        """`limit`: bytes that the file may have. Raises UnsupportedMediaType, InvalidRequest."""
+        """`limit`: most bytes of the file. Raises UnsupportedMediaType, InvalidRequest."""
         self._body = body
         self._limit = limit
         self._parser = MultipartParser(
@@ -68,7 +70,9 @@ class Upload:
         self.fields: dict[str, str] = {}
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """Raises InvalidRequest for what is not a form with one file, RequestTooLarge."""
+        """Yields the file's bytes. Raises RequestTooLarge, and InvalidRequest for a body that is not a form with a
+        file.
+        """
         async for data in self._body:
             self._feed(data)
             ready, self._ready = self._ready, []
@@ -85,7 +89,7 @@ class Upload:
         except FormParserError as error:
             raise InvalidRequest(f"The body is not a valid form: {error}.", code="invalid_form") from None
 
-    # ── what the parser tells ──
+    # ── the parser's callbacks ──
 
     def _begin_part(self) -> None:
         self._disposition = b""
@@ -95,7 +99,8 @@ class Upload:
         if name == b"content-disposition":
             self._disposition = value
         elif name == b"content-transfer-encoding" and value.strip().lower() not in PLAIN_TRANSFERS:
-            raise InvalidRequest("Parts of a form are sent as they are, in no transfer encoding.", code="invalid_form")
+            message = "Content-Transfer-Encoding is not supported: send the form's parts as they are."
+            raise InvalidRequest(message, code="invalid_form")
         self._header_name.clear()
         self._header_value.clear()
 
@@ -106,10 +111,11 @@ class Upload:
             raise InvalidRequest("A part of the form has no name.", code="invalid_form")
         if self._part.is_file:
             if self.filename is not None:
-                raise InvalidRequest("There must be one 'file'.", param="file")
+                raise InvalidRequest("The form must have exactly one 'file'.", param="file")
             self.filename = self._part.filename or "upload"
         elif self._part.name in self.fields:
-            raise InvalidRequest(f"The field '{self._part.name[:100]}' is there twice.", param=self._part.name[:100])
+            name = self._part.name[:100]
+            raise InvalidRequest(f"The form has the field '{name}' twice.", param=name)
         elif len(self.fields) >= FIELDS_LIMIT:
             raise InvalidRequest("The form has too many fields.", code="invalid_form")
 
@@ -145,12 +151,12 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def text(raw: bytes) -> str:
-    """What stands in the name of a header or in a field: UTF-8, as browsers and SDKs send it."""
+    """Decodes a field's value as UTF-8, which browsers and SDKs send."""
     return raw.decode(errors="replace")
 
 
 def purpose_of(upload: Upload) -> str:
-    """Raises InvalidRequest."""
+    """Returns the form's purpose. Raises InvalidRequest."""
     purpose = upload.fields.get("purpose")
     if purpose is None:
         raise InvalidRequest("Missing required parameter: 'purpose'.", param="purpose")
@@ -163,10 +169,10 @@ def purpose_of(upload: Upload) -> str:
 
 
 def expiry_of(upload: Upload) -> int | None:
-    """Seconds from its creation after which the file expires, where the client says so. Raises InvalidRequest, also for
-    a field that would have to mean something and does not.
+    """Returns the seconds from the file's creation to its expiry, None if the client sets none. Raises InvalidRequest,
+    also for an unknown field with one of SIMILAR_NAMES.
     """
     for name in upload.fields:
-        if name != "purpose" and name != WHOLE and not FIELD.fullmatch(name) and MEANT.search(name):
+        if name != "purpose" and name != WHOLE and not FIELD.fullmatch(name) and SIMILAR_NAMES.search(name):
             raise InvalidRequest(f"Unknown parameter: '{name[:100]}'.", param=name[:100], code="unknown_parameter")
     return form_expiry(upload.fields)

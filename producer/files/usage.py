@@ -1,8 +1,8 @@
-"""How many bytes a tenant's files have, and when that is too much.
+"""Counts the bytes of each tenant's files and enforces the tenant's limit.
 
-A document of the tenant's counts them by the hour in which they expire, so that what has expired counts no more,
-even if it was not removed. An upload takes its bytes before it writes them, in a bucket of its own that ends
-soon: what a process that died had taken comes back by itself.
+One document per tenant counts the bytes by the hour in which they expire, so expired files do not count, even if the
+reaper has not removed them yet. An upload reserves its bytes before it writes them, in a bucket that expires after
+RESERVED_FOR seconds, which frees the reservations of a process that died.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from shared.quota import files_full
 KIND = "file-usage"
 CHANGE = "change"
 HOUR = 3600
-UNDER_WAY = 6 * HOUR
-"""Seconds after which an upload's reservation expires, in case its process died."""
+RESERVED_FOR = 6 * HOUR
+"""Seconds for which an upload's reservation lasts."""
 
 STEP = 16 * 1024 * 1024
-"""Bytes that an upload takes at a time which does not say how many it has."""
+"""Bytes that an upload of unknown size reserves at a time."""
 
 EACH = 64 * 1024
-"""Bytes that a file counts beside its own: its entry, and its place in a directory."""
+"""Bytes charged for each file in addition to its content: for its entry and its directory."""
 
 
 def bucket_of(expires_at: float) -> int:
-    """The end, in Unix seconds, of the hour in which a file expires."""
+    """Returns the end, in Unix seconds, of the hour in which a file expires."""
     return (int(expires_at) // HOUR + 1) * HOUR
 
 
 class FileUsage:
-    """`limit`: bytes of a tenant's files; 0: any number."""
+    """`limit`: most bytes of a tenant's files, 0 for no limit."""
 
     def __init__(self, documents: Documents, limit: int) -> None:
         self._documents = documents
@@ -53,7 +53,9 @@ class FileUsage:
                 raise files_full(kept, self._limit)
 
     async def change(self, tenant: str, changes: Mapping[int, int], *, limited: bool = False) -> None:
-        """So many bytes more, or less, in each of these buckets. Raises StorageQuotaExceeded, where `limited`."""
+        """Adds the bytes in `changes`, which may be negative, to the buckets. If `limited`, raises
+        StorageQuotaExceeded above the limit.
+        """
         if not self._limit:
             return
         while True:
@@ -62,7 +64,7 @@ class FileUsage:
             after = changed(before, changes)
             if limited and sum(after.values()) > self._limit:
                 raise files_full(sum(before.values()), self._limit)
-            # Two changes that are alike are two: a put finds its own write there by its value.
+            # `put` treats an equal stored value as its own earlier write; the random value makes each write distinct.
             named = {str(bucket): size for bucket, size in after.items()} | {CHANGE: secrets.token_hex(8)}
             value = orjson.dumps(named)
             lasts = max([*after, time.time() + HOUR]) - time.time()
@@ -77,8 +79,8 @@ class FileUsage:
 
     @asynccontextmanager
     async def room(self, tenant: str, expected: int) -> AsyncGenerator[Room]:
-        """Room for an upload of about so many bytes. It is given back on leaving, but for that of a file which is there
-        by then. Raises StorageQuotaExceeded.
+        """Reserves room for an upload of about `expected` bytes. The end of the context releases the reservation and
+        charges the stored file, if any. Raises StorageQuotaExceeded.
         """
         room = Room(self, tenant)
         await room.take(expected + EACH)
@@ -94,7 +96,7 @@ class Room:
     def __init__(self, usage: FileUsage, tenant: str) -> None:
         self._usage = usage
         self._tenant = tenant
-        self._bucket = bucket_of(time.time() + UNDER_WAY)
+        self._bucket = bucket_of(time.time() + RESERVED_FOR)
         self._taken = 0
         self._file: FileEntry | None = None
 
@@ -103,7 +105,7 @@ class Room:
         self._taken += size
 
     async def counted(self, chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
-        """The chunks; each has room before it is given. Raises StorageQuotaExceeded."""
+        """Yields the chunks, each after its bytes are reserved. Raises StorageQuotaExceeded."""
         size = EACH
         async for chunk in chunks:
             size += len(chunk)

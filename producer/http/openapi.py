@@ -28,7 +28,7 @@ COMPONENTS = "#/components/schemas/"
 Answers = dict[int | str, dict[str, Any]]
 
 ERRORS: Mapping[int, str] = {
-    400: "The request is wrong; `param` names the field.",
+    400: "The request is invalid; `param` names the field.",
     401: "No API key, or an unknown one.",
     403: "The key may not do this.",
     404: "Unknown model, or no such object of this tenant.",
@@ -39,9 +39,9 @@ ERRORS: Mapping[int, str] = {
     416: "The range is beyond the end of the file.",
     429: "A limit is reached: retry after `Retry-After` seconds.",
     500: "The engine failed.",
-    503: "The broker or the store does not answer, or this server is shutting down.",
+    503: "RabbitMQ or the store is unavailable, this server is overloaded, or it is shutting down.",
     504: "The deadline passed.",
-    507: "The disk that keeps jobs or files is full.",
+    507: "The disk for jobs or files is full.",
 }
 FOR_COMPLETIONS = (400, 403, 404, 409, 413, 415, 429, 500, 504)
 FOR_A_JOB = (400, 404, 410)

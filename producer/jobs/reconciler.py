@@ -1,4 +1,4 @@
-"""Finds jobs that the broker has lost, and publishes or ends them, so that every accepted job ends."""
+"""Finds jobs whose message the broker has lost, and publishes or ends them, so that every accepted job ends."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class JobService:
         async with self._backend.log.follow(job.id, created_here=True) as follower:
             standing = await self._enqueue(job, submission, followed=True)
             body, meter = submission.body, submission.meter
-            del submission  # The body stays while the client waits, what was parsed of it goes.
+            del submission  # Frees the parsed request; the body is kept while the client waits.
             if standing == job.id:
                 yield Call(job, follower, body, meter=meter)
                 return
@@ -128,7 +128,7 @@ class JobService:
         if job_id is None:
             return None
         if submission.meter is not None:
-            submission.meter.refund()  # It was counted when it was new.
+            submission.meter.refund()  # The job was charged when it was new.
         log.info("job.reattached", job=job_id, next="the retry receives the answer of this job")
         return await self.get(submission.tenant, job_id)
 
@@ -200,7 +200,7 @@ class JobService:
         if job.idempotency_key is None:
             await self._backend.store.discard(job, may_come=may_come)
             return
-        # Others may be waiting for it under its key: they hear why it will not be.
+        # Other calls with the same key may follow this job: they get the refusal as its error.
         await self.end_unclaimed(job.id, JobStatus.FAILED, refusal)
         await self._backend.store.delete(job)
 
@@ -229,7 +229,7 @@ class JobService:
         await self._publish(job, body)
         await self._backend.store.requeued(job.id)
 
-    # ── look ──
+    # ── read ──
 
     async def get(self, tenant: str, job_id: str) -> Job:
         """Returns the tenant's job. Raises NotFound (also for another tenant's job), Gone."""

@@ -32,7 +32,7 @@ class WaitingCall:
         self.ending = "failed"
         self._service = service
         self._mode = mode
-        # A client that joins a job has its patience still before it.
+        # The patience of a client that joins an existing job begins now.
         since = time.time() if call.attached else call.job.created_at
         self._gives_up_at = math.inf if patience is None else since + patience
         self._waited: float | None = None
@@ -62,7 +62,7 @@ class WaitingCall:
             left = min(self.job.deadline_at, self._gives_up_at) - asked
             wait = min(max(0.0, quiet_until - time.monotonic()), LOOK_AGAIN, left if left > 0 else math.inf)
             try:
-                # What comes after an outage comes here, so that the next outage is known to be another one.
+                # After an outage the next update is returned here, not given to the sink: that ends the outage.
                 update = await self.call.follower.next(wait, sink if until is None else None)
                 until = None
                 if update is None and left > 0 and (left <= wait or time.time() >= asked + left):

@@ -1,4 +1,4 @@
-"""Objects as files in a directory, which the API replicas of one host may share."""
+"""Stores objects as files in a directory, which the API replicas of one host may share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 TENANT = "t="
-"""How the directories of tenants' files begin."""
+"""The prefix of tenants' directories."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_RETRY = 60.0
@@ -32,7 +32,7 @@ FULL_RETRY = 60.0
 
 
 class LocalStorage:
-    """Every step on the disk runs in a thread: disks hang, and the loop must not."""
+    """Runs every disk operation in a thread, because a slow disk must not block the event loop."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -77,8 +77,8 @@ class LocalStorage:
 
 
 def require_usable(directory: Path, *, make: bool) -> None:
-    """A directory that is there already is made private. `make`: one that is not there is made now, and not with the
-    first file. Raises OSError where nothing could be kept in it.
+    """Makes an existing directory private. `make`: creates a missing one now; otherwise the first file creates it.
+    Raises OSError if files cannot be stored in it.
     """
     if not (make or directory.exists()):
         return
@@ -88,7 +88,9 @@ def require_usable(directory: Path, *, make: bool) -> None:
 
 
 async def off_loop(step: Callable[[], T]) -> T:
-    """Raises StorageFull, and StorageUnavailable for whatever else the disk refuses but a file that is not there."""
+    """Runs `step` in a thread. Raises StorageFull for a full disk, FileNotFoundError, and StorageUnavailable for other
+    errors.
+    """
     try:
         return await asyncio.to_thread(step)
     except FileNotFoundError:
@@ -96,8 +98,8 @@ async def off_loop(step: Callable[[], T]) -> T:
     except OSError as error:
         if error.errno in NO_ROOM:
             log.error("storage.full", error=str(error), next="uploads are refused until there is room")
-            raise StorageFull("The disk that keeps files is full.", retry_after=FULL_RETRY) from error
-        raise StorageUnavailable("The storage of files cannot be used at present.", detail=str(error)) from error
+            raise StorageFull("The disk for files is full.", retry_after=FULL_RETRY) from error
+        raise StorageUnavailable("The storage of files is not available at present.", detail=str(error)) from error
 
 
 async def write_all(file: BinaryIO, chunks: AsyncIterable[bytes]) -> int:

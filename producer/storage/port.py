@@ -1,4 +1,4 @@
-"""The contract of a storage. tests/producer/test_storage.py holds every storage to it."""
+"""The contract of a storage. tests/producer/test_storage.py checks every implementation against it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 CHUNK = 1024 * 1024
-"""Bytes that are read or written at a time."""
+"""Bytes of one read or write."""
 
 
 class ObjectMissing(Exception):
-    """There is no object under this key (any more)."""
+    """No object has this key; it may have been deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Storage(Protocol):
         ...
 
     def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        """The object's bytes from `start` up to, not including, `end`, in chunks. Raises ObjectMissing."""
+        """Yields the object's bytes from `start` up to, not including, `end`, in chunks. Raises ObjectMissing."""
         ...
 
     async def delete(self, keys: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Objects in S3-compatible storage, and the only file that imports its driver: for API replicas on several hosts."""
+"""Stores objects in S3-compatible storage, for API replicas on several hosts. Only this file imports the S3 driver."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ except ImportError:
 
 
 LONGEST = 500
-"""Characters of an error of the driver's that are logged."""
+"""Characters of a driver's error that are logged."""
 
 PATIENCE = timedelta(seconds=20)
-"""For a step that fails and is tried again."""
+"""How long a failed request is retried."""
 
 PART, PARTS = 5 * 1024 * 1024, 4
-"""Bytes of one part of an object that is large, the least that S3 takes, and parts that are on their way at a time."""
+"""Bytes of one part of a large object (the least that S3 accepts), and parts uploaded at the same time."""
 
 
 class S3Storage:
-    """`url` is `s3://bucket/prefix`, `endpoint` the server where it is not Amazon's. Keys and region come from where
-    AWS's own tools look for them (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, the instance's role).
+    """`url`: `s3://bucket/prefix`. `endpoint`: the server's URL, None for Amazon. Keys and region come from the usual
+    sources of AWS tools (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, the instance's role).
     """
 
     def __init__(self, url: str, endpoint: str | None) -> None:
@@ -52,7 +52,7 @@ class S3Storage:
         return counted.size
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        if start >= end:  # No range that S3 would know.
+        if start >= end:  # HTTP cannot express an empty range.
             return
         with translated(key):
             found = await obstore.get_async(self._store, key, options={"range": (start, end)})
@@ -73,7 +73,7 @@ class S3Storage:
 
 
 class Counted:
-    """Chunks, and how many bytes they were."""
+    """Counts the bytes of chunks as they are read."""
 
     def __init__(self, chunks: AsyncIterable[bytes]) -> None:
         self._chunks = chunks
@@ -93,5 +93,5 @@ def translated(key: str) -> Generator[None]:
         raise ObjectMissing(key) from None
     except BaseError as error:
         raise StorageUnavailable(
-            "The storage of files cannot be used at present.", detail=sentence(error).splitlines()[0][:LONGEST]
+            "The storage of files is not available at present.", detail=sentence(error).splitlines()[0][:LONGEST]
         ) from error

@@ -1,4 +1,4 @@
-"""A file that is not a whole GGUF model is known before llama.cpp reads it, and `ignite doctor` says what is wrong."""
+"""An incomplete GGUF file is refused before llama.cpp reads it, and `ignite doctor` reports the reason."""
 
 import random
 import struct
@@ -59,17 +59,17 @@ def test_its_tensors_need_room(head: bytes, aligned: int, size: int) -> None:
 
 
 BAD: list[tuple[str, bytes, str]] = [
-    ("empty", b"", "no GGUF file"),
-    ("text", b"This is a README.", "no GGUF file"),
+    ("empty", b"", "not a GGUF file"),
+    ("text", b"This is a README.", "not a GGUF file"),
     ("magic-only", b"GGUF", "ends within its header"),
     ("head-only", WHOLE[:8], "ends within its header"),
     ("first-version", b"GGUF\1\0\0\0" + WHOLE[8:], "version 1"),
     ("other-byte-order", b"GGUF\0\0\0\3" + WHOLE[8:], "version"),
-    ("huge-counts", WHOLE[:8] + b"\xff" * 16 + WHOLE[24:], "not a whole GGUF file"),
+    ("huge-counts", WHOLE[:8] + b"\xff" * 16 + WHOLE[24:], "not a complete GGUF file"),
     ("in-header", WHOLE[:5000], "ends within its header"),
     ("in-tensors", WHOLE[:200_000], f"200,000 of {len(WHOLE):,} bytes"),
     ("last-byte", WHOLE[:-1], f"{len(WHOLE) - 1:,} of {len(WHOLE):,} bytes"),
-    ("garbage", b"GGUF\3\0\0\0" + random.Random(7).randbytes(100_000), "not a whole GGUF file"),
+    ("garbage", b"GGUF\3\0\0\0" + random.Random(7).randbytes(100_000), "not a complete GGUF file"),
     ("no-tensors", header(tensors=0), "no tensors"),
     ("value-type", header(values=text("k") + struct.pack("<I", 77), count=1), "unknown type 77"),
     ("no-alignment", header(values=alignment(0), count=1) + tensor(1), "alignment is 0"),

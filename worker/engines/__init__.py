@@ -1,1 +1,1 @@
-"""What generates. `base` holds the promises, `open_engine` is the only door, each engine is a file or two."""
+"""Engines. `base` defines the interface, and `open_engine` creates an engine from its options."""

@@ -1,7 +1,7 @@
-"""The engine port: the interface between a worker and anything that generates.
+"""The engine port: the interface between a worker and an engine.
 
-An engine takes the client's own OpenAI request (a dict, already checked, our fields removed, `seed` set) and answers in
-OpenAI's own shapes. It never sees jobs, queues or logs.
+An engine gets the client's OpenAI request (a dict, checked, without Ignite's own fields, with `seed`) and answers with
+OpenAI's chunks or completion. It does not know jobs, queues or logs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from shared.ports import EngineState
 
 
 class EngineRequest(dict[str, Any]):
-    """A request as the worker passes it to an engine. `added`: the fields that the client did not send. Where a server
-    refuses one of those, the request is sent again without it. `tier`: the job's, for an engine that schedules by it.
+    """A request as the worker passes it to an engine. `added`: the fields that the client did not send. If a server
+    refuses one of them, the request is sent again without it. `tier`: the job's tier, for engines that schedule by it.
     """
 
     added: frozenset[str] = frozenset()
@@ -30,9 +30,9 @@ Completion = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What the catalog shows of a served model. `context_length` is in tokens, None where unknown. `modalities` is what
-    the model takes (`text`, `image`, `audio`, …), empty where unknown. `parent`: the id of the model that it adapts,
-    where it is an adapter (LoRA). `aliases`: other names that the engine has for it.
+    """A served model as the catalog shows it. `context_length` is in tokens, None if unknown. `modalities`: the model's
+    inputs (`text`, `image`, `audio`, …), empty if unknown. `parent`: for an adapter (LoRA), the id of the model that it
+    adapts. `aliases`: other names that the engine has for the model.
     """
 
     id: str
@@ -49,19 +49,19 @@ class Engine(Protocol):
     """One running engine. A request's `model` is the id of one of its `cards`; without it the engine's main model
     answers.
 
-    Errors: `EngineRefused` when the request itself is wrong (with the engine's own message, `code` and `param` where it
-    gives them), `EngineError` for anything that another attempt may get past (crash, timeout, out of memory, overload).
-    Nothing else leaves an engine, except cancellation.
+    Errors: `EngineRefused` if the request is invalid (with the engine's message, and its `code` and `param` if it sends
+    them); `EngineError` for failures that another attempt may avoid (crash, timeout, out of memory, overload). An
+    engine raises no other errors, except cancellation.
     """
 
     @property
     def card(self) -> ModelCard:
-        """The main model as the catalog lists it; valid once `start` has returned."""
+        """The main model as the catalog shows it; valid once `start` has returned."""
         ...
 
     @property
     def cards(self) -> Sequence[ModelCard]:
-        """Every model that it serves at present, the main one first."""
+        """All models that the engine serves at present, the main one first."""
         ...
 
     async def cards_changed(self) -> None:
@@ -70,17 +70,17 @@ class Engine(Protocol):
 
     @property
     def state(self) -> EngineState | None:
-        """What the engine's server last told of itself, or None."""
+        """The last state that the engine's server reported, or None."""
         ...
 
     @property
     def concurrency(self) -> int:
-        """How many requests the engine works on at once: the worker's slots and its prefetch."""
+        """How many requests the engine processes at the same time: the worker's slots and its prefetch."""
         ...
 
     @property
     def continues_text(self) -> bool:
-        """Whether `generate` honours `prefix`: continues a given assistant text without repeating it."""
+        """Whether `generate` supports `prefix`: continues a given assistant text without repeating it."""
         ...
 
     async def start(self) -> None:
@@ -88,22 +88,21 @@ class Engine(Protocol):
         ...
 
     def continues_from(self, request: Request, prefix: str, progress: bytes) -> bool:
-        """Whether `generate` continues this partial answer of plain text. Where it does not, the answer is replayed:
+        """Whether `generate` can continue this partial answer of plain text. Otherwise the answer is replayed:
         generated again with the same seed, and compared with what was sent.
         """
         ...
 
     def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk, None]:
-        """Streams the answer to `request` as OpenAI `chat.completion.chunk` dicts, as the engine makes them.
+        """Yields the answer to `request` as OpenAI `chat.completion.chunk` dicts, as soon as the engine generates them.
 
-        Chunks always end with usage (`stream_options.include_usage` is set for the engine whatever the client asked).
-        Closing the generator (`aclose`) or cancelling its reader aborts the engine's work within one step and frees its
-        slot.
-        With `prefix` (only where `continues_from` says so) generation continues that partial assistant text and the
-        chunks have only what follows it; `max_tokens` and usage count the whole answer, prefix included.
+        The last chunk has the usage, also if the client did not request it. Closing the generator (`aclose`) or
+        cancelling its reader aborts the engine's work within one step and frees its slot.
+        With `prefix` (only if `continues_from` allows it) the engine continues that partial assistant text, and the
+        chunks contain only the text after it; `max_tokens` and usage count the whole answer, including the prefix.
 
-        A chunk may have a field `progress`: bytes that the worker stores with the chunk's text. Joined, those of an
-        attempt are what the next one gets as `progress`; an attempt that has any begins them anew.
+        A chunk may have the field `progress`: bytes that the worker stores with the chunk's text. The next attempt gets
+        the bytes of an attempt joined, as `progress`; an attempt that sends progress starts it anew.
         """
         ...
 

@@ -1,11 +1,11 @@
-"""The simulated engine: numbered tokens at a set pace, so that load tests measure the path and not a model.
+"""The simulated engine: generates numbered tokens at a set rate, so that load tests measure Ignite without a model.
 
-An answer is ` t000` … ` t999`, five characters a token, counting up from a seed and wrapping. The last user
-message may say `seed=7 itl=20 ttft=100` (milliseconds); what it does not say comes from the settings.
+An answer is ` t000` … ` t999`, five characters per token; the numbers start at a seed and wrap around. The last user
+message may contain `seed=7 itl=20 ttft=100` (times in milliseconds); other values come from the settings.
 
-With `sign=1` every token carries a random mark of the attempt that made it, ` t007.a1f3`: who reads a stream sees
-where one attempt went on after another, and whether an older one ever wrote again. A mark per attempt and not per
-engine, since an engine may rightly take over from the one that took over from it.
+With `sign=1` every token ends with a random mark of its attempt, ` t007.a1f3`. So a test can see where one attempt
+continued another one, and whether an older attempt wrote after that. The mark belongs to the attempt, not to the
+engine, because one engine may run several attempts of a job.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ from worker.engines.health import Health
 
 TOKEN_CHARS = 5
 CONTEXT_LENGTH = 1_000_000
-"""Tokens in one answer: more would take all the memory for a load test that nobody means."""
+"""Tokens in one answer at most, so that a mistaken request does not use up the memory."""
 
 TOKENS = tuple(f" t{number:03d}" for number in range(1000))
-DESCRIPTION = "Simulated: numbered tokens at a set pace. For load tests only; there is no model behind it."
+DESCRIPTION = "Simulated: numbered tokens at a set rate. For load tests only; no model runs."
 
 LONG_TEXT = 100_000
-"""Characters of a text in which knobs are looked for and words are counted exactly."""
+"""Characters. In longer texts only the ends are searched for knobs, and the number of words is estimated."""
 
-# Eighteen digits: nobody means more, and int() refuses thousands of them.
+# At most eighteen digits: int() refuses numbers with thousands of digits.
 _KNOBS = re.compile(r"\b(seed|itl|ttft|sign)=(\d{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One answer: per choice `tokens` in all, of which `skipped` were said before. Times in seconds.
-
-    `mark` is what every token carries, if anything.
+    """One answer: `tokens` per choice, of which an earlier attempt has generated the first `skipped`. Times in seconds.
+    `mark`: the end of every token.
     """
 
     seed: int
@@ -72,7 +71,7 @@ class Script:
 
 
 AT_ONCE = 8
-"""Tokens that a stream which is late, or has no pace, makes before others get their turn."""
+"""Tokens that a stream generates before it yields to the event loop, if it is late or has no set rate."""
 
 
 class SimulatedEngine(OneModel):
@@ -114,7 +113,7 @@ class SimulatedEngine(OneModel):
             if due > loop.time():
                 await self._sleep_until(due)
             elif (at - script.skipped) % AT_ONCE == 0:
-                await asyncio.sleep(0)  # others get their turn however late we are
+                await asyncio.sleep(0)  # Yields to the event loop, however late this stream is.
             self._require_open()
             due += script.itl
             for index in range(script.choices):
@@ -155,7 +154,7 @@ class SimulatedEngine(OneModel):
             raise EngineError(f"The simulated engine cannot generate: {self._health.reason}.")
 
     async def _sleep_until(self, due: float) -> None:
-        """Like asyncio.sleep, but closing the engine ends it. Who is due in the same millisecond shares a timer."""
+        """Sleeps until `due`, or until the engine is closed. Streams due in the same millisecond share a timer."""
         loop = asyncio.get_running_loop()
         sleeper: asyncio.Future[None] = loop.create_future()
         tick = math.ceil(round(due * 1000, 3))
@@ -182,7 +181,7 @@ class SimulatedEngine(OneModel):
         tokens = request.get("max_completion_tokens") or request.get("max_tokens") or self._tokens
         if tokens > CONTEXT_LENGTH:
             raise EngineRefused(
-                f"The simulated engine makes at most {CONTEXT_LENGTH} tokens, not {tokens}.",
+                f"The simulated engine generates at most {CONTEXT_LENGTH} tokens, not {tokens}.",
                 code="context_length_exceeded",
                 param="max_tokens",
             )
@@ -205,7 +204,7 @@ def _choice(index: int, delta: dict[str, Any], finish_reason: str | None = None)
     return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]
 
 
-# Shared by all chunks that carry the same token in the first choice: readers must not write into `choices`.
+# All chunks with the same token in the first choice share these lists: readers must not modify `choices`.
 _FIRST_CHOICE = tuple(_choice(0, {"content": token}) for token in TOKENS)
 
 

@@ -1,7 +1,7 @@
 """Limits a process's open HTTP connections and the time for which each may wait for its client.
 
 A connection that waits for its client is on one of a few lists, ordered by time, so that neither a request nor the
-periodic check looks at all connections. At a limit, a new connection replaces one that serves no request.
+periodic check examines all connections. At a limit, a new connection replaces one that serves no request.
 """
 
 from __future__ import annotations

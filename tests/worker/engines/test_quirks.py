@@ -141,7 +141,7 @@ def test_a_refusal_names_the_field(message: str, request_fields: dict[str, Any],
 
 def test_a_grammar_that_cannot_be_made_is_called_a_schema() -> None:
     refused = refusal("Failed to initialize samplers: failed to parse grammar", ask(response_format={"type": "x"}))
-    assert refused.message.startswith("The schema in 'response_format' makes no grammar")
+    assert refused.message.startswith("The schema in 'response_format' cannot be used")
     assert refused.param == "response_format"
 
 

@@ -1,1 +1,1 @@
-"""llama.cpp as an engine."""
+"""The llama.cpp engine."""

@@ -1,4 +1,4 @@
-"""Where llama.cpp's server departs from OpenAI's API, corrected on the way in and on the way out. No I/O."""
+"""Translates requests and answers where llama.cpp's server differs from OpenAI's API. No I/O."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from worker.engines.llamacpp.json_schema import for_grammar
 from worker.openai.allowed_tools import only, tool_name
 
 MAX_TOKENS = 2**31 - 1
-"""llama.cpp's integers have 32 bits, and it takes the rest of a greater one for what was meant."""
+"""llama.cpp's integers have 32 bits. It silently truncates greater ones."""
 
 RANDOM_SEED = 2**32 - 1
-"""What llama.cpp takes for "none was given"."""
+"""The value that llama.cpp treats as no seed."""
 
 CHOICES = {"n", "n_cmpl"}
-"""Both say how many there are; each is asked for alone."""
+"""Fields with the number of choices. They are removed, because each choice is requested alone."""
 
 
 def request_per_choice(request: Request) -> list[Request]:
-    """One request for each of `n` choices.
+    """Returns one request for each of `n` choices.
 
-    llama.cpp takes no more choices than it has slots, waits until that many are free at once, and counts the
-    tokens of one only. Each choice gets its own seed, or all would be the same.
+    For `n` choices in one request llama.cpp needs `n` slots that are free at the same time, and it counts the tokens of
+    one choice only. Each choice gets its own seed: with one seed all choices would be equal.
     """
     corrected = _correct(request)
     seed, choices = corrected.get("seed"), range(request.get("n") or 1)
@@ -49,13 +49,13 @@ def _correct(request: Request) -> Request:
     corrected["messages"] = [_message(message) for message in corrected["messages"]]
     _choose_tools(corrected)
     if corrected.get("logprobs") and not corrected.get("top_logprobs"):
-        corrected["top_logprobs"] = 1  # 0 turns logprobs off, none means 20
-    # Progress makes a long prompt interruptible: the callback is called after every step of it.
+        corrected["top_logprobs"] = 1  # llama.cpp: 0 switches logprobs off, and a missing field means 20.
+    # With progress reports a long prompt can be interrupted: llama.cpp reports after every step.
     return corrected | {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
 
 
 def _without_nulls(value: Any) -> Any:
-    """Null is taken for absent, however deep it lies."""
+    """Removes nulls at all levels: they mean the same as absent fields."""
     if isinstance(value, dict):
         fields = cast(dict[str, Any], value)
         return {key: _without_nulls(each) for key, each in fields.items() if each is not None}
@@ -65,8 +65,8 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """llama.cpp knows no refusals, wants words or calls of every message, and reads a call without arguments as
-    broken JSON.
+    """Translates a message: llama.cpp does not know refusals, requires content or tool calls in every message, and
+    reads a call without arguments as invalid JSON.
     """
     corrected = dict(message)
     parts = message.get("content")
@@ -93,7 +93,7 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schemas(request: Request) -> Request:
-    """The fields that hold schemas, in which null may be a value."""
+    """Translates the fields that contain schemas. Nulls stay, because null may be a value in a schema."""
     return {
         field: _shallow(translate, request[field], field) for field, translate in SCHEMAS.items() if field in request
     }
@@ -131,7 +131,7 @@ def _tool(tool: Any) -> Any:
 
 
 def _response_format(form: Any) -> Any:
-    """The schema is in `json_schema`, or beside a type of `json_object`."""
+    """Translates the schema, which is in `json_schema`, or in `schema` with the type `json_object`."""
     if not isinstance(form, dict):
         return form
     fields = cast(dict[str, Any], form)
@@ -164,7 +164,9 @@ SCHEMAS: dict[str, Callable[[Any], Any]] = {"tools": _tools, "response_format": 
 
 
 def _choose_tools(request: Request) -> None:
-    """llama.cpp reads a named tool as "any tool", and lets `response_format` win over a forced one."""
+    """Translates `tool_choice`: llama.cpp reads a named tool as "any tool", and ignores a forced tool if there is a
+    `response_format`.
+    """
     choice = request.get("tool_choice")
     if isinstance(choice, dict):
         name = tool_name(cast(dict[str, Any], choice))
@@ -177,7 +179,7 @@ def _choose_tools(request: Request) -> None:
 
 
 class AnswerCorrection:
-    """Makes llama.cpp's chunks, one stream per choice, into one OpenAI stream."""
+    """Merges llama.cpp's chunks, one stream per choice, into one OpenAI stream."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -187,7 +189,7 @@ class AnswerCorrection:
         self._tail: Chunk = {}
 
     def correct(self, index: int, chunk: Chunk) -> Chunk | None:
-        """The chunk to pass on, or None. The usage of each choice is kept back for `usage_chunk`."""
+        """Returns the chunk to pass on, or None. Collects the usage of each choice for `usage_chunk`."""
         if "error" in chunk:
             raise error_from(chunk["error"], self._request)
         if not chunk["choices"]:
@@ -201,11 +203,11 @@ class AnswerCorrection:
 
     @property
     def counted(self) -> bool:
-        """Whether llama.cpp has told what a choice cost."""
+        """Whether llama.cpp has reported the usage of a choice."""
         return bool(self._tail)
 
     def usage_chunk(self) -> Chunk:
-        """The last chunk: what all choices cost together."""
+        """Returns the last chunk, with the usage of all choices together."""
         return self._tail | self._head
 
     def _correct_choice(self, index: int, choice: dict[str, Any]) -> None:
@@ -226,7 +228,7 @@ class AnswerCorrection:
 
 
 def error_from(error: Mapping[str, Any], request: Request) -> IgniteError:
-    """llama.cpp's error object: `code` is the HTTP status."""
+    """Translates llama.cpp's error object, whose `code` is the HTTP status."""
     message, status = str(error.get("message", error)), error.get("code")
     if error.get("type") == "exceed_context_size_error":
         return EngineRefused(message, code="context_length_exceeded", param="messages")
@@ -236,7 +238,7 @@ def error_from(error: Mapping[str, Any], request: Request) -> IgniteError:
 
 
 READING = re.compile(r"Failed to parse |\w+ input is not supported")
-"""What llama-server answers 500 to, though it is the request that is wrong."""
+"""Messages that llama-server sends with status 500 although the request is invalid."""
 
 ITS_FIELD = re.compile(r"Field '(\w+)'")
 
@@ -244,13 +246,13 @@ GENERATION = re.compile(
     r"(?s)Unable to generate parser for this template. Automatic parser generation failed: (?:.*\n)?"
 )
 ECHO = re.compile(r"(?s); tools = .*")
-"""What is of no use to a client: how the template was read, and the client's own words."""
+"""Parts of error messages that do not help a client: how the template was parsed, and a copy of the client's tools."""
 
 
 def refusal(message: str, request: Request) -> EngineRefused:
     field = _field_in(message, request)
     if "failed to parse grammar" in message and field in SCHEMAS:
-        message = f"The schema in '{field}' makes no grammar: it repeats too much, or refers to itself without end."
+        message = f"The schema in '{field}' cannot be used: it repeats too much, or refers to itself without end."
     return EngineRefused(ECHO.sub("", GENERATION.sub("", message)), param=field)
 
 
@@ -258,7 +260,7 @@ _FIELDS = ("tools", "tool_choice", "response_format", "top_logprobs", "grammar",
 
 
 def _field_in(message: str, request: Request) -> str | None:
-    """The field that a message speaks of. Schemas become grammars, so that is what llama.cpp calls them."""
+    """Returns the field that a message is about. llama.cpp calls schemas grammars, because it converts them."""
     if (named := ITS_FIELD.match(message)) is not None:
         return named[1]
     words = set(re.findall(r"\w+", message))
@@ -272,9 +274,11 @@ def _field_in(message: str, request: Request) -> str | None:
 
 
 def input_modalities(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a model takes, as llama.cpp's list of models tells it, and those of others that list so; empty: not told."""
+    """Returns a model's input modalities from llama.cpp's list of models, or from another server's list with the same
+    fields; empty if the list does not contain them.
+    """
     architecture: Any = model.get("architecture")
     if not isinstance(architecture, dict):
         return ()
-    told: Any = cast(dict[str, Any], architecture).get("input_modalities") or ()
-    return tuple(str(modality) for modality in told)
+    listed: Any = cast(dict[str, Any], architecture).get("input_modalities") or ()
+    return tuple(str(modality) for modality in listed)

@@ -1,6 +1,7 @@
-"""llama.cpp in a process of its own: a GGUF file, continuous batching, no GPU needed.
+"""Runs a GGUF file with llama.cpp in a separate process: continuous batching, no GPU needed.
 
-A crash or a hang of native code ends that process and not ours: its jobs are tried again, and it is started again.
+A crash or a hang of native code ends that process but not the worker: the process is started again, and its jobs are
+tried again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ GRACE = 0.0
 
 @dataclass(frozen=True, slots=True)
 class LlamaOptions:
-    """`context_length` is per slot; llama.cpp lowers it to what the model was trained for. Times are in seconds."""
+    """`context_length` is per slot; llama.cpp lowers it to the model's training context. Times are in seconds."""
 
     path: Path
     model_id: str
@@ -76,7 +77,7 @@ class LlamaCppEngine:
             await self._managed.start()
         except EngineError as error:
             path = self._options.path
-            cannot = f"llama.cpp cannot load {path}: it does not know such a model, or has no memory for it."
+            cannot = f"llama.cpp cannot load {path}: it does not support the model, or the memory is too small."
             raise EngineError(cannot, detail=error.detail or error.message) from error
 
     def continues_from(self, request: Request, prefix: str, progress: bytes) -> bool:
@@ -113,7 +114,7 @@ def _managed(options: LlamaOptions) -> ManagedOptions:
 
 
 def _command(options: LlamaOptions) -> list[str]:
-    # -P: the folder of that file is not for imports.
+    # -P: modules beside process.py must not hide packages of the same name.
     program = (sys.executable, "-P", process.__file__)
     values = {
         "model": "{model}",

@@ -1,4 +1,4 @@
-"""Whether a file is a whole GGUF model: its magic, its version, its header, and room for all of its tensors."""
+"""Checks that a file is a complete GGUF model: its magic, version, header, and its size for all of its tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALIGNMENT = b"general.alignment"
 UINT32, STRING, ARRAY = 4, 8, 9
 FIXED_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
-# The elements of a block and its bytes, by the numbers of ggml's types.
+# Elements and bytes of a block, by the numbers of ggml's types.
 BLOCKS = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
     10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66),
@@ -32,7 +32,7 @@ BLOCKS = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """`size` is in bytes, 0 where its type is not known here; `offset` counts from the start of all tensors."""
+    """`size` is in bytes, 0 for an unknown type; `offset` counts from the start of the first tensor."""
 
     offset: int
     size: int
@@ -43,7 +43,7 @@ class Damaged(ValueError):
 
 
 def check_gguf(path: Path) -> None:
-    """Raises EngineError with one sentence where `path` is not a whole GGUF file."""
+    """Raises EngineError if `path` is not a complete GGUF file."""
     if not path.is_file():
         raise EngineError(f"There is no model file {path}.")
     try:
@@ -56,13 +56,13 @@ def check_gguf(path: Path) -> None:
     except OSError as error:
         raise EngineError(f"{path} cannot be read: {error.strerror}.") from error
     except Damaged as error:
-        raise EngineError(f"{path} is not a whole GGUF file: {error}.") from error
+        raise EngineError(f"{path} is not a complete GGUF file: {error}.") from error
     if size < needed:
-        raise EngineError(f"{path} is not a whole GGUF file: it has {size:,} of {needed:,} bytes.")
+        raise EngineError(f"{path} is not a complete GGUF file: it has {size:,} of {needed:,} bytes.")
 
 
 def bytes_needed(data: bytes | mmap.mmap) -> int:
-    """How long the file of this header must be. Raises Damaged where the header cannot be read."""
+    """Returns the size in bytes that a file with this header must have. Raises Damaged for an unreadable header."""
     header = _Header(data)
     _, _, tensors, values = header.unpack("<4sIQQ")
     alignment = DEFAULT_ALIGNMENT
@@ -82,12 +82,12 @@ def bytes_needed(data: bytes | mmap.mmap) -> int:
 
 def _problem_with_head(head: bytes) -> str | None:
     if not head.startswith(MAGIC):
-        return "is no GGUF file: it does not begin with the letters GGUF"
+        return "is not a GGUF file: it does not begin with the letters GGUF"
     if len(head) < 8:
-        return "is not a whole GGUF file: it ends within its header"
+        return "is not a complete GGUF file: it ends within its header"
     version = int.from_bytes(head[4:], "little")
     if version not in VERSIONS:
-        return f"is a GGUF file of version {version}, and llama.cpp reads versions 2 and 3"
+        return f"is a GGUF file of version {version}; llama.cpp reads versions 2 and 3"
     return None
 
 
@@ -101,7 +101,7 @@ def _tensors(header: _Header, count: int) -> Iterator[Tensor]:
 
 
 class _Header:
-    """Reads a header from its start. Everything that would lie beyond the file's end is Damaged."""
+    """Reads a header from its start. Raises Damaged at the end of the file."""
 
     def __init__(self, data: bytes | mmap.mmap) -> None:
         self._data = data

@@ -1,7 +1,7 @@
-"""JSON Schema as llama.cpp's grammar converter takes it: an equal schema without what the converter refuses. Pure.
+"""Translates JSON Schemas into equivalent ones that llama.cpp's grammar converter accepts. No I/O.
 
-It refuses `true` and `false` as schemas, null keywords, references that are more than plain names, counts written as
-`1.0`, and bounds beyond 64 bits. What it takes is left as it is, for a model reads the schemas of its tools.
+The converter refuses `true` and `false` as schemas, null keywords, references other than plain names, counts written as
+`1.0`, and bounds beyond 64 bits. Everything else stays unchanged, because the model reads the schemas of its tools.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ DEFINITIONS = ("$defs", "definitions")
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 
 PLAIN_REFERENCE = re.compile(r"#(/(?!\d+(/|$))[^/~%]+)+")
-"""What the converter follows. An index into a list may have moved."""
+"""References that the converter can follow. References with a list index are resolved here, because the translation may
+remove items.
+"""
 
 
 def for_grammar(schema: Any) -> Any:
-    """The schema to send, or None where `schema` allows no value at all."""
+    """Returns the schema to send, or None if `schema` allows no value at all."""
     return _Translation(schema).result()
 
 
 class _Translation:
-    """Each rule returns the schema's fields, or None where they allow nothing."""
+    """Each rule returns the schema's fields, or None if they allow no value."""
 
     def __init__(self, root: Any) -> None:
         self._root = root
@@ -48,7 +50,7 @@ class _Translation:
         if schema is False:
             return None
         if not _is_object(schema):
-            return schema  # The converter says what is wrong with it.
+            return schema  # The converter refuses it with an error message.
         fields: Schema | None = {
             key: value for key, value in schema.items() if value is not None or key in NULL_MEANS_SOMETHING
         }
@@ -66,7 +68,7 @@ class _Translation:
         return fields
 
     def _with_properties(self, fields: Schema) -> Schema | None:
-        """A property that allows nothing is left out, and then so is every one that is not listed."""
+        """Removes a property that allows no value, and then forbids properties that are not listed."""
         if _is_object(properties := fields.get("properties")):
             translated = {name: self._schema(each) for name, each in properties.items()}
             impossible = {name for name, each in translated.items() if each is None}
@@ -81,7 +83,9 @@ class _Translation:
         return fields
 
     def _with_items(self, fields: Schema) -> Schema | None:
-        """A list of schemas is for the items at its places; an item that allows nothing ends the array before it."""
+        """Translates item schemas; a list has one for each position. If an item allows no value, the array must end
+        before it.
+        """
         for key in ("prefixItems", "items"):
             items = fields.get(key)
             if isinstance(items, list):
@@ -131,12 +135,12 @@ class _Translation:
 
     def _allows_something(self, reference: str, target: Any) -> bool:
         if reference not in self._allowed:
-            self._allowed[reference] = True  # Of a schema that refers to itself.
+            self._allowed[reference] = True  # Ends the recursion of a schema that refers to itself.
             self._allowed[reference] = self._schema(target) is not None
         return self._allowed[reference]
 
     def _defined(self, reference: str, target: Any) -> str | None:
-        """A definition of ours, for what is referred to in a way that the converter does not follow."""
+        """Returns the name of an added definition, for a reference that the converter cannot follow."""
         if reference in self._names:
             return self._names[reference] if self._allowed[reference] else None
         name = re.sub(r"\W+", "_", reference).strip("_") or "root"
@@ -144,7 +148,7 @@ class _Translation:
         while name in taken:
             name += "_"
         self._names[reference] = name
-        self._allowed[reference] = True  # Of a schema that refers to itself.
+        self._allowed[reference] = True  # Ends the recursion of a schema that refers to itself.
         if target is self._root:
             target = {key: value for key, value in target.items() if key not in DEFINITIONS}
         translated = self._schema(target)
@@ -155,7 +159,7 @@ class _Translation:
         return name
 
     def _resolve(self, reference: str) -> list[Any]:
-        """The schema that is meant, in a list; an empty list where there is none in this document."""
+        """Returns the referenced schema in a list; an empty list if the document does not contain it."""
         base = self._root.get("$id") if _is_object(self._root) else None
         if isinstance(base, str) and base and reference.startswith(base):
             reference = reference.removeprefix(base) or "#"
@@ -178,7 +182,7 @@ def _with_whole_counts(fields: Schema) -> Schema:
 
 
 def _without_idle_bounds(fields: Schema) -> Schema:
-    """A bound beyond all integers of 64 bits excludes none of them."""
+    """Removes bounds beyond all 64-bit integers: they exclude none."""
     for key in ("minimum", "exclusiveMinimum"):
         if _is_number(bound := fields.get(key)) and bound <= LOWEST:
             del fields[key]
@@ -200,7 +204,7 @@ def _no_longer_than(fields: Schema, most: int) -> Schema:
 
 
 def _without_type(fields: Schema, impossible: str) -> Schema | None:
-    """What is left where no value of this type is allowed."""
+    """Returns the schema without the type `impossible`, or None if no other type is left."""
     if isinstance(fields.get("type"), list) and (left := [each for each in fields["type"] if each != impossible]):
         keywords = ("properties", "required", "additionalProperties", "items", "prefixItems", "minItems", "maxItems")
         return {**{key: value for key, value in fields.items() if key not in keywords}, "type": left}

@@ -1,6 +1,6 @@
-"""One GGUF model behind llama.cpp's own OpenAI server, as a process: the only file that touches the native library.
+"""A program that serves one GGUF model with llama.cpp's own OpenAI server. Only this file uses the native library.
 
-It listens on a Unix socket, which appears once the model is loaded. It ends itself when llama.cpp's loop hangs.
+It listens on a Unix socket, which exists once the model is loaded. It exits when llama.cpp's loop hangs.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ CANNOT_LOAD = 3
 HANGS = 4
 
 SILENCE = 0
-"""llama.cpp calls every refused request an error, and the worker reports those itself."""
+"""Log nothing: llama.cpp logs every refused request as an error, and the worker reports refused requests."""
 ERRORS = 1
 
 PROMPT_STEP = 512
-"""A step reads at most this many prompt tokens; between two steps a request can be stopped."""
+"""Prompt tokens that one step reads at most. A request can be stopped between two steps."""
 
 WATCH_INTERVAL = 10.0
-"""Seconds between two questions to llama.cpp's loop."""
+"""Seconds between two probes of llama.cpp's loop."""
 
 RETRY_INTERVAL = 0.1
-"""Seconds until a question that failed is asked again."""
+"""Seconds after which a failed probe is repeated."""
 
 
 def main(arguments: list[str]) -> int:
@@ -39,28 +39,30 @@ def main(arguments: list[str]) -> int:
     try:
         server = load(options)
     except Exception:
-        # It does not say why unless it may print, and then it would print for every refused request.
+        # Loads again with error messages, to print the reason. They are off otherwise (see SILENCE).
         with suppress(Exception):
             _loading(options.socket).unlink(missing_ok=True)
             load(options, verbosity=ERRORS)
         return CANNOT_LOAD
-    _ignore_signals()  # llama.cpp's server has handled them in other versions.
+    _ignore_signals()  # Some versions of llama.cpp's server install their own handlers.
     _loading(options.socket).rename(options.socket)
     while answers(options.socket, options.stall_timeout):
         time.sleep(min(WATCH_INTERVAL, options.stall_timeout))
     print(f"llama.cpp has not answered for {options.stall_timeout:g} seconds.", file=sys.stderr, flush=True)
-    del server  # Not before: it serves as long as it is there.
+    del server  # Not earlier: the server runs as long as this object exists.
     return HANGS
 
 
 def _ignore_signals() -> None:
-    """A supervisor may send its SIGTERM to all processes, and the worker still drains: only the worker ends us."""
+    """Ignores SIGTERM and SIGINT: a supervisor may send them to all processes while the worker drains. Only the worker
+    ends this process.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def load(options: argparse.Namespace, verbosity: int = SILENCE) -> Any:
-    """The running server. Everything that it does happens in threads of its own."""
+    """Loads the model and returns the running server, which works in its own threads."""
     import xllamacpp  # pyright: ignore[reportMissingTypeStubs]
 
     native: Any = xllamacpp
@@ -75,17 +77,18 @@ def load(options: argparse.Namespace, verbosity: int = SILENCE) -> Any:
     params.n_gpu_layers = options.gpu_layers
     params.use_jinja = True
     params.ui = False
-    # A stream holds a thread, and so may a question about tokens for each stream that will follow.
-    # They grow in number with the open calls, and end when there are fewer.
+    # The initial number of threads. Each open call needs one; llama.cpp starts more and ends them as needed.
     params.n_threads_http = 1
-    # Up to 8 GiB of saved prompts by default, which an operator would take for a leak.
+    # By default llama.cpp caches up to 8 GiB of prompts, which looks like a memory leak.
     params.cache_ram_mib = 0
     params.verbosity = verbosity
     return native.Server(params)
 
 
 def answers(path: Path, patience: float) -> bool:
-    """Whether llama.cpp's loop answers within `patience` seconds. One failure says little: the machine may be busy."""
+    """Whether llama.cpp's loop answers within `patience` seconds. Repeats failed probes, because the machine may be
+    busy.
+    """
     deadline = time.monotonic() + patience
     while (left := deadline - time.monotonic()) > 0:
         if _answers_once(path, left):
@@ -95,7 +98,7 @@ def answers(path: Path, patience: float) -> bool:
 
 
 def _answers_once(path: Path, patience: float) -> bool:
-    """Adapters are listed by the loop, between two steps; models, slots and health by the HTTP threads alone."""
+    """Requests the list of adapters, which the loop answers between two steps. The HTTP threads answer the others."""
     connection = http.client.HTTPConnection("localhost")
     try:
         connection.sock = socket.socket(socket.AF_UNIX)
@@ -112,12 +115,14 @@ def _answers_once(path: Path, patience: float) -> bool:
 
 
 def spare_cores() -> int:
-    """All but one: llama.cpp's threads wait for each other in a spin, and one that lost its core stops them all."""
+    """Returns the number of cores but one. llama.cpp's threads spin while they wait for each other, so a thread without
+    a core delays all of them.
+    """
     return max(1, len(os.sched_getaffinity(0)) - 1 if sys.platform == "linux" else (os.cpu_count() or 2) - 1)
 
 
 def _loading(path: Path) -> Path:
-    """Where the server listens while it loads. It answers already, but only that it is not ready."""
+    """Returns the socket's path while the model is loading. Until then the server only answers that it is not ready."""
     return path.with_name(f"loading-{path.name}")
 
 
@@ -135,5 +140,5 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    # Without destructors: those of llama.cpp wait for its threads, which may hang.
+    # Exits without destructors: llama.cpp's wait for its threads, which may hang.
     os._exit(main(sys.argv[1:]))

@@ -1,1 +1,1 @@
-"""A serving process such as `vllm serve`, started, watched and restarted."""
+"""Starts, watches and restarts a serving process such as `vllm serve`."""

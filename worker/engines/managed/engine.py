@@ -1,4 +1,4 @@
-"""Starts, watches and restarts a serving process (`vllm serve`, or any command), and talks OpenAI HTTP to it."""
+"""Starts, watches and restarts a serving process (`vllm serve`, or any command), and uses its OpenAI API over HTTP."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ log = structlog.get_logger(__name__)
 
 VLLM_COMMAND = "vllm serve {model} --uds {uds} --scheduling-policy priority"
 
-LONGEST_PLACE = 60
-"""Characters: with what comes behind it a socket's name stays below the 104 bytes of macOS, and the 108 of Linux."""
+LONGEST_DIRECTORY = 60
+"""Characters of the directory of sockets. A socket's path may have 104 bytes on macOS and 108 on Linux."""
 
 FIRST_PAUSE = 1.0
 LAST_PAUSE = 60.0
-# A process that answered for so long was well: its end starts the pauses over.
+"""Bounds of the pause before a restart, in seconds. The pause doubles with each restart."""
+
 RAN_WELL = 60.0
+"""Seconds. After a process has run for longer than this, the pause before a restart is FIRST_PAUSE again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ManagedOptions:
-    """`command` is a template with `{model}`, and `{port}` or `{uds}` for where to listen.
+    """`command` is a template with `{model}`, and `{port}` or `{uds}` for the address to listen on.
 
-    Of the `address` in `upstream` only the key is used. `grace` is in seconds. `title` is what messages call the
-    process, by default its command.
+    Only the API key of `upstream.address` is used. `grace` is in seconds. `title` names the process in messages, by
+    default its command.
     """
 
     model: str
@@ -54,7 +56,7 @@ class ManagedOptions:
 
 
 class ManagedEngine:
-    """One serving process after another. When one dies, what runs on it fails at once and the next is started."""
+    """Runs one serving process at a time. When the process dies, its requests fail at once and it is started again."""
 
     def __init__(self, options: ManagedOptions, *, kind: str = "vllm") -> None:
         self._options = options
@@ -103,7 +105,9 @@ class ManagedEngine:
         return await self._http.complete(request)
 
     async def wait_unhealthy(self) -> str:
-        """Raises what ended the watch, if anything did: nobody would restart the process any more."""
+        """Returns why the engine is unhealthy. Raises the error of the watching task if it has failed, because then
+        the process would not be restarted.
+        """
         if self._watch is None:
             return await self._http.wait_unhealthy()
         return await first(self._http.wait_unhealthy(), _unending(self._watch))
@@ -112,7 +116,7 @@ class ManagedEngine:
         await self._http.wait_healthy()
 
     async def close(self) -> None:
-        # The watch first, or it would take this end for a death.
+        # The watching task is stopped first: otherwise it would restart the process.
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait({self._watch})
@@ -145,7 +149,7 @@ class ManagedEngine:
         return await self._end_of(process)
 
     async def _launch(self) -> ServingProcess:
-        """Start the process and wait until it answers. Raises EngineError if it ends first, or never does."""
+        """Starts the process and waits until it answers. Raises EngineError if it ends before, or never answers."""
         command, address = self._command()
         process = self._process = await ServingProcess.start(self._kind, command, self._options.title)
         try:
@@ -162,7 +166,7 @@ class ManagedEngine:
         return await first(process.wait(), self._hang())
 
     async def _hang(self) -> EngineError:
-        """Returns when the process is there and has not answered for the stall timeout."""
+        """Returns an error when the process has not answered for the stall timeout."""
         silence = self._options.upstream.stall_timeout
         while True:
             await self._http.wait_unhealthy()
@@ -183,19 +187,21 @@ class ManagedEngine:
         if "{port}" in template:
             port = values["{port}"] = str(_free_port())
             url = f"http://127.0.0.1:{port}/v1"
-        # Split first: a value with a space stays one argument.
+        # Splits before it fills in values: a value with a space stays one argument.
         words = [_filled(word, values) for word in shlex.split(template)]
         return [*words, *self._options.extra_args], replace(self._options.upstream.address, url=url)
 
 
 def directory_for_sockets() -> Path:
-    """A new one of this user's alone, in /tmp where the usual place is too deep: sockets' names have a bound."""
+    """Creates a directory that only this user can enter, in /tmp if the usual temporary directory's path is too
+    long.
+    """
     usual = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="ignite-engine-", dir=usual if len(usual) <= LONGEST_PLACE else "/tmp"))
+    return Path(tempfile.mkdtemp(prefix="ignite-engine-", dir=usual if len(usual) <= LONGEST_DIRECTORY else "/tmp"))
 
 
 def _filled(word: str, values: dict[str, str]) -> str:
-    # Not str.format: arguments may be JSON, with braces of their own.
+    # Not str.format: arguments may be JSON, which has braces.
     for name, value in values.items():
         word = word.replace(name, value)
     return word
@@ -212,7 +218,7 @@ async def _raised(end: Coroutine[Any, Any, EngineError]) -> Any:
 
 
 async def _unending(task: asyncio.Task[None]) -> Any:
-    """Raises what ended the task; a task that was cancelled has an owner who knows."""
+    """Raises the error of the task when it fails. Never returns: a cancelled task was stopped on purpose."""
     await asyncio.wait({task})
     if not task.cancelled():
         task.result()

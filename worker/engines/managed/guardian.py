@@ -1,7 +1,8 @@
-"""Runs a command and takes its whole process group down as soon as our parent is gone, however it went.
+"""Runs a command, and kills its process group when the worker that started this program has died.
 
-`guardian.py NAME COMMAND…`, as the leader of a process group, with standard input on a pipe that only the parent holds:
-the kernel closes it even after a kill -9. What the command prints goes to standard error with its name in front.
+Usage: `guardian.py NAME COMMAND…`, as the leader of a process group. Standard input is a pipe whose other end only the
+worker has; the kernel closes it even after `kill -9`. The command's output goes to standard error, each line with NAME
+in front.
 """
 
 from __future__ import annotations
@@ -19,20 +20,21 @@ from typing import BinaryIO
 DRAIN_TIMEOUT = 1
 HIDDEN = "***"
 SECRET = re.compile(r"(api|hf|auth|access)[-_]?(key|token)|secret|password|passwd|token$", re.IGNORECASE)
-"""In the name of an option or a variable whose value nobody may read in a log."""
+"""Matches names of options and variables whose values must not be logged."""
 
 NOT_STARTED = 127
-"""The shell's word for a command that is not there."""
+"""The shell's exit status for a command that was not found."""
 
 
 def main(name: str, command: list[str]) -> int:
-    # The group's signals are the command's business; we leave with its status. Not SIG_IGN: it would inherit that.
+    # The command handles the group's signals; this process exits with the command's status. Not SIG_IGN: the command
+    # would inherit it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave_it_to_the_command)
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     except OSError:
-        return NOT_STARTED  # Whoever started us has the command's name, and says it.
+        return NOT_STARTED  # The worker reports the error.
     assert process.stdout is not None
     threading.Thread(target=_end_with_parent, daemon=True).start()
     printing = threading.Thread(target=_print_with_name, args=(name, process.stdout, secrets_in(command)), daemon=True)
@@ -43,20 +45,20 @@ def main(name: str, command: list[str]) -> int:
 
 
 def _end_with_parent() -> None:
-    # Not through sys.stdin: its lock is held while it reads, and the interpreter wants it when it ends.
+    # Not through sys.stdin: a read holds its lock, which the interpreter needs at exit.
     while os.read(0, 4096):
         pass
     os.killpg(0, signal.SIGKILL)
 
 
 def secrets_in(command: Sequence[str]) -> list[str]:
-    """The values of arguments that are secrets: `--api-key X`, `--api-key=X`, `env VLLM_API_KEY=X`. Longest first."""
+    """Returns secret values in the arguments, longest first: `--api-key X`, `--api-key=X`, `env VLLM_API_KEY=X`."""
     found: list[str] = []
     named = False
     for word in command:
         if named and not word.startswith("-"):
             found.append(word)
-            continue  # Such an option may take several.
+            continue  # Such an option may have several values.
         name, is_set, value = word.partition("=")
         secret = SECRET.search(name) is not None and re.fullmatch(r"[-\w]+", name) is not None
         named = secret and not is_set and name.startswith("-")
@@ -72,7 +74,7 @@ def without_secrets(text: str, secrets: Sequence[str]) -> str:
 
 
 def _print_with_name(name: str, output: BinaryIO, secrets: Sequence[str]) -> None:
-    """Servers print their arguments when they start, keys included."""
+    """Prints the command's output without secrets: servers print their arguments at start, including keys."""
     prefix = f"[{name}] ".encode()
     for line in output:
         for secret in secrets:

@@ -1,4 +1,4 @@
-"""A serving process in a group of its own, which ends when it is told to, and when we are gone."""
+"""A serving process in its own process group. It ends when it is stopped, and when this worker dies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from worker.engines.managed import guardian
 
 
 class ServingProcess:
-    """A command under its guardian. Every end takes the whole group: engines leave children that hold the GPU."""
+    """A command that runs under `guardian.py`. Its end kills the whole process group, because child processes of
+    engines may keep the GPU's memory.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process, title: str) -> None:
         self._process = process
@@ -23,8 +25,8 @@ class ServingProcess:
 
     @classmethod
     async def start(cls, name: str, command: Sequence[str], title: str | None = None) -> ServingProcess:
-        """`name` stands before each line that it prints; `title` is what messages call it."""
-        # The pipe to its standard input is never written to: its end tells the guardian of ours.
+        """Starts the command. `name` is the prefix of each line that it prints; `title` names it in messages."""
+        # Nothing is written to the pipe: it closes when this process dies, and the guardian notices that.
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
@@ -43,17 +45,17 @@ class ServingProcess:
         return self._process.pid
 
     async def wait(self) -> EngineError:
-        """What its end means."""
+        """Waits for the process's end, and returns the error to report."""
         status = await self._process.wait()
         self._signal(signal.SIGKILL)
         if status == guardian.NOT_STARTED:
-            detail = f"{self._title} could not be started: see that its first word is on the PATH"
+            detail = f"{self._title} could not be started: check that its first word is a program on the PATH"
         else:
             detail = f"{self._title} has ended with status {status}"
         return EngineError("The engine's process has ended.", detail=detail)
 
     async def stop(self, grace: float) -> None:
-        """SIGTERM, and SIGKILL for whatever is left after `grace` seconds."""
+        """Sends SIGTERM to the group, and SIGKILL after `grace` seconds."""
         try:
             self._signal(signal.SIGTERM)
             with suppress(TimeoutError):
@@ -68,15 +70,15 @@ class ServingProcess:
             os.killpg(self.pid, number)
 
 
-OURS = "IGNITE_"
+IGNITE_PREFIX = "IGNITE_"
 
 
 def environment() -> dict[str, str]:
-    """For an engine: without Ignite's settings, which hold passwords and keys that no engine needs."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    """Returns the environment of an engine: without Ignite's settings, because they contain passwords and keys."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(IGNITE_PREFIX)}
 
 
 def shown(command: Sequence[str]) -> str:
-    """For messages: without the values of secrets."""
+    """Returns the command for messages, without secret values."""
     secrets = guardian.secrets_in(command)
     return shlex.join(guardian.without_secrets(word, secrets) for word in command)

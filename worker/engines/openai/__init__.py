@@ -1,5 +1,5 @@
-"""What OpenAI-compatible servers send, made into OpenAI's own types.
+"""The engine for OpenAI-compatible servers, and the translation of their answers into OpenAI's types.
 
-Servers speak OpenAI's protocol with an accent. All that is known of their accents is in this package: bytes become
-events (`body`, `sse`), and events become clean chunks (`normalizing`). `failures` and `request_fields` hold the tables.
+Servers differ from OpenAI's protocol in many ways, and only this package knows how: `body` and `sse` split bytes into
+events, and `normalizing` translates events into chunks. `failures` translates errors; `request_fields` adapts requests.
 """

@@ -1,4 +1,4 @@
-"""Gets one answer from a server, with as many requests as it takes, in the server's dialect, which it learns."""
+"""Gets one answer from a server, with one request or several, and learns the server's dialect from its refusals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ CHAT = "/chat/completions"
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request for one server. `model`: the server's name of it; `added`: the fields that the client did not send."""
+    """A request for one server. `model`: the server's name of the model; `added`: fields that the client did
+    not send.
+    """
 
     request: Request
     model: str
@@ -52,7 +54,8 @@ class Ask:
         streamed: bool = True,
         path: str = CHAT,
     ) -> Ask:
-        """`of_client`: the request from which `request` was made, where it is another. `adds`: fields of the worker."""
+        """`of_client`: the client's request, if `request` is a changed copy of it. `adds`: fields that the worker adds.
+        """
         source = request if of_client is None else of_client
         added = source.added if isinstance(source, EngineRequest) else frozenset[str]()
         adds = adds or {}
@@ -80,8 +83,8 @@ class Ask:
 
 
 class Answering:
-    """`choices`: how many choices of one request a llama-server gets at once. `lost` is told of a connection that broke
-    before the answer's end, `heard` of an answer that came whole.
+    """`choices`: how many choices a llama-server gets at the same time. `on_lost` is called when a connection breaks
+    before the answer's end, `on_answered` after each complete answer.
     """
 
     def __init__(
@@ -90,16 +93,16 @@ class Answering:
         dialect: ServerDialect,
         *,
         choices: int,
-        lost: Callable[[Upstream, UpstreamLost], None],
-        heard: Callable[[Upstream], None],
+        on_lost: Callable[[Upstream, UpstreamLost], None],
+        on_answered: Callable[[Upstream], None],
     ) -> None:
         self.is_llama_server = False
         self._server = server
         self._dialect = dialect
-        # Choices beyond the slots wait here: inside llama-server their silence would look like a stall.
+        # Choices beyond the slots wait here: in llama-server their wait would look like a stall.
         self._choices = asyncio.Semaphore(choices)
-        self._lost = lost
-        self._heard = heard
+        self._on_lost = on_lost
+        self._on_answered = on_answered
 
     def chunks(self, upstream: Upstream, ask: Ask) -> AsyncGenerator[Chunk, None]:
         """Yields normalized chunks, and the usage of all choices at the end."""
@@ -200,9 +203,9 @@ class Answering:
                             yield chunk
         except UpstreamLost as lost:
             if not (answer.done or answer.finished):
-                self._lost(upstream, lost)
+                self._on_lost(upstream, lost)
                 raise
-        self._heard(upstream)
+        self._on_answered(upstream)
         for chunk in answer.end():
             yield chunk
 
@@ -213,7 +216,7 @@ class Answering:
             server=self._server,
             omitted=sorted(dialect.omitted),
             renamed=sorted(dialect.renamed),
-            next="requests to this server are sent so from now on",
+            next="later requests to this server are changed in the same way",
         )
 
 

@@ -1,4 +1,6 @@
-"""A response's body as events, whatever its content type says: server-sent events, one JSON value, or a web page."""
+"""Splits a response's body into events. Detects its format (server-sent events, one JSON value, or a web page) from its
+first byte, because content types are unreliable.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from worker.engines.openai.sse import BOM, DONE, MOST, EventTooLarge, SseDecoder
 
 
 class AnswerBody:
-    """`feed` returns the data of the events that a block completes, and `end` what is left. Raises EngineError."""
+    """`feed` returns the data of the events that a block completes, `end` the rest. Both raise EngineError."""
 
     def __init__(self) -> None:
         self._begin = bytearray()
@@ -31,7 +33,7 @@ class AnswerBody:
             self._is_json = True
             return []
         if begin == b"<":
-            raise malformed("its answer is a page and no JSON", bytes(self._begin))
+            raise malformed("its answer is a web page instead of JSON", bytes(self._begin))
         self._decoder = SseDecoder()
         block = bytes(self._begin)
         self._begin.clear()
@@ -43,18 +45,20 @@ class AnswerBody:
         received = bytes(self._begin)
         if not received.strip() or is_readable(received):
             return [received] if received.strip() else []
-        lines = SseDecoder()  # Events without the name of their field, or one JSON value a line.
+        lines = SseDecoder()  # Events without `data:`, or one JSON value per line.
         return [*lines.feed(received), *lines.rest()]
 
     def salvaged(self, block: bytes) -> list[bytes]:
-        """The events that were whole when the connection broke; `block` came last."""
+        """Returns the events that were complete when the connection broke. `block`: the last bytes received."""
         events = self.feed(block) if block else []
         if self._decoder is not None:
             return events + [data for data in self._decoder.rest() if data.strip() == DONE or is_strict(data)]
         return [bytes(self._begin)] if self._is_json and is_strict(bytes(self._begin)) else []
 
     def _begun(self) -> bytes:
-        """The first byte that counts; empty while none has come. Servers send blanks to keep a connection alive."""
+        """Returns the first byte that is not white space, empty while there is none. Servers send white space as a
+        keep-alive.
+        """
         rest = bytes(self._begin[:64]).removeprefix(BOM).lstrip() or bytes(self._begin).removeprefix(BOM).lstrip()
         return rest[:1] if rest != BOM[: len(rest)] else b""
 

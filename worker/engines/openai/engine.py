@@ -41,8 +41,8 @@ class UpstreamOptions:
     """`wanted`: which of the server's models are served.
 
     `continuation`: how the server continues a partial answer: `vllm` by the ids of its tokens, or by fields of the
-    request; `prefill` (llama-server) by a last message from the assistant; `none` not at all. None: `vllm` where the
-    server says that it is one. `dialect`: what is known of the server beforehand.
+    request; `prefill` (llama-server) by a last message from the assistant; `none` if it cannot. None: `vllm` if the
+    server reports that it is vLLM. `dialect`: the server's known deviations from OpenAI.
     """
 
     address: Address
@@ -70,8 +70,8 @@ class OpenAIEngine:
             options.address.shown,
             options.dialect,
             choices=options.concurrency,
-            lost=self._health.suspect,
-            heard=self._health.heard_from,
+            on_lost=self._health.suspect,
+            on_answered=self._health.answered,
         )
 
     @property

@@ -1,7 +1,7 @@
-"""Translates a server's errors into Ignite's, which say whether another try can help. Pure.
+"""Translates a server's errors into Ignite's, by whether another try can help. No I/O.
 
-A refusal is the request's fault and passes the server's words on at once. After an overload the request waits. Every
-other error is a failed try.
+A refusal means that the request is invalid: the client gets the server's message at once. After an overload the request
+waits. Every other error is a failed try.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REFUSALS = frozenset({400, 402, 404, 405, 406, 409, 410, 411, 413, 414, 415, 416
 """HTTP statuses after which another try cannot help."""
 
 OVERLOADS = frozenset({429, 503, 529})
-"""HTTP statuses that ask for a later try."""
+"""HTTP statuses of an overloaded server."""
 
 REFUSAL_TYPES = frozenset(
     {
@@ -34,15 +34,17 @@ SPENT = frozenset(
         *("exceeded_current_quota_error", "insufficient_user_quota", "insufficient_balance", "arrearage"),
     }
 )
-"""Codes and types that come with 429 although waiting does not help. These three are in lower case."""
+"""Codes and types that servers send with 429 although waiting does not help. All tables are in lower case."""
 
 OVERLOADED = re.compile(
     r"rate_?limit|overload|too_?many_?requests|resource_?exhausted|throttl|server_?busy|slow_?down|limit_requests"
 )
-"""Codes and types that ask for a later try, whatever the status is."""
+"""Codes and types of an overload, with any HTTP status."""
 
 SOUNDS_OVERLOADED = re.compile(r"(?i)\boverloaded\b|\brate.?limit|\btoo many requests|\bat capacity\b")
-"""Words that make a refusal a failed try. The worker does not pause: the words may be the request's own."""
+"""Words in a message by which a refusal counts as a failed try. The worker does not pause, because the words may be a
+quotation of the request.
+"""
 
 SOUNDS_TOO_LONG = re.compile(
     r"(?i)maximum context|context (length|window|size).{0,40}(exceed|too)|exceeds?.{0,40}context (length|window|size)"
@@ -53,11 +55,11 @@ TOO_LONG = "context_length_exceeded"
 KEY_REFUSED = "upstream_key_refused"
 TAG = re.compile(r"(?is)<(script|style|title)\b.*?</\1>|<[^>]*>")
 WORDS = 500
-"""The most characters of a server's words that are passed on."""
+"""Characters of a server's message that are passed on at most."""
 
 
 class UpstreamFailed(EngineError):
-    """The server has answered with an error, `said`, that another try may get past."""
+    """The server has answered with the error object `said`; another try may succeed."""
 
     def __init__(self, message: str, said: Mapping[str, Any]) -> None:
         super().__init__(message)
@@ -74,10 +76,10 @@ def of_status(status: int, headers: Mapping[str, str], body: bytes) -> IgniteErr
 
 
 def in_band(error: Any) -> IgniteError:
-    """Returns the error of an HTTP 200 answer that is, or contains, an error; its `code` is often an HTTP status.
+    """Returns the error in an HTTP 200 answer. Its `code` is often an HTTP status.
 
-    An overload that does not say how long to wait is a failed try: without an HTTP status it may be a limit that
-    lasts, so the client gets the server's words after a few tries and not at the deadline.
+    An overload without a time to wait is a failed try: it may be a permanent limit, and the client should get the
+    server's message after a few tries instead of at the deadline.
     """
     said: dict[str, Any] = cast(dict[str, Any], error) if isinstance(error, dict) else {"message": error}
     inner = said.get("error")
@@ -88,7 +90,7 @@ def in_band(error: Any) -> IgniteError:
     status = _status(said)
     if status == 401:
         return key_refused(status)
-    failed = f"The engine failed: {words_of(said) or 'it did not say why.'}"
+    failed = f"The engine failed: {words_of(said) or 'it gave no reason.'}"
     found_error = _error(status, {}, said, failed=failed)
     if isinstance(found_error, EngineOverloaded) and found_error.retry_after is None:
         return UpstreamFailed(failed, said)
@@ -109,8 +111,8 @@ def _error(status: int | None, headers: Mapping[str, str], said: Mapping[str, An
 
 
 def refusal(said: Mapping[str, Any]) -> EngineRefused:
-    """Returns the refusal with the server's words, code and parameter."""
-    message = words_of(said) or "The engine refused the request and did not say why."
+    """Returns the refusal with the server's message, code and parameter."""
+    message = words_of(said) or "The engine refused the request without a reason."
     code = _code(said, message)
     param = said.get("param")
     if not (isinstance(param, str) and param):
@@ -123,7 +125,7 @@ def key_refused(status: int) -> EngineError:
 
 
 def malformed(what: str, arrived: Any) -> EngineError:
-    """Returns the error of an answer in another form than OpenAI's, with the beginning of what arrived."""
+    """Returns the error of an answer that does not follow OpenAI's protocol, with its first characters."""
     text = arrived.decode(errors="replace") if isinstance(arrived, bytes) else _json(arrived)
     shown = text if len(text) <= 200 else f"{text[:200]}…"
     return EngineError(f"The engine's server does not answer as an OpenAI server: {what}. It sent: {shown}")
@@ -145,7 +147,7 @@ def error_object(body: bytes) -> dict[str, Any]:
 
 
 def words_of(said: Mapping[str, Any]) -> str:
-    """Returns the server's sentence, from any of the fields that servers use."""
+    """Returns the server's message, from any of the fields that servers use for it."""
     for key in (
         "message",
         "detail",
@@ -199,7 +201,7 @@ def _is_error_object(body: bytes) -> bool:
 
 
 def _names(said: Mapping[str, Any]) -> set[str]:
-    """Returns the error's code, type and status where they are text, in lower case."""
+    """Returns the error's code, type and status in lower case, if they are text."""
     found = (said.get(key) for key in ("code", "type", "status"))
     return {name.lower() for name in found if isinstance(name, str)}
 

@@ -24,9 +24,9 @@ PROBE_TIMEOUT = 5
 # Below the 5 s after which servers close idle connections (uvicorn, and so vLLM).
 KEEP_ALIVE = 4
 LONGEST_HEADER = 64 * 1024
-"""Bytes of one header: gateways send policies and cookies that are longer than aiohttp's 8 KB."""
+"""Most bytes of one header: some gateways' headers exceed aiohttp's default of 8 KB."""
 MOST_OF_ERROR = 256 * 1024
-"""The most bytes that are read of an error, or of a list of models."""
+"""Bytes that are read at most of an error or of a list of models."""
 # How many times the stall timeout an unstreamed answer may take: it shows no progress before its end.
 UNARY_FACTOR = 10
 Patience = Callable[[], float | None]
@@ -34,9 +34,9 @@ Patience = Callable[[], float | None]
 
 
 class UpstreamLost(EngineError):
-    """The server cannot be reached, closed the connection, or went silent. `detail` is for the operator.
+    """The server cannot be reached, closed the connection, or sent nothing for too long. `detail` is for the operator.
 
-    `hung_up`: the server closed the connection, so it may still be well.
+    `hung_up`: the server closed the connection, so it may be healthy.
     """
 
     def __init__(self, message: str, *, detail: str = "", hung_up: bool = False) -> None:
@@ -71,7 +71,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class ModelList:
-    """A server's answer to GET /models: any HTTP status says that it is alive, 200 also which models it serves."""
+    """A server's answer to GET /models. Any HTTP status shows that the server is alive; 200 lists its models."""
 
     status: int
     models: list[dict[str, Any]]
@@ -97,9 +97,9 @@ class Upstream:
     async def answer(
         self, body: Mapping[str, Any], patience: Patience, path: str = "/chat/completions"
     ) -> AsyncGenerator[list[bytes], None]:
-        """Yields the data of events as they arrive, or of an unstreamed answer its body.
+        """Yields the data of events as they arrive. The body of an unstreamed answer is one event.
 
-        `patience` is called before each read: None waits for the stall timeout.
+        `patience` is called before each read; None means the stall timeout.
         """
         silence = self._stall_timeout if body.get("stream") else self._stall_timeout * UNARY_FACTOR
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
@@ -123,7 +123,7 @@ class Upstream:
                 self._streams.discard(response.content)
 
     async def models(self) -> ModelList:
-        """Raises UpstreamLost where no HTTP answer comes."""
+        """Returns the server's models. Raises UpstreamLost if the server does not answer."""
         with self._translated():
             limits = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
             async with self._abortable():
@@ -135,7 +135,7 @@ class Upstream:
         return len(await self.tokenize(model, text))
 
     async def tokenize(self, model: str, text: str) -> list[int]:
-        """Asks /tokenize, which is not in OpenAI's API: vLLM reads `prompt`, llama-server `content`."""
+        """Returns token ids from /tokenize, which is not in OpenAI's API: vLLM reads `prompt`, llama-server `content`."""
         url = self._address.base.removesuffix("/v1") + "/tokenize"
         body = {"model": model, "prompt": text, "content": text, "add_special_tokens": False}
         received = await self._ask("POST", url, aiohttp.ClientTimeout(total=PROBE_TIMEOUT), **_json(body))
@@ -145,14 +145,13 @@ class Upstream:
             raise failures.malformed("/tokenize does not list tokens", received) from None
 
     async def close(self) -> None:
-        """Closes the connections of all running requests, whose readers get UpstreamLost.
-
-        aiohttp alone would leave those readers waiting for ever.
+        """Closes the connections of all running requests; their readers get UpstreamLost. With aiohttp's own `close`
+        they would wait for ever.
         """
         for call in self._calls:
             call.reschedule(0)
         for stream in self._streams:
-            stream.set_exception(aiohttp.ServerDisconnectedError("hung up"))
+            stream.set_exception(aiohttp.ServerDisconnectedError("the connection was closed"))
         await self._session.close()
 
     def _url(self, path: str) -> str:
@@ -164,7 +163,7 @@ class Upstream:
                 return await response.read()
 
     async def _send(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
-        """Returns a response with a 2xx status. Raises the error that another one stands for."""
+        """Returns a response with a 2xx status. Raises the error of any other status."""
         response = await self._request(method, url, **options)
         if not 200 <= response.status < 300:
             async with response:
@@ -172,9 +171,8 @@ class Upstream:
         return response
 
     async def _request(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
-        """Sends the request, again where the server may have closed a kept-alive connection without reading it.
-
-        On a new connection the server has read it, and would generate the answer twice.
+        """Sends the request. Sends it again if a kept-alive connection was closed, because the server may not have read
+        it. A failure on a new connection is not retried: the server may have read the request and would generate twice.
         """
         connection = _Connection()
         try:
@@ -201,12 +199,12 @@ class Upstream:
         except aiohttp.ClientConnectorError as error:
             raise self._lost("The engine's server cannot be reached.", error) from error
         except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            raise self._lost("The engine's server went silent.", error) from error
+            raise self._lost("The engine's server stopped answering.", error) from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, RuntimeError) as error:
             raise self._lost("The connection to the engine's server was lost.", error, hung_up=True) from error
         except (aiohttp.ClientError, ValueError) as error:
             log.warning("engine.bad_response", server=self._address.shown, error=str(error) or type(error).__name__)
-            raise EngineError("The engine's server does not answer as an HTTP server should.") from error
+            raise EngineError("The engine's server sent an invalid HTTP answer.") from error
 
     def _lost(self, message: str, error: Exception, *, hung_up: bool = False) -> UpstreamLost:
         detail = f"Lost {self._address.shown}: {str(error) or type(error).__name__}"
@@ -219,7 +217,7 @@ class _Connection:
 
 
 def _noting_reuse() -> aiohttp.TraceConfig:
-    """Notes whether a request uses a kept-alive connection; aiohttp reports it only to a trace."""
+    """Records whether a request uses a kept-alive connection; aiohttp reports that only through its tracing."""
 
     async def note(_: object, context: Any, __: object) -> None:
         context.trace_request_ctx.is_reused = True
@@ -242,7 +240,7 @@ async def _read(response: aiohttp.ClientResponse, patience: float | None) -> byt
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    """Returns the first MOST_OF_ERROR bytes of the body, or fewer where the connection breaks."""
+    """Returns the first MOST_OF_ERROR bytes of the body, or fewer if the connection breaks."""
     received = bytearray()
     with suppress(aiohttp.ClientPayloadError):
         while len(received) < MOST_OF_ERROR and (block := await response.content.readany()):

@@ -1,4 +1,4 @@
-"""Omits or renames request fields that a server refuses: set by the operator, or learnt from refusals. Pure."""
+"""Omits or renames request fields that a server refuses, as the operator has set or as refusals have shown. No I/O."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any, cast
 
 from shared.errors import IgniteError
 
-OURS = frozenset({"stream_options"})
-"""Fields that the worker adds for itself, and that a server may do without."""
+ADDED_BY_WORKER = frozenset({"stream_options"})
+"""Fields that the worker adds and that can be omitted."""
 
 OLDER_NAMES = {"max_completion_tokens": "max_tokens"}
 """Fields that some servers know only under their older name."""
 
 NEWER_NAMES = {"max_tokens": "max_completion_tokens"}
-"""Fields that OpenAI's newer models take only under their newer name, which their refusals give."""
+"""Fields that OpenAI's newer models accept only under their newer name. Their refusals contain that name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerDialect:
-    """`omitted` fields are not sent, `renamed` ones under their other name. `ignores_n`: only one choice comes."""
+    """`omitted`: fields that are not sent. `renamed`: fields that are sent under their other name. `ignores_n`: the
+    server generates one choice only.
+    """
 
     omitted: frozenset[str] = frozenset()
     renamed: frozenset[str] = frozenset()
@@ -29,18 +31,18 @@ class ServerDialect:
     names: Mapping[str, str] = field(default_factory=lambda: OLDER_NAMES | NEWER_NAMES)
 
     def applied(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the request as the server takes it."""
+        """Returns the request in the server's dialect."""
         if not self.omitted and not self.renamed:
             return dict(request)
         kept = {key: value for key, value in request.items() if key not in self.omitted}
         return {self.names[key] if key in self.renamed else key: value for key, value in kept.items()}
 
     def without(self, refused: IgniteError, body: Mapping[str, Any], added: frozenset[str]) -> ServerDialect | None:
-        """Returns the dialect for another try, where the refusal names a field that can be omitted or renamed.
+        """Returns the dialect for another try if the refusal names a field that can be omitted or renamed, else None.
 
-        `added`: the fields of `body` that the client did not send. None: no such field, so the client gets the refusal.
+        `added`: the fields of `body` that the client did not send.
         """
-        for name in sorted((added | OURS) & body.keys() - self.omitted):
+        for name in sorted((added | ADDED_BY_WORKER) & body.keys() - self.omitted):
             if _names(refused, name):
                 return replace(self, omitted=self.omitted | {name})
         for name, other in self.names.items():
@@ -52,8 +54,8 @@ class ServerDialect:
 
 
 def without_nulls(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops null fields of the request and of its messages: OpenAI takes them for absent, strict servers refuse them,
-    and SDKs send them. A message's null `content` stays, since some servers want it.
+    """Drops null fields of the request and of its messages: SDKs send them, OpenAI treats them as absent, and strict
+    servers refuse them. A message's null `content` stays, because some servers require the field.
     """
     kept = {key: value for key, value in request.items() if value is not None}
     messages = kept.get("messages")
@@ -70,7 +72,7 @@ def _message(message: Any) -> Any:
 
 
 def per_choice(request: Mapping[str, Any], indices: list[int]) -> Iterator[dict[str, Any]]:
-    """Yields one request for each choice, each with its own seed: with one seed all choices would be the same."""
+    """Yields one request for each choice, each with its own seed: with one seed all choices would be equal."""
     alone = {key: value for key, value in request.items() if key != "n"}
     seed = request.get("seed")
     for index in indices:

@@ -1,4 +1,4 @@
-"""Finds how long a server asks to wait: in headers, in its error object, or in its words. Pure."""
+"""Finds the wait that a server asks for: in headers, in its error object, or in its message. No I/O."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ EPOCH = 1e9
 """Greater numbers are Unix times, in seconds or in milliseconds."""
 
 WAIT_FIELDS = frozenset({"retryDelay", "retry_after", "retry_after_seconds", "retryAfter"})
-"""Fields of an error object that say how long to wait."""
+"""Fields of an error object with the time to wait."""
 
 LIMITS = ("requests", "tokens", "")
 
 
 def retry_after(headers: Mapping[str, str], said: Mapping[str, Any]) -> float | None:
-    """Returns seconds, or None. Retry headers come first, then rate limit headers, fields of the object, and words."""
+    """Returns seconds, or None. Reads retry headers first, then rate limit headers, the object's fields, its
+    message.
+    """
     for found in (_of_headers(headers), _of_resets(headers), _of_object(said), _of_words(said)):
         if found is not None:
             return found

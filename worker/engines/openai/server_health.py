@@ -1,4 +1,4 @@
-"""Whether a server can be reached, whatever its answers contain; and waiting for one that starts."""
+"""Watches whether a server can be reached, and waits for a starting server. The contents of answers do not matter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOADING_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 
 
 class ServerHealth:
-    """Of the server that is connected at present, if any. `listed` is told which models it lists, at each probe."""
+    """The health of the connected server, if there is one. `listed` gets the server's models at each probe."""
 
     def __init__(self, listed: Callable[[list[dict[str, Any]]], None]) -> None:
         self._listed = listed
@@ -36,7 +36,7 @@ class ServerHealth:
         self._is_loading = True
 
     def connect(self, upstream: Upstream) -> None:
-        """Uses `upstream` from now on. Until `connected` it may be loading: its answers to probes mean nothing."""
+        """Uses `upstream` from now on. Ignores its answers to probes until `connected`, because it may be loading."""
         self._upstream, self._is_loading = upstream, True
 
     def connected(self) -> None:
@@ -55,14 +55,14 @@ class ServerHealth:
 
     @property
     def upstream(self) -> Upstream:
-        """The server. Raises EngineError where none is connected."""
+        """The connected server. Raises EngineError if there is none."""
         if self._upstream is None:
             raise EngineError(f"The engine cannot generate: {self._health.reason}.")
         return self._upstream
 
     @contextmanager
     def counted(self) -> Generator[None]:
-        """Around a request: the silence of a server with requests is no failure."""
+        """Counts a running request: while there are requests, a slow probe is no failure."""
         self._under_way += 1
         try:
             yield
@@ -70,8 +70,8 @@ class ServerHealth:
             self._under_way -= 1
 
     async def wait_unhealthy(self) -> str:
-        """Waits for a failure. Probes the server now and then: no request would show the death of one that has none,
-        and its models may have changed.
+        """Returns the reason of a failure. Probes the server every PROBE_WHEN_IDLE seconds, because without requests
+        nothing else shows a failure, and because its models may have changed.
         """
         while True:
             try:
@@ -96,10 +96,10 @@ class ServerHealth:
             pause = min(2 * pause, LAST_PAUSE)
 
     def suspect(self, upstream: Upstream, lost: UpstreamLost) -> None:
-        """Marks a server that is silent or cannot be reached as unhealthy at once; probes one that hung up.
+        """Marks a server that does not answer as unhealthy at once. Probes a server that closed the connection.
 
-        Without that, the failed jobs would use up their tries on it while the probe waits. `wait_healthy` probes a
-        silent server at once, so one that only neglects a request is healthy again within a round trip.
+        Otherwise jobs would use up their tries on it while the probe waits. `wait_healthy` probes the server at once,
+        so a server that failed on one request only is healthy again within a round trip.
         """
         if upstream is not self._upstream:
             return
@@ -108,7 +108,8 @@ class ServerHealth:
         elif self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._probe_twice(), name="engine-probe")
 
-    def heard_from(self, upstream: Upstream) -> None:
+    def answered(self, upstream: Upstream) -> None:
+        """Marks the server as healthy, if it is still the connected one."""
         if upstream is self._upstream and not self._health.healthy:
             self._health.recovered()
 
@@ -121,7 +122,7 @@ class ServerHealth:
                 await self._list(upstream)
             except EngineError:
                 return False
-            self.heard_from(upstream)
+            self.answered(upstream)
         return self._health.healthy
 
     async def _list(self, upstream: Upstream) -> None:
@@ -142,11 +143,13 @@ class ServerHealth:
                 if last and upstream is self._upstream:
                     self._health.failed(lost.detail)
             except EngineError:
-                return  # The server answers; calls report what is wrong.
+                return  # The server answers; requests report its error.
 
 
 async def first_answer(upstream: Upstream, model: str | None) -> list[dict[str, Any]]:
-    """Returns the server's models when it answers. A server without a list must answer a one-token request."""
+    """Returns the server's models when it answers. A server without a list of models must answer a one-token
+    request.
+    """
     pause = FIRST_PAUSE
     while True:
         with suppress(UpstreamLost):
@@ -162,7 +165,7 @@ async def first_answer(upstream: Upstream, model: str | None) -> list[dict[str, 
 
 
 async def _completes(upstream: Upstream, model: str) -> bool:
-    """Whether the server answers a request for one token; a refusal is an answer, too."""
+    """Whether the server answers a request for one token. A refusal counts as an answer."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "stream": False}
     try:
         async with aclosing(upstream.answer(body, lambda: None)) as blocks:

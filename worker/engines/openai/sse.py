@@ -1,4 +1,4 @@
-"""Server-sent events, received: bytes in as they come, the `data` of whole events out."""
+"""Decodes server-sent events: takes bytes as they arrive and returns the `data` of complete events."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ DONE = b"[DONE]"
 NEXT = b"}\ndata:"
 BOM = b"\xef\xbb\xbf"
 MOST = 64 * 1024 * 1024
-"""Bytes that one event may have: an answer with a picture in it is one event of some servers."""
+"""Most bytes of one event. Some servers send an answer with a picture as one event."""
 
 
 class EventTooLarge(ValueError):
-    """A server has sent more than any event has, and no end of it."""
+    """A server has sent more than MOST bytes without the end of the event."""
 
 
 class FailureEvent(bytes):
-    """The data of an event that is named `error`."""
+    """The data of an event with the name `error`."""
 
 
 class SseDecoder:
-    """Takes blocks cut anywhere, `\\n`, `\\r\\n` or `\\r`, and lines of any length.
+    """Accepts blocks split anywhere, the newlines `\\n`, `\\r\\n` and `\\r`, and lines of any length.
 
-    Only `data` and an `event` that says `error` count. A line that begins with `{` is data without its name.
+    Reads only `data`, and `event` with the value `error`. A line that begins with `{` is data without `data:`.
     """
 
     def __init__(self) -> None:
         self._pending = bytearray()
-        self._return_held = b""
+        self._pending_return = b""
         self._begun = False
 
     def feed(self, received: bytes) -> list[bytes]:
         if not self._begun:
             received = self._without_mark(received)
-        if self._return_held or b"\r" in received:
+        if self._pending_return or b"\r" in received:
             received = self._with_plain_newlines(received)
-        # The end of an event may be cut in two; what lies before was searched when it came.
+        # The end of an event may be split between two blocks; earlier bytes were searched before.
         searched = max(0, len(self._pending) - 1)
         self._pending += received
         end = self._pending.rfind(END, searched)
@@ -45,13 +45,13 @@ class SseDecoder:
         return _datas(events)
 
     def rest(self) -> list[bytes]:
-        """An event the stream ended in without its blank line."""
+        """Returns the last event if the stream ended without its blank line."""
         rest = bytes(self._pending)
         self._pending.clear()
         return _datas(rest)
 
     def _unseparated(self, searched: int) -> list[bytes]:
-        """Events of a server that ends them with one line feed: each is one line, and whole."""
+        """Returns the events of a server that ends them with one newline: each line is a complete event."""
         end = self._pending.rfind(NEXT, max(0, searched - len(NEXT))) + 1
         if end and all(_is_whole(line) for line in _data_lines(bytes(self._pending[:end]))):
             events = bytes(self._pending[:end])
@@ -62,7 +62,7 @@ class SseDecoder:
         return []
 
     def _without_mark(self, received: bytes) -> bytes:
-        """Without the byte order mark, of which the first block may have only a part."""
+        """Removes the byte order mark, which may be split between the first blocks."""
         received = bytes(self._pending) + received
         self._pending.clear()
         if len(received) < len(BOM) and BOM.startswith(received):
@@ -72,12 +72,12 @@ class SseDecoder:
         return received.removeprefix(BOM)
 
     def _with_plain_newlines(self, received: bytes) -> bytes:
-        received = self._return_held + received
-        self._return_held = b"\r" if received.endswith(b"\r") else b""
+        received = self._pending_return + received
+        self._pending_return = b"\r" if received.endswith(b"\r") else b""
         received = received.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if self._return_held and received.endswith(b"\n"):
-            # A blank line ends the event, whether a line feed follows or not.
-            self._return_held = b""
+        if self._pending_return and received.endswith(b"\n"):
+            # The blank line ends the event. A line feed that belongs to the `\r` may follow and changes nothing.
+            self._pending_return = b""
             received += b"\n"
         return received
 
@@ -87,7 +87,7 @@ def _datas(events: bytes) -> list[bytes]:
 
 
 def _data(event: bytes) -> list[bytes]:
-    """The event's data; of one whose lines are whole values of their own, each line."""
+    """Returns the event's data: one value, or each line if every line is a complete value."""
     if event.startswith(b"data: ") and b"\n" not in event:
         return [event[6:]]
     lines = _data_lines(event)
@@ -108,7 +108,7 @@ def _data_lines(event: bytes) -> list[bytes]:
 
 
 def _is_data(line: bytes) -> bool:
-    """Some servers write the field's name with a capital, or behind blanks."""
+    """Whether the line is a `data` field. Some servers capitalize the name or indent the line."""
     return line[:5].lower() == b"data:"
 
 

@@ -1,3 +1,3 @@
-"""Events become values (`json_text`), and values become OpenAI's chunks (`normalizer`, with `delta`, `tool_calls`,
-`logprobs`, `usage`). `finish_reasons` holds the table. No I/O.
+"""Translates a server's events into OpenAI's chunks. `json_text` decodes events; `normalizer` translates the values,
+with `delta`, `tool_calls`, `logprobs`, `usage` and `finish_reasons` for the parts of a chunk. No I/O.
 """

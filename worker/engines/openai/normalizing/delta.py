@@ -1,4 +1,4 @@
-"""One choice's message, as it comes in pieces: every field as OpenAI types it, unknown fields as they are."""
+"""Normalizes the deltas of one choice's message: known fields get OpenAI's types, unknown fields stay unchanged."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from worker.engines.openai.normalizing.snapshots import TextPieces
 from worker.engines.openai.normalizing.tool_calls import Delta, ToolCalls
 
 TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
-"""The fields that are pieces of one text."""
+"""Fields whose deltas are pieces of a text."""
 
 
 class MessagePieces:
-    """Takes raw deltas, and raw messages: a message is a delta that is whole."""
+    """Normalizes raw deltas and raw messages. A message is one delta with the complete content."""
 
     def __init__(self) -> None:
         self.calls = ToolCalls()
         self.has_function_call = False
         self.takes_plain_text = False
-        """Whether a piece of content can be passed on unseen: nothing is held back, and pieces are what comes."""
+        """Whether a piece of content needs no normalization: nothing is buffered, and the server sends pieces, not
+        snapshots.
+        """
         self._halves: dict[str, str] = {}
         self._texts = {name: TextPieces() for name in TEXTS}
         self._others: set[str] = set()
 
     def add_message(self, raw: Mapping[str, Any], *, strict: bool) -> Delta:
-        """The whole message after its pieces, as MiniMax ends a stream: only what no piece has brought is new."""
+        """Returns the new fields of a complete message that follows its deltas: MiniMax ends streams with one."""
         seen = {name for name, text in self._texts.items() if text.begun} | self._others
         if self.calls:
             seen.add("tool_calls")
@@ -38,11 +40,11 @@ class MessagePieces:
         return self.add({name: value for name, value in raw.items() if name not in seen}, strict=strict)
 
     def add_plain_text(self, text: str) -> None:
-        """Counts a piece of content that is passed on unseen."""
+        """Records a piece of content that is passed on unchanged."""
         self._texts["content"].pass_on(text)
 
     def add(self, raw: Mapping[str, Any], *, strict: bool, is_last: bool = False) -> Delta:
-        """The delta to pass on. `strict`: it holds no lone surrogates. `is_last`: it came with a finish_reason."""
+        """Returns the delta to pass on. `strict`: `raw` has no lone surrogates. `is_last`: it has a finish_reason."""
         found: Delta = {}
         if raw.get("role") is not None:
             found["role"] = "assistant"
@@ -65,7 +67,7 @@ class MessagePieces:
         return found
 
     def rest(self) -> Delta:
-        """What waited for more that never came."""
+        """Returns the buffered rest at the end of the answer."""
         found: Delta = {name: scrubbed(rest) for name, text in self._texts.items() if (rest := text.rest())}
         for name, half in self._halves.items():
             found[name] = found.get(name, "") + (REPLACEMENT if half else "")
@@ -78,7 +80,7 @@ class MessagePieces:
         return [name for name, text in self._texts.items() if text.waits]
 
     def _take_new(self, found: Delta) -> None:
-        """What is new in each text. What one text holds back waits no longer once another goes on."""
+        """Replaces each text by its new part. When a text continues, the other texts' buffered parts are released."""
         for name in TEXTS:
             if found.get(name):
                 found[name] = self._texts[name].add(found[name])
@@ -97,7 +99,7 @@ class MessagePieces:
             raise malformed(f"`{name}` is not text", value)
 
     def _add_parts(self, name: str, value: Any, found: Delta) -> None:
-        """Content as a list of typed parts, as Mistral sends it: each kind of text goes to its own field."""
+        """Adds content that is a list of typed parts, as Mistral sends it: each kind of text has its own field."""
         parts = cast(list[Any], value if isinstance(value, list) else [value])
         for part in parts:
             target, text = (name, part) if isinstance(part, str) else _part(name, part)
@@ -119,7 +121,7 @@ class MessagePieces:
             found["function_call"] = piece
 
     def _with_whole_characters(self, delta: Delta) -> Delta:
-        """A character may come in two halves, each in a chunk of its own: the first waits for the second."""
+        """Joins characters that a server splits into two surrogates in two chunks. Buffers the first half."""
         for name in TEXTS:
             text = delta.get(name)
             if isinstance(text, str) and text:
@@ -134,7 +136,7 @@ KNOWN = frozenset({"role", "function_call", "tool_calls", *TEXTS})
 
 
 TYPES: Mapping[str, type] = {"audio": dict, "annotations": list}
-"""What OpenAI's types say of the fields that are passed on as they are."""
+"""OpenAI's types of fields that are passed on unchanged."""
 
 
 def _of_type(name: str, value: Any) -> Any:
@@ -144,7 +146,7 @@ def _of_type(name: str, value: Any) -> Any:
 
 
 def _part(name: str, part: Any) -> tuple[str, str | None]:
-    """Where a part's text belongs, and the text; None for a part that is not text."""
+    """Returns the field of a part's text, and the text; None for a part that is not text."""
     if not isinstance(part, dict):
         raise malformed(f"a part of `{name}` is not an object", part)
     found = cast(dict[str, Any], part)
@@ -169,5 +171,5 @@ def _text_of(value: Any) -> str:
 
 
 def _joined(text: str) -> str:
-    """Halves that have met are one character."""
+    """Joins adjacent surrogate halves into characters."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

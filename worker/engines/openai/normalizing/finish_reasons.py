@@ -1,4 +1,4 @@
-"""Why an answer ended: the words of many servers as the five of OpenAI. Data, and one function that reads it."""
+"""Maps the finish reasons of many servers to OpenAI's five."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 FAILED = "failed"
-"""The server gave the answer up: the attempt has failed, whatever text came."""
+"""The server aborted the answer, so the attempt has failed, even if text was sent."""
 
 WORDS: Mapping[str, tuple[str, ...]] = {
     "stop": (
@@ -33,7 +33,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
         *("malformed_response", "missing_thought_signature"),
     ),
 }
-"""Lower case, with underscores."""
+"""In lower case, with underscores."""
 
 PARTS = (
     *((part, FAILED) for part in ("error", "abort", "fail", "cancel", "timeout", "malformed", "resource", "network")),
@@ -41,7 +41,7 @@ PARTS = (
     *((part, "content_filter") for part in ("safety", "filter", "prohibit", "moderat", "block", "sensitive")),
     *((part, "tool_calls") for part in ("tool", "function")),
 )
-"""What a word that is not listed is taken for, by a part of it."""
+"""The meanings of words that WORDS does not list, by a part of the word; the first match counts."""
 
 UNSAID = frozenset({"", "null", "none", "undefined", "nan", "{}", "finish_reason_unspecified", "unspecified"})
 
@@ -49,9 +49,9 @@ _MEANINGS = {word: meaning for meaning, words in WORDS.items() for word in words
 
 
 def meaning_of(reason: Any) -> str | None:
-    """One of OpenAI's reasons, FAILED, or None where the answer has not ended.
+    """Returns one of OpenAI's reasons, FAILED, or None if the answer has not ended.
 
-    An object is taken by its `type` or `reason` (SGLang's `{"type": "abort"}`). A word that says nothing is `stop`.
+    For an object, its `type` or `reason` counts (SGLang sends `{"type": "abort"}`). An unknown word means `stop`.
     """
     if isinstance(reason, dict):
         named = cast(dict[str, Any], reason)

@@ -1,4 +1,4 @@
-"""JSON as servers write it: strict JSON is decoded fast, and what nearly is JSON is decoded all the same."""
+"""Decodes JSON as servers write it: fast for strict JSON, leniently for the rest."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import Any, cast
 import orjson
 
 INT64 = range(-(2**63), 2**64)
-"""The integers that can be written as JSON again."""
+"""The integers that orjson can encode."""
 
 DEEPEST = 200
-"""Levels of objects and lists inside each other: what is deeper cannot be written as JSON again."""
+"""Levels of nested objects and lists that orjson can encode."""
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
 
 
 class NotJson(ValueError):
-    """The text is no JSON, however generously it is read."""
+    """The text is not JSON, even if it is decoded leniently."""
 
 
 def decode(data: bytes) -> tuple[list[Any], bool]:
-    """The values in `data`, and whether they are strict JSON.
+    """Returns the values in `data`, and whether they are strict JSON.
 
-    One value, as a rule; several where a server has left out a separator. Values that are not strict JSON may hold lone
-    surrogates, which a later chunk may complete: `scrubbed` replaces those that stay alone. NaN and the infinities
-    become None. Raises NotJson.
+    There are several values if a server has left out a separator. Values that are not strict JSON may contain lone
+    surrogates, which a later chunk may complete; `scrubbed` replaces them. NaN and the infinities become None. Raises
+    NotJson.
     """
     try:
         return [orjson.loads(data)], True
     except orjson.JSONDecodeError:
-        return _decode_generously(data.decode("utf-8-sig", "replace").strip()), False
+        return _decode_leniently(data.decode("utf-8-sig", "replace").strip()), False
 
 
 def is_strict(data: bytes) -> bool:
-    """Whether `data` is one whole JSON value."""
+    """Whether `data` is one complete JSON value."""
     try:
         orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -46,7 +46,7 @@ def is_strict(data: bytes) -> bool:
 
 
 def is_readable(data: bytes) -> bool:
-    """Whether `decode` takes it."""
+    """Whether `decode` accepts `data`."""
     try:
         decode(data)
     except NotJson:
@@ -55,12 +55,12 @@ def is_readable(data: bytes) -> bool:
 
 
 def is_shallow(data: bytes, values: list[Any]) -> bool:
-    """Whether `values`, decoded from `data`, can be written as JSON again."""
+    """Whether `values`, decoded from `data`, have few enough levels to be encoded again."""
     return data.count(b"[") + data.count(b"{") <= DEEPEST or _has_levels(values, DEEPEST)
 
 
 def scrubbed(value: Any) -> Any:
-    """`value` with every lone surrogate replaced, so that it can be encoded."""
+    """Returns `value` with every lone surrogate replaced, so that it can be encoded."""
     match value:
         case str():
             return LONE_SURROGATE.sub(REPLACEMENT, value)
@@ -72,7 +72,7 @@ def scrubbed(value: Any) -> Any:
             return value
 
 
-def _decode_generously(text: str) -> list[Any]:
+def _decode_leniently(text: str) -> list[Any]:
     values: list[Any] = []
     at = 0
     try:
@@ -87,7 +87,7 @@ def _decode_generously(text: str) -> list[Any]:
 
 
 def _has_levels(value: Any, levels: int) -> bool:
-    """Whether `value` has no more levels than this."""
+    """Whether `value` has at most this many levels."""
     if not isinstance(value, (dict, list)):
         return True
     inner = cast(dict[str, Any], value).values() if isinstance(value, dict) else cast(list[Any], value)
@@ -107,7 +107,7 @@ def _number(digits: str) -> float | None:
 
 
 def _no_number(name: str) -> None:
-    """NaN and the infinities, which JSON has no way to write."""
+    """Returns None for NaN and the infinities, which JSON cannot express."""
 
 
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_no_number, strict=False)

@@ -1,4 +1,4 @@
-"""Log probabilities, as OpenAI has them. Pure."""
+"""Translates log probabilities into OpenAI's format. No I/O."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 LOWEST = -9999.0
-"""What OpenAI says of a token that was all but impossible, and we of one whose probability is no number."""
+"""OpenAI's value for a very improbable token; also used for a value that is not a number."""
 
 
 def normalized(logprobs: Any) -> dict[str, Any] | None:
-    """`{"content": [...] or None, "refusal": [...] or None}`, or None where a chunk has none."""
+    """Returns `{"content": [...] or None, "refusal": [...] or None}`, or None for a chunk without log probabilities."""
     if not logprobs or not isinstance(logprobs, (dict, list)):
         return None
     received: dict[str, Any] = {"content": logprobs} if isinstance(logprobs, list) else cast(dict[str, Any], logprobs)
@@ -22,7 +22,7 @@ def normalized(logprobs: Any) -> dict[str, Any] | None:
 
 
 def _from_completions(received: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The form of the older completions: parallel lists."""
+    """Reads the format of OpenAI's older completions API: parallel lists."""
     alternatives = _list(received.get("top_logprobs"))
     values = _list(received.get("token_logprobs"))
     return [

@@ -1,7 +1,6 @@
-"""An answer's events as clean chunks: OpenAI's types, one finish for each choice, and the usage at the end.
+"""Translates an answer's events into valid chunks: OpenAI's types, one finish_reason per choice, and usage at the end.
 
-Everything between a server's bytes and the rest of the worker happens here, so that nothing behind it has to doubt a
-chunk. A chunk that is plain text, as most are, passes untouched.
+The rest of the worker relies on this and checks no chunks. Chunks with only text, the great majority, pass unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from worker.engines.openai.retry_after import WAIT_FIELDS
 from worker.engines.openai.sse import FailureEvent
 
 HEAD = ("id", "object", "created", "model")
-NOT_CARRIED = frozenset({*HEAD, "choices", "usage", "error", "service_tier"})
+HANDLED_FIELDS = frozenset({*HEAD, "choices", "usage", "error", "service_tier"})
 PLAIN_CHUNK = frozenset({*HEAD, "choices", "system_fingerprint", "usage"})
 PLAIN_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
 PLAIN_CHOICE_WITH_IDS = PLAIN_CHOICE | {TOKEN_IDS}
@@ -45,11 +44,11 @@ class _Choice:
 
 
 class Normalizer:
-    """One answer of `choices` choices. `add` takes each event's data, or a whole body; `end` closes the answer.
+    """Normalizes one answer with `choices` choices. Call `add` for each event's data (or for a whole body), then `end`.
 
-    `names_tool`: the request names the tool to call, where OpenAI ends with `stop`. `takes_ids`: the ids of tokens were
-    asked for by the worker; they become `prompt_token_ids` and `token_ids` of the clean chunk.
-    Raises EngineRefused and EngineError, with what arrived.
+    `names_tool`: the request names a tool to call; OpenAI's finish_reason is `stop` then. `takes_ids`: the worker has
+    requested the tokens' ids; they become `prompt_token_ids` and `token_ids` of the normalized chunk.
+    Raises EngineRefused and EngineError, with the beginning of the received data.
     """
 
     def __init__(self, choices: int = 1, *, names_tool: bool = False, takes_ids: bool = False) -> None:
@@ -68,23 +67,23 @@ class Normalizer:
 
     @property
     def done(self) -> bool:
-        """Whether the server has said that nothing follows."""
+        """Whether the server has sent `[DONE]`."""
         return self._done
 
     @property
     def finished(self) -> bool:
-        """Whether every choice that was asked for has ended."""
+        """Whether every requested choice has ended."""
         return len(self._choices) >= self._wanted and all(
             choice.finish_reason or choice.is_whole for choice in self._choices.values()
         )
 
     @property
     def missing(self) -> int:
-        """How many of the choices that were asked for never began: the server does not know `n`."""
+        """The number of requested choices that the server has not begun; some servers ignore `n`."""
         return max(0, self._wanted - len(self._choices))
 
     def add(self, data: bytes) -> list[Chunk]:
-        """The chunks of one event, in order; most have one."""
+        """Returns the chunks of one event, in order. Most events have one."""
         word = data.strip()
         if len(word) < 9 and word.lower() in DONE:
             self._done = True
@@ -109,7 +108,7 @@ class Normalizer:
         return [chunk for value in values for chunk in self._value(value, strict)]
 
     def _not_json(self, word: bytes) -> list[Chunk]:
-        """Comments and keep-alives that were put into `data`, and events that were put into events."""
+        """Handles data that is not JSON: comments, keep-alives, and events nested in the `data` of an event."""
         if word.startswith(b":") or word.decode(errors="replace").lower() in KEEP_ALIVES:
             return []
         if word.startswith(b"data:"):
@@ -117,9 +116,9 @@ class Normalizer:
         raise malformed("an event is not JSON", word)
 
     def end(self) -> Iterator[Chunk]:
-        """The ends of all choices, and the usage. Raises EngineError where the answer is not whole."""
+        """Yields the last chunk of each choice, then the usage. Raises EngineError if the answer is incomplete."""
         if not self._choices:
-            raise malformed("its answer holds no choices", self._last)
+            raise malformed("its answer has no choices", self._last)
         for choice in self._choices.values():
             choice.finish_reason = choice.finish_reason or self._end_of(choice)
         for index in sorted(self._choices):
@@ -128,7 +127,7 @@ class Normalizer:
         yield {**self._head, **self._extras, "choices": [], "usage": counted}
 
     def _takes_plain(self, value: Any) -> bool:
-        """Counts a chunk that is one piece of text of a choice that has begun and nothing else; False for others."""
+        """Whether a chunk has only one piece of text, for a choice that has begun. Counts such a chunk."""
         if type(value) is not dict or not self._choices or not value.keys() <= PLAIN_CHUNK:  # pyright: ignore[reportUnknownMemberType]
             return False
         chunk = cast(dict[str, Any], value)
@@ -155,7 +154,7 @@ class Normalizer:
         return True
 
     def _value(self, value: Any, strict: bool) -> Iterator[Chunk]:
-        """Keep-alives such as `null` and `{}` are nothing."""
+        """Yields the chunks of a decoded value. Keep-alives such as `null` and `{}` have none."""
         if not value:
             return
         if isinstance(value, list):
@@ -183,19 +182,21 @@ class Normalizer:
             yield {**self._head, **extras, "choices": found, **ids}
 
     def _new_extras(self, chunk: Mapping[str, Any], strict: bool) -> dict[str, Any]:
-        """What OpenAI does not know of a chunk, where it is new: some servers repeat it in every chunk."""
-        if chunk.keys() <= NOT_CARRIED:
+        """Returns a chunk's fields outside of OpenAI's API that have changed: some servers repeat them in every
+        chunk.
+        """
+        if chunk.keys() <= HANDLED_FIELDS:
             return {}
         extras = {
             name: value if strict else scrubbed(value)
             for name, value in chunk.items()
-            if name not in NOT_CARRIED and value not in (None, "", [], {}) and self._extras.get(name) != value
+            if name not in HANDLED_FIELDS and value not in (None, "", [], {}) and self._extras.get(name) != value
         }
         self._extras |= extras
         return extras
 
     def _part(self, raw: Any, at: int, strict: bool) -> dict[str, Any] | None:
-        """A choice's part of a chunk; None where it holds nothing yet, or is of a choice that was not asked for."""
+        """Returns a choice's part of a chunk; None if it is empty, or if the choice was not requested."""
         if not isinstance(raw, dict):
             raise malformed("a choice is not an object", raw)
         part = cast(dict[str, Any], raw)
@@ -244,20 +245,25 @@ class Normalizer:
         return self._choices[self._indices[number]]
 
     def _end_of(self, choice: _Choice) -> str:
-        """The reason of a choice that ended without one. Raises EngineError where nothing shows that it ended."""
+        """Returns the finish_reason of a choice that ended without one. Raises EngineError if it may be incomplete."""
         if not (choice.is_whole or (self._done and self._usage is not None)):
-            raise EngineError("The engine's stream ended before its answer did.")
+            raise EngineError("The engine's stream ended before its answer was complete.")
         return "stop"
 
     def _finish(self, choice: _Choice) -> Iterator[Chunk]:
         if rest := choice.message.rest():
             part = {"index": choice.index, "delta": rest, "logprobs": None, "finish_reason": None}
             yield {**self._head, "choices": [part]}
-        end = {"index": choice.index, "delta": dict[str, Any](), "logprobs": None, "finish_reason": self._said(choice)}
+        end = {
+            "index": choice.index,
+            "delta": dict[str, Any](),
+            "logprobs": None,
+            "finish_reason": self._final_reason(choice),
+        }
         yield {**self._head, "choices": [{**end, **choice.extras}]}
 
-    def _said(self, choice: _Choice) -> str | None:
-        """Calls end with `tool_calls`, and only calls do."""
+    def _final_reason(self, choice: _Choice) -> str | None:
+        """Returns the finish_reason to send: `tool_calls` if, and only if, the choice has tool calls."""
         reason = choice.finish_reason
         if choice.message.calls and reason in ("stop", "function_call"):
             return "stop" if self._names_tool else "tool_calls"
@@ -280,9 +286,8 @@ def _choices(chunk: Mapping[str, Any]) -> list[Any]:
 
 
 def _message(part: Mapping[str, Any], choice: _Choice) -> tuple[Mapping[str, Any], bool]:
-    """A choice's delta; where a server sends a whole message, or the text of older completions, that.
-
-    And whether it is a whole message after deltas, which repeats them.
+    """Returns a choice's delta, or a complete message, or the text of the older completions API; and whether it is a
+    complete message that repeats earlier deltas.
     """
     delta = part.get("delta")
     if isinstance(delta, dict):
@@ -305,12 +310,12 @@ def _message(part: Mapping[str, Any], choice: _Choice) -> tuple[Mapping[str, Any
 
 def _reason(meaning: str, part: Mapping[str, Any]) -> str:
     if meaning == FAILED:
-        raise EngineError(f"The engine gave the answer up: its finish_reason is {part['finish_reason']!r}.")
+        raise EngineError(f"The engine aborted the answer: its finish_reason is {part['finish_reason']!r}.")
     return meaning
 
 
 def _head(chunk: Mapping[str, Any]) -> Chunk:
-    """What all chunks share. What a server leaves out is made up."""
+    """Returns the fields that all chunks share, with defaults for missing ones."""
     created = chunk.get("created")
     return {
         "id": str(chunk.get("id") or f"chatcmpl-{uuid.uuid4().hex}"),

@@ -1,6 +1,7 @@
-"""The deltas of one choice's tool calls: from 0 on, under one stable id each, type and name once, arguments as text.
+"""Normalizes the deltas of one choice's tool calls: indices from 0, one stable id per call, type and name sent once,
+arguments as text.
 
-Index and id together decide which call a delta belongs to, since servers leave out, repeat or change either.
+Index and id together decide to which call a delta belongs, because servers omit, repeat or change either of them.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from worker.engines.openai.normalizing.snapshots import TextPieces
 
 Delta = dict[str, Any]
 PAYLOADS = {"function": "arguments", "custom": "input"}
-"""For each type of call, the field of its text."""
+"""The text field of each type of call."""
 ENDS = ("}", "]", '"', " ", "\n")
 MOST = 1024
-"""Calls of one message: a server that sends more never ends."""
+"""Most calls of one message: a server that sends more is assumed never to stop."""
 
 
 @dataclass(slots=True)
 class _Call:
-    """`index` and `raw_id` are the server's. The call gets its `number`, and is sent, once its name is known; its text
-    waits for that.
+    """`index` and `raw_id` are the server's. The call gets its `number` and is sent once its name is known; its text is
+    buffered until then.
     """
 
     index: int | None
@@ -42,15 +43,17 @@ class _Call:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the text so far is complete: then the next one is another call's."""
+        """Whether the text so far is complete, so that the next text belongs to another call."""
         return self.text.endswith(ENDS) and is_strict(self.text.encode(errors="replace"))
 
     def is_followed_by(self, text: str) -> bool:
-        """Whether `text` begins the arguments of another call: Google sends all calls as the first one, without ids."""
+        """Whether `text` begins another call's arguments: Google sends all calls with the first index and
+        without ids.
+        """
         return text.startswith("{") and text.strip() != self.text.strip() and self.is_whole
 
     def add(self, text: str) -> str:
-        """What is new in `text`. An empty object in the first place of the arguments is none, if others follow."""
+        """Returns the new part of `text`. Drops an empty object at the beginning of the arguments."""
         if not self.text and text.startswith("{}"):
             text = text[2:]
         if len(text) > 1 and text.startswith("{") and text.strip() == self.text.strip() and self.is_whole:
@@ -60,14 +63,14 @@ class _Call:
         return new
 
     def rest(self) -> str:
-        """What was held back."""
+        """Returns the buffered text."""
         new = self.pieces.rest()
         self.text += new
         return new
 
 
 class ToolCalls:
-    """One choice's calls. `add` returns what to send, `rest` what is left to send at the end."""
+    """One choice's calls. `add` returns the deltas to send, `rest` the remaining ones at the end."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
@@ -84,7 +87,7 @@ class ToolCalls:
         return [delta for delta in sent if delta]
 
     def rest(self) -> list[Delta]:
-        """Calls that waited for a name that never came, and the arguments of those that have none: an empty object."""
+        """Returns calls that never got a name, and an empty object for calls without arguments."""
         sent: list[Delta] = []
         for call in self._calls:
             text = call.rest()
@@ -114,7 +117,7 @@ class ToolCalls:
         return self._begun(call, extra) if call.name else None
 
     def _call_of(self, delta: Mapping[str, Any], name: str, text: str) -> _Call | None:
-        """The call that the delta goes on with; None for a new one."""
+        """Returns the call that the delta continues; None for a new call."""
         index, raw_id = _index(delta.get("index")), _identity(delta.get("id"))
         by_id = self._last(lambda call: raw_id is not None and call.raw_id == raw_id)
         if by_id is not None and index in (None, by_id.index):
@@ -131,7 +134,7 @@ class ToolCalls:
         return None if _may_be_over(found) else found
 
     def _unnumbered(self, raw_id: Any, name: str) -> _Call | None:
-        """A delta without an index and under no known id belongs to the last call, unless it begins one."""
+        """Returns the last call for a delta without an index and a known id; None if the delta begins a new call."""
         last = self._calls[-1] if self._calls else None
         if last is None or (name and last.name and (raw_id is not None or _may_be_over(last))):
             return None
@@ -167,7 +170,7 @@ def _kind(delta: Mapping[str, Any]) -> str:
 
 
 def _body(delta: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The call's definition: under its type, or beside it where a server leaves that level out."""
+    """Returns the call's name and arguments: under its type, or in the delta itself if the server omits that level."""
     body = delta.get(kind)
     if body is None:
         return {key: delta[key] for key in ("name", "arguments", "input") if key in delta}
@@ -177,7 +180,9 @@ def _body(delta: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _extra(delta: Mapping[str, Any], body: Mapping[str, Any], kind: str) -> Delta:
-    """What OpenAI does not know, such as a thought's signature: it goes back to the server with the next request."""
+    """Returns fields outside of OpenAI's API, such as Google's thought signature, which the next request must
+    contain.
+    """
     known = {"index", "id", "type", kind, *(("name", "arguments", "input") if delta.get(kind) is None else ())}
     return {key: value for key, value in delta.items() if key not in known and value is not None}
 
@@ -197,7 +202,7 @@ def _identity(raw: Any) -> str | int | float | None:
 
 
 def _text(value: Any) -> str:
-    """Arguments as text: some servers send them as the object that the text stands for."""
+    """Returns arguments as text; some servers send an object."""
     if value is None:
         return ""
     return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -1,4 +1,4 @@
-"""What an answer cost, as OpenAI counts it. Pure."""
+"""Translates an answer's usage into OpenAI's format. No I/O."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ NAMES = {
     "total_tokens": ("total_tokens", "total_token_count", "totalTokens"),
 }
 MOST = 2**53
-"""Tokens that a count may say: what is more is none."""
+"""Greater counts are ignored."""
 COUNTS = tuple(NAMES)
 DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 RENAMED = frozenset(name for names in NAMES.values() for name in names)
 
 
 def in_chunk(chunk: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The usage that a chunk has, in its own place or in Groq's."""
+    """Returns a chunk's usage, from `usage` or from Groq's `x_groq.usage`."""
     for holder in (chunk, chunk.get("x_groq")):
         found: Any = cast(dict[str, Any], holder).get("usage") if isinstance(holder, dict) else None
         if found and isinstance(found, dict):
@@ -27,9 +27,9 @@ def in_chunk(chunk: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def completed(usage: Mapping[str, Any] | None, counted: int) -> dict[str, Any]:
-    """A whole usage: what the server leaves out follows from the rest.
+    """Returns the usage with all counts; missing ones are computed from the others.
 
-    `counted` are the pieces of text that came: a server that does not count sends about one per token.
+    `counted`: the number of received pieces of text, about one per token, for servers that report no usage.
     """
     usage = usage or {}
     prompt, completion, total = (_count(usage, NAMES[name]) for name in COUNTS)
