@@ -1,3 +1,3 @@
-"""The command line, and the one place that wires producer and worker together."""
+"""The command line. Only this package connects producer and worker."""
 
 __version__ = "0.1.0"

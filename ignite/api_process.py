@@ -1,4 +1,4 @@
-"""The API as a process."""
+"""Starts and stops the API in a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 
 from ignite.processes import supervise
-from ignite.running import mendable, require_distributed, run, say, stop_signals, until, warn
+from ignite.running import reporting_user_errors, require_distributed, run, say, stop_signals, until, warn
 from producer.app import create_app, keyless_by
 from producer.auth.keyring import Keyless
 from producer.auth.keys import KeyRepository
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 BACKLOG = 4096
-"""Connections that may wait to be accepted."""
+"""Connections that the kernel queues until the server accepts them."""
 
 NO_KEYS = (
-    "every call is answered 401: make a key with 'ignite keys create --name NAME', "
+    "every call is answered 401: create a key with 'ignite keys create --name NAME', "
     "or start with --no-auth to serve every caller on this machine as an operator"
 )
 
 
 def run_apis(settings: Settings) -> None:
-    """One process, or several that take calls from one socket."""
+    """Runs the API in one process, or in several processes that share one listening socket."""
     if settings.processes == 1:
         run(settings, run_api(settings))
         return
-    with mendable(settings), listening_at(settings.host, settings.port) as listening:
+    with reporting_user_errors(settings), listening_at(settings.host, settings.port) as listening:
         supervise(settings.processes, lambda: run(settings, run_api(settings, listening)))
 
 
@@ -55,7 +55,7 @@ def listening_at(host: str, port: int) -> socket.socket:
 
 async def run_api(settings: Settings, listening: socket.socket | None = None) -> None:
     require_distributed(settings, "ignite api")
-    open_storage(settings)  # What is wrong with it is said before anything is opened.
+    open_storage(settings)  # Raises for wrong settings before anything else is opened.
     with stop_signals() as stop:
         async with open_backend(settings) as backend, serving(backend, settings, listening) as server:
             say(f"ignite api is ready: {server.addresses}")
@@ -67,9 +67,8 @@ async def run_api(settings: Settings, listening: socket.socket | None = None) ->
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn without its signal handlers: signals belong to the main. `task` ends early only if it died.
-
-    `grpc` is the server beside it, where there is one.
+    """uvicorn without its signal handlers, because `stop_signals` handles signals. `task` ends early only if the server
+    failed. `grpc`: the gRPC server, None if it is switched off.
     """
 
     task: asyncio.Task[None]
@@ -86,7 +85,7 @@ class ApiServer(uvicorn.Server):
 
     @property
     def addresses(self) -> str:
-        """For the line that says we are ready."""
+        """The addresses of the API and of gRPC, for the message at start."""
         return f"{self.address}/v1" + (f" · gRPC {self.grpc.address}" if self.grpc else "")
 
     @property
@@ -101,8 +100,8 @@ async def serving(
     listening: socket.socket | None = None,
     keyless: Keyless = Keyless.NEVER,
 ) -> AsyncGenerator[ApiServer]:
-    """The API is up inside, on a socket of its own or on `listening`; on leaving it takes no more calls and lets those
-    that are open finish. `keyless` holds where the setting `no_auth` is not set.
+    """Runs the API, on a new socket or on `listening`. On exit it accepts no more calls and waits for the open ones.
+    `keyless` applies if the setting `no_auth` is not set.
     """
     await require_keys(backend, settings, keyless)
     app = create_app(backend, settings, keyless)
@@ -141,13 +140,13 @@ async def serving(
 
 
 def http_protocol(connections: Connections, head_limit: int) -> type[asyncio.Protocol]:
-    """What uvicorn makes a connection's protocol with."""
+    """Returns the factory with which uvicorn creates a connection's protocol."""
     made = functools.partial(BoundedHttpProtocol, connections, head_limit)
     return cast(type[asyncio.Protocol], made)
 
 
 async def start_grpc(context: ApiContext) -> GrpcServer:
-    from producer.rpc.server import GrpcServer  # Its libraries cost a process that does not serve it nothing.
+    from producer.rpc.server import GrpcServer  # Imported here: without gRPC its libraries are not loaded.
 
     server = GrpcServer(context)
     await server.start()
@@ -155,8 +154,8 @@ async def start_grpc(context: ApiContext) -> GrpcServer:
 
 
 async def require_keys(backend: Backend, settings: Settings, keyless: Keyless = Keyless.NEVER) -> None:
-    """Off loopback the API does not start without keys, unless it is told to serve without. On loopback it starts, so
-    that a first key can be made beside it, and says what its callers will meet. Raises SettingsError.
+    """Checks that keys exist. Without keys and without `no_auth`, raises SettingsError off loopback; on loopback the
+    API starts with a warning, so that the first key can be created while it runs.
     """
     keyless = keyless_by(settings, keyless)
     if keyless is Keyless.ALWAYS:
@@ -166,8 +165,8 @@ async def require_keys(backend: Backend, settings: Settings, keyless: Keyless = 
         return
     if not settings.on_loopback:
         raise SettingsError(
-            f"{settings.host} is not a loopback address, so keys are needed, and there are none: "
-            "make one with 'ignite keys create --name NAME', set IGNITE_API_KEYS=name=key, or bind to 127.0.0.1."
+            f"{settings.host} is not a loopback address, so the API needs keys, and no key exists: "
+            "create one with 'ignite keys create --name NAME', set IGNITE_API_KEYS=name=key, or bind to 127.0.0.1."
         )
     if keyless is Keyless.NEVER:
         log.warning("auth.no_keys", next=NO_KEYS)
@@ -177,7 +176,7 @@ async def serve(server: ApiServer, listening: socket.socket | None) -> None:
     try:
         await server.serve(None if listening is None else [listening])
     except SystemExit as error:
-        # uvicorn's way to say that it could not bind; its log line names the reason.
+        # uvicorn raises SystemExit if it cannot bind; its log line names the reason.
         raise OSError(f"cannot listen on {server.config.host}:{server.config.port}") from error
 
 

@@ -1,7 +1,7 @@
-"""Several processes of one kind on one machine: Python runs on one core per process.
+"""Runs several processes of one kind on one machine, because a Python process uses one core.
 
-The parent owns only what they share (the API's socket). It forwards signals, restarts processes that died, and exits
-when all have ended. A child whose parent has died drains, as on SIGTERM.
+The parent owns only the shared API socket. It forwards signals, restarts processes that died, and exits when all have
+ended. A child drains when its parent has died, as after SIGTERM.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Child = Callable[[], object]
 
 
 def supervise(count: int, child: Child) -> None:
-    """Run `child` in `count` processes until all have ended; exits with the status of one that failed, if any did."""
+    """Runs `child` in `count` processes until all have ended, then exits: with the status of a failed one, if any."""
     family = Family(child, *os.pipe())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, family.pass_on)
@@ -40,7 +40,9 @@ def supervise(count: int, child: Child) -> None:
 
 @dataclass
 class Family:
-    """`alive_end` is open in the parent alone: its closing is how children learn of the parent's end."""
+    """The child processes. Only the parent has `alive_end`, a pipe's end, open: it closes when the parent dies, and the
+    children notice that on `watched_end`.
+    """
 
     child: Child
     watched_end: int
@@ -54,7 +56,7 @@ class Family:
         if pid == 0:
             self._live()
         self.living.add(pid)
-        if self.stopping:  # The signal came between the fork and the line above.
+        if self.stopping:  # The signal arrived between the fork and the line above.
             os.kill(pid, signal.SIGTERM)
 
     def pass_on(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:

@@ -31,28 +31,28 @@ M_MMAP_THRESHOLD = -3
 LARGE = 1024 * 1024
 """Blocks of at least this many bytes come from the system instead of a heap."""
 
-MENDABLE = (IgniteError, SettingsError, OSError)
+USER_ERRORS = (IgniteError, SettingsError, OSError)
 
 
 def run(settings: Settings, main: Coroutine[Any, Any, None]) -> None:
     """Runs a process's main coroutine. Errors that the user can fix end the process with one message and status 1."""
     calm_garbage_collection()
-    give_back_large_memory()
+    release_large_memory()
     raise_open_files()
-    with mendable(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with reporting_user_errors(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(tidily(main))
 
 
 @contextmanager
-def mendable(settings: Settings) -> Generator[None]:
+def reporting_user_errors(settings: Settings) -> Generator[None]:
     """Sets up logs; errors that the user can fix end the process with one message and status 1."""
     set_up_logs(settings.log_level, settings.log_format)
     try:
         yield
-    except MENDABLE as error:
+    except USER_ERRORS as error:
         fail(error)
     except ExceptionGroup as group:
-        if group.split(MENDABLE)[1] is not None:
+        if group.split(USER_ERRORS)[1] is not None:
             raise
         fail(first_of(group))
 
@@ -74,7 +74,7 @@ def calm_garbage_collection() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-def give_back_large_memory() -> None:
+def release_large_memory() -> None:
     """Returns the memory of large objects to the system when they are freed. By default glibc keeps blocks of up to
     32 MB in heaps that hardly shrink: large bodies would permanently cost twice their memory.
     """
@@ -85,7 +85,7 @@ def give_back_large_memory() -> None:
 def raise_open_files() -> None:
     """Raises the limit of open files to the hard limit: each open call takes one file."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS allows less than it says
+    with suppress(ValueError, OSError):  # macOS refuses a limit as high as its hard limit.
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 

@@ -1,4 +1,4 @@
-"""A worker as a process."""
+"""Starts and stops workers in processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ignite import __version__
 from ignite.processes import supervise
-from ignite.running import mendable, require_distributed, run, say, stop_signals, until, warn
+from ignite.running import reporting_user_errors, require_distributed, run, say, stop_signals, until, warn
 from shared.backends import open_backend
 from shared.names import bad_model, is_model_name
 from shared.ports import Backend
@@ -18,8 +18,8 @@ from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
 from worker.worker import Worker, WorkerOptions
 
-ELSEWHERE = ("openai", "simulated")
-"""Engines that several workers can share: the model is in another process, or there is none."""
+SHAREABLE_ENGINES = ("openai", "simulated")
+"""Engines that several workers can use: the model runs in another process, or there is no model."""
 
 
 SHOWN_MODELS = 8
@@ -30,11 +30,11 @@ def run_workers(settings: Settings) -> None:
     if settings.processes == 1:
         run(settings, run_worker(settings))
         return
-    with mendable(settings):
-        if settings.engine not in ELSEWHERE:
+    with reporting_user_errors(settings):
+        if settings.engine not in SHAREABLE_ENGINES:
             raise SettingsError(
-                f"processes is {settings.processes}, but the engine {settings.engine} would be loaded as often; "
-                f"it is for engines that are elsewhere ({', '.join(ELSEWHERE)})."
+                f"processes is {settings.processes}, but each would load the engine {settings.engine}; "
+                f"several processes are for the engines {' and '.join(SHAREABLE_ENGINES)}."
             )
         supervise(settings.processes, lambda: run(settings, run_worker(settings)))
 

@@ -18,7 +18,7 @@ from shared.setting_urls import without_password
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT = 5.0
-AWAY = (429, 502, 503, 504)
+TEMPORARY = (429, 502, 503, 504)
 """Statuses of temporary failures."""
 
 
@@ -40,9 +40,9 @@ class Api:
     def __init__(self, url: str, key: str | None) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         if urlsplit(self._url).scheme not in ("http", "https") or not urlsplit(self._url).hostname:
-            raise click.ClickException("--url (IGNITE_URL) is no address like http://127.0.0.1:8000.")
+            raise click.ClickException("--url (IGNITE_URL) must be an address like http://127.0.0.1:8000.")
         if key and not (key.isascii() and key.isprintable()):
-            raise click.ClickException("--key (IGNITE_API_KEY) has characters that no key has.")
+            raise click.ClickException("--key (IGNITE_API_KEY) must have printable ASCII characters only.")
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     async def json(self, method: str, path: str, **options: Any) -> Any:
@@ -58,15 +58,15 @@ class Api:
                 session.request(method, path, **options) as response,
             ):
                 if response.status >= 400:
-                    said = await sentence_of(response)
-                    raise Unreachable(said) if response.status in AWAY else Refused(said, response.status)
+                    message = await message_of(response)
+                    raise Unreachable(message) if response.status in TEMPORARY else Refused(message, response.status)
                 yield response
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             shown = without_password(self._url)
             raise Unreachable(f"{shown} does not answer ({error}). Is 'ignite up' running?") from None
 
 
-async def sentence_of(response: aiohttp.ClientResponse) -> str:
+async def message_of(response: aiohttp.ClientResponse) -> str:
     try:
         return (await response.json())["error"]["message"]
     except (ValueError, KeyError, TypeError, aiohttp.ContentTypeError):
@@ -85,7 +85,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def talks_to_the_api(command: Command) -> Command:
+def api_options(command: Command) -> Command:
     """Adds the options --url and --key."""
     url = click.option("--url", envvar="IGNITE_URL", default=DEFAULT_URL, show_default=True, help="base URL of the API")
     key = click.option("--key", envvar="IGNITE_API_KEY", help="API key (not needed on an API without keys)")

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from ignite.commands.api_client import Api, run, show, talks_to_the_api
+from ignite.commands.api_client import Api, api_options, run, show
 
 HEADING = f"{'ID':<38}  {'STATUS':<11}  {'CREATED':<14}  {'LINES':>9}  {'DONE':>9}  {'FAILED':>7}"
 
 
 @click.group()
-@talks_to_the_api
+@api_options
 @click.pass_context
 def batch(context: click.Context, url: str, key: str | None) -> None:
     """Run a file of requests as a batch, and manage batches."""
@@ -35,12 +35,12 @@ def run_batch(api: Api, source: Path, output: Path, errors: Path | None, window:
     or a lost connection the batch continues on the server; the same command resumes the download. Exit status: 0 if
     every line was answered, 1 if some failed, 2 if nothing was run.
     """
-    from ignite.commands.batch_files import BatchFiles, behind_links, beside
-    from ignite.commands.batch_run import run_to_its_end
+    from ignite.commands.batch_files import BatchFiles, resolve_link, with_suffix
+    from ignite.commands.batch_run import run_batch_file
 
-    output = behind_links(output)
-    files = BatchFiles(source, output, behind_links(errors or beside(output, "errors")))
-    raise SystemExit(run_to_its_end(api, files, window, again=again))
+    output = resolve_link(output)
+    files = BatchFiles(source, output, resolve_link(errors or with_suffix(output, "errors")))
+    raise SystemExit(run_batch_file(api, files, window, again=again))
 
 
 @batch.command("ls")

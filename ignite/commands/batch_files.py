@@ -1,7 +1,7 @@
-"""The files of `ignite batch run`: its input, what it writes, and the note by which the next try goes on.
+"""The files of `ignite batch run`: its input, its results, and a state file by which the command resumes.
 
-Every file is checked before anything is sent. Answers are written to `OUTPUT.part`, which is renamed at the end, so a
-file that is there already is replaced only by a finished one. `OUTPUT.batch` says which batch the answers belong to.
+Every file is checked before anything is sent. Answers are written to `OUTPUT.part`, which is renamed at the end, so
+only complete results replace an existing file. `OUTPUT.batch` names the batch that the answers belong to.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEAST_FREE = 1024 * 1024
 
 
 class Unusable(click.ClickException):
-    """A file that cannot be used, in one sentence."""
+    """A file cannot be used. The message is one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class BatchFiles:
     errors: Path
 
     @property
-    def note(self) -> Path:
-        return beside(self.output, "batch")
+    def state(self) -> Path:
+        return with_suffix(self.output, "batch")
 
     @property
     def results(self) -> tuple[Path, Path]:
@@ -44,35 +44,34 @@ class BatchFiles:
 
     @property
     def named(self) -> Mapping[str, Path]:
-        """Every file that a run reads or writes, by what it is for."""
+        """All files that a run reads or writes, by their purpose."""
         return {
             "the input": self.source,
             "the output": self.output,
             "the file of failed lines": self.errors,
-            "the note of the unfinished batch": self.note,
+            "the state file of the unfinished batch": self.state,
             "the unfinished output": part_of(self.output),
             "the unfinished file of failed lines": part_of(self.errors),
         }
 
 
-def beside(path: Path, suffix: str) -> Path:
+def with_suffix(path: Path, suffix: str) -> Path:
     return path.with_name(f"{path.name}.{suffix}")
 
 
 def part_of(path: Path) -> Path:
-    return beside(path, "part")
+    return with_suffix(path, "part")
 
 
-def behind_links(path: Path) -> Path:
-    """Where a link leads: renaming a file onto the link would replace the link."""
+def resolve_link(path: Path) -> Path:
+    """Returns the target of a symbolic link: renaming a file to the link's path would replace the link."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """An unfinished run: the input it was made of (`size`, `modified`), and how far it has come. `file` and `batch` are
-    ids, empty until the API has told them; `key` is the batch's idempotency key; `replaces` says whether results that
-    are there already are replaced.
+class RunState:
+    """An unfinished run. `size`, `modified`: of its input. `file`, `batch`: ids, empty until the API has returned them.
+    `key`: the batch's idempotency key. `replaces`: whether the run replaces existing results.
     """
 
     batch: str
@@ -84,21 +83,21 @@ class Note:
     replaces: bool = True
 
     @classmethod
-    def read(cls, path: Path) -> Note | None:
+    def read(cls, path: Path) -> RunState | None:
         try:
-            note = cls(**json.loads(path.read_bytes()))
+            state = cls(**json.loads(path.read_bytes()))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise Unusable(f"{path} cannot be read: {error.strerror}.") from None
         except (ValueError, TypeError):
             raise Unusable(
-                f"{path} is in the way: it is no note of an unfinished batch. Move it away, or choose another output."
+                f"{path} exists, but is not the state of an unfinished batch. Move it away, or choose another output."
             ) from None
-        return note
+        return state
 
     @classmethod
-    def of(cls, source: Path, window: str, *, replaces: bool) -> Note:
+    def of(cls, source: Path, window: str, *, replaces: bool) -> RunState:
         found = source.stat()
         return cls("", found.st_size, found.st_mtime, secrets.token_hex(16), window=window, replaces=replaces)
 
@@ -107,41 +106,41 @@ class Note:
         return (self.size, self.modified) == (found.st_size, found.st_mtime)
 
     def write(self, path: Path) -> None:
-        """Whole or not at all. Raises OSError."""
-        begun = beside(path, f"{os.getpid()}.part")
+        """Writes the state atomically. Raises OSError."""
+        temporary = with_suffix(path, f"{os.getpid()}.part")
         try:
-            begun.write_text(json.dumps(asdict(self)))
-            begun.replace(path)
+            temporary.write_text(json.dumps(asdict(self)))
+            temporary.replace(path)
         finally:
-            begun.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
-def unfinished(files: BatchFiles, *, again: bool) -> Note | None:
-    """The run to go on with; None for a new one. Changes nothing. Raises Unusable where a file cannot be used."""
+def unfinished(files: BatchFiles, *, again: bool) -> RunState | None:
+    """Returns the run to resume, None for a new one. Changes no file. Raises Unusable."""
     require_usable(files)
-    note = Note.read(files.note)
-    if note is None:
-        require_nothing_in_the_way(files, again=again)
+    state = RunState.read(files.state)
+    if state is None:
+        require_no_results(files, again=again)
         return None
     if again:
         return None
-    if not note.is_of(files.source):
-        raise Unusable(f"{files.source} has changed since {note.batch or 'its batch'} began: begin with --again.")
-    return note
+    if not state.is_of(files.source):
+        raise Unusable(f"{files.source} has changed since {state.batch or 'its batch'} began: start over with --again.")
+    return state
 
 
 def require_usable(files: BatchFiles) -> None:
     require_readable(files.source)
     for (one, path), (other, same) in combinations(files.named.items(), 2):
         if is_same(path, same):
-            raise Unusable(f"{path} would be {one} and {other} at once: choose another name.")
+            raise Unusable(f"{path} would be both {one} and {other}: choose another name.")
     for path in files.results:
         require_writable(path)
 
 
 def require_readable(path: Path) -> None:
     if not path.is_file():
-        raise Unusable(f"{path} is no regular file: the input is read more than once, so save it as a file first.")
+        raise Unusable(f"{path} is not a regular file: the input is read more than once, so save it as a file first.")
     try:
         with path.open("rb"):
             pass
@@ -150,13 +149,13 @@ def require_readable(path: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """As far as can be told without writing."""
+    """Raises Unusable if it is clear without writing that `path` cannot be written."""
     if path.name == "-":
-        raise Unusable("Answers cannot go to standard output: a run that was broken off goes on in its output file.")
+        raise Unusable("Answers cannot go to standard output: an interrupted run is resumed from its output file.")
     if path.is_dir():
         raise Unusable(f"{path} is a directory: name a file.")
     if path.exists() and not path.is_file():
-        raise Unusable(f"{path} is no regular file: a run that was broken off goes on in its output, so name a file.")
+        raise Unusable(f"{path} is not a regular file: an interrupted run is resumed from its output, so name a file.")
     if path.exists() and not os.access(path, os.W_OK):
         raise Unusable(f"{path} is write-protected.")
     directory = path.parent
@@ -167,42 +166,45 @@ def require_writable(path: Path) -> None:
 
 
 def is_same(one: Path, other: Path) -> bool:
-    """Also by another name: a link, a hard link, a path with dots in it."""
+    """Whether both paths name the same file, also through links or `..`."""
     try:
         return one.samefile(other)
-    except OSError:  # One of them is not there yet.
+    except OSError:  # One of them does not exist yet.
         return os.path.realpath(one) == os.path.realpath(other)
 
 
-def require_nothing_in_the_way(files: BatchFiles, *, again: bool) -> None:
+def require_no_results(files: BatchFiles, *, again: bool) -> None:
     for path in map(part_of, files.results):
         if os.path.lexists(path):
-            raise Unusable(f"{path} is in the way, and no batch is known to have begun it: move it away.")
+            raise Unusable(f"{path} exists, but belongs to no known batch: move it away.")
     for path in () if again else files.results:
         if path.exists():
-            raise Unusable(f"{path} is there already: choose another name, or replace it with --again.")
+            raise Unusable(f"{path} exists already: choose another name, or replace it with --again.")
 
 
 class Workspace:
-    """The files of a run that has begun, open and locked."""
+    """The open and locked files of a run."""
 
-    def __init__(self, files: BatchFiles, note: Note, parts: Mapping[Path, FileIO]) -> None:
+    def __init__(self, files: BatchFiles, state: RunState, parts: Mapping[Path, FileIO]) -> None:
         self.files = files
-        self.note = note
+        self.state = state
         self._parts = parts
 
-    def keep(self, note: Note) -> None:
-        self.note = note
+    def save(self, state: RunState) -> None:
+        """Writes the run's state. Raises Unusable."""
+        self.state = state
         try:
-            note.write(self.files.note)
+            state.write(self.files.state)
         except OSError as error:
-            raise Unusable(f"{self.files.note} cannot be written: {error.strerror}.") from None
+            raise Unusable(f"{self.files.state} cannot be written: {error.strerror}.") from None
 
     def size_of(self, path: Path) -> int:
         return os.fstat(self._parts[path].fileno()).st_size
 
     def add(self, path: Path, data: bytes) -> None:
-        """Raises Unusable, having written a part of it or nothing: the size tells how much."""
+        """Appends to the unfinished file of `path`. Raises Unusable if not all data could be written; `size_of` then
+        returns what was written.
+        """
         left = memoryview(data)
         try:
             while left:
@@ -210,48 +212,50 @@ class Workspace:
         except OSError as error:
             raise Unusable(
                 f"{part_of(path)} cannot be written: {error.strerror}. "
-                "The batch goes on; the same command fetches the rest of its answers."
+                "The batch runs on; the same command fetches the rest of its answers."
             ) from None
 
-    def forget(self) -> None:
-        """Results that were there before stay as they are."""
+    def discard(self) -> None:
+        """Deletes the run's unfinished files and its state. Earlier results stay."""
         for path in map(part_of, self.files.results):
             path.unlink(missing_ok=True)
-        self.files.note.unlink(missing_ok=True)
+        self.files.state.unlink(missing_ok=True)
 
     def publish(self) -> None:
-        """Rename what has come. A process that ends in the middle of this does it again when it goes on."""
+        """Renames the unfinished files to the results. If it is interrupted, the next run repeats it."""
         filled = [path for path in self.files.results if self.size_of(path)]
         if filled:
             self._replace(filled)
-        self.forget()
+        self.discard()
 
     def _replace(self, filled: Sequence[Path]) -> None:
         for path in filled:
-            if path.exists() and not self.note.replaces:
-                raise Unusable(f"{path} has appeared meanwhile and was left alone: the answers are in {part_of(path)}.")
-        self.keep(replace(self.note, replaces=True))
+            if path.exists() and not self.state.replaces:
+                raise Unusable(f"{path} was created meanwhile and is not replaced: the answers are in {part_of(path)}.")
+        self.save(replace(self.state, replaces=True))
         for path in self.files.results:
             try:
                 if path in filled:
                     part_of(path).replace(path)
                 else:
-                    path.unlink(missing_ok=True)  # It belongs to the results that have just been replaced.
+                    path.unlink(missing_ok=True)  # It belongs to the earlier results, which are replaced.
             except OSError as error:
                 raise Unusable(f"{path} cannot be replaced: {error.strerror}. See {part_of(path)}.") from None
 
 
 @contextmanager
-def opened(files: BatchFiles, note: Note | None, window: str, *, replaces: bool) -> Generator[Workspace]:
-    """The files of the run that `note` tells of, or of a new one. Raises Unusable, having changed nothing."""
+def opened(files: BatchFiles, state: RunState | None, window: str, *, replaces: bool) -> Generator[Workspace]:
+    """Opens the files of the run to resume, or of a new run if `state` is None. Raises Unusable, and then changes
+    nothing.
+    """
     with ExitStack() as stack:
         try:
             parts = {path: stack.enter_context(open_part(path)) for path in files.results}
-            workspace = Workspace(files, note or Note.of(files.source, window, replaces=replaces), parts)
-            if note is None:
-                workspace.keep(workspace.note)
+            workspace = Workspace(files, state or RunState.of(files.source, window, replaces=replaces), parts)
+            if state is None:
+                workspace.save(workspace.state)
                 for part in parts.values():
-                    part.truncate(0)  # What an unfinished run has left, which is to be forgotten.
+                    part.truncate(0)  # Drops the answers of an earlier, unfinished run.
         except Unusable:
             remove_empty(files)
             raise
@@ -259,7 +263,7 @@ def opened(files: BatchFiles, note: Note | None, window: str, *, replaces: bool)
 
 
 def open_part(path: Path) -> FileIO:
-    """For adding to, by this process alone."""
+    """Opens and locks the unfinished file of `path` for appending. Raises Unusable."""
     part = part_of(path)
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -275,8 +279,8 @@ def open_part(path: Path) -> FileIO:
 
 
 def remove_empty(files: BatchFiles) -> None:
-    """Parts that were made just now, where no run knows of them."""
-    if not files.note.exists():
+    """Removes unfinished files that were just created, unless a run uses them."""
+    if not files.state.exists():
         for part in map(part_of, files.results):
             if part.is_file() and not part.stat().st_size:
                 part.unlink()

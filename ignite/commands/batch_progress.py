@@ -1,4 +1,4 @@
-"""How far a batch is: a bar on a terminal, plain lines in a pipe; both on stderr."""
+"""Prints a batch's progress to stderr: a bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 LINE_EVERY = 5.0
-"""Seconds from one plain line to the next, while something changes."""
+"""Seconds between two plain lines. A line is printed only after a change."""
 
 
 class Progress(Protocol):
@@ -42,7 +42,7 @@ def open_progress() -> Generator[Progress]:
 
 
 class Pace:
-    """Tokens a second, over about the last ten."""
+    """Tokens per second over the last SPAN seconds."""
 
     SPAN = 10.0
 
@@ -81,16 +81,16 @@ class PlainLines:
     def __init__(self) -> None:
         self._pace = Pace()
         self._last: tuple[Any, ...] = ()
-        self._said_at = float("-inf")
+        self._printed_at = float("-inf")
 
     def show(self, batch: dict[str, Any]) -> None:
         counts, status = batch["request_counts"], batch["status"]
         pace = self._pace.after(batch["usage"]["output_tokens"])
         now = (status, counts["completed"], counts["failed"])
-        early = time.monotonic() - self._said_at < LINE_EVERY and self._last[:1] == now[:1]
+        early = time.monotonic() - self._printed_at < LINE_EVERY and self._last[:1] == now[:1]
         if now == self._last or early:
             return
-        self._last, self._said_at = now, time.monotonic()
+        self._last, self._printed_at = now, time.monotonic()
         done = counts["completed"] + counts["failed"]
         self.say(f"{status}: {done} of {counts['total']} lines, {counts['failed']} failed, {pace:,} tokens/s")
 

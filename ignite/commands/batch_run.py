@@ -1,7 +1,7 @@
-"""`ignite batch run`: a file through the Batch API, from its check to the last answer on disk.
+"""`ignite batch run`: checks a file, runs it through the Batch API, and downloads the answers.
 
-What has come so far is on disk, and its size says from which byte to go on; a note beside it names the batch
-(`ignite/commands/batch_files.py`). So whatever ends this process, the same command goes on.
+The size of the unfinished output is the offset from which the download continues; a state file names the batch
+(`ignite/commands/batch_files.py`). So the same command resumes the run after any interruption.
 """
 
 from __future__ import annotations
@@ -30,46 +30,46 @@ T = TypeVar("T")
 POLL = 1.0
 LONGEST_PAUSE = 30.0
 CHUNK = 1024 * 1024
-TOLD = 20
-"""Problems of a file that are told."""
+SHOWN_PROBLEMS = 20
+"""Problems of a file that are printed."""
 
 OVER = ("completed", "failed", "expired", "cancelled")
-WELL, SOME_FAILED, NOTHING_RUN, BROKEN_OFF = 0, 1, 2, 130
+ALL_ANSWERED, SOME_FAILED, NOTHING_RUN, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses."""
 
 
-def run_to_its_end(api: Api, files: BatchFiles, window: str, *, again: bool) -> int:
-    """The exit status."""
-    note = unfinished(files, again=again)
-    if note is None and not looks_good(files.source):
+def run_batch_file(api: Api, files: BatchFiles, window: str, *, again: bool) -> int:
+    """Runs or resumes a batch, and returns the command's exit status."""
+    state = unfinished(files, again=again)
+    if state is None and not is_valid(files.source):
         return NOTHING_RUN
-    with opened(files, note, window, replaces=again) as workspace:
+    with opened(files, state, window, replaces=again) as workspace:
         try:
             return asyncio.run(BatchClient(api, workspace).run())
         except KeyboardInterrupt:
-            return broken_off(workspace)
+            return interrupted(workspace)
 
 
-def broken_off(workspace: Workspace) -> int:
-    note = workspace.note
-    if not (note.file or note.batch):
-        workspace.forget()
+def interrupted(workspace: Workspace) -> int:
+    state = workspace.state
+    if not (state.file or state.batch):
+        workspace.discard()
     else:
-        goes_on = f"{note.batch} goes on without us" if note.batch else "The batch may have begun"
-        click.echo(f"\n{goes_on}; the same command fetches its answers.", err=True)
-    return BROKEN_OFF
+        sentence = f"{state.batch} runs on" if state.batch else "The batch may have begun"
+        click.echo(f"\n{sentence}; the same command fetches its answers.", err=True)
+    return INTERRUPTED
 
 
 # ── the input ──
 
 
-def looks_good(source: Path) -> bool:
+def is_valid(source: Path) -> bool:
     """Returns whether the input is valid; prints its problems if not."""
     problems = problems_of(source)
-    for problem in problems[:TOLD]:
+    for problem in problems[:SHOWN_PROBLEMS]:
         where = f"{source}:{problem.line}" if problem.line else str(source)
         click.echo(f"{where}: {problem.message} [{problem.code}]", err=True)
-    if len(problems) > TOLD:
+    if len(problems) > SHOWN_PROBLEMS:
         click.echo("… and more.", err=True)
     return not problems
 
@@ -106,47 +106,47 @@ class BatchClient:
 
     async def run(self) -> int:
         await self._begin()
-        batch_id, output = self._workspace.note.batch, self._files.output
-        click.echo(f"{batch_id}: answers come to {part_of(output)}, which becomes {output} at the end", err=True)
+        batch_id, output = self._workspace.state.batch, self._files.output
+        click.echo(f"{batch_id}: answers are written to {part_of(output)}, which becomes {output} at the end", err=True)
         with open_progress() as progress:
             batch = await self._follow(batch_id, progress)
         self._workspace.publish()
-        return tell_the_end(batch, self._files)
+        return report_end(batch, self._files)
 
     async def _begin(self) -> None:
-        """Make the batch, or find the one that was made already. A request that may have reached the API is not
-        forgotten: sent again under its idempotency key, it is the same batch.
+        """Creates the batch unless it exists. If the request may have reached the API, the state is kept: the next run
+        sends the request again with the same idempotency key and gets the same batch.
         """
         workspace = self._workspace
-        if workspace.note.batch:
+        if workspace.state.batch:
             return
         try:
-            if not workspace.note.file:
-                workspace.keep(replace(workspace.note, file=await self._send()))
-            workspace.keep(replace(workspace.note, batch=await self._make()))
+            if not workspace.state.file:
+                workspace.save(replace(workspace.state, file=await self._upload()))
+            workspace.save(replace(workspace.state, batch=await self._create()))
         except (Refused, Unreachable) as error:
-            if isinstance(error, Refused) or not workspace.note.file:
-                workspace.forget()
+            if isinstance(error, Refused) or not workspace.state.file:
+                workspace.discard()
             raise
 
-    async def _send(self) -> str:
-        """The id of the input."""
-        click.echo(f"sending {self._files.source}", err=True)
+    async def _upload(self) -> str:
+        """Uploads the input, and returns its file id."""
+        click.echo(f"uploading {self._files.source}", err=True)
         form = aiohttp.FormData()
         form.add_field("purpose", "batch")
         with self._files.source.open("rb") as file:
             form.add_field("file", file, filename=f"{self._files.source.stem}.jsonl")
             return (await self._api.json("POST", "/v1/files", data=form))["id"]
 
-    async def _make(self) -> str:
-        """The id of the batch."""
-        note = self._workspace.note
-        asked = {"input_file_id": note.file, "endpoint": ENDPOINT, "completion_window": note.window}
-        headers = {"idempotency-key": note.key}
-        return (await self._api.json("POST", "/v1/batches", json=asked, headers=headers))["id"]
+    async def _create(self) -> str:
+        """Creates the batch, and returns its id."""
+        state = self._workspace.state
+        body = {"input_file_id": state.file, "endpoint": ENDPOINT, "completion_window": state.window}
+        headers = {"idempotency-key": state.key}
+        return (await self._api.json("POST", "/v1/batches", json=body, headers=headers))["id"]
 
     async def _follow(self, batch_id: str, progress: Progress) -> dict[str, Any]:
-        """The batch when it is over and all that came of it is on disk."""
+        """Downloads answers until the batch is over, and returns the batch."""
         while True:
             batch = await retry_while_unreachable(progress, lambda: self._api.json("GET", f"/v1/batches/{batch_id}"))
             progress.show(batch)
@@ -157,7 +157,7 @@ class BatchClient:
             await asyncio.sleep(POLL)
 
     async def _fetch(self, file_id: str | None, path: Path) -> None:
-        """Add to `path` what the file has more of, where there is one."""
+        """Downloads the rest of a file of answers to `path`. `file_id` is None while there are no answers."""
         if file_id is None:
             return
         file = await self._api.json("GET", f"/v1/files/{file_id}")
@@ -171,7 +171,7 @@ class BatchClient:
 
 
 async def retry_while_unreachable(progress: Progress, step: Callable[[], Awaitable[T]]) -> T:
-    """Until the API answers."""
+    """Repeats `step` until the API answers, and returns its result."""
     pause = 0.5
     while True:
         try:
@@ -182,10 +182,10 @@ async def retry_while_unreachable(progress: Progress, step: Callable[[], Awaitab
             pause = min(pause * 2, LONGEST_PAUSE)
 
 
-def tell_the_end(batch: dict[str, Any], files: BatchFiles) -> int:
-    """Say how it ended; the exit status."""
+def report_end(batch: dict[str, Any], files: BatchFiles) -> int:
+    """Prints the batch's result, and returns the exit status."""
     problems: list[dict[str, Any]] = batch["errors"]["data"] if batch["errors"] else []
-    for problem in problems[:TOLD]:
+    for problem in problems[:SHOWN_PROBLEMS]:
         where = f"{files.source}:{problem['line']}" if problem["line"] else str(files.source)
         click.echo(f"{where}: {problem['message']} [{problem['code']}]", err=True)
     counts = batch["request_counts"]
@@ -193,4 +193,4 @@ def tell_the_end(batch: dict[str, Any], files: BatchFiles) -> int:
     click.echo(f"{batch['status']}: {counts['completed']} of {counts['total']} lines answered{failed}", err=True)
     if batch["status"] == "failed":
         return NOTHING_RUN if not counts["completed"] else SOME_FAILED
-    return WELL if batch["status"] == "completed" and not counts["failed"] else SOME_FAILED
+    return ALL_ANSWERED if batch["status"] == "completed" and not counts["failed"] else SOME_FAILED

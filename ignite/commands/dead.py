@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ignite.commands.api_client import Api, Refused, run, talks_to_the_api
+from ignite.commands.api_client import Api, Refused, api_options, run
 from ignite.commands.jobs import moment
 
 OWN, ALL, MESSAGES = "/v1/jobs", "/v1/dead", "/v1/dead/messages"
@@ -19,7 +19,7 @@ MESSAGE = "undecodable-"
 
 
 @click.group()
-@talks_to_the_api
+@api_options
 @click.pass_context
 def dead(context: click.Context, url: str, key: str | None) -> None:
     """List and replay dead jobs and undecodable messages.

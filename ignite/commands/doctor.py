@@ -1,4 +1,4 @@
-"""`ignite doctor`: what a user runs when nothing works. Each check says what it found and what to do about it."""
+"""`ignite doctor`: checks settings, servers, files, engine and ports, and prints how to fix each problem."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEAST_PYTHON = (3, 11)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `advice` says what to do about a bad one."""
+    """One line of the report. `advice`: how to fix the problem, if `ok` is False."""
 
     what: str
     ok: bool
@@ -43,8 +43,8 @@ Check = Callable[[Settings], AsyncIterator[Finding]]
 
 
 def run_doctor(options: Mapping[str, Any]) -> None:
-    """Print every finding; exit status 1 if one is bad."""
-    set_up_logs("critical", "text")  # Every error is a finding; the drivers would log it once more.
+    """Prints every finding. The exit status is 1 if there is a problem."""
+    set_up_logs("critical", "text")  # Errors are reported as findings, so the drivers' log lines would repeat them.
     try:
         settings = load_settings(options)
     except SettingsError as error:
@@ -55,12 +55,12 @@ def run_doctor(options: Mapping[str, Any]) -> None:
         )
         raise SystemExit(1) from None
     bad = asyncio.run(examine(settings))
-    click.echo("Something is wrong: see above." if bad else "All is well.")
+    click.echo(f"Problems found: {bad}." if bad else "No problems found.")
     raise SystemExit(1 if bad else 0)
 
 
 async def examine(settings: Settings) -> int:
-    """How many findings were bad."""
+    """Runs all checks, prints their findings, and returns the number of problems."""
     checks: Sequence[Check] = (
         check_python,
         check_settings,
@@ -104,7 +104,7 @@ ADVICE = {
 
 
 async def check_backend(settings: Settings) -> AsyncIterator[Finding]:
-    """Every server is tried, whatever is wrong with another one; what stands on both only where both are well."""
+    """Checks each server by itself. Checks that need all servers run only if all of them answer."""
     try:
         parts = await diagnose(settings)
     except SettingsError as error:
@@ -119,9 +119,9 @@ async def check_backend(settings: Settings) -> AsyncIterator[Finding]:
 
 async def check_open_backend(settings: Settings) -> AsyncIterator[Finding]:
     advice = (
-        "See what RabbitMQ and Redis log."
+        "Read the logs of RabbitMQ and Redis."
         if settings.distributed
-        else f"See that {settings.data_dir} can be written and that no other Ignite uses it."
+        else f"Check that {settings.data_dir} is writable and that no other Ignite process uses it."
     )
     try:
         async with asyncio.timeout(3 * ANSWER_TIMEOUT), open_backend(settings) as backend:
@@ -135,29 +135,27 @@ async def check_open_backend(settings: Settings) -> AsyncIterator[Finding]:
     except DataDirectoryInUse as error:
         yield Finding("database", True, str(error))
     except SettingsError as error:
-        yield Finding(
-            "store", False, str(error), advice="Change Redis's configuration, or the setting that the line names."
-        )
+        yield Finding("store", False, str(error), advice="Change Redis's configuration, or the setting named above.")
     except (IgniteError, TimeoutError) as error:
         yield Finding("backend", False, str(error) or "did not answer in time", advice=advice)
 
 
 async def check_keys(settings: Settings) -> AsyncIterator[Finding]:
-    """Where the store does not answer, that was said already."""
+    """Checks that keys exist. Ignores a store that does not answer, which `check_backend` has reported."""
     with suppress(IgniteError, SettingsError):
         async with open_documents(settings) as documents:
             stored = len([key async for key in KeyRepository(documents).all()])
         there_are = bool(settings.keys or stored)
         if settings.no_auth:
-            yield Finding("keys", True, "none needed (no_auth): every caller is an operator")
+            yield Finding("keys", True, "not required (no_auth): every caller is an operator")
             return
         detail = f"{len(settings.keys)} in IGNITE_API_KEYS, {stored} stored" if there_are else "none"
-        advice = "Make a key with 'ignite keys create --name NAME', or serve this machine with --no-auth."
+        advice = "Create a key with 'ignite keys create --name NAME', or serve this machine with --no-auth."
         yield Finding("keys", there_are or (settings.on_loopback and not settings.distributed), detail, advice=advice)
 
 
 async def check_files(settings: Settings) -> AsyncIterator[Finding]:
-    """Where uploads and batches are kept: S3 is asked for a name, a directory is looked at."""
+    """Checks the storage of uploads and batches by listing one object."""
     where = settings.files_url or f"the directory {settings.files_dir or settings.data_dir / 'files'}"
     advice = "Correct files_dir; or files_url, files_endpoint and the variables AWS_ACCESS_KEY_ID, … of S3."
     try:
@@ -176,8 +174,8 @@ async def check_workers(settings: Settings, backend: Backend) -> AsyncIterator[F
     if settings.distributed:
         workers = await backend.registry.workers()
         serving = ", ".join(sorted({model.id for worker in workers for model in worker.models}))
-        detail = f"{len(workers)} there, serving {serving}" if workers else "none there"
-        advice = "Start one: ignite worker --engine … --model … (with the same two URLs)."
+        detail = f"{len(workers)} connected, serving {serving}" if workers else "none connected"
+        advice = "Start one: ignite worker --engine … --model … (with the same IGNITE_AMQP_URL and IGNITE_REDIS_URL)."
         yield Finding("workers", bool(workers), detail, advice=advice)
 
 
@@ -231,9 +229,9 @@ async def check_server(settings: Settings) -> Finding:
             aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
             session.get(f"{url.rstrip('/')}/models") as response,
         ):
-            fine, detail = is_sign_of_life(response.status), f"{shown} answers {response.status}"
+            fine, detail = is_usable_status(response.status), f"{shown} answers {response.status}"
             if response.status in (401, 403):
-                detail += ": it wants another key (--engine-api-key)"
+                detail += ": it refuses the API key (--engine-api-key)"
     except TimeoutError:
         fine, detail = False, f"{shown} has not answered within {ANSWER_TIMEOUT:g} s"
     except (aiohttp.ClientError, ValueError) as error:
@@ -243,8 +241,10 @@ async def check_server(settings: Settings) -> Finding:
     )
 
 
-def is_sign_of_life(status: int) -> bool:
-    """Many servers list no models and answer all the same; a refused key would be refused for every call."""
+def is_usable_status(status: int) -> bool:
+    """Whether a server with this status on /models can serve: some servers have no list of models, so 404 counts as
+    usable; a refused key does not.
+    """
     return status < 500 and status not in (401, 403)
 
 
@@ -255,7 +255,7 @@ async def check_port(settings: Settings) -> AsyncIterator[Finding]:
         if (error := refusal_to_bind(settings.host, port)) is None:
             yield Finding(option, True, f"{settings.host}:{port} is free")
         else:
-            yield await check_who_is_there(settings, option, port, error=error)
+            yield await check_listener(settings, option, port, error=error)
 
 
 def refusal_to_bind(host: str, port: int) -> OSError | None:
@@ -268,12 +268,12 @@ def refusal_to_bind(host: str, port: int) -> OSError | None:
     return None
 
 
-async def check_who_is_there(settings: Settings, option: str, port: int, error: OSError) -> Finding:
-    """A port that is taken by an Ignite that works is good news."""
+async def check_listener(settings: Settings, option: str, port: int, error: OSError) -> Finding:
+    """Checks a port that cannot be bound: it is fine if a ready Ignite process listens there."""
     timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT)
     if await answers_as_ignite(f"http://{settings.host}:{settings.port}/readyz", timeout):
-        return Finding(option, True, f"{settings.host}:{port}: an Ignite is running there, and ready")
-    advice = f"Stop what listens there, or choose another with --{option}."
+        return Finding(option, True, f"{settings.host}:{port}: Ignite is running there and is ready")
+    advice = f"Stop the process that uses this port, or choose another port with --{option}."
     return Finding(option, False, f"{settings.host}:{port} cannot be bound: {error.strerror}", advice=advice)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ignite.commands.api_client import Api, run, talks_to_the_api
+from ignite.commands.api_client import Api, api_options, run
 from ignite.commands.jobs import moment
 
 EVERY = 2.0
@@ -30,18 +30,19 @@ Table = Callable[[Rows], Sequence[str]]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def looks(command: Command) -> Command:
+def fleet_options(command: Command) -> Command:
+    """Adds the options --watch, --json, --url and --key."""
     watch = click.option("--watch", is_flag=True, help=f"refresh every {EVERY:g} s until Ctrl-C")
     as_json = click.option("--json", "as_json", is_flag=True, help="print one JSON object per line")
-    return talks_to_the_api(watch(as_json(command)))
+    return api_options(watch(as_json(command)))
 
 
 @click.command()
-@looks
+@fleet_options
 def queues(url: str, key: str | None, watch: bool, as_json: bool) -> None:
     """Show waiting and running jobs by model and tier."""
 
-    async def look() -> Rows:
+    async def read() -> Rows:
         api = Api(url, key)
         found: Rows = (await api.json("GET", "/v1/queues"))["data"]
         if not watch and any(row["waiting"] and row["backlog_seconds"] is None for row in found):
@@ -49,28 +50,28 @@ def queues(url: str, key: str | None, watch: bool, as_json: bool) -> None:
             found = (await api.json("GET", "/v1/queues"))["data"]
         return found
 
-    run(show(look, queue_table, watch=watch, as_json=as_json))
+    run(show(read, queue_table, watch=watch, as_json=as_json))
 
 
 @click.command()
-@looks
+@fleet_options
 def workers(url: str, key: str | None, watch: bool, as_json: bool) -> None:
     """Show the workers and their slots."""
 
-    async def look() -> Rows:
+    async def read() -> Rows:
         return (await Api(url, key).json("GET", "/v1/workers"))["data"]
 
-    run(show(look, worker_table, watch=watch, as_json=as_json))
+    run(show(read, worker_table, watch=watch, as_json=as_json))
 
 
-async def show(look: Callable[[], Any], table: Table, *, watch: bool, as_json: bool) -> None:
+async def show(read: Callable[[], Any], table: Table, *, watch: bool, as_json: bool) -> None:
     """Prints the table; a watch on a terminal redraws it in place."""
     on_terminal = watch and not as_json and sys.stdout.isatty()
     if on_terminal:
         click.echo(HIDE_CURSOR, nl=False)
     try:
         while True:
-            rows = await look()
+            rows = await read()
             lines = [json.dumps(row) for row in rows] if as_json else table(rows)
             click.echo(screen(lines) if on_terminal else "\n".join(lines), nl=not on_terminal)
             if not rows and not watch:
@@ -86,8 +87,8 @@ async def show(look: Callable[[], Any], table: Table, *, watch: bool, as_json: b
 def screen(lines: Sequence[str]) -> str:
     """Returns the lines that fit the terminal, after the codes that clear it."""
     width, height = shutil.get_terminal_size()
-    said = [*lines[: height - 2], f"{time.strftime('%H:%M:%S')} · every {EVERY:g} s · Ctrl-C ends it"]
-    return CLEAR + "\n".join(line[:width] for line in said)
+    shown = [*lines[: height - 2], f"{time.strftime('%H:%M:%S')} · refreshed every {EVERY:g} s · Ctrl-C stops"]
+    return CLEAR + "\n".join(line[:width] for line in shown)
 
 
 def queue_table(rows: Rows) -> Sequence[str]:
@@ -123,7 +124,7 @@ def models_of(row: dict[str, Any]) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """`12s`, `3m`, `2h`: to two figures or so."""
+    """Formats seconds as `12s`, `3m` or `2h`, rounded."""
     if seconds is None:
         return ""
     for size, unit in ((3600, "h"), (60, "m")):

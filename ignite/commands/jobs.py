@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from ignite.commands.api_client import Api, run, show, talks_to_the_api
+from ignite.commands.api_client import Api, api_options, run, show
 
 
 @click.group()
-@talks_to_the_api
+@api_options
 @click.pass_context
 def jobs(context: click.Context, url: str, key: str | None) -> None:
     """List, print, follow, cancel and retry jobs."""

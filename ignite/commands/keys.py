@@ -22,9 +22,9 @@ from shared.limits import Limits
 from shared.settings import Settings, split_list
 
 FIRST_KEY = (
-    "This is the first key. An 'ignite up' that served this machine without keys asks for one within seconds, also in "
-    "'ignite jobs' and the like (--key or IGNITE_API_KEY). What was made without a key belongs to the tenant 'local': "
-    "a key made with --tenant local sees it. 'ignite up --no-auth' goes on serving without keys."
+    "This is the first key. Within seconds a running 'ignite up' requires a key for every call, also by 'ignite jobs' "
+    "and similar commands (--key or IGNITE_API_KEY). Jobs and files without a key belong to the tenant 'local': "
+    "a key created with --tenant local can read them. 'ignite up --no-auth' still serves without keys."
 )
 
 Work = Callable[[KeyRepository], Coroutine[Any, Any, None]]
@@ -81,8 +81,8 @@ def create(
         secret, key = await repository.create(name, tenant=tenant, limits=limits, weight=weight, operator=operator)
         click.echo(secret)
         click.echo(
-            f"{key.id}: '{key.name}' for tenant '{key.tenant}', {allowance(key)}; kept in {store_location(settings)}.\n"
-            "The key is not shown again. Running servers accept it.",
+            f"{key.id}: '{key.name}' for tenant '{key.tenant}', {allowance(key)}; "
+            f"stored in {store_location(settings)}.\nThe key is not shown again. Running servers accept it.",
             err=True,
         )
         if first and not settings.distributed:
@@ -100,7 +100,7 @@ def list_keys(settings: Settings, as_json: bool) -> None:
     async def work(repository: KeyRepository) -> None:
         found = sorted([key async for key in repository.all()], key=lambda key: key.created_at)
         if not as_json:
-            click.echo(f"{'ID':<20}  {'NAME':<16}  {'TENANT':<16}  {'KEY':<15}  {'CREATED':<14}  MAY")
+            click.echo(f"{'ID':<20}  {'NAME':<16}  {'TENANT':<16}  {'KEY':<15}  {'CREATED':<14}  LIMITS")
         for key in found:
             click.echo(json.dumps(described(key)) if as_json else row(key))
         if not found:
@@ -125,7 +125,7 @@ def revoke(settings: Settings, name_or_id: str, cancel_jobs: bool) -> None:
         )
         if not await repository.any():
             click.echo(
-                "That was the last stored key. Calls without a key are still refused: make another key, set "
+                "That was the last stored key. Calls without a key are still refused: create another key, set "
                 "IGNITE_API_KEYS, or start with --no-auth to serve this machine without keys.",
                 err=True,
             )
@@ -171,7 +171,7 @@ def row(key: StoredKey) -> str:
 
 def allowance(key: StoredKey) -> str:
     limits = key.limits
-    said = (
+    parts = (
         f"{limits.requests_per_minute} requests a minute" if limits.requests_per_minute else "",
         f"{limits.tokens_per_minute} tokens a minute" if limits.tokens_per_minute else "",
         f"{limits.concurrency} jobs at once" if limits.concurrency else "",
@@ -179,7 +179,7 @@ def allowance(key: StoredKey) -> str:
         f"weight {key.weight:g}" if key.weight != 1 else "",
         "operator" if key.operator else "",
     )
-    return ", ".join(filter(None, said)) or "no limits"
+    return ", ".join(filter(None, parts)) or "no limits"
 
 
 def described(key: StoredKey) -> dict[str, Any]:

@@ -82,5 +82,5 @@ async def test_what_was_deleted_is_gone(storage: Storage) -> None:
 
 async def test_a_directory_that_cannot_be_used_says_so(tmp_path: Path) -> None:
     (tmp_path / "files").write_text("not a directory")
-    with pytest.raises(StorageUnavailable, match="cannot be used"):
+    with pytest.raises(StorageUnavailable, match="not available"):
         await LocalStorage(tmp_path / "files").put(KEY, pieces(b"x"))

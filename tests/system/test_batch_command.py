@@ -9,7 +9,7 @@ import pytest
 from aiohttp import FormData
 
 from ignite.commands.api_client import Api
-from ignite.commands.batch_files import Note, part_of
+from ignite.commands.batch_files import RunState, part_of
 from tests.support.batches import ENDPOINT, assert_each_once, jsonl, line
 from tests.support.command import ignite
 from tests.support.engine_server import engine_server
@@ -45,7 +45,7 @@ async def test_run_writes_every_answer(url: str, tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["in.jsonl", "out.jsonl"]
 
     again = await batch(url, "run", source, "-o", str(output), status=1)
-    assert "out.jsonl is there already" in again
+    assert "out.jsonl exists already" in again
     await batch(url, "run", source, "-o", str(output), "--again")
     assert_each_once(read(output), range(50))
 
@@ -56,14 +56,14 @@ async def test_run_writes_every_answer(url: str, tmp_path: Path) -> None:
     assert "Cannot cancel" in await batch(url, "cancel", newest[0], status=1)
 
 
-async def test_run_says_where_lines_failed(url: str, tmp_path: Path) -> None:
+async def test_run_reports_failed_lines(url: str, tmp_path: Path) -> None:
     source = written(tmp_path / "in.jsonl", line(0), line(1, temperature=9))
     said = await batch(url, "run", source, "-o", str(tmp_path / "out"), status=1)
     assert "completed: 1 of 2 lines answered, 1 failed" in said
     assert [each["custom_id"] for each in read(tmp_path / "out.errors")] == ["line-1"]
 
 
-async def test_run_sends_no_bad_file(url: str, tmp_path: Path) -> None:
+async def test_run_does_not_upload_an_invalid_file(url: str, tmp_path: Path) -> None:
     source = written(tmp_path / "in.jsonl", line(0), line(0), {"custom_id": "x"})
     said = await batch(url, "run", source, "-o", str(tmp_path / "out"), status=2)
     assert f"{source}:2: The custom_id 'line-0'" in said
@@ -72,8 +72,8 @@ async def test_run_sends_no_bad_file(url: str, tmp_path: Path) -> None:
     assert "does not exist" in await batch(url, "run", unknown, "-o", str(tmp_path / "out"), status=2)
 
 
-async def test_a_run_that_was_broken_off_goes_on(tmp_path: Path) -> None:
-    """The last lines wait at a gate, so that the batch is not over when Ctrl-C comes, however slow this machine is."""
+async def test_an_interrupted_run_is_resumed(tmp_path: Path) -> None:
+    """The last lines wait for a file, so that the batch is still running at Ctrl-C, even on a slow machine."""
     gate = tmp_path / "gate"
     lines = [line(number, prompt=f"seed={number}{f' gate={gate}' if number >= 45 else ''}") for number in range(50)]
     (tmp_path / "run").mkdir()
@@ -86,7 +86,7 @@ async def test_a_run_that_was_broken_off_goes_on(tmp_path: Path) -> None:
         async with run_ignite(*command) as process:
             await wait_until(lambda: has_answers(output), "the first answers")
             process.send(signal.SIGINT)
-            assert "goes on without us" in await process.expect_exit(130)
+            assert "runs on; the same command" in await process.expect_exit(130)
         assert names_in(tmp_path / "run") == ["in.jsonl", "out.batch", "out.errors.part", "out.part"]
 
         gate.touch()
@@ -100,25 +100,25 @@ def has_answers(output: Path) -> bool:
     return part.exists() and part.stat().st_size > 0
 
 
-async def test_a_run_whose_batch_was_made_unheard_finds_it(url: str, tmp_path: Path) -> None:
-    """The process was killed after it had asked for the batch, and before it had written down which one that is."""
+async def test_a_run_whose_answer_was_lost_finds_its_batch(url: str, tmp_path: Path) -> None:
+    """The process was killed after the API had created the batch and before the batch's id was saved."""
     source, output = written(tmp_path / "in.jsonl", *map(line, range(3))), tmp_path / "out"
     api = Api(url, None)
     form = FormData()
     form.add_field("purpose", "batch")
     form.add_field("file", jsonl(map(line, range(3))), filename="in.jsonl")
     file = (await api.json("POST", "/v1/files", data=form))["id"]
-    note = replace(Note.of(Path(source), "24h", replaces=False), file=file)
+    state = replace(RunState.of(Path(source), "24h", replaces=False), file=file)
     asked = {"input_file_id": file, "endpoint": ENDPOINT, "completion_window": "24h"}
-    made = await api.json("POST", "/v1/batches", json=asked, headers={"idempotency-key": note.key})
-    note.write(tmp_path / "out.batch")
+    made = await api.json("POST", "/v1/batches", json=asked, headers={"idempotency-key": state.key})
+    state.write(tmp_path / "out.batch")
 
     assert made["id"] in await batch(url, "run", source, "-o", str(output))
     assert_each_once(read(output), range(3))
     assert names_in(tmp_path) == ["in.jsonl", "out"]
 
 
-async def test_what_is_there_is_replaced_only_by_something_else(url: str, tmp_path: Path) -> None:
+async def test_existing_results_are_replaced_only_by_new_ones(url: str, tmp_path: Path) -> None:
     output, errors = tmp_path / "out", tmp_path / "out.errors"
     for path in (output, errors):
         path.write_text("older\n")
@@ -129,4 +129,4 @@ async def test_what_is_there_is_replaced_only_by_something_else(url: str, tmp_pa
     good = written(tmp_path / "good.jsonl", line(0))
     await batch(url, "run", good, "-o", str(output), "--again")
     assert_each_once(read(output), range(1))
-    assert names_in(tmp_path) == ["bad.jsonl", "good.jsonl", "out"], "old errors do not stand beside new answers"
+    assert names_in(tmp_path) == ["bad.jsonl", "good.jsonl", "out"], "old errors are removed with the old answers"

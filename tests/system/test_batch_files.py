@@ -1,4 +1,4 @@
-"""What `ignite batch run` does with files that cannot be used: one sentence, before anything is sent or changed."""
+"""`ignite batch run` refuses unusable files with one sentence, before it sends or changes anything."""
 
 import errno
 import os
@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from ignite.commands.batch_files import BatchFiles, Note, Unusable, Workspace, behind_links, opened, part_of
+from ignite.commands.batch_files import BatchFiles, RunState, Unusable, Workspace, opened, part_of, resolve_link
 from tests.support.batches import jsonl, line
 from tests.support.command import ignite
 
 
 @pytest.fixture
-async def asked() -> AsyncGenerator[tuple[str, list[str]]]:
-    """The address of a server, and what it was asked for."""
+async def requests() -> AsyncGenerator[tuple[str, list[str]]]:
+    """The address of a server, and the requests that it received."""
     seen: list[str] = []
 
     async def handle(request: web.Request) -> web.Response:
@@ -41,7 +41,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def snapshot(directory: Path) -> dict[str, bytes | None]:
-    """Every name, with what is in it where it is a file."""
+    """All names in the directory, with the contents of files."""
     return {path.name: path.read_bytes() if path.is_file() else None for path in directory.iterdir()}
 
 
@@ -80,12 +80,12 @@ def in_a_locked_directory(source: Path) -> list[str]:
     return ["-o", str(directory / "out")]
 
 
-def beside_a_strange_note(source: Path) -> list[str]:
+def with_a_foreign_state_file(source: Path) -> list[str]:
     source.with_name("out.batch").write_text("a diary")
     return ["-o", str(source.with_name("out"))]
 
 
-def beside_a_strange_part(source: Path) -> list[str]:
+def with_a_foreign_part(source: Path) -> list[str]:
     source.with_name("out.part").write_text("a diary")
     return ["-o", str(source.with_name("out"))]
 
@@ -96,21 +96,21 @@ def a_pipe(source: Path) -> list[str]:
 
 
 CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
-    "the input": (lambda source: ["-o", str(source)], "at once"),
-    "the input by a link": (symlinked, "at once"),
-    "the input by a hard link": (hard_linked, "at once"),
-    "the input by another path": (through_a_directory, "at once"),
+    "the input": (lambda source: ["-o", str(source)], "both"),
+    "the input by a link": (symlinked, "both"),
+    "the input by a hard link": (hard_linked, "both"),
+    "the input by another path": (through_a_directory, "both"),
     "the input for errors": (
         lambda source: ["-o", str(source.with_name("out")), "--errors", str(source)],
-        "at once",
+        "both",
     ),
     "one file for both": (
         lambda source: ["-o", str(source.with_name("out")), "--errors", str(source.with_name("out"))],
-        "at once",
+        "both",
     ),
-    "the note for errors": (
+    "the state file for errors": (
         lambda source: ["-o", str(source.with_name("out")), "--errors", str(source.with_name("out.batch"))],
-        "at once",
+        "both",
     ),
     "no directory": (lambda source: ["-o", str(source.parent / "no" / "out")], "does not exist"),
     "no directory for errors": (
@@ -120,11 +120,11 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a directory": (lambda source: ["-o", str(source.parent)], "is a directory"),
     "a directory beneath a file": (lambda source: ["-o", str(source / "out")], "does not exist"),
     "standard output": (lambda _: ["-o", "-"], "standard output"),
-    "a device": (lambda _: ["-o", "/dev/null"], "no regular file"),
-    "a pipe": (a_pipe, "no regular file"),
-    "a directory that nobody can write to": (lambda _: ["-o", "/proc/out"], "cannot be written"),
-    "a strange note": (beside_a_strange_note, "in the way"),
-    "a strange part": (beside_a_strange_part, "in the way"),
+    "a device": (lambda _: ["-o", "/dev/null"], "not a regular file"),
+    "a pipe": (a_pipe, "not a regular file"),
+    "a directory without write permission": (lambda _: ["-o", "/proc/out"], "cannot be written"),
+    "a foreign state file": (with_a_foreign_state_file, "is not the state"),
+    "a foreign part": (with_a_foreign_part, "belongs to no known batch"),
 }
 UNLESS_ROOT: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a locked directory": (in_a_locked_directory, "cannot be written"),
@@ -134,15 +134,15 @@ UNLESS_ROOT: dict[str, tuple[Callable[[Path], list[str]], str]] = {
 
 @pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
 @pytest.mark.parametrize("case", [*CASES, *UNLESS_ROOT])
-async def test_files_are_looked_at_before_anything_is_sent(
-    asked: tuple[str, list[str]], source: Path, case: str, again: bool
+async def test_files_are_checked_before_anything_is_sent(
+    requests: tuple[str, list[str]], source: Path, case: str, again: bool
 ) -> None:
     if case in UNLESS_ROOT and os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
+        pytest.skip("root can write everywhere")
     prepare, says = (CASES | UNLESS_ROOT)[case]
     options = prepare(source)
     before = snapshot(source.parent)
-    url, seen = asked
+    url, seen = requests
 
     said = await ignite("batch", "--url", url, "run", str(source), *options, *["--again"] * again, status=1)
 
@@ -152,8 +152,8 @@ async def test_files_are_looked_at_before_anything_is_sent(
     assert snapshot(source.parent) == before
 
 
-async def test_a_refused_run_leaves_no_file(asked: tuple[str, list[str]], source: Path) -> None:
-    url, seen = asked
+async def test_a_refused_run_leaves_no_file(requests: tuple[str, list[str]], source: Path) -> None:
+    url, seen = requests
     options = with_old_output(source, "--again")
     before = snapshot(source.parent)
     said = await ignite("batch", "--url", url, "run", str(source), *options, status=1)
@@ -165,38 +165,38 @@ def files_for(source: Path) -> BatchFiles:
     return BatchFiles(source, source.with_name("out"), source.with_name("out.errors"))
 
 
-def test_two_runs_do_not_write_one_output(source: Path) -> None:
+def test_two_runs_cannot_write_the_same_output(source: Path) -> None:
     files = files_for(source)
     with opened(files, None, "24h", replaces=False) as first:
-        note = first.note
+        state = first.state
         with (
             pytest.raises(Unusable, match="another 'ignite batch run'"),
-            opened(files, note, "24h", replaces=False),
+            opened(files, state, "24h", replaces=False),
         ):
             pass
-        assert Note.read(files.note) == note
+        assert RunState.read(files.state) == state
 
 
-def test_a_file_that_appears_meanwhile_is_left_alone(source: Path) -> None:
+def test_a_file_that_was_created_meanwhile_is_not_replaced(source: Path) -> None:
     files = files_for(source)
     with opened(files, None, "24h", replaces=False) as workspace:
         workspace.add(files.output, b"answers\n")
         files.output.write_text("somebody's")
-        with pytest.raises(Unusable, match="has appeared meanwhile"):
+        with pytest.raises(Unusable, match="was created meanwhile"):
             workspace.publish()
     assert files.output.read_text() == "somebody's"
     assert part_of(files.output).read_text() == "answers\n"
 
 
-def test_what_a_run_was_killed_in_while_renaming_is_done_again(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_killed_while_renaming_renames_again(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = files_for(source)
     with opened(files, None, "24h", replaces=False) as workspace:
         for path in files.results:
             workspace.add(path, b"some\n")
-        monkeypatch.setattr(Workspace, "forget", lambda _: None)
+        monkeypatch.setattr(Workspace, "discard", lambda _: None)
         workspace.publish()
     monkeypatch.undo()
-    with opened(files, Note.read(files.note), "24h", replaces=False) as workspace:
+    with opened(files, RunState.read(files.state), "24h", replaces=False) as workspace:
         assert workspace.size_of(files.output) == 0, "to be fetched again"
         workspace.add(files.output, b"some\n")
         workspace.publish()
@@ -204,7 +204,7 @@ def test_what_a_run_was_killed_in_while_renaming_is_done_again(source: Path, mon
 
 
 class FullDisk:
-    """Takes some bytes of a write and then no more."""
+    """Accepts `room` bytes, then fails as a full disk does."""
 
     def __init__(self, file: Any, room: int) -> None:
         self._file, self._room = file, room
@@ -217,20 +217,20 @@ class FullDisk:
         return taken
 
 
-def test_a_disk_that_fills_up_is_one_sentence_and_what_was_written_counts(source: Path) -> None:
+def test_a_full_disk_is_reported_and_the_written_bytes_count(source: Path) -> None:
     files = files_for(source)
     with opened(files, None, "24h", replaces=False) as workspace:
         parts = {path: FullDisk(part, 5) for path, part in workspace._parts.items()}
-        full: Any = Workspace(files, workspace.note, parts)  # pyright: ignore[reportArgumentType]
+        full: Any = Workspace(files, workspace.state, parts)  # pyright: ignore[reportArgumentType]
         with pytest.raises(Unusable, match="No space left on device"):
             full.add(files.output, b"0123456789")
         assert workspace.size_of(files.output) == 5
 
 
-def test_a_link_stays_one(source: Path) -> None:
+def test_a_symbolic_link_is_kept(source: Path) -> None:
     target, link = source.with_name("target"), source.with_name("link")
     link.symlink_to(target)
-    files = BatchFiles(source, behind_links(link), source.with_name("errors"))
+    files = BatchFiles(source, resolve_link(link), source.with_name("errors"))
     with opened(files, None, "24h", replaces=False) as workspace:
         workspace.add(files.output, b"some\n")
         workspace.publish()

@@ -52,29 +52,29 @@ def with_user(url: str, user: str) -> str:
     return f"{parts.scheme}://{user}@127.0.0.1:{parts.port}{parts.path}"
 
 
-async def test_servers_that_are_well(report: Report, amqp_url: str, redis_url: str) -> None:
+async def test_healthy_servers(report: Report, amqp_url: str, redis_url: str) -> None:
     assert await report.of(amqp_url, redis_url) == 1, "there is no worker"
     assert "answers" in report.line("broker") and "answers" in report.line("store")
-    assert "none there" in report.line("workers")
+    assert "none connected" in report.line("workers")
 
 
-async def test_a_store_that_is_down_hides_nothing(report: Report, amqp_url: str, closed_port: int) -> None:
+async def test_the_broker_is_checked_while_the_store_is_down(report: Report, amqp_url: str, closed_port: int) -> None:
     assert await report.of(amqp_url, f"redis://:{PASSWORD}@127.0.0.1:{closed_port}/0") == 1
     assert report.line("broker").startswith("ok")
     assert report.line("store").startswith("BAD") and str(closed_port) in report.line("store")
 
 
-async def test_the_report_is_all_that_is_printed(closed_port: int) -> None:
+async def test_only_the_report_is_printed(closed_port: int) -> None:
     servers = {
         "IGNITE_AMQP_URL": f"amqp://guest:{PASSWORD}@127.0.0.1:{closed_port}/",
         "IGNITE_REDIS_URL": f"redis://127.0.0.1:{closed_port}/0",
     }
     async with run_ignite("doctor", env=servers) as doctor:
         lines = (await doctor.expect_exit(1)).splitlines()
-    assert {line.split()[0] for line in lines} == {"ok", "BAD", "→", "Something"}, lines
+    assert {line.split()[0] for line in lines} == {"ok", "BAD", "→", "Problems"}, lines
 
 
-async def test_both_are_named_where_both_are_wrong(report: Report, amqp_url: str, closed_port: int) -> None:
+async def test_both_urls_are_reported_if_both_are_wrong(report: Report, amqp_url: str, closed_port: int) -> None:
     unknown = f"{amqp_url.rpartition('/')[0]}/nowhere"
     assert await report.of(unknown, f"redis://127.0.0.1:{closed_port}/0") == 2
     assert "no virtual host 'nowhere'" in report.line("broker")
@@ -109,9 +109,7 @@ async def test_missing_permissions(
     assert "no permissions to run the 'set' command" in report.line("store")
 
 
-async def test_ports_and_schemes_that_were_mixed_up(
-    report: Report, amqp_url: str, redis_url: str, closed_port: int
-) -> None:
+async def test_mixed_up_ports_and_schemes(report: Report, amqp_url: str, redis_url: str, closed_port: int) -> None:
     broker, store = urlsplit(amqp_url).port, urlsplit(redis_url).port
     assert await report.of(f"amqps://guest:{PASSWORD}@127.0.0.1:{broker}/", f"redis://127.0.0.1:{broker}/0") == 2
     assert "does not use TLS" in report.line("broker")
@@ -123,7 +121,7 @@ async def test_ports_and_schemes_that_were_mixed_up(
 
 @asynccontextmanager
 async def hanging_up() -> AsyncGenerator[int]:
-    """A server that wants TLS, as it behaves towards clients without: it hangs up."""
+    """A server that requires TLS closes connections of clients without TLS."""
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -134,26 +132,26 @@ async def hanging_up() -> AsyncGenerator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
-def test_silence_is_explained_too() -> None:
+def test_a_timeout_is_explained() -> None:
     said = explained(TimeoutError(), f"amqp://guest:{PASSWORD}@host:6379/")
     assert said.startswith("host:6379 does not answer like RabbitMQ") and PASSWORD not in said
 
 
-async def test_servers_that_want_tls(report: Report) -> None:
+async def test_servers_that_require_tls(report: Report) -> None:
     async with hanging_up() as port:
         assert await report.of(f"amqp://guest:{PASSWORD}@127.0.0.1:{port}/", f"redis://127.0.0.1:{port}/0") == 2
     assert "TLS" in report.line("broker")
     assert "TLS" in report.line("store")
 
 
-async def test_a_host_that_is_not_known(report: Report) -> None:
+async def test_an_unknown_host(report: Report) -> None:
     host = "no-such-host.invalid"
     assert await report.of(f"amqp://guest:{PASSWORD}@{host}/", f"redis://{host}/0") == 2
     assert f"the host {host} is not known" in report.line("broker")
     assert host in report.line("store")
 
 
-async def test_an_engine_behind_a_password(report: Report, amqp_url: str, redis_url: str, closed_port: int) -> None:
+async def test_an_engine_url_with_a_password(report: Report, amqp_url: str, redis_url: str, closed_port: int) -> None:
     url = f"http://me:{PASSWORD}@127.0.0.1:{closed_port}/v1"
     await report.of(amqp_url, redis_url, engine="openai", engine_url=url)
     assert f"http://me@127.0.0.1:{closed_port}/v1 does not answer" in report.line("engine")

@@ -62,7 +62,7 @@ async def test_keys_are_listed_without_themselves(tmp_path: Path) -> None:
     await keys(*here, "create", "--name", "alice", "--weight", "2")
 
     heading, *rows = (await keys(*here, "ls")).stdout.splitlines()
-    assert heading.split() == ["ID", "NAME", "TENANT", "KEY", "CREATED", "MAY"]
+    assert heading.split() == ["ID", "NAME", "TENANT", "KEY", "CREATED", "LIMITS"]
     assert [row.split()[1:3] for row in rows] == [["ops", "ops"], ["alice", "alice"]]
     assert rows[0].endswith("models a,b, operator")
     assert rows[1].endswith("weight 2")

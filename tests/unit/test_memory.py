@@ -1,4 +1,4 @@
-"""Large objects leave no holes in a heap."""
+"""The memory of large objects is returned to the system."""
 
 import platform
 import subprocess
@@ -8,10 +8,10 @@ import pytest
 
 SCRIPT = """
 import os
-from ignite.running import give_back_large_memory
+from ignite.running import release_large_memory
 from tests.support.resident import resident
 
-give_back_large_memory()
+release_large_memory()
 large = b"x" * 19_000_000
 del large  # glibc would take what follows from its heap
 pairs = [(b"x" * 19_000_000, b"x" * 100_000) for _ in range(20)]

@@ -61,8 +61,8 @@ async def test_a_model_is_called_as_its_file_unless_named() -> None:
     ("content", "says"),
     [
         (None, "There is no model file"),
-        (b"", "no GGUF file"),
-        (b"no model" * 1000, "no GGUF file"),
+        (b"", "not a GGUF file"),
+        (b"no model" * 1000, "not a GGUF file"),
         (MODEL_PATH.read_bytes()[:200_000], "200,000 of 3,624,448 bytes"),
         (whole_file_of_an_unknown_kind(), "llama.cpp cannot load"),
     ],

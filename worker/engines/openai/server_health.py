@@ -70,7 +70,7 @@ class ServerHealth:
             self._under_way -= 1
 
     async def wait_unhealthy(self) -> str:
-        """Returns the reason of a failure. Probes the server every PROBE_WHEN_IDLE seconds, because without requests
+        """Returns the reason of a failure. Probes the server every PROBE_EVERY seconds, because without requests
         nothing else shows a failure, and because its models may have changed.
         """
         while True:
@@ -81,7 +81,7 @@ class ServerHealth:
                 await (self.list_again() if self._under_way else self._probe_twice())
 
     async def list_again(self) -> None:
-        """Asks which models the server has. One that does not answer is left as it is."""
+        """Reads the server's list of models again; ignores a failure."""
         if (upstream := self._upstream) is not None:
             with suppress(EngineError):
                 await self._list(upstream)
