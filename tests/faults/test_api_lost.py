@@ -1,4 +1,4 @@
-"""An API process dies: its jobs go on, and any other replica tells all about them."""
+"""An API process dies: its jobs run on, and every other replica can serve them."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -9,7 +9,7 @@ from tests.support.chat import Gate, Prompt, content_of, ended, session_with, su
 from tests.support.cluster import Cluster
 
 
-async def test_the_jobs_of_a_killed_api_can_be_followed_from_any_frame_elsewhere(cluster: Cluster, gate: Gate) -> None:
+async def test_jobs_of_a_killed_api_can_be_followed_on_another_replica(cluster: Cluster, gate: Gate) -> None:
     doomed, other, _ = await asyncio.gather(cluster.api(), cluster.api(), cluster.worker())
     prompt = Prompt(seed=9, tokens=60, gate=gate)
     async with session_with(doomed.url) as session:
@@ -31,7 +31,7 @@ async def test_the_jobs_of_a_killed_api_can_be_followed_from_any_frame_elsewhere
 async def events_of(
     session: aiohttp.ClientSession, job: str, *, after: int = -1, until: int | None = None
 ) -> list[tuple[int, str]]:
-    """Number and data of a job's events, to its end or up to a number."""
+    """Returns number and data of a job's events, to its end or up to a number."""
     found: list[tuple[int, str]] = []
     async with session.get(f"/v1/jobs/{job}/events", params={"starting_after": after}) as response:
         async for number, data in events(response):

@@ -1,4 +1,4 @@
-"""Processes die under a batch: each of its lines is answered exactly once, and its counts never go backwards."""
+"""Processes die while a batch runs: each line is answered exactly once, and the counts never decrease."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ async def client_of(api: Api) -> AsyncGenerator[AsyncOpenAI]:
 
 
 async def runner_among(apis: Sequence[Api], batch: Batch) -> Api:
-    """The replica that has taken the batch last."""
+    """Returns the replica that took the batch last."""
 
     def find() -> Api | None:
         return next((api for api in apis if f'"{batch.id}"' in api.process.output), None)
@@ -86,7 +86,7 @@ async def test_a_batch_survives_the_replica_that_runs_it_and_a_worker(cluster: C
         await assert_whole(client, batch, numbers)
 
 
-async def test_a_runner_that_was_stopped_and_wakes_writes_nothing_twice(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_runner_that_was_stopped_and_resumed_writes_nothing_twice(cluster: Cluster, tmp_path: Path) -> None:
     site, numbers = Site(cluster, tmp_path), range(1500)
     first, second, _ = await asyncio.gather(site.api(), site.api(), cluster.worker())
     async with client_of(first) as client:
@@ -102,9 +102,7 @@ async def test_a_runner_that_was_stopped_and_wakes_writes_nothing_twice(cluster:
         await assert_whole(client, batch, numbers)
 
 
-async def test_a_model_that_comes_late_gets_its_lines_from_whoever_runs_the_batch_then(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_the_lines_of_a_model_without_workers_run_when_a_worker_starts(cluster: Cluster, tmp_path: Path) -> None:
     site = Site(cluster, tmp_path, "--models", "late", "--batch-window", "50")
     first, second, _ = await asyncio.gather(site.api(), site.api(), cluster.worker())
     lines = [line(number, model="late" if number % 3 else "simulated") for number in range(1500)]
@@ -124,7 +122,7 @@ async def test_a_model_that_comes_late_gets_its_lines_from_whoever_runs_the_batc
 
 
 @pytest.mark.long
-async def test_ten_thousand_lines_and_a_killer(cluster: Cluster, tmp_path: Path) -> None:
+async def test_ten_thousand_lines_while_processes_are_killed(cluster: Cluster, tmp_path: Path) -> None:
     site, numbers, dice = Site(cluster, tmp_path), range(10_000), random.Random(7)
     apis = [await site.api() for _ in range(2)]
     workers = [await cluster.worker() for _ in range(2)]

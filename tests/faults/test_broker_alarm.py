@@ -1,4 +1,4 @@
-"""The broker is short of memory and takes nothing in: what runs goes on, and nobody who submits waits for long."""
+"""RabbitMQ's memory alarm blocks publishers: running jobs continue, and submits are refused within seconds."""
 
 import asyncio
 

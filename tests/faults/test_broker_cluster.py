@@ -1,4 +1,4 @@
-"""Three brokers in a cluster, of which one is killed: the two others have every message, and go on."""
+"""One of three RabbitMQ nodes is killed: the other two have every message and continue."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator
@@ -22,7 +22,7 @@ def prompts(gate: Gate) -> list[Prompt]:
 
 @pytest.fixture(scope="module")
 def started(rabbitmq_server: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RabbitMQ]]:
-    """Missing where the other tests' broker is."""
+    """Skips the test if RabbitMQ is missing."""
     if (launcher := find_rabbitmq()) is None:
         pytest.skip("a cluster needs a RabbitMQ that is installed on this machine")
     nodes = rabbitmq_cluster_on_this_machine(launcher, tmp_path_factory.mktemp("nodes"))
@@ -35,12 +35,12 @@ def started(rabbitmq_server: RabbitMQ, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 async def nodes(started: list[RabbitMQ]) -> list[RabbitMQ]:
-    """All three, whatever the test before has done to them."""
+    """Three running nodes, restarted if an earlier test stopped one."""
     await _all_running(started)
     return started
 
 
-async def test_a_node_that_leads_the_queues_and_has_no_clients_is_not_missed(
+async def test_the_loss_of_a_leader_node_without_clients_changes_nothing(
     nodes: list[RabbitMQ], redis_url: str, gate: Gate
 ) -> None:
     apis, workers, lost = nodes
@@ -64,7 +64,9 @@ async def test_a_node_that_leads_the_queues_and_has_no_clients_is_not_missed(
         await wait_until(lambda: all_settled(apis, vhost), "every message to be settled")
 
 
-async def test_the_clients_of_a_lost_node_go_on_with_another(nodes: list[RabbitMQ], redis_url: str, gate: Gate) -> None:
+async def test_the_clients_of_a_lost_node_connect_to_another_node(
+    nodes: list[RabbitMQ], redis_url: str, gate: Gate
+) -> None:
     vhost = nodes[0].create_vhost()
     url = ",".join(node.url(vhost) for node in nodes)
     async with running_cluster(url, redis_url) as cluster:
@@ -85,7 +87,7 @@ async def test_the_clients_of_a_lost_node_go_on_with_another(nodes: list[RabbitM
 
 
 def clients_of(node: RabbitMQ, vhost: str) -> int:
-    """Asked of the node itself, for as long as it lives."""
+    """Returns the node's client connections."""
     return node.nodes_of_connections(vhost).count(node.name)
 
 
@@ -99,7 +101,7 @@ async def accepted_again(session: aiohttp.ClientSession) -> None:
 
 
 async def accepted(session: aiohttp.ClientSession, refusals: list[str]) -> str:
-    """The job's id, empty where the submit was refused."""
+    """Returns the job's id, empty if the submit was refused."""
     async with session.post("/v1/chat/completions", json=NEW.body(background=True)) as response:
         answer = await response.json()
     assert response.status in (202, 503), answer
@@ -123,6 +125,6 @@ async def _all_closed(nodes: list[RabbitMQ]) -> None:
 
 
 def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """In a loop of its own that leaves the tests' loop policy as it is."""
+    """Runs in a separate event loop, without changing the tests' loop policy."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         runner.run(work)

@@ -1,4 +1,4 @@
-"""A queue has reached its limit: the next submit is refused, and welcome again once there is room."""
+"""Submits to a full queue are refused, and accepted again when there is room."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ OPTIONS = ("--queue-limit", str(LIMIT))
 PROMPT = Prompt(seed=700)
 
 
-async def test_without_a_worker_submits_are_refused_at_the_limit_until_one_makes_room(
+async def test_without_a_worker_submits_are_refused_at_the_queue_limit(
     cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
     api = await cluster.api("--models", "simulated", *OPTIONS)
@@ -35,7 +35,7 @@ async def test_without_a_worker_submits_are_refused_at_the_limit_until_one_makes
     await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")
 
 
-async def test_behind_a_busy_worker_submits_are_refused_at_the_limit_until_it_is_free(
+async def test_with_a_busy_worker_submits_are_refused_at_the_queue_limit(
     cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
     api, _ = await asyncio.gather(cluster.api(*OPTIONS), cluster.worker(*OPTIONS, "--concurrency", "1"))
@@ -53,7 +53,7 @@ async def test_behind_a_busy_worker_submits_are_refused_at_the_limit_until_it_is
 
 
 async def filled(session: aiohttp.ClientSession) -> set[str]:
-    """Jobs submitted until one was refused."""
+    """Submits jobs until one is refused, and returns the accepted ones."""
     accepted: set[str] = set()
     while len(accepted) < 3 * LIMIT:
         async with session.post("/v1/chat/completions", json=PROMPT.body(background=True)) as response:

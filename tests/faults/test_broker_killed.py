@@ -1,4 +1,4 @@
-"""The broker is killed, not stopped in order, and started again: what it has confirmed it still has."""
+"""RabbitMQ is killed and restarted: it still has every confirmed message."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 async def node(rabbitmq_server: RabbitMQ, tmp_path: Path) -> AsyncGenerator[RabbitMQ]:
-    """One that may be killed: the other tests' node stays what it is. Missing where that one is."""
+    """A separate RabbitMQ node that the test may kill. Skips if RabbitMQ is missing."""
     launcher = find_rabbitmq()
     node = rabbitmq_on_this_machine(launcher, tmp_path) if launcher else rabbitmq_in_docker(tmp_path)
     try:
@@ -34,9 +34,7 @@ async def node(rabbitmq_server: RabbitMQ, tmp_path: Path) -> AsyncGenerator[Rabb
         await node.close()
 
 
-async def test_streams_and_a_backlog_outlive_a_broker_that_is_killed_and_started_again(
-    node: RabbitMQ, redis_url: str
-) -> None:
+async def test_streams_and_a_backlog_survive_a_killed_and_restarted_broker(node: RabbitMQ, redis_url: str) -> None:
     vhost = node.create_vhost()
     async with running_cluster(node.url(vhost), redis_url) as cluster:
         api, _ = await asyncio.gather(cluster.api("--models", LATER), cluster.worker())
@@ -61,7 +59,7 @@ async def test_streams_and_a_backlog_outlive_a_broker_that_is_killed_and_started
 
 
 async def queued(session: aiohttp.ClientSession, prompt: Prompt) -> str:
-    """For a model that no worker serves yet."""
+    """Submits a job for a model without workers."""
     async with session.post("/v1/chat/completions", json=prompt.body(background=True, model=LATER)) as response:
         assert response.status == 202, await response.text()
         return (await response.json())["id"]

@@ -1,4 +1,4 @@
-"""RabbitMQ takes back a delivery that is not settled within its `consumer_timeout`, and all others of its channel."""
+"""RabbitMQ closes the channel of a delivery that is not acked within `consumer_timeout`."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ LONG = Prompt(seed=500, tokens=100, itl=90)
 SHORT = [Prompt(seed=100 * number, tokens=30, itl=40, constrained=number % 2 == 1) for number in range(4)]
 
 
-async def test_a_job_that_outlasts_the_consumer_timeout_runs_on_beside_undisturbed_ones(
+async def test_a_job_that_outlasts_the_consumer_timeout_runs_on(
     cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
     async with rabbitmq_server.consumer_timeout(2):

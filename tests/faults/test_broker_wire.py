@@ -1,4 +1,4 @@
-"""The wire to the broker breaks under streams: they go on, no job is tried twice, and each message is settled."""
+"""The connection to RabbitMQ breaks during streams: they continue, no job runs twice, and each message is acked."""
 
 import asyncio
 
@@ -18,10 +18,10 @@ NEW = Prompt(seed=5)
 
 
 @pytest.mark.parametrize("fault", ["cut", "refused", "stalled"])
-async def test_jobs_run_on_in_their_workers_while_the_wire_to_the_broker_is(
+async def test_jobs_run_on_while_the_connection_to_the_broker_is(
     fault: str, cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
-    """Stalled: for longer than the heartbeats of both ends allow. The API has a wire of its own, broken likewise."""
+    """Stalled: for longer than both heartbeats allow. The API's own connection is broken in the same way."""
     async with TcpProxy(rabbitmq_server.amqp_port) as wire, TcpProxy(rabbitmq_server.amqp_port) as apis_wire:
         url, apis_url = (f"{rabbitmq_server.url(vhost, each.port)}?heartbeat=2" for each in (wire, apis_wire))
         api, *workers = await asyncio.gather(
@@ -48,7 +48,7 @@ async def test_jobs_run_on_in_their_workers_while_the_wire_to_the_broker_is(
 
 
 async def noticed(process: RunningProcess, fault: str) -> None:
-    """Where nobody listens: it has tried to connect several times."""
+    """Waits until the client has tried to connect several times to a closed port."""
     await process.wait_for("rabbitmq.queue_lost")
     if fault == "refused":
         await wait_until(lambda: process.output.count("rabbitmq.queue_away") >= 4)

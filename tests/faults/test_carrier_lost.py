@@ -1,4 +1,4 @@
-"""A worker dies while it runs one tenant's job under the delivery of another's: both go on, the carried one at once."""
+"""A worker dies while it runs a piggybacked job: both jobs continue, the piggybacked one at once."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -30,10 +30,10 @@ async def attempts_of(session: aiohttp.ClientSession, jobs: Sequence[str]) -> li
     return [(await job_of(session, job_id))["attempts"] for job_id in jobs]
 
 
-async def test_who_gets_the_delivery_of_a_killed_worker_goes_on_with_what_it_carried(
+async def test_the_next_worker_continues_the_piggybacked_job_of_a_killed_one(
     cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str, redis_server: Redis, redis_database: int, gate: Gate
 ) -> None:
-    """One slot, and a flood of ten seconds before the late stream's own message: it goes on long before that."""
+    """With one slot and a backlog of ten seconds before the stream's own message, the stream continues much earlier."""
     api, victim = await asyncio.gather(cluster.api(**KEYS), cluster.worker("--concurrency", "1"))
 
     async with session_of(api.url, FLOOD) as flood, session_of(api.url, LATE) as late:

@@ -1,4 +1,4 @@
-"""Processes are told to stop, one by one or in bad company: nobody's call fails, and each ends in bounded time."""
+"""Processes get SIGTERM, also while servers are unavailable: no call fails, and each ends in bounded time."""
 
 import asyncio
 import signal
@@ -47,7 +47,7 @@ async def test_a_rolling_restart_of_all_workers_fails_no_call(
     await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")
 
 
-async def test_a_drained_worker_finishes_what_it_holds_and_takes_nothing_new(cluster: Cluster) -> None:
+async def test_a_drained_worker_finishes_its_jobs_and_takes_no_new_ones(cluster: Cluster) -> None:
     api, (leaving, staying) = await cluster.with_workers(2)
 
     async with streaming(api.url, [LONG] * 4) as streams:
@@ -66,7 +66,7 @@ async def test_a_drained_worker_finishes_what_it_holds_and_takes_nothing_new(clu
     assert all(job in staying.output and job not in finished for job in new)
 
 
-async def test_a_second_sigterm_ends_a_worker_at_once_and_its_jobs_go_on_elsewhere(cluster: Cluster) -> None:
+async def test_after_a_second_sigterm_another_worker_continues_the_jobs(cluster: Cluster) -> None:
     api, (leaving, _) = await cluster.with_workers(2)
 
     async with streaming(api.url, [replace(LONG, tokens=120)] * 4) as streams:
@@ -83,7 +83,7 @@ async def test_a_second_sigterm_ends_a_worker_at_once_and_its_jobs_go_on_elsewhe
 
 
 @pytest.mark.parametrize("breaks", [TcpProxy.refuse, TcpProxy.stall], ids=["refused", "silent"])
-async def test_workers_end_although_their_broker_or_their_store_is_gone(
+async def test_workers_stop_while_the_broker_or_the_store_is_unavailable(
     cluster: Cluster,
     rabbitmq_server: RabbitMQ,
     vhost: str,
@@ -131,7 +131,7 @@ async def test_an_api_finishes_its_open_streams_and_refuses_new_calls(cluster: C
     stream.assert_whole()
 
 
-async def test_a_stream_that_outlasts_the_apis_grace_can_be_resumed_elsewhere(cluster: Cluster) -> None:
+async def test_a_stream_that_outlasts_the_drain_can_be_resumed_on_another_replica(cluster: Cluster) -> None:
     leaving, staying, _ = await asyncio.gather(cluster.api("--drain", "1"), cluster.api(), cluster.worker())
     stream = Stream(Prompt(seed=5, tokens=80, itl=60))
 
@@ -150,7 +150,7 @@ async def test_a_stream_that_outlasts_the_apis_grace_can_be_resumed_elsewhere(cl
 
 
 async def is_refused(session: aiohttp.ClientSession) -> bool:
-    """As a draining API may: nobody listens any more, or 503 with the reason."""
+    """Whether a draining API refuses the call: a closed port, or 503 with the reason."""
     try:
         async with session.post("/v1/chat/completions", json=Prompt(tokens=1).body()) as response:
             answer = await response.json()

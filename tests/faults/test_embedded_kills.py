@@ -1,4 +1,4 @@
-"""`ignite up` is killed at any moment, again and again: what it has promised is kept, and nothing is left over."""
+"""`ignite up` is killed repeatedly at any moment: accepted jobs survive, and nothing is left over."""
 
 import random
 import signal
@@ -14,8 +14,8 @@ PATIENT = ("--max-tries", "50", "--quarantine-after", "50")
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.long)])
-async def test_whatever_was_promised_is_kept_over_many_kills(tmp_path: Path, kills: int) -> None:
-    """`kills` of them under load; others while it starts."""
+async def test_accepted_jobs_survive_many_kills(tmp_path: Path, kills: int) -> None:
+    """`kills`: number of kills under load; others happen during the start."""
     dice, promises, ignite = random.Random(2026), Promises(), Embedded(tmp_path, *PATIENT)
 
     for number in range(kills):

@@ -1,4 +1,4 @@
-"""An engine hangs, dies or does not start: its jobs are completed elsewhere or later, and byte for byte."""
+"""An engine hangs, dies or does not start: its jobs complete on another worker or later, with equal bytes."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ PROMPTS = [Prompt(seed=100 * number, tokens=60, itl=100) for number in range(6)]
 STALL = ("--stall-timeout", "2")
 
 
-async def test_jobs_of_an_engine_that_hangs_are_completed_by_another_workers(cluster: Cluster) -> None:
+async def test_jobs_of_a_hanging_engine_are_completed_by_another_worker(cluster: Cluster) -> None:
     async with engine_server() as (hanging, hanging_url), engine_server() as (_, healthy_url):
         api, stuck, _ = await asyncio.gather(
             cluster.api(), over_http(cluster, hanging_url), over_http(cluster, healthy_url)
@@ -42,7 +42,7 @@ async def test_jobs_of_an_engine_that_hangs_are_completed_by_another_workers(clu
         await stuck.wait_for("engine.healthy")
 
 
-async def test_jobs_of_an_engine_process_that_dies_go_on_and_new_ones_are_served_meanwhile(cluster: Cluster) -> None:
+async def test_jobs_continue_and_new_ones_run_after_an_engine_process_died(cluster: Cluster) -> None:
     api, bereft, _ = await asyncio.gather(cluster.api(), cluster.worker(*MANAGED), cluster.worker(*MANAGED))
 
     async with streaming(api.url, PROMPTS) as streams:
@@ -58,7 +58,7 @@ async def test_jobs_of_an_engine_process_that_dies_go_on_and_new_ones_are_served
     assert set(await attempts_of(api.url, streams)) == {1, 2}, "each worker had some"
 
 
-async def test_the_only_engine_process_dies_and_its_streams_go_on_with_the_next(cluster: Cluster) -> None:
+async def test_streams_continue_after_the_only_engine_process_was_replaced(cluster: Cluster) -> None:
     api, worker = await asyncio.gather(cluster.api(), cluster.worker(*MANAGED))
 
     async with streaming(api.url, PROMPTS) as streams:
@@ -109,6 +109,6 @@ async def over_http(cluster: Cluster, url: str) -> RunningProcess:
 
 
 def serving_process(worker: RunningProcess) -> int:
-    """The worker's child is the guardian, whose child it is."""
+    """Returns the serving process, a child of the guardian, which is the worker's child."""
     [(_, serving)] = serving_processes(worker.pid)
     return serving

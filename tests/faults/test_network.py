@@ -1,4 +1,6 @@
-"""Wires fall silent without a word, cables are pulled, readers do not read: others take over, and nobody is harmed."""
+"""Connections fall silent, links are cut, readers stop reading: other workers take over, and other clients are
+unaffected.
+"""
 
 import asyncio
 import sys
@@ -48,7 +50,7 @@ def servers(rabbitmq_server: RabbitMQ, vhost: str, redis_server: Redis, redis_da
 
 @dataclass(frozen=True)
 class Site:
-    """Where a worker runs, with wires to both servers that can be silenced."""
+    """A worker whose connections to both servers can be silenced."""
 
     worker: RunningProcess
     silence: Callable[[], None]
@@ -86,7 +88,7 @@ async def worker_behind(
 
 @asynccontextmanager
 async def stalled_wires(servers: Servers) -> AsyncGenerator[Site]:
-    """Connections stay open, new ones are accepted, nothing gets through."""
+    """Connections stay open, new ones are accepted, but no bytes pass."""
     async with (
         wires(servers) as (to_broker, to_store),
         worker_behind(servers, [to_broker.port, to_store.port]) as worker,
@@ -105,7 +107,7 @@ async def stalled_wires(servers: Servers) -> AsyncGenerator[Site]:
 
 @asynccontextmanager
 async def pulled_cable(servers: Servers) -> AsyncGenerator[Site]:
-    """A network of its own, as another machine has, and the kernel's own TCP behind a dead link."""
+    """A separate network namespace, as on another machine, with a dead link."""
     if reason := why_no_namespaces():
         pytest.skip(f"NOT TESTED, a worker behind a pulled cable: {reason}")
     with namespace() as place:
@@ -121,7 +123,7 @@ async def pulled_cable(servers: Servers) -> AsyncGenerator[Site]:
 
 
 @pytest.mark.parametrize("partition", [stalled_wires, pulled_cable])
-async def test_a_worker_behind_a_silent_partition_is_replaced_then_fenced_then_of_use_again(
+async def test_a_partitioned_worker_is_replaced_then_fenced_then_serves_again(
     cluster: Cluster, servers: Servers, partition: Partition
 ) -> None:
     prompts = [Prompt(seed=100 * number, tokens=80, itl=100, constrained=number % 4 > 1) for number in range(8)]
@@ -146,7 +148,7 @@ async def test_a_worker_behind_a_silent_partition_is_replaced_then_fenced_then_o
 
 
 async def assert_of_use(session: aiohttp.ClientSession, worker: RunningProcess) -> None:
-    """It takes jobs again, and cancels reach it."""
+    """Asserts that the worker takes jobs and receives cancels."""
     job = await submit(session, Prompt(ttft=60_000))
     await wait_until(lambda: has_status(session, job, "in_progress"), "the worker to take a job", within=60)
     new = Prompt(seed=5)
@@ -161,9 +163,11 @@ async def has_status(session: aiohttp.ClientSession, job: str, status: str) -> b
     return (await job_of(session, job))["status"] == status
 
 
-async def test_apis_whose_wires_to_the_store_fall_silent_go_on(cluster: Cluster, servers: Servers) -> None:
-    """One wire stalls and flows again; on the other the open connections are dead for good and only new ones work,
-    of which neither end is told.
+async def test_apis_continue_after_their_connections_to_the_store_fell_silent(
+    cluster: Cluster, servers: Servers
+) -> None:
+    """One connection stalls and recovers. The other is dead without either end being notified; only new connections
+    work.
     """
     prompts = [Prompt(seed=100 * number, tokens=80, itl=100) for number in range(4)]
     async with TcpProxy(servers.redis.port) as stalling, TcpProxy(servers.redis.port) as losing:
@@ -193,7 +197,7 @@ def all_done(streams: Sequence[Stream]) -> bool:
 
 
 class LateStream(Stream):
-    """Its client reads nothing, not even the headers, until it is told to."""
+    """A stream whose client reads nothing, not even the headers, until `read` is called."""
 
     def __init__(self, prompt: Prompt) -> None:
         super().__init__(prompt)
@@ -206,7 +210,7 @@ class LateStream(Stream):
             self._data += await response.content.read()
 
 
-async def test_readers_that_do_not_read_cost_bounded_memory_and_delay_nobody(cluster: Cluster) -> None:
+async def test_slow_readers_cost_bounded_memory_and_delay_no_other_reader(cluster: Cluster) -> None:
     api, _ = await cluster.with_workers(1, "--model-id", LONG_NAME)
     late, prompts = [LateStream(prompt) for prompt in LONG], [Prompt(seed=number, tokens=100) for number in range(4)]
     async with streaming(api.url, prompts, model=LONG_NAME):
@@ -232,7 +236,7 @@ async def test_readers_that_do_not_read_cost_bounded_memory_and_delay_nobody(clu
 
 
 def forget_peak(pid: int) -> int:
-    """The bytes a process has, as its new peak."""
+    """Resets the process's peak memory to its current memory."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
     return peak(pid)
 

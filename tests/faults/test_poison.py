@@ -1,4 +1,4 @@
-"""A request that takes its worker down, and messages that nobody should have sent: they harm nobody else."""
+"""A request that kills its worker, and invalid messages: other jobs are unaffected."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ BENT = [
 POISON = {"model": "simulated", "messages": [{"role": "user", "content": "poison"}]}
 
 
-async def test_a_request_that_took_two_workers_down_does_not_get_a_third(
+async def test_a_request_that_killed_two_workers_is_quarantined(
     cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
     api, workers = await cluster.with_workers(3, *MANAGED)
@@ -53,7 +53,7 @@ async def test_a_request_that_took_two_workers_down_does_not_get_a_third(
 
 
 @pytest.mark.long
-async def test_messages_that_cannot_be_decoded_are_set_aside_and_block_nobody(
+async def test_undecodable_messages_are_set_aside_and_do_not_block_others(
     cluster: Cluster, amqp_url: str, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
     api, (worker,) = await cluster.with_workers(1, "--concurrency", "2")
@@ -92,10 +92,10 @@ SENSELESS: list[tuple[bytes | None, dict[str, Any]]] = [
 
 
 @pytest.mark.long
-async def test_messages_that_make_no_sense_end_their_own_jobs_only(
+async def test_invalid_messages_fail_only_their_own_jobs(
     cluster: Cluster, amqp_url: str, redis_url: str, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
-    """Each has a record, as the message of an accepted job has."""
+    """Each message has a job record, like the message of an accepted job."""
     api, (worker,) = await cluster.with_workers(1, "--max-tries", "2", "--retry-backoff", "0.1")
 
     async with streaming(api.url, INNOCENT) as streams, session_with(api.url) as session:
@@ -112,7 +112,7 @@ async def test_messages_that_make_no_sense_end_their_own_jobs_only(
 
 
 async def planted(amqp_url: str, redis_url: str, body: bytes | None, fields: Mapping[str, Any]) -> str:
-    """The id of a job whose record is in order and whose message is not."""
+    """Creates a job with a valid record and an invalid message, and returns its id."""
     job, good = new_job(), compact(Prompt().body()).encode()
     async with open_backend(load_settings({"amqp_url": amqp_url, "redis_url": redis_url})) as backend:
         await backend.store.create(job, body=good)
@@ -134,7 +134,7 @@ async def publish(amqp_url: str, headers: Mapping[str, Any], body: bytes) -> Non
 
 
 def waiting(server: RabbitMQ, vhost: str) -> dict[str, int]:
-    """Messages by queue, where there are any."""
+    """Returns the number of messages of each non-empty queue."""
     counts = {
         each.name: (each.messages_ready or 0) + (each.messages_unacknowledged or 0) for each in server.queues(vhost)
     }

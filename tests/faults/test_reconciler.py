@@ -1,4 +1,4 @@
-"""The broker loses what it had confirmed: nothing that was accepted is missed."""
+"""RabbitMQ loses confirmed messages: every accepted job still runs."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ SIMULATED = "ignite.jobs.simulated.default"
 
 
 @pytest.mark.parametrize("how", ["purged", pytest.param("deleted", marks=pytest.mark.long)])
-async def test_jobs_of_a_queue_that_was_emptied_run_all_the_same(
+async def test_jobs_of_a_purged_queue_are_published_again_and_run(
     cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str, how: str
 ) -> None:
     api = await cluster.api("--models", "simulated", "--sweep", "1")

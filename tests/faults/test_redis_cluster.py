@@ -1,4 +1,4 @@
-"""A Redis Cluster changes under what runs: slots move, a primary is killed, one stands still."""
+"""A Redis Cluster changes while jobs run: slots move, a primary is killed, a primary hangs."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -30,20 +30,20 @@ async def backend(redis_cluster: RedisCluster, amqp_url: str) -> AsyncGenerator[
         yield backend
 
 
-async def test_a_node_that_is_away_at_the_start_is_passed_over(redis_cluster: RedisCluster, amqp_url: str) -> None:
+async def test_a_node_that_is_unavailable_at_the_start_is_skipped(redis_cluster: RedisCluster, amqp_url: str) -> None:
     (nobody,) = free_ports(1)
     async with open_distributed(amqp_url, f"redis://127.0.0.1:{nobody}, {redis_cluster.url}") as backend:
         await created(backend)
 
 
-async def test_several_servers_that_are_no_cluster_are_refused(redis_url: str, amqp_url: str) -> None:
-    """Processes that met the one and processes that met the other would not know of each other."""
+async def test_several_servers_that_are_not_a_cluster_are_refused(redis_url: str, amqp_url: str) -> None:
+    """Processes connected to different servers would not see each other's jobs."""
     with pytest.raises(SettingsError, match="no cluster"):
         async with open_distributed(amqp_url, f"{redis_url},{redis_url}"):
             pass
 
 
-async def test_a_job_whose_slot_moves_goes_on(backend: Backend, redis_cluster: RedisCluster) -> None:
+async def test_a_job_continues_while_its_slot_moves(backend: Backend, redis_cluster: RedisCluster) -> None:
     frames = some_frames(6)
     async with backend.log.follow((job := await created(backend)).id) as follower:
         claim = await claimed(backend, job)
@@ -75,10 +75,10 @@ async def test_a_job_whose_slot_moves_goes_on(backend: Backend, redis_cluster: R
     assert read + update.data == written + COMPLETED.frames == await backend.log.read(job.id)
 
 
-async def test_appends_that_share_a_step_with_one_whose_slot_has_moved(
+async def test_appends_that_share_a_step_with_one_of_a_moved_slot(
     backend: Backend, redis_cluster: RedisCluster
 ) -> None:
-    """While it moves, and when it has moved and nobody here knows yet."""
+    """During the move, and after it while the client's slot map is outdated."""
     jobs = [await created(backend) for _ in range(20)]
     claims = [await claimed(backend, job) for job in jobs]
     frames = some_frames(3)
@@ -100,8 +100,8 @@ async def test_appends_that_share_a_step_with_one_whose_slot_has_moved(
     assert [await backend.log.read(job.id) for job in jobs] == [b"".join(frames)] * 20
 
 
-async def test_a_line_whose_slot_moves_is_kept(backend: Backend, redis_cluster: RedisCluster) -> None:
-    """A step touches many keys of it, and no step may find some of them here and some there: it is refused."""
+async def test_a_fair_queue_survives_the_move_of_its_slot(backend: Backend, redis_cluster: RedisCluster) -> None:
+    """A step uses many keys of a fair queue; it is refused if the keys are on different nodes."""
     jobs = [await created(backend) for _ in range(3)]
     moving = redis_cluster.move(keys.fair_queue(str(QUEUE)))
     moving.begin()
@@ -138,10 +138,10 @@ async def cluster(amqp_url: str, replicated: RedisCluster) -> AsyncGenerator[Clu
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-async def test_streams_outlive_a_primary(
+async def test_streams_survive_the_loss_of_a_primary(
     how: str, cluster: Cluster, replicated: RedisCluster, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
-    """The one that has the queue's line, so that nothing can be submitted until its replica is promoted."""
+    """The killed primary has the fair queue, so nothing can be submitted until its replica is promoted."""
     api, _ = await cluster.with_workers(2)
     victim = replicated.owner(keys.fair_queue("simulated.default"))
 
@@ -178,12 +178,12 @@ async def lose(node: Node, how: str) -> None:
 
 
 def silences(streams: Sequence[Stream], ids: set[str]) -> list[float]:
-    """The longest of each, in seconds."""
+    """Returns each stream's longest pause in seconds."""
     return [stream.longest_silence for stream in streams if stream.job_id in ids]
 
 
 async def refusal(session: aiohttp.ClientSession) -> tuple[str, bool]:
-    """The status of a call that is made now, and whether it says when to come again."""
+    """Returns a call's status, and whether it has Retry-After."""
     async with session.post("/v1/chat/completions", json=Prompt().body()) as response:
         return str(response.status), "retry-after" in response.headers
 

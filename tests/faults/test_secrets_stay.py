@@ -1,5 +1,5 @@
-"""Passwords and keys are planted in every setting, and every part is broken in turn: no answer, job record or log line
-has one of them, and no client reads an address.
+"""Every setting contains a password or key, and every part fails in turn: no answer, job record or log line reveals
+one, and no answer contains an address.
 """
 
 import json
@@ -28,7 +28,7 @@ CALL = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 
 
 class Site:
-    """An API and a worker with wires to their servers that can be cut, and all that a client has read."""
+    """An API and a worker whose connections can be cut, and everything that a client has read."""
 
     def __init__(self, broker: TcpProxy, store: TcpProxy, engine: UpstreamServer, ports: list[int]) -> None:
         self.broker, self.store, self.engine = broker, store, engine
@@ -106,7 +106,7 @@ def fails(status: int, body: Callable[[web.Request], str]) -> Behaviour:
     return behave
 
 
-async def test_no_secret_gets_out(site: Site) -> None:
+async def test_no_secret_is_revealed(site: Site) -> None:
     await wait_until(site.works, "the first answer")
     await engine_fails(site)
     await files_fail(site)
@@ -126,7 +126,7 @@ async def test_no_secret_gets_out(site: Site) -> None:
 
 
 async def engine_fails(site: Site) -> None:
-    """In each way once; the job's record says no more than the answer does."""
+    """Makes the engine fail once in each way; the job's record must reveal no more than the answer."""
     for behaviour in (
         fails(500, lambda _: "out of luck"),
         fails(401, lambda request: "who are you?"),

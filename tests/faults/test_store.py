@@ -1,4 +1,4 @@
-"""Redis goes away and comes back: no client loses a byte or gets one twice."""
+"""Redis stops and restarts: no client loses a byte or gets one twice."""
 
 from shared.backends.redis import keys
 from tests.support.chat import Gate, Prompt, reached, session_with, streaming
@@ -11,7 +11,7 @@ def prompts(gate: Gate) -> list[Prompt]:
     return [Prompt(seed=100 * number, tokens=60, itl=100, gate=gate) for number in range(8)]
 
 
-async def test_without_a_store_streams_wait_and_submits_are_refused_until_it_is_back(
+async def test_without_a_store_streams_wait_and_submits_are_refused(
     cluster: Cluster, redis_server: Redis, gate: Gate
 ) -> None:
     """The private server syncs its file on every write."""
@@ -37,10 +37,10 @@ async def test_without_a_store_streams_wait_and_submits_are_refused_until_it_is_
         stream.assert_whole()
 
 
-async def test_a_log_whose_end_the_store_has_lost_is_whole_again(
+async def test_the_end_of_a_log_that_the_store_lost_is_written_again(
     cluster: Cluster, redis_server: Redis, redis_database: int, gate: Gate
 ) -> None:
-    """As after a power cut with everysec, or a failover: what its clients have read is gone there."""
+    """As after a power cut with everysec, or a failover: the log lacks bytes that clients have read."""
     api, (worker,) = await cluster.with_workers(1)
     running, ending = Prompt(seed=1, tokens=60, itl=50, gate=gate), Prompt(seed=2, tokens=16, gate=gate)
 
@@ -57,7 +57,7 @@ async def test_a_log_whose_end_the_store_has_lost_is_whole_again(
     assert worker.output.count("log.shorter") == 2
 
 
-async def test_streams_outlive_a_cut_of_every_wire_to_the_store(
+async def test_streams_survive_cut_connections_to_the_store(
     amqp_url: str, redis_server: Redis, redis_database: int, gate: Gate
 ) -> None:
     async with (

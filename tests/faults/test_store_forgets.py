@@ -1,4 +1,6 @@
-"""Redis loses everything (FLUSHALL, a lost disk): what is in the broker still runs, and nothing hangs or lies."""
+"""Redis loses all data (FLUSHALL, a lost disk): jobs in the broker still run, and nothing hangs or contradicts
+earlier bytes.
+"""
 
 import asyncio
 import json
@@ -23,7 +25,7 @@ ANNOUNCED_WITHIN = 7.0
 
 
 async def complete(session: aiohttp.ClientSession, prompt: Prompt) -> str:
-    """What the call says: the text, or its error's code."""
+    """Returns the call's text, or its error's code."""
     async with session.post("/v1/chat/completions", json=prompt.body()) as response:
         answer = await response.json()
         return answer["choices"][0]["message"]["content"] if response.status == 200 else answer["error"]["code"]
@@ -38,7 +40,7 @@ def waiting_messages(server: RabbitMQ, vhost: str) -> int:
     return sum(queue.messages_ready or 0 for queue in server.queues(vhost))
 
 
-async def test_jobs_that_wait_in_the_broker_complete_though_the_store_forgot_them(
+async def test_waiting_jobs_complete_after_the_store_was_flushed(
     cluster: Cluster, redis_server: Redis, redis_database: int, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
     api = await cluster.api(IGNITE_MODELS="simulated")
@@ -66,7 +68,7 @@ async def known(session: aiohttp.ClientSession, job: str) -> bool:
     return await status_of(session, f"/v1/jobs/{job}") == 200
 
 
-async def test_streams_whose_log_is_lost_end_in_time_and_contradict_nothing(
+async def test_streams_whose_log_is_lost_end_with_an_error_in_time(
     cluster: Cluster, redis_server: Redis, redis_database: int, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
     api, _ = await cluster.with_workers(1, "--lease", "6")
@@ -89,7 +91,7 @@ async def test_streams_whose_log_is_lost_end_in_time_and_contradict_nothing(
 
 
 def assert_whole_or_broken_off(stream: Stream) -> None:
-    """The answer, or a beginning of it and one error; always [DONE], once."""
+    """Asserts that a stream is the whole answer, or its beginning and one error, and ends with one [DONE]."""
     frames = stream.frames
     assert frames.count(DONE) == 1
     if frames[-2].startswith(ERROR):
@@ -108,9 +110,7 @@ def assert_broken_off(stream: Stream) -> None:
     assert done == DONE
 
 
-async def test_a_store_that_forgot_what_is_over_serves_on(
-    cluster: Cluster, redis_server: Redis, redis_database: int
-) -> None:
+async def test_a_flushed_store_serves_new_calls(cluster: Cluster, redis_server: Redis, redis_database: int) -> None:
     api, _ = await cluster.with_workers(1)
     new = Prompt(seed=5)
     async with session_with(api.url) as session:
@@ -130,7 +130,7 @@ async def test_a_store_that_forgot_what_is_over_serves_on(
 
 
 async def keep_calling(session: aiohttp.ClientSession, prompt: Prompt, seconds: float) -> Sequence[str]:
-    """One call after the other; the catalog is looked at anew several times meanwhile."""
+    """Makes one call after the other, until the catalog has been read several times."""
     ends, said = time.monotonic() + seconds, list[str]()
     while time.monotonic() < ends:
         said.append(await complete(session, prompt))

@@ -1,4 +1,4 @@
-"""Redis stands still, restarts, or is killed twice in a row: calls wait or are refused in time, nothing is lost."""
+"""Redis hangs, restarts, or is killed twice: calls wait or are refused in time, and nothing is lost."""
 
 import asyncio
 import re
@@ -38,10 +38,10 @@ async def ask(session: aiohttp.ClientSession, method: str, path: str, body: obje
         return Answer(response.status, response.headers.get("retry-after"), await response.text())
 
 
-async def test_a_store_that_stands_still_delays_what_runs_and_refuses_what_is_new(
+async def test_a_hanging_store_delays_running_jobs_and_refuses_new_ones(
     cluster: Cluster, redis_server: Redis, gate: Gate
 ) -> None:
-    """What runs has a lease that ends in the pause: nobody is there to take it."""
+    """The leases of running jobs expire during the pause, but no other worker takes the jobs."""
     api, _ = await cluster.with_workers(2, "--lease", "5")
     slow, new = Prompt(seed=3, tokens=20, gate=gate), Prompt(seed=5)
     streamed, submitted = ([replace(prompt, itl=0, gate=gate) for prompt in prompts] for prompts in (PROMPTS, JOBS))
@@ -118,11 +118,11 @@ async def test_a_store_that_restarts_and_is_killed_twice_loses_nothing(
     await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")
 
 
-async def test_a_living_worker_is_not_taken_for_dead_because_the_store_lost_its_subscribers(
+async def test_a_live_worker_is_not_declared_dead_after_the_store_lost_its_subscribers(
     cluster: Cluster, redis_server: Redis, rabbitmq_server: RabbitMQ, vhost: str, gate: Gate
 ) -> None:
-    """The broker delivers again, to either worker, while the store is away: each asks who holds the job as soon as it
-    is back, when the holder may not have subscribed again yet.
+    """The broker redelivers while the store is unavailable. When it is back, a worker may check the owner before the
+    owner has subscribed again.
     """
     api, workers = await cluster.with_workers(2)
 

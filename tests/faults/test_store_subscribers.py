@@ -1,4 +1,4 @@
-"""Redis cuts subscribers off, for slowness or on command: the log fills the gap."""
+"""Redis disconnects subscribers, because they are slow or on command: readers get the missed bytes from the log."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ LIMIT = "client-output-buffer-limit"
 LOST = "redis.subscription_lost"
 
 
-async def test_streams_are_whole_though_redis_cut_off_the_api_for_slowness(
+async def test_streams_are_complete_after_redis_disconnected_a_slow_api(
     cluster: Cluster, redis_server: Redis, redis_database: int
 ) -> None:
     prompts = [Prompt(seed=31 * number, tokens=1500) for number in range(16)]
@@ -40,8 +40,8 @@ async def test_streams_are_whole_though_redis_cut_off_the_api_for_slowness(
         stream.assert_whole()
 
 
-async def test_subscribers_that_are_killed_in_mid_stream_come_back(cluster: Cluster, redis_server: Redis) -> None:
-    """Those of the worker too: a cancel still reaches it."""
+async def test_killed_subscribers_subscribe_again(cluster: Cluster, redis_server: Redis) -> None:
+    """The worker's subscription is killed too: a cancel still reaches it."""
     prompts = [Prompt(seed=100 * number, tokens=60, itl=80) for number in range(8)]
     api, (worker,) = await cluster.with_workers(1)
 

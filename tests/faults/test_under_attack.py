@@ -1,6 +1,5 @@
-"""While others attack, a healthy client's calls succeed, and the API's memory stays where it was meant to stay.
-
-How long its calls take is measured by `make attack`; see docs/explanation/security.md.
+"""During attacks a healthy client's calls succeed, and the API's memory stays within its bound. `make attack`
+measures latencies; see docs/explanation/security.md.
 """
 
 import sys
@@ -29,7 +28,7 @@ DESCRIPTORS = 256
 
 @pytest.fixture
 async def embedded(tmp_path: Path) -> AsyncGenerator[tuple[RunningProcess, Besieged]]:
-    """With as few descriptors as a container may have."""
+    """With as few file descriptors as a container may have."""
     command = ("prlimit", f"--nofile={DESCRIPTORS}", sys.executable, "-m", "ignite", "up", "--engine", "simulated")
     options = ("--port", "0", "--data-dir", str(tmp_path))
     async with run_process(*command, *options, env=ENVIRONMENT) as process:

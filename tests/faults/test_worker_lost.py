@@ -1,4 +1,4 @@
-"""A worker dies, stops or leaves in mid-stream: clients get the bytes of an undisturbed run."""
+"""A worker dies, hangs or drains during streams: clients get the same bytes as without a fault."""
 
 import signal
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from tests.support.cluster import Cluster
 
 
 def prompts(gate: Gate) -> list[Prompt]:
-    """Well on their way, and there they stop until the gate is open."""
+    """Prompts whose streams pause in the middle until the gate opens."""
     return [Prompt(seed=100 * number, tokens=50, constrained=number % 4 > 1, gate=gate) for number in range(8)]
 
 
@@ -17,7 +17,7 @@ async def attempts_of(url: str, streams: Sequence[Stream]) -> list[int]:
         return [(await job_of(session, stream.job_id))["attempts"] for stream in streams]
 
 
-async def test_another_worker_goes_on_with_the_streams_of_a_killed_one(cluster: Cluster, gate: Gate) -> None:
+async def test_another_worker_continues_the_streams_of_a_killed_one(cluster: Cluster, gate: Gate) -> None:
     api, (victim, _) = await cluster.with_workers(2)
 
     async with streaming(api.url, prompts(gate)) as streams:
@@ -45,9 +45,7 @@ async def test_streams_wait_for_a_new_worker_when_the_only_one_is_killed(cluster
     assert await attempts_of(api.url, streams) == [2] * len(streams)
 
 
-async def test_a_worker_that_was_stopped_past_its_lease_is_fenced_and_says_so(
-    cluster: Cluster, amqp_url: str, gate: Gate
-) -> None:
+async def test_a_worker_that_was_stopped_past_its_lease_is_fenced(cluster: Cluster, amqp_url: str, gate: Gate) -> None:
     # The broker gives a silent worker's deliveries to others after two missed heartbeats.
     api = await cluster.api()
     zombie = await cluster.worker("--lease", "2", IGNITE_AMQP_URL=f"{amqp_url}?heartbeat=2")
@@ -65,7 +63,7 @@ async def test_a_worker_that_was_stopped_past_its_lease_is_fenced_and_says_so(
     assert await attempts_of(api.url, [stream]) == [2]
 
 
-async def test_a_drained_worker_hands_back_what_it_cannot_finish_in_time(cluster: Cluster, gate: Gate) -> None:
+async def test_a_drained_worker_requeues_jobs_that_it_cannot_finish(cluster: Cluster, gate: Gate) -> None:
     api, (leaving, _) = await cluster.with_workers(2, "--drain", "0", "--max-tries", "1")
 
     async with streaming(api.url, prompts(gate)) as streams:

@@ -1,4 +1,4 @@
-"""The real API on a free port, with a worker and an engine that tests can watch behind it, and how tests talk to it."""
+"""The real API on a free port, with a worker and an observable engine, and helpers to call it."""
 
 import asyncio
 import json
@@ -27,8 +27,8 @@ FIRST_WORD = " t007"
 
 
 class WatchedEngine(SimulatedEngine):
-    """Simulated, and it tells what it was asked and works on. Says nothing while `gate` is clear; refuses a prompt
-    with `refuse` in it, and breaks after its first token where it says `break`.
+    """The simulated engine; records its requests. Generates nothing while `gate` is clear; refuses prompts with
+    `refuse`, and fails after the first token of prompts with `break`.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ def prompt_of(request: Request) -> str:
 
 
 def ask(prompt: str = "seed=7", **fields: Any) -> dict[str, Any]:
-    """By default answered with ` t007 t008 t009`."""
+    """Returns a request; by default its answer is ` t007 t008 t009`."""
     return {"model": MODEL, "messages": [{"role": "user", "content": prompt}], **fields}
 
 
@@ -92,7 +92,7 @@ class Answer:
 
     @property
     def error(self) -> dict[str, Any]:
-        """OpenAI's error object; anything else fails the test."""
+        """Returns OpenAI's error object; fails the test for anything else."""
         assert self.headers["content-type"] == "application/json"
         assert set(self.json) == {"error"}
         assert set(self.json["error"]) == {"message", "type", "param", "code"}
@@ -101,14 +101,14 @@ class Answer:
 
     @property
     def frames(self) -> list[Any]:
-        """The JSON of every `data:` line but the last, which must be [DONE]."""
+        """Returns the JSON of every `data:` line but the last, which must be [DONE]."""
         lines = [line.removeprefix("data: ") for line in self.body.decode().splitlines() if line.startswith("data: ")]
         assert lines[-1] == "[DONE]", lines
         return [json.loads(line) for line in lines[:-1]]
 
     @property
     def text(self) -> str:
-        """What the stream's first choice says."""
+        """Returns the text of the stream's first choice."""
         choices = [choice for frame in self.frames for choice in frame.get("choices", ()) if choice["index"] == 0]
         return "".join(choice["delta"].get("content", "") for choice in choices)
 
@@ -150,7 +150,7 @@ class Api:
         return await self.call("POST", path, json=body, headers=named)
 
     async def submit(self, body: dict[str, Any], **headers: str) -> str:
-        """A job's id."""
+        """Submits a job, and returns its id."""
         answer = await self.post(body | {"background": True}, **headers)
         assert answer.status == 202, answer.body
         return answer.json["id"]
@@ -165,7 +165,7 @@ class Api:
         return await self.jobs("status=queued")
 
     async def ended(self, job_id: str) -> Any:
-        """The job once it is over."""
+        """Waits for the job's end, and returns the job."""
         return await wait_until(lambda: self._over(job_id), f"the end of {job_id}")
 
     async def _over(self, job_id: str) -> Any:
@@ -181,7 +181,7 @@ class Api:
 
     @asynccontextmanager
     async def connected(self, request: bytes, limit: int = 2**16) -> AsyncIterator[asyncio.StreamReader]:
-        """A client that has sent `request` as it is, reads only when told to, and vanishes at the block's end."""
+        """A client that sends the bytes of `request`, reads only on request, and disconnects at the end."""
         host, port = self.server.servers[0].sockets[0].getsockname()
         reader, writer = await asyncio.open_connection(host, port, limit=limit)
         try:
@@ -192,7 +192,7 @@ class Api:
             writer.transport.abort()
 
     async def raw(self, request: bytes) -> bytes:
-        """The head of what comes back for `request` as it is."""
+        """Sends the bytes of `request`, and returns the head of the answer."""
         async with self.connected(request) as reader:
             return await reader.readuntil(b"\r\n\r\n")
 
@@ -223,7 +223,7 @@ def settings_for_tests(**changes: Any) -> Settings:
 
 @asynccontextmanager
 async def embedded_api(*, worker: bool = True, **changes: Any) -> AsyncIterator[Api]:
-    """On a backend in memory. Without a worker the model is a configured one, so that calls for it wait."""
+    """An API on an in-memory backend. Without a worker the model is configured, so that calls wait."""
     settings = settings_for_tests(**{"models": MODEL} | changes)
     async with (
         open_embedded(None, queue_limit=settings.queue_limit, tenant_limit=settings.tenant_store_limit) as backend,

@@ -1,4 +1,4 @@
-"""An API for each test. It runs on the loop that it runs on in production: they differ in how clients leave."""
+"""An API for each test, on the production event loop, because event loops report disconnects differently."""
 
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -32,7 +32,7 @@ async def api() -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def idle_api() -> AsyncIterator[Api]:
-    """No worker is there."""
+    """An API without a worker."""
     async with embedded_api(worker=False) as api:
         yield api
 

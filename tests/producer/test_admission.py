@@ -1,4 +1,4 @@
-"""Who is turned away at the gate, and that nothing of it stays."""
+"""Refusals at admission, which leave nothing behind."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,21 +11,21 @@ from tests.support.wait_until import wait_until
 
 @pytest.fixture
 async def full_api() -> AsyncIterator[Api]:
-    """Its queue holds one job, and there is one in it."""
+    """An API whose queue is full with one job."""
     async with embedded_api(worker=False, queue_limit=1) as api:
         await api.submit(ask("seed=1"))
         yield api
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}, {"background": True}], ids=["unary", "stream", "job"])
-async def test_a_full_queue_says_when_to_come_back(full_api: Api, fields: dict[str, bool]) -> None:
+async def test_a_full_queue_sends_retry_after(full_api: Api, fields: dict[str, bool]) -> None:
     answer = await full_api.post(ask(**fields))
     assert answer.status == 429
     assert (answer.error["type"], answer.error["code"]) == ("rate_limit_error", "queue_full")
     assert 1 <= int(answer.headers["retry-after"]) <= 120
 
 
-async def test_what_a_full_queue_refused_leaves_no_trace(full_api: Api) -> None:
+async def test_a_request_refused_by_a_full_queue_leaves_no_record(full_api: Api) -> None:
     await full_api.post(ask("seed=2", background=True))
     assert len(await full_api.jobs()) == 1
     async with full_api.worker():
@@ -38,7 +38,7 @@ async def test_the_other_tiers_queues_are_not_full(full_api: Api) -> None:
     assert (await full_api.post(ask(background=True, service_tier="priority"))).status == 202
 
 
-async def test_a_replica_that_drains_sends_its_clients_on(api: Api) -> None:
+async def test_a_draining_replica_refuses_new_calls(api: Api) -> None:
     api.service.draining = True
     answer = await api.post(ask())
     assert (answer.status, answer.error["code"]) == (503, "shutting_down")
@@ -46,14 +46,14 @@ async def test_a_replica_that_drains_sends_its_clients_on(api: Api) -> None:
     assert (await api.get("/readyz")).status == 503
 
 
-async def test_calls_that_are_open_may_finish_while_it_drains(api: Api) -> None:
+async def test_open_calls_finish_during_the_drain(api: Api) -> None:
     call = asyncio.create_task(api.post(ask("seed=7 ttft=300", stream=True)))
     await wait_until(lambda: api.engine.working)
     api.server.should_exit = True
     assert (await call).text == " t007 t008 t009"
 
 
-async def test_a_store_that_is_away_is_said_so(idle_api: Api) -> None:
+async def test_an_unavailable_store_is_503(idle_api: Api) -> None:
     await idle_api.backend.close()
     for answer in (await idle_api.post(ask()), await idle_api.get("/v1/jobs/chatcmpl-1")):
         assert (answer.status, answer.error["code"]) == (503, "store_unavailable")

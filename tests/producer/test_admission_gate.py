@@ -41,7 +41,7 @@ class GateHarness:
         await self.background_retries.close()
 
 
-async def test_who_comes_is_not_kept_waiting_for_a_look() -> None:
+async def test_admission_does_not_wait_for_the_store() -> None:
     harness = GateHarness(queue_limit=1000)
     await harness.admit(count=3)
     assert harness.store.asked == 0
@@ -50,7 +50,7 @@ async def test_who_comes_is_not_kept_waiting_for_a_look() -> None:
     assert harness.store.asked <= 2, "what is known is good for a while"
 
 
-async def test_the_limit_holds_between_looks() -> None:
+async def test_the_limit_applies_between_two_reads() -> None:
     harness = GateHarness(queue_limit=10)
     with pytest.raises(QueueFull):
         for _ in range(20):
@@ -61,7 +61,7 @@ async def test_the_limit_holds_between_looks() -> None:
     assert harness.store.asked <= 5
 
 
-async def test_nobody_is_turned_away_for_what_was_true_a_moment_ago() -> None:
+async def test_the_backlog_is_read_again_before_a_refusal() -> None:
     harness = GateHarness(tenant_queue_limit=5)
     harness.store.tenant_jobs = 5
     await harness.admit()
@@ -82,7 +82,7 @@ async def test_a_tenants_limit_and_the_tokens_limit() -> None:
         await harness.admit()
 
 
-async def test_a_named_request_is_let_in_to_find_its_job() -> None:
+async def test_a_request_with_an_idempotency_key_passes_the_gate() -> None:
     harness = GateHarness(queue_limit=1)
     harness.store.jobs = 1
     await harness.admit()
@@ -90,7 +90,7 @@ async def test_a_named_request_is_let_in_to_find_its_job() -> None:
     await harness.admit(idempotency_key=IdempotencyKey("name", "digest"))
 
 
-async def test_a_deadline_out_of_reach_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_deadline_out_of_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = GateHarness(fairness=False)
     harness.store.jobs = 1000
     await harness.admit()
@@ -107,7 +107,7 @@ async def test_a_deadline_out_of_reach_is_said_so(monkeypatch: pytest.MonkeyPatc
 
 
 class Ticking:
-    """Two seconds from one look to the next."""
+    """A clock that advances two seconds per read."""
 
     def __init__(self) -> None:
         self.now = 1e6
@@ -117,7 +117,7 @@ class Ticking:
         return self.now
 
 
-async def test_a_tenant_with_much_waiting_is_turned_away_and_the_others_are_not() -> None:
+async def test_only_the_tenant_with_a_large_backlog_is_refused() -> None:
     keys = "many=sk-many-123-0123456789,other=sk-other-456-0123456789"
     async with embedded_api(worker=False, tenant_queue_limit=2, api_keys=keys) as api:
         many, other = ({"authorization": f"Bearer sk-{name}-0123456789"} for name in ("many-123", "other-456"))

@@ -1,4 +1,4 @@
-"""A batch passes none of its key's limits: its lines wait for tokens, and end with the key."""
+"""A batch respects its key's limits: lines wait for tokens, and end when the key is revoked."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -47,12 +47,12 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 
 async def made(api: Api, **limits: Any) -> tuple[AsyncOpenAI, str]:
-    """A client with a key of its own, and the key's id."""
+    """Returns a client with a new key, and the key's id."""
     secret, key = await KeyRepository(api.backend.documents).create("alice", limits=Limits(**limits))
     return AsyncOpenAI(base_url=api.url, api_key=secret, max_retries=0), key.id
 
 
-async def test_lines_wait_for_their_keys_tokens_and_none_fails(api: Api) -> None:
+async def test_lines_wait_for_their_keys_tokens(api: Api) -> None:
     alice, key = await made(api, requests_per_minute=2, tokens_per_minute=TOKENS)
     api.engine.gate.clear()
     lines = [{**line(n), "body": {**line(n)["body"], "messages": LARGE}} for n in range(5)]
@@ -75,7 +75,7 @@ async def test_lines_wait_for_their_keys_tokens_and_none_fails(api: Api) -> None
     assert await api.backend.limiter.open_jobs(lines_of(key), 10) == []
 
 
-async def test_the_batch_of_a_revoked_key_ends_and_says_why(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_batch_of_a_revoked_key_ends_with_the_reason(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "POLL_INTERVAL", 0.1)
     api.engine.gate.clear()
     alice, key = await made(api, tokens_per_minute=1)
@@ -99,7 +99,7 @@ async def second_key(api: Api) -> str:
     return secret
 
 
-async def test_a_tenant_has_so_many_open_batches_and_no_more(api: Api) -> None:
+async def test_the_open_batches_of_a_tenant_are_limited(api: Api) -> None:
     api.engine.gate.clear()
     alice, _ = await made(api)
     async with alice:

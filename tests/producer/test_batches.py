@@ -1,4 +1,4 @@
-"""BatchRepository, with OpenAI's own SDK: from the file that comes in to the files that go out."""
+"""Batches with OpenAI's SDK: from the input file to the output files."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -79,7 +79,7 @@ async def test_a_line_is_an_ordinary_job(api: Api, client: AsyncOpenAI) -> None:
     assert [each["id"] for each in await api.jobs(f"metadata[batch_id]={done.id}")] == [job["id"]]
 
 
-async def test_failed_lines_stand_in_the_error_file(client: AsyncOpenAI) -> None:
+async def test_failed_lines_are_in_the_error_file(client: AsyncOpenAI) -> None:
     lines = [line(0), line(1, prompt="refuse"), line(2, temperature=9), line(3)]
     done = await over(client, await begun(client, jsonl(lines)))
     output, errors = await outcome_of(client, done)
@@ -92,7 +92,7 @@ async def test_failed_lines_stand_in_the_error_file(client: AsyncOpenAI) -> None
     assert told["line-2"]["body"]["error"]["param"] == "temperature"
 
 
-async def test_where_all_lines_failed_there_is_no_output_file(client: AsyncOpenAI) -> None:
+async def test_without_a_completed_line_there_is_no_output_file(client: AsyncOpenAI) -> None:
     done = await over(client, await begun(client, jsonl([line(1, prompt="refuse")])))
     assert (done.status, done.output_file_id) == ("completed", None)
     assert len(await lines_of(client, done.error_file_id)) == 1
@@ -113,7 +113,7 @@ BAD: dict[str, tuple[bytes, list[tuple[str, int | None, str | None]]]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_a_bad_file_fails_with_the_lines_that_are_wrong(client: AsyncOpenAI, case: str) -> None:
+async def test_an_invalid_file_fails_with_its_invalid_lines(client: AsyncOpenAI, case: str) -> None:
     data, expected = BAD[case]
     done = await over(client, await begun(client, data))
     assert done.status == "failed" and done.failed_at is not None
@@ -155,13 +155,13 @@ async def test_line_ends_and_byte_order_marks_do_not_matter(client: AsyncOpenAI)
         ({"metadata": {"a": "x" * 513}}, "metadata.a"),
     ],
 )
-async def test_a_bad_request_names_its_field(api: Api, changes: dict[str, Any], param: str) -> None:
+async def test_an_invalid_request_names_its_field(api: Api, changes: dict[str, Any], param: str) -> None:
     asked = {"input_file_id": "file-1", "endpoint": ENDPOINT, "completion_window": "24h"} | changes
     answer = await api.post({name: value for name, value in asked.items() if value is not None}, path="/v1/batches")
     assert (answer.status, answer.error["param"]) == (400, param)
 
 
-async def test_the_file_must_be_there_and_for_a_batch(client: AsyncOpenAI) -> None:
+async def test_the_input_must_exist_and_have_the_purpose_batch(client: AsyncOpenAI) -> None:
     other = await client.files.create(file=("a.txt", b"x"), purpose="user_data")
     with pytest.raises(openai.NotFoundError):
         await client.batches.create(input_file_id="file-0", endpoint=ENDPOINT, completion_window="24h")
@@ -170,7 +170,7 @@ async def test_the_file_must_be_there_and_for_a_batch(client: AsyncOpenAI) -> No
 
 
 async def in_progress(client: AsyncOpenAI, batch: Batch, lines: int) -> Batch:
-    """The batch, once so many of its lines are answered."""
+    """Waits until that many lines are answered, and returns the batch."""
 
     async def look() -> Batch:
         found = await client.batches.retrieve(batch.id)
@@ -199,7 +199,7 @@ async def test_output_can_be_read_while_it_grows(api: Api, client: AsyncOpenAI) 
     await client.files.delete(file.id)
 
 
-async def test_a_cancelled_batch_keeps_what_is_done(client: AsyncOpenAI) -> None:
+async def test_a_cancelled_batch_keeps_finished_lines(client: AsyncOpenAI) -> None:
     lines = [line(0), *(line(number, prompt="itl=100000", max_tokens=2) for number in range(1, 200))]
     batch = await in_progress(client, await begun(client, jsonl(lines)), 1)
     cancelled = await client.batches.cancel(batch.id)
@@ -216,7 +216,7 @@ async def test_a_cancelled_batch_keeps_what_is_done(client: AsyncOpenAI) -> None
     assert (await client.batches.cancel(batch.id)).status == "cancelled", "once more does no harm"
 
 
-async def test_a_batch_expires_and_keeps_what_is_done(client: AsyncOpenAI) -> None:
+async def test_an_expired_batch_keeps_finished_lines(client: AsyncOpenAI) -> None:
     lines = [line(0), *(line(number, prompt="itl=100000", max_tokens=2) for number in range(1, 100))]
     done = await over(client, await begun(client, jsonl(lines), completion_window="2s"))
     output, errors = await outcome_of(client, done)
@@ -235,7 +235,7 @@ async def with_an_absent_model(files: Path) -> AsyncIterator[tuple[Api, AsyncOpe
         yield api, client
 
 
-async def test_a_model_without_workers_holds_up_no_other(tmp_path: Path) -> None:
+async def test_a_model_without_workers_does_not_delay_another_model(tmp_path: Path) -> None:
     lines = [line(number, model="absent" if number < 500 else "simulated") for number in range(600)]
     async with with_an_absent_model(tmp_path) as (api, client):
         batch = await in_progress(client, await begun(client, jsonl(lines)), 100)
@@ -261,7 +261,7 @@ async def test_lines_of_a_model_without_workers_wait_until_the_batch_expires(tmp
     assert {error["error"]["code"] for error in errors} == {"batch_expired"}
 
 
-async def test_a_batch_that_is_over_is_not_cancelled(client: AsyncOpenAI) -> None:
+async def test_an_ended_batch_cannot_be_cancelled(client: AsyncOpenAI) -> None:
     done = await over(client, await begun(client, GOOD))
     with pytest.raises(openai.ConflictError, match="completed"):
         await client.batches.cancel(done.id)
@@ -283,7 +283,7 @@ async def test_only_failed_lines_are_run_again(api: Api, client: AsyncOpenAI) ->
     assert (answer.status, answer.error["code"]) == (409, "nothing_failed")
 
 
-async def test_a_batch_whose_input_goes_fails_and_keeps_what_is_done(client: AsyncOpenAI, api: Api) -> None:
+async def test_a_batch_whose_input_is_deleted_fails_and_keeps_finished_lines(client: AsyncOpenAI, api: Api) -> None:
     api.engine.gate.clear()
     batch = await begun(client, jsonl(line(number, prompt="x" * 900) for number in range(999)))
     await wait_until(lambda: api.engine.working, "lines at work")
@@ -295,7 +295,7 @@ async def test_a_batch_whose_input_goes_fails_and_keeps_what_is_done(client: Asy
     assert done.request_counts is not None and len(output) == done.request_counts.completed
 
 
-async def test_another_tenants_batches_are_not_there(tmp_path: Path) -> None:
+async def test_another_tenants_batches_are_404(tmp_path: Path) -> None:
     async with embedded_api(files_dir=tmp_path, api_keys="alice=sk-alice-1-0123456789,bob=sk-bob-12-0123456789") as api:
         alice, bob = (
             AsyncOpenAI(base_url=api.url, api_key=key, max_retries=0)
@@ -332,7 +332,7 @@ async def test_a_runner_that_was_overtaken_cannot_write(api: Api, client: AsyncO
     assert (await batches.get("local", done.id)) == after
 
 
-async def test_what_a_client_wrote_meanwhile_is_kept(api: Api, client: AsyncOpenAI) -> None:
+async def test_a_concurrent_cancel_is_kept(api: Api, client: AsyncOpenAI) -> None:
     api.engine.gate.clear()
     batch = await begun(client, GOOD)
     await wait_until(lambda: api.engine.working, "the line at work")
@@ -341,8 +341,8 @@ async def test_what_a_client_wrote_meanwhile_is_kept(api: Api, client: AsyncOpen
     assert (await over(client, batch)).status == "cancelled"
 
 
-async def test_another_replica_goes_on_where_one_stopped(tmp_path: Path) -> None:
-    """The first replica stops with lines fed, answered and open; the second finds each in the state it is in."""
+async def test_another_replica_continues_a_batch(tmp_path: Path) -> None:
+    """The first replica stops with lines started, answered and open; the second one continues each of them."""
     async with embedded_api(files_dir=tmp_path, batch_lease=1, batch_window=20) as api:
         async with running_api(api.backend, api.settings, worker=False) as doomed:
             await api.context.health.close()  # This replica runs no batches for now.
@@ -362,7 +362,7 @@ async def test_another_replica_goes_on_where_one_stopped(tmp_path: Path) -> None
         assert kept is not None and kept.generation >= 2
 
 
-async def test_many_small_segments_become_few(tmp_path: Path, api: Api, client: AsyncOpenAI) -> None:
+async def test_small_segments_are_merged(tmp_path: Path, api: Api, client: AsyncOpenAI) -> None:
     done = await over(client, await begun(client, GOOD))
     batch = await api.context.batches.get("local", done.id)
     outputs, output = Outputs(LocalStorage(tmp_path), batch), batch.error
@@ -377,7 +377,7 @@ async def test_many_small_segments_become_few(tmp_path: Path, api: Api, client: 
     assert data == b"".join(b"%d\n" % number for number in range(FAN * FAN))
 
 
-async def test_both_servers_do_the_same(distributed_api: Api, tmp_path: Path) -> None:
+async def test_both_backends_behave_alike(distributed_api: Api, tmp_path: Path) -> None:
     async with AsyncOpenAI(base_url=distributed_api.url, api_key="none", max_retries=0) as client:
         lines = [line(number, prompt="refuse" if number % 10 == 3 else None) for number in range(100)]
         done = await over(client, await begun(client, jsonl(lines)))

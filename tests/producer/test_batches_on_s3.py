@@ -1,4 +1,4 @@
-"""A whole batch whose files are in S3-compatible storage: a real server, reached over HTTP."""
+"""A whole batch with files in S3-compatible storage, on a real server over HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -94,7 +94,7 @@ async def test_output_is_read_while_it_grows_and_its_objects_are_merged(
     assert (await client.files.content(batch.output_file_id)).content == whole
 
 
-async def test_a_storage_that_is_away_is_waited_for(
+async def test_a_batch_waits_for_an_unavailable_storage(
     client: AsyncOpenAI, api: Api, s3_server: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.engine.gate.clear()
@@ -112,7 +112,7 @@ async def test_a_storage_that_is_away_is_waited_for(
     assert_each_once(await lines_of(client, done.output_file_id), range(50))
 
 
-async def test_an_upload_that_breaks_off_leaves_no_object(api: Api, storage: Storage) -> None:
+async def test_an_interrupted_upload_leaves_no_object(api: Api, storage: Storage) -> None:
     with pytest.raises(openai.BadRequestError):
         async with AsyncOpenAI(base_url=api.url, api_key="none", max_retries=0) as client:
             await client.files.create(file=("in.txt", b"x" * 1_000_000), purpose="batch")

@@ -1,4 +1,4 @@
-"""How many bytes of requests a process holds at a time."""
+"""The limits of request bytes in a process's memory."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ SIZE = 100_000
 
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
-    """Takes two large bodies of a tenant, and three in all."""
+    """An API whose budget fits two large bodies of a tenant, and three in total."""
     async with embedded_api(
         api_keys=KEYS, body_budget=int(3.5 * SIZE), tenant_body_budget=int(2.5 * SIZE), body_limit=10 * SIZE
     ) as api:
@@ -45,8 +45,8 @@ async def post(api: Api, body: Any, headers: dict[str, str]) -> Any:
     return await api.call("POST", "/v1/chat/completions", data=body, headers=headers | json_type)
 
 
-async def test_a_tenant_and_a_process_hold_only_so_many_bytes(api: Api) -> None:
-    """From the first byte to the end of the answer; then there is room again."""
+async def test_body_bytes_are_limited_per_tenant_and_process(api: Api) -> None:
+    """A body counts from its first byte to the end of its answer."""
     api.engine.gate.clear()
     waiting = [asyncio.create_task(post(api, large(), ALICE)) for _ in range(2)]
     await wait_until(lambda: api.context.bodies.held > 1.9 * SIZE, "two bodies")
@@ -68,7 +68,7 @@ async def test_a_tenant_and_a_process_hold_only_so_many_bytes(api: Api) -> None:
     assert (await post(api, large(), ALICE)).status == 200
 
 
-async def test_a_body_that_announces_no_length_is_counted_as_it_comes(api: Api) -> None:
+async def test_a_body_without_a_length_is_counted_as_it_arrives(api: Api) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         body = large(3 * SIZE)
         for start in range(0, len(body), 10_000):
@@ -83,7 +83,7 @@ async def test_a_body_that_announces_no_length_is_counted_as_it_comes(api: Api) 
     await wait_until(lambda: api.context.bodies.held == 0, "room")
 
 
-async def test_who_announces_and_does_not_send_holds_no_more_than_a_tenant_may(api: Api) -> None:
+async def test_announced_bodies_count_up_to_the_tenants_limit(api: Api) -> None:
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: ignite\r\nContent-Type: application/json\r\n"
     head += f"Authorization: {ALICE['authorization']}\r\nContent-Length: {SIZE}\r\n\r\n"
     async with AsyncExitStack() as clients:
@@ -95,7 +95,7 @@ async def test_who_announces_and_does_not_send_holds_no_more_than_a_tenant_may(a
     await wait_until(lambda: api.context.bodies.held == 0, "the clients to be gone")
 
 
-async def test_a_file_is_not_held(api: Api) -> None:
+async def test_uploads_do_not_count(api: Api) -> None:
     async with embedded_api(worker=False, body_budget=2048, tenant_body_budget=1024) as small:
         data = b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n--x\r\n'
         data += b'content-disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(SIZE) + b"\r\n--x--\r\n"
@@ -103,7 +103,7 @@ async def test_a_file_is_not_held(api: Api) -> None:
         assert (await small.call("POST", "/v1/files", data=data, headers=kind)).status == 200
 
 
-async def test_what_was_parsed_of_a_body_goes_while_its_client_waits(api: Api) -> None:
+async def test_the_parsed_request_is_freed_while_its_client_waits(api: Api) -> None:
     api.engine.gate.clear()
     waiting = asyncio.create_task(post(api, large(), ALICE))
     await wait_until(lambda: api.engine.asked, "the engine to be asked")
@@ -114,8 +114,8 @@ async def test_what_was_parsed_of_a_body_goes_while_its_client_waits(api: Api) -
     assert (await waiting).status == 200
 
 
-async def test_what_is_refused_leaves_nothing_for_the_garbage_collector(api: Api) -> None:
-    """It runs rarely in a process that serves, and large bodies would wait for it beyond any budget."""
+async def test_a_refused_body_is_freed_without_garbage_collection(api: Api) -> None:
+    """Garbage collection is rare in a serving process, so large refused bodies would exceed the budget until then."""
     gc.collect()
     gc.disable()
     try:
@@ -126,8 +126,8 @@ async def test_what_is_refused_leaves_nothing_for_the_garbage_collector(api: Api
         gc.enable()
 
 
-async def test_a_batchs_lines_wait_for_room(tmp_path: Path) -> None:
-    """And leave half of it to those who do not wait."""
+async def test_batch_lines_wait_for_room_in_the_budget(tmp_path: Path) -> None:
+    """Batch lines leave half of the budget to requests that cannot wait."""
     async with (
         embedded_api(files_dir=tmp_path, body_budget=4 * SIZE, tenant_body_budget=4 * SIZE) as api,
         AsyncOpenAI(base_url=api.url, api_key="none", max_retries=0) as client,
@@ -145,7 +145,7 @@ async def test_a_batchs_lines_wait_for_room(tmp_path: Path) -> None:
         assert api.context.bodies.held == 0
 
 
-def test_one_body_is_taken_whatever_its_size() -> None:
+def test_a_single_body_is_accepted_whatever_its_size() -> None:
     budget = BodyBudget(10, 5)
     body = budget.open("a")
     body.grow(SMALL)

@@ -1,4 +1,4 @@
-"""How long an answer may be: what is asked for, and what comes."""
+"""The limits of answers: requested tokens and received bytes."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,7 +32,7 @@ async def test_all_choices_together_have_a_limit(api: Api) -> None:
 
 @pytest.fixture(params=["embedded", "distributed"])
 def urls(request: pytest.FixtureRequest) -> tuple[str, str] | None:
-    """RabbitMQ's and Redis's, where there are such."""
+    """The URLs of RabbitMQ and Redis for the distributed backend."""
     if request.param == "embedded":
         return None
     return request.getfixturevalue("amqp_url"), request.getfixturevalue("redis_url")
@@ -40,7 +40,7 @@ def urls(request: pytest.FixtureRequest) -> tuple[str, str] | None:
 
 @pytest.fixture
 async def boundless(urls: tuple[str, str] | None, tmp_path: Path) -> AsyncIterator[Api]:
-    """A model of which no context is known, and no limit of ours."""
+    """A model without a known context, on a server without a token limit."""
     changes: dict[str, Any] = {"answer_token_limit": 0, "models": "simulated", "job_log_limit": LIMIT}
     if urls is None:
         async with embedded_api(worker=False, **changes) as api:
@@ -51,7 +51,7 @@ async def boundless(urls: tuple[str, str] | None, tmp_path: Path) -> AsyncIterat
         yield api
 
 
-async def test_no_number_of_tokens_is_a_crash(boundless: Api) -> None:
+async def test_no_number_of_tokens_causes_a_crash(boundless: Api) -> None:
     job = await boundless.submit(ask(n=128, max_tokens=HUGE))
     assert (await boundless.job(job))["status"] == "queued"
 

@@ -1,4 +1,4 @@
-"""A server without keys serves programs and pages of its own machine. Each attack is what a browser sends."""
+"""A server without keys serves only programs and web pages of its machine. The attacks are real browser requests."""
 
 from collections.abc import AsyncIterator
 
@@ -44,7 +44,7 @@ async def keyless_api() -> AsyncIterator[Api]:
     ],
     ids=str,
 )
-async def test_what_a_web_page_sends_is_not_served(keyless_api: Api, attack: dict[str, str]) -> None:
+async def test_requests_of_foreign_web_pages_are_refused(keyless_api: Api, attack: dict[str, str]) -> None:
     asked = len(keyless_api.engine.asked)
     for path, body in ((COMPLETIONS, BODY), ("/v1/files", FORM), ("/v1/batches", b"{}")):
         answer = await keyless_api.call("POST", path, data=body, headers=attack, skip_auto_headers=("content-type",))
@@ -54,7 +54,7 @@ async def test_what_a_web_page_sends_is_not_served(keyless_api: Api, attack: dic
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/models", "/metrics", "/healthz", "/openapi.json", "/nowhere"])
-async def test_what_a_web_page_asks_for_is_not_shown(keyless_api: Api, path: str) -> None:
+async def test_foreign_web_pages_cannot_read_answers(keyless_api: Api, path: str) -> None:
     for attack in ({"origin": EVIL}, {"host": "evil.example"}, {"sec-fetch-site": "cross-site"}):
         answer = await keyless_api.get(path, **attack)
         assert answer.status == 403
@@ -70,7 +70,7 @@ async def test_a_preflight_of_another_site_is_refused(keyless_api: Api, origin: 
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", None])
-async def test_a_page_of_this_machine_sends_json_as_such(keyless_api: Api, content_type: str | None) -> None:
+async def test_a_page_of_this_machine_must_send_json(keyless_api: Api, content_type: str | None) -> None:
     headers = {"origin": OURS} | ({} if content_type is None else {"content-type": content_type})
     for path in (COMPLETIONS, "/v1/batches"):
         answer = await keyless_api.call("POST", path, data=BODY, headers=headers, skip_auto_headers=("content-type",))
@@ -107,17 +107,17 @@ async def test_with_keys_every_page_and_name_is_served() -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost@evil.example", "", "[", "127.1", "0x7f000001", "localhost:x", "a b", "ü"])
-async def test_a_host_that_is_none_is_not_ours(host: str) -> None:
+async def test_an_invalid_host_is_refused(host: str) -> None:
     assert not LocalNames((), any_address=True).takes_host(host)
 
 
-async def test_an_address_is_taken_where_the_server_is_on_one() -> None:
+async def test_an_address_as_host_is_accepted_off_loopback() -> None:
     assert LocalNames((), any_address=True).takes_host("10.0.0.7:8000")
     assert not LocalNames((), any_address=False).takes_host("10.0.0.7:8000")
 
 
-async def test_that_the_store_is_empty_opens_nothing() -> None:
-    """Stored keys, then a store that lost them, then a restart on loopback."""
+async def test_an_empty_store_does_not_switch_keys_off() -> None:
+    """Keys are stored, the store loses them, and the server restarts on loopback."""
     settings = settings_for_tests(no_auth=None, models=MODEL)
     async with open_embedded(None) as backend:
         book = KeyRepository(backend.documents)

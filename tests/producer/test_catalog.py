@@ -1,4 +1,4 @@
-"""Which models requests may name, what those can take, and what a job is told while no worker is there."""
+"""Models that requests may name, their inputs, and jobs whose model has no worker."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,7 +27,7 @@ def with_part(kind: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def announced(api: Api, model: str, *, worker: str = "one", **fields: Any) -> AsyncIterator[ModelInfo]:
-    """A worker for `model` is there, though it takes nothing."""
+    """Announces a worker for `model` that takes no jobs."""
     info = a_worker(worker, model)
     info = replace(info, model=replace(info.model, **{"aliases": (), "modalities": ()} | fields))
     async with api.backend.registry.join(info):
@@ -41,7 +41,7 @@ async def names_listed(api: Api) -> list[str]:
 # ── names ──
 
 
-async def test_a_job_by_an_alias_runs_on_the_model_and_says_so() -> None:
+async def test_a_job_by_an_alias_has_the_models_id() -> None:
     async with embedded_api(model_aliases="gpt-4o, fast/one", models="") as api:
         for alias in ("gpt-4o", "fast/one"):
             answer = await api.post(ask(model=alias))
@@ -54,7 +54,7 @@ async def test_a_job_by_an_alias_runs_on_the_model_and_says_so() -> None:
         assert model["aliases"] == ["fast/one", "gpt-4o"]
 
 
-async def test_the_operator_may_name_models_anew() -> None:
+async def test_the_operator_may_add_aliases() -> None:
     async with embedded_api(models=f"here, old={MODEL}, other=here", worker=False) as api:
         assert await names_listed(api) == ["here", MODEL]
         for alias, model in (("old", MODEL), ("other", "here")):
@@ -74,7 +74,7 @@ async def test_a_model_has_the_aliases_of_all_its_workers() -> None:
             assert (await api.get(f"/v1/models/{alias}")).json["id"] == MODEL
 
 
-async def test_an_id_is_no_other_models_alias() -> None:
+async def test_an_id_takes_precedence_over_an_alias() -> None:
     async with embedded_api() as api, announced(api, "another", aliases=(MODEL, "mine")):
         await wait_until(lambda: names_listed(api), "the list")
         assert (await api.post(ask())).json["model"] == MODEL
@@ -89,7 +89,7 @@ async def test_ids_of_any_kind_are_found(model: str) -> None:
         assert (await api.job(await api.submit(ask(model=model))))["model"] == model
 
 
-async def test_an_escaped_slash_is_one() -> None:
+async def test_an_escaped_slash_in_a_model_id_is_decoded() -> None:
     async with embedded_api(models="Qwen/Qwen3-0.6B", worker=False) as api:
         answer = await api.call("GET", URL("/v1/models/Qwen%2FQwen3-0.6B", encoded=True))
         assert answer.json["id"] == "Qwen/Qwen3-0.6B"
@@ -100,7 +100,7 @@ async def test_an_escaped_slash_is_one() -> None:
 
 @pytest.mark.parametrize("kind", PARTS)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_the_model_cannot_take_is_refused_at_the_door(kind: str, stream: bool) -> None:
+async def test_input_that_the_model_does_not_support_is_refused_at_submission(kind: str, stream: bool) -> None:
     async with embedded_api(model_modalities="text") as api:
         answer = await api.post(with_part(kind) | {"stream": stream})
         assert (answer.status, answer.error["param"]) == (400, "messages[1].content[1]")
@@ -108,7 +108,7 @@ async def test_what_the_model_cannot_take_is_refused_at_the_door(kind: str, stre
 
 
 @pytest.mark.parametrize("modalities", ["", "text,image,audio,file"])
-async def test_what_it_takes_or_does_not_tell_reaches_the_engine(modalities: str) -> None:
+async def test_supported_input_reaches_the_engine_and_so_does_unknown(modalities: str) -> None:
     async with embedded_api(model_modalities=modalities) as api:
         for kind in PARTS:
             assert (await api.post(with_part(kind))).status == 200
@@ -117,7 +117,7 @@ async def test_what_it_takes_or_does_not_tell_reaches_the_engine(modalities: str
         assert model["modalities"] == [name for name in modalities.split(",") if name]
 
 
-async def test_a_model_of_text_gives_no_audio() -> None:
+async def test_a_text_model_refuses_audio_output() -> None:
     async with embedded_api(model_modalities="text") as api:
         answer = await api.post(ask(modalities=["text", "audio"], audio={"format": "wav", "voice": "ash"}))
         assert (answer.status, answer.error["param"]) == (400, "modalities")
@@ -126,7 +126,7 @@ async def test_a_model_of_text_gives_no_audio() -> None:
 # ── workers ──
 
 
-async def test_a_job_says_that_no_worker_is_there(idle_api: Api) -> None:
+async def test_a_job_shows_that_its_model_has_no_worker(idle_api: Api) -> None:
     job = await idle_api.submit(ask())
     assert (await idle_api.job(job))["queue"] == {"position": 1, "eta_seconds": None, "workers": 0}
     (model,) = (await idle_api.get("/v1/models")).json["data"]
@@ -135,7 +135,7 @@ async def test_a_job_says_that_no_worker_is_there(idle_api: Api) -> None:
         assert (await idle_api.ended(job))["status"] == "completed"
 
 
-async def test_a_stream_says_that_no_worker_is_there() -> None:
+async def test_a_stream_shows_that_its_model_has_no_worker() -> None:
     async with embedded_api(worker=False, keepalive=0.05) as api:
         async with api.http.post("/v1/chat/completions", json=ask(stream=True)) as response:
             assert await response.content.readline() == b": queued position=1 workers=0\n"
@@ -144,7 +144,7 @@ async def test_a_stream_says_that_no_worker_is_there() -> None:
         assert rest.endswith(b"data: [DONE]\n\n")
 
 
-async def test_an_announced_model_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jobs_of_an_abandoned_model_are_refused_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.catalog.FRESH", 0.0)
     async with embedded_api(worker=False, models="", worker_patience=0) as api:
         async with announced(api, "here today"):
@@ -157,7 +157,7 @@ async def test_an_announced_model_is_waited_for_only_so_long(monkeypatch: pytest
         assert await names_listed(api) == ["here today"]
 
 
-async def test_an_announced_model_is_waited_for_while_its_workers_may_come_back() -> None:
+async def test_jobs_wait_while_an_announced_models_workers_may_return() -> None:
     async with embedded_api(worker=False, models="") as api:
         async with announced(api, MODEL):
             pass

@@ -1,4 +1,4 @@
-"""A deadline covers the wait in the queue; what was not started by then never is."""
+"""A deadline includes the wait in the queue; a job that has not started by then is never run."""
 
 import pytest
 
@@ -32,7 +32,7 @@ async def test_passing_in_the_queue_is_a_timeout(idle_api: Api, how: str, stream
     assert (answer.error["type"], answer.error["code"]) == ("timeout_error", "deadline_exceeded_in_queue")
 
 
-async def test_the_engine_never_sees_what_was_late(idle_api: Api) -> None:
+async def test_an_expired_job_is_not_sent_to_the_engine(idle_api: Api) -> None:
     await post_within(idle_api, 0.1, "body", "late")
     async with idle_api.worker():
         await idle_api.post(ask("in time"))
@@ -55,7 +55,7 @@ async def test_passing_while_it_runs_stops_the_engine(any_api: Api) -> None:
     await wait_until(lambda: not any_api.engine.working)
 
 
-async def test_passing_while_it_streams_is_said_in_band(any_api: Api) -> None:
+async def test_a_deadline_during_a_stream_is_an_error_in_the_stream(any_api: Api) -> None:
     for seconds in LONG_ENOUGH_TO_BEGIN:
         answer = await post_within(any_api, seconds, "body", "itl=20", stream=True, max_tokens=10_000)
         if " t001" in answer.body.decode():
@@ -64,7 +64,7 @@ async def test_passing_while_it_streams_is_said_in_band(any_api: Api) -> None:
     assert answer.frames[-1]["error"]["code"] == "deadline_exceeded"
 
 
-async def test_an_expired_job_keeps_what_it_has_said(api: Api) -> None:
+async def test_an_expired_job_keeps_its_partial_result(api: Api) -> None:
     for seconds in LONG_ENOUGH_TO_BEGIN:
         job = await api.ended(await api.submit(ask("seed=7 itl=60000", deadline_seconds=seconds)))
         assert job["status"] == "expired"
@@ -73,28 +73,28 @@ async def test_an_expired_job_keeps_what_it_has_said(api: Api) -> None:
     assert job["result"]["choices"][0]["message"]["content"] == " t007"
 
 
-async def test_the_body_says_it_more_clearly_than_a_header(idle_api: Api) -> None:
+async def test_the_bodys_deadline_overrides_the_header(idle_api: Api) -> None:
     answer = await idle_api.post(ask(deadline_seconds=600, background=True), Cancel_After="5")
     assert answer.json["deadline_at"] - answer.json["created_at"] in (600, 601)
 
 
-async def test_how_long_a_client_waits_is_no_deadline_for_a_job(idle_api: Api) -> None:
+async def test_the_sdks_timeout_is_not_a_background_jobs_deadline(idle_api: Api) -> None:
     job_id = await idle_api.submit(ask(), **{"x-stainless-read-timeout": "5"})
     job = await idle_api.job(job_id)
     assert job["deadline_at"] - job["created_at"] == idle_api.settings.job_deadline
 
 
-async def test_without_any_the_operators_deadline_holds() -> None:
+async def test_the_default_deadline_is_the_operators() -> None:
     async with embedded_api(worker=False, job_deadline=0.1) as api:
         assert (await api.post(ask())).status == 504
 
 
-async def test_a_cancel_after_that_is_no_number_of_seconds_is_refused(api: Api) -> None:
+async def test_an_invalid_cancel_after_is_refused(api: Api) -> None:
     for seconds in NONSENSE:
         answer = await api.post(ask(), Cancel_After=seconds)
         assert (answer.status, answer.error["param"]) == (400, "Cancel-After"), seconds
 
 
-async def test_an_sdk_that_says_nonsense_about_its_patience_is_served(api: Api) -> None:
+async def test_an_invalid_sdk_timeout_is_ignored(api: Api) -> None:
     for seconds in NONSENSE:
         assert (await api.post(ask(), **{"x-stainless-read-timeout": seconds})).status == 200, seconds

@@ -1,4 +1,4 @@
-"""What deploy/kubernetes asks a running API for is there."""
+"""The API provides the paths and metrics that deploy/kubernetes uses."""
 
 import re
 from typing import Any
@@ -17,7 +17,7 @@ def probed() -> list[str]:
     return [each[probe]["httpGet"]["path"] for each in containers for probe in PROBES if probe in each]
 
 
-async def test_probes_are_answered_to_the_kubelet_which_has_no_key() -> None:
+async def test_probes_need_no_key() -> None:
     assert len(probed()) == len(PROBES)
     async with embedded_api(api_keys="me=a-long-key-of-mine") as api:
         for path in probed():
@@ -25,14 +25,14 @@ async def test_probes_are_answered_to_the_kubelet_which_has_no_key() -> None:
 
 
 def selectors() -> list[tuple[str, dict[str, str]]]:
-    """The metrics that workers are scaled by, each with the labels that it is selected by."""
+    """Returns the metrics of the ScaledObjects, each with its label selectors."""
     triggers = [trigger for scaled in of_kind("ScaledObject") for trigger in scaled["spec"]["triggers"]]
     found = [each for trigger in triggers for each in re.findall(r"(ignite_\w+){(.*?)}", trigger["metadata"]["query"])]
     return [(name, dict(re.findall(r'(\w+)="(.*?)"', labels))) for name, labels in found]
 
 
 @pytest.mark.parametrize(("metric", "labels"), selectors())
-async def test_what_workers_are_scaled_by_is_told_before_there_is_one(metric: str, labels: dict[str, Any]) -> None:
+async def test_the_metrics_for_scaling_exist_without_a_worker(metric: str, labels: dict[str, Any]) -> None:
     (config,) = of_kind("ConfigMap")
     async with embedded_api(
         worker=False, models=config["data"]["IGNITE_MODELS"], metrics_key=KEY, api_keys="me=a-long-key-of-mine"

@@ -1,4 +1,4 @@
-"""A job's events: the stream's frames with their numbers, to any number of readers, from any of them onwards."""
+"""A job's events: numbered frames, for any number of readers, from any frame on."""
 
 import asyncio
 import re
@@ -14,7 +14,7 @@ FRAMES = 6
 
 @pytest.fixture
 async def streamed(api: Api) -> str:
-    """A call that was streamed to its client and stays for readers of its events."""
+    """A finished streamed call whose events can still be read."""
     return (await api.post(ask(stream=True))).headers["x-job-id"]
 
 
@@ -23,12 +23,12 @@ async def events(api: Api, job_id: str, query: str = "", **headers: str) -> Answ
 
 
 def numbers(answer: Answer) -> list[int]:
-    """Their ids; anything but an id and data in a frame fails the test."""
+    """Returns the frames' ids; fails the test for a frame with anything but id and data."""
     assert re.fullmatch(rb"(id: \d+\ndata: [^\n]+\n\n)*", answer.body), answer.body
     return [int(number) for number in re.findall(rb"^id: (\d+)$", answer.body, re.MULTILINE)]
 
 
-async def test_they_are_the_streams_frames_with_their_numbers(api: Api) -> None:
+async def test_events_are_the_streams_frames_with_numbers(api: Api) -> None:
     stream = await api.post(ask(stream=True))
     answer = await events(api, stream.headers["x-job-id"])
     assert numbers(answer) == list(range(FRAMES))
@@ -36,7 +36,7 @@ async def test_they_are_the_streams_frames_with_their_numbers(api: Api) -> None:
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
 
 
-async def test_resuming_sends_the_next_one_onwards(api: Api, streamed: str) -> None:
+async def test_resuming_sends_the_frames_after_the_given_one(api: Api, streamed: str) -> None:
     for after in range(-1, FRAMES + 2):
         answer = await events(api, streamed, f"?starting_after={after}")
         assert numbers(answer) == list(range(after + 1, FRAMES))
@@ -46,12 +46,12 @@ async def test_a_browsers_reconnect_resumes_too(api: Api, streamed: str) -> None
     assert numbers(await events(api, streamed, **{"last-event-id": "2"})) == [3, 4, 5]
 
 
-async def test_the_query_is_the_more_explicit_wish(api: Api, streamed: str) -> None:
+async def test_the_query_overrides_last_event_id(api: Api, streamed: str) -> None:
     answer = await events(api, streamed, "?starting_after=3", **{"last-event-id": "0"})
     assert numbers(answer) == [4, 5]
 
 
-async def test_a_last_event_id_that_is_none_is_refused(api: Api, streamed: str) -> None:
+async def test_an_invalid_last_event_id_is_refused(api: Api, streamed: str) -> None:
     for number in ("x", "-2", "9" * 30, "1.5", "²"):
         answer = await events(api, streamed, **{"last-event-id": number})
         assert (answer.status, answer.error["param"]) == (400, "Last-Event-ID"), number
@@ -65,7 +65,7 @@ async def test_readers_follow_a_job_that_still_runs_and_see_the_same(api: Api) -
     assert answers[0].body == answers[1].body == answers[2].body == (await events(api, job_id)).body
 
 
-async def test_a_readers_leaving_cancels_nothing(api: Api) -> None:
+async def test_a_disconnected_reader_does_not_cancel_the_job(api: Api) -> None:
     job_id = await api.submit(ask("seed=7 itl=20", max_tokens=20))
     request = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: ignite\r\n\r\n".encode()
     async with api.connected(request) as reader:
@@ -73,7 +73,7 @@ async def test_a_readers_leaving_cancels_nothing(api: Api) -> None:
     assert (await api.ended(job_id))["status"] == "completed"
 
 
-async def test_a_completion_made_in_one_piece_is_unfolded_the_same_every_time(api: Api) -> None:
+async def test_a_unary_completion_has_the_same_events_every_time(api: Api) -> None:
     job_id = (await api.post(ask(n=2))).json["id"]
     answer = await events(api, job_id)
     assert answer.text == " t007 t008 t009"
@@ -111,7 +111,7 @@ async def test_keepalives_are_comments_of_one_line() -> None:
     assert len(re.findall(rb"data: ", frames)) == FRAMES
 
 
-async def test_a_tenant_may_have_so_many_readers_of_events() -> None:
+async def test_the_event_readers_of_a_tenant_are_limited() -> None:
     async with embedded_api(worker=False, tenant_reader_limit=2) as api:
         job_id = await api.submit(ask())
         request = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()

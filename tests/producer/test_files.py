@@ -48,7 +48,7 @@ def form(*fields: tuple[str, Any], filename: str | None = "in.jsonl") -> aiohttp
     return data
 
 
-async def test_a_file_comes_back_as_it_was_sent(client: AsyncOpenAI, tmp_path: Path) -> None:
+async def test_a_file_is_returned_unchanged(client: AsyncOpenAI, tmp_path: Path) -> None:
     file = await client.files.create(file=("in.jsonl", DATA), purpose="batch")
     assert (file.object, file.bytes, file.filename, file.purpose) == ("file", len(DATA), "in.jsonl", "batch")
     assert (file.status, file.expires_at) == ("processed", file.created_at + 30 * 86_400)
@@ -77,7 +77,7 @@ async def test_files_are_listed_by_age_purpose_and_page(client: AsyncOpenAI) -> 
     assert [file.id for file in page.data] == [made[0].id]
 
 
-async def test_an_expiry_may_be_asked_for(client: AsyncOpenAI) -> None:
+async def test_a_client_may_set_an_expiry(client: AsyncOpenAI) -> None:
     wanted = {"anchor": "created_at", "seconds": 7200}
     file = await client.files.create(file=("a.txt", b"x"), purpose="user_data", expires_after=wanted)
     assert file.expires_at == file.created_at + 7200
@@ -96,7 +96,7 @@ async def test_an_expiry_may_be_asked_for(client: AsyncOpenAI) -> None:
         ("bytes=-", 200, 0, len(DATA)),
     ],
 )
-async def test_a_range_is_answered_as_http_says(
+async def test_ranges_follow_http(
     api: Api, client: AsyncOpenAI, header: str, status: int, start: int, end: int
 ) -> None:
     file = await client.files.create(file=("in.jsonl", DATA), purpose="batch")
@@ -117,7 +117,7 @@ async def test_a_range_is_answered_as_http_says(
         ("", 200),
     ],
 )
-async def test_a_range_of_another_file_than_the_client_has_is_none(
+async def test_if_range_with_another_etag_returns_the_whole_file(
     api: Api, client: AsyncOpenAI, if_range: str, status: int
 ) -> None:
     file = await client.files.create(file=("in.jsonl", DATA), purpose="batch")
@@ -134,7 +134,7 @@ async def test_a_range_of_another_file_than_the_client_has_is_none(
 
 
 @pytest.mark.parametrize("header", ["bytes=19000-", "bytes=-0"])
-async def test_a_range_with_nothing_in_it_is_refused(api: Api, client: AsyncOpenAI, header: str) -> None:
+async def test_an_empty_range_is_refused(api: Api, client: AsyncOpenAI, header: str) -> None:
     file = await client.files.create(file=("in.jsonl", DATA), purpose="batch")
     answer = await api.get(f"/v1/files/{file.id}/content", Range=header)
     assert (answer.status, answer.error["param"]) == (416, "Range")
@@ -171,7 +171,7 @@ BAD: dict[str, tuple[list[tuple[str, Any]], int, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_a_bad_upload_is_refused_and_leaves_nothing(api: Api, tmp_path: Path, case: str) -> None:
+async def test_an_invalid_upload_is_refused_and_leaves_nothing(api: Api, tmp_path: Path, case: str) -> None:
     fields, status, param = BAD[case]
     answer = await api.call("POST", "/v1/files", data=form(*fields))
     assert (answer.status, answer.error["type"]) == (status, "invalid_request_error")
@@ -181,7 +181,7 @@ async def test_a_bad_upload_is_refused_and_leaves_nothing(api: Api, tmp_path: Pa
 
 
 def raw_form(disposition: str | bytes, *fields: tuple[str, str], headers: bytes = b"") -> bytes:
-    """A form whose file part says so of itself."""
+    """A form whose file part has these headers."""
     said = disposition.encode() if isinstance(disposition, str) else disposition
     parts = [b"Content-Disposition: form-data; " + said + b"\r\n" + headers + b"\r\nx"]
     parts += [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode() for name, value in fields]
@@ -232,7 +232,7 @@ async def test_a_name_that_cannot_be_read_is_refused(api: Api, disposition: str,
     assert (answer.status, answer.error["param"]) == (400, param)
 
 
-async def test_parts_are_sent_as_they_are(api: Api) -> None:
+async def test_encoded_parts_are_refused(api: Api) -> None:
     for encoding, status in ((b"binary", 200), (b"8BIT", 200), (b"base64", 400), (b"quoted-printable", 400)):
         headers = b"Content-Transfer-Encoding: " + encoding + b"\r\n"
         assert (await uploaded(api, raw_form("name=file; filename=a.jsonl", PURPOSE, headers=headers))).status == status
@@ -253,7 +253,7 @@ ANCHOR = ("expires_after[anchor]", "created_at")
     ],
     ids=str,
 )
-async def test_an_expiry_is_heeded_in_every_form(api: Api, fields: list[tuple[str, str]]) -> None:
+async def test_an_expiry_is_read_in_every_format(api: Api, fields: list[tuple[str, str]]) -> None:
     file = (await api.call("POST", "/v1/files", data=form(PURPOSE, *fields, FILE))).json
     assert file["expires_at"] == file["created_at"] + int(DAY)
 
@@ -289,7 +289,7 @@ UNHEEDED: list[tuple[list[tuple[str, str]], str]] = [
 ]
 
 
-async def test_no_field_that_means_something_is_passed_over(api: Api, tmp_path: Path) -> None:
+async def test_known_fields_that_have_no_effect_are_refused(api: Api, tmp_path: Path) -> None:
     for fields, param in UNHEEDED:
         answer = await api.call("POST", "/v1/files", data=form(PURPOSE, *fields, FILE))
         assert (answer.status, answer.error["param"]) == (400, param), fields
@@ -297,12 +297,12 @@ async def test_no_field_that_means_something_is_passed_over(api: Api, tmp_path: 
     assert objects_in(tmp_path) == []
 
 
-async def test_a_file_for_a_batch_is_a_jsonl(api: Api) -> None:
+async def test_a_batch_file_must_be_jsonl(api: Api) -> None:
     answer = await api.call("POST", "/v1/files", data=form(PURPOSE, FILE, filename="in.json"))
     assert (answer.status, answer.error["param"]) == (400, "file")
 
 
-async def test_what_is_no_form_is_refused(api: Api) -> None:
+async def test_an_invalid_form_is_refused(api: Api) -> None:
     as_json = await api.post({"purpose": "batch"}, path="/v1/files")
     assert (as_json.status, as_json.error["code"]) == (415, "unsupported_media_type")
     for kind in ("multipart/form-data", "multipart/form-data; boundary=x"):
@@ -318,7 +318,7 @@ async def test_uploads_have_a_limit_of_their_own(tmp_path: Path) -> None:
         assert (answer.status, answer.error["code"]) == (413, "request_too_large")
 
 
-async def test_another_tenants_files_are_not_there(tmp_path: Path) -> None:
+async def test_another_tenants_files_are_404(tmp_path: Path) -> None:
     async with embedded_api(
         worker=False, files_dir=tmp_path, api_keys="a=sk-alice-1-0123456789,bob=sk-bob-12-0123456789"
     ) as api:
@@ -336,7 +336,7 @@ async def test_another_tenants_files_are_not_there(tmp_path: Path) -> None:
         await bob.close()
 
 
-async def test_only_what_belongs_to_no_file_is_reaped(api: Api, client: AsyncOpenAI, tmp_path: Path) -> None:
+async def test_only_orphaned_objects_are_reaped(api: Api, client: AsyncOpenAI, tmp_path: Path) -> None:
     file = await client.files.create(file=("in.jsonl", DATA), purpose="batch")
     (entry,) = objects_in(tmp_path)
     orphan, partial, foreign = (
@@ -378,7 +378,7 @@ async def upload(api: Api, data: object, **more: Any) -> Answer:
     )
 
 
-async def test_files_are_refused_beyond_what_a_tenants_may_have(small: Api, tmp_path: Path) -> None:
+async def test_files_above_the_tenants_limit_are_refused(small: Api, tmp_path: Path) -> None:
     files = [await upload(small, b"x" * 300_000) for _ in range(4)]
     assert [file.status for file in files] == [200, 200, 429, 429]
     assert_full(files[-1])
@@ -387,12 +387,12 @@ async def test_files_are_refused_beyond_what_a_tenants_may_have(small: Api, tmp_
     assert (await upload(small, b"x" * 300_000)).status == 200
 
 
-async def test_of_many_uploads_at_once_as_many_get_in_as_there_is_room_for(small: Api) -> None:
+async def test_concurrent_uploads_do_not_exceed_the_limit(small: Api) -> None:
     answers = await asyncio.gather(*(upload(small, b"x" * 300_000) for _ in range(8)))
     assert sum(answer.status == 200 for answer in answers) == 2
 
 
-async def test_an_upload_that_does_not_say_its_size_is_counted_as_it_comes(small: Api, tmp_path: Path) -> None:
+async def test_an_upload_of_unknown_size_is_counted_as_it_arrives(small: Api, tmp_path: Path) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b'--cut\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
         for _ in range(40):
@@ -405,14 +405,14 @@ async def test_an_upload_that_does_not_say_its_size_is_counted_as_it_comes(small
     assert (await upload(small, b"x" * 600_000)).status == 200, "what it had taken was given back"
 
 
-async def test_a_refused_form_gives_back_what_it_had_taken(small: Api) -> None:
+async def test_a_refused_form_releases_its_reservation(small: Api) -> None:
     for _ in range(4):
         data = form(("purpose", "nonsense"), ("file", b"x" * 600_000))
         assert (await small.call("POST", "/v1/files", data=data)).status == 400
     assert (await upload(small, b"x" * 600_000)).status == 200
 
 
-async def test_what_has_expired_is_not_counted(small: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_expired_files_do_not_count(small: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = small.context.files.usage
     await usage.change("local", {bucket_of(time.time() + 1): MEBIBYTE})
     assert_full(await upload(small, b"x"))
@@ -421,7 +421,7 @@ async def test_what_has_expired_is_not_counted(small: Api, monkeypatch: pytest.M
     assert (await upload(small, b"x")).status == 200
 
 
-async def test_a_batch_whose_answers_have_no_room_ends_and_keeps_what_it_has(small: Api) -> None:
+async def test_a_batch_without_room_for_answers_ends_and_keeps_finished_lines(small: Api) -> None:
     assert (await upload(small, b"x" * 700_000)).status == 200
     body = {"model": MODEL, "messages": [{"role": "user", "content": "seed=7 ttft=100"}], "max_tokens": 500}
     one = {"method": "POST", "url": "/v1/chat/completions", "body": body}

@@ -1,4 +1,4 @@
-"""What operators see of the fleet, and that nobody else does."""
+"""The fleet's state for operators, which tenants cannot read."""
 
 import asyncio
 import time
@@ -60,7 +60,7 @@ async def test_a_failed_read_is_not_shared() -> None:
     assert await shared.get() == 7
 
 
-async def test_queues_show_what_waits_and_runs(idle_api: Api) -> None:
+async def test_queues_show_waiting_and_running_jobs(idle_api: Api) -> None:
     empty = await queue(idle_api)
     fits(response_models.QueueList, (await idle_api.get("/v1/queues")).json)
     assert (empty["model"], empty["waiting"], empty["running"], empty["backlog_seconds"]) == (MODEL, 0, 0, 0)
@@ -80,7 +80,7 @@ async def test_queues_show_what_waits_and_runs(idle_api: Api) -> None:
         await wait_until(lambda: queue_is(idle_api, waiting=0, running=0), "all to be over")
 
 
-async def test_workers_show_what_they_do(api: Api) -> None:
+async def test_workers_show_their_load(api: Api) -> None:
     api.engine.gate.clear()
     await api.submit(ask())
     await wait_until(lambda: api.engine.working == 1, "the job to run")
@@ -94,7 +94,7 @@ async def test_workers_show_what_they_do(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/queues", "/v1/workers", "/metrics"])
-async def test_they_are_for_operators(path: str) -> None:
+async def test_queues_and_workers_need_an_operators_key(path: str) -> None:
     async with embedded_api(api_keys="alice=secret-of-alice-4711") as api:
         secret, _ = await KeyRepository(api.backend.documents).create("ops", operator=True)
         assert (await api.get(path)).status == 401
@@ -103,7 +103,7 @@ async def test_they_are_for_operators(path: str) -> None:
         assert (await api.get(path, authorization=f"Bearer {secret}")).status == 200
 
 
-async def test_autoscalers_find_work_in_the_metrics(idle_api: Api) -> None:
+async def test_metrics_show_the_work_for_autoscalers(idle_api: Api) -> None:
     idle_api.engine.gate.clear()
     for _ in range(3):
         await idle_api.submit(ask())
@@ -118,8 +118,8 @@ async def test_autoscalers_find_work_in_the_metrics(idle_api: Api) -> None:
     assert f"ignite_queue_backlog_seconds{labels} 0.0" in lines
 
 
-async def test_nothing_is_estimated_where_no_worker_is(idle_api: Api) -> None:
-    """However fast the queue drained while there was one."""
+async def test_without_a_worker_nothing_is_estimated(idle_api: Api) -> None:
+    """Also if a drain rate was measured before."""
     job_id = await idle_api.submit(ask())
     name, context = str(QueueName(MODEL, Tier.DEFAULT)), idle_api.context
     for rates in (context.service._gate._rates, context.fleet._rates):

@@ -1,4 +1,4 @@
-"""A client that leaves takes its work with it, unless it said otherwise: the engine works for nobody else's silence."""
+"""When a client disconnects its job is cancelled, unless it is detached."""
 
 import asyncio
 import socket
@@ -26,20 +26,20 @@ async def engine_is_idle(api: Api) -> None:
     await wait_until(lambda: not api.engine.working, "the engine to hear of it")
 
 
-async def test_leaving_while_the_server_waits_for_the_engine(any_api: Api) -> None:
+async def test_disconnecting_while_the_server_waits_for_the_engine(any_api: Api) -> None:
     for stream in (False, True):
         async with any_api.connected(raw_post(ask("ttft=60000", stream=stream))):
             await engine_is_working(any_api)
         await engine_is_idle(any_api)
 
 
-async def test_leaving_in_the_middle_of_a_stream(any_api: Api) -> None:
+async def test_disconnecting_during_a_stream(any_api: Api) -> None:
     async with any_api.connected(raw_post(ask("itl=20", stream=True, max_tokens=10_000))) as reader:
         await reader.readuntil(b" t003")
     await engine_is_idle(any_api)
 
 
-async def test_leaving_while_the_server_waits_for_the_client_to_read(any_api: Api) -> None:
+async def test_disconnecting_while_the_server_waits_for_the_client_to_read(any_api: Api) -> None:
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setblocking(False)
@@ -52,7 +52,7 @@ async def test_leaving_while_the_server_waits_for_the_client_to_read(any_api: Ap
 
 
 @pytest.mark.parametrize("path", [COMPLETIONS, f"{COMPLETIONS}/x", "/v1/files", "/v1/batches"])
-async def test_a_body_that_is_never_finished_is_no_crash(api: Api, path: str) -> None:
+async def test_an_incomplete_body_causes_no_crash(api: Api, path: str) -> None:
     host, port = api.server.servers[0].sockets[0].getsockname()
     for length in ("Content-Length: 100", "Transfer-Encoding: chunked", "Content-Length: -1"):
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n{length}\r\n\r\n"
@@ -70,14 +70,14 @@ def server_waits_to_send(api: Api) -> bool:
     return any(connection.flow.write_paused for connection in api.server.server_state.connections)
 
 
-async def test_a_cancelled_clients_task_counts_as_leaving(any_api: Api) -> None:
+async def test_cancelling_the_clients_task_disconnects(any_api: Api) -> None:
     call = asyncio.create_task(any_api.post(ask("ttft=60000")))
     await engine_is_working(any_api)
     call.cancel()
     await engine_is_idle(any_api)
 
 
-async def test_the_job_of_a_client_that_left_is_cancelled(api: Api) -> None:
+async def test_the_job_of_a_disconnected_client_is_cancelled(api: Api) -> None:
     async with api.connected(raw_post(ask("itl=20", stream=True, max_tokens=10_000))) as reader:
         job_id = job_of(await reader.readuntil(b"\r\n\r\n"))
         await reader.readuntil(b" t003")
@@ -86,7 +86,7 @@ async def test_the_job_of_a_client_that_left_is_cancelled(api: Api) -> None:
     assert job["result"]["choices"][0]["message"]["content"].startswith(" t000 t001 t002 t003")
 
 
-async def test_leaving_the_queue_spares_the_engine_the_job(idle_api: Api) -> None:
+async def test_a_cancelled_queued_job_is_not_run(idle_api: Api) -> None:
     async with idle_api.connected(raw_post(ask("seed=1"))):
         (job,) = await wait_until(idle_api.queued, "the call to wait")
     await idle_api.ended(job["id"])
@@ -97,7 +97,7 @@ async def test_leaving_the_queue_spares_the_engine_the_job(idle_api: Api) -> Non
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("wish", ["header", "store"])
-async def test_work_that_is_to_run_on_runs_on(any_api: Api, stream: bool, wish: str) -> None:
+async def test_detached_jobs_run_on(any_api: Api, stream: bool, wish: str) -> None:
     headers = ["X-On-Disconnect: continue"] if wish == "header" else []
     body = ask("seed=7 ttft=300", stream=stream, store=wish == "store")
     async with any_api.connected(raw_post(body, *headers)):
@@ -108,8 +108,8 @@ async def test_work_that_is_to_run_on_runs_on(any_api: Api, stream: bool, wish: 
     assert ended["result"]["choices"][0]["message"]["content"] == " t007 t008 t009"
 
 
-async def test_nothing_is_left_behind(api: Api) -> None:
-    """No task and no socket, whichever way they left."""
+async def test_no_resources_are_left(api: Api) -> None:
+    """No task and no socket is left after any kind of disconnect."""
     await api.post(ask())  # opens the connections that stay
     async with no_leaks():
         async with api.connected(raw_post(ask("ttft=60000"))):

@@ -1,4 +1,4 @@
-"""What every answer says beside its body, and what a browser may read of it."""
+"""The headers of answers, and which of them browsers can read."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ ORIGIN = {"origin": "http://localhost:3000"}
 
 
 def job_headers(answer: Answer) -> tuple[str, float]:
-    """The job's id, and the seconds that it waited."""
+    """Returns the job's id and its wait in seconds."""
     return answer.headers["x-job-id"], int(answer.headers["x-queue-wait-ms"]) / 1000
 
 
@@ -42,7 +42,7 @@ async def test_every_answer_has_its_id_and_its_time(api: Api, method: str, path:
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}, {"background": True}])
-async def test_answers_say_which_job_they_are_of(api: Api, fields: dict[str, Any]) -> None:
+async def test_answers_name_their_job(api: Api, fields: dict[str, Any]) -> None:
     answer = await api.post(ask(**fields))
     job_id, _ = job_headers(answer)
     await api.ended(job_id)
@@ -51,14 +51,14 @@ async def test_answers_say_which_job_they_are_of(api: Api, fields: dict[str, Any
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_errors_say_it_too(api: Api, stream: bool) -> None:
+async def test_errors_name_their_job(api: Api, stream: bool) -> None:
     answer = await api.post(ask("refuse", stream=stream))
     job_id, waited = job_headers(answer)
     assert (answer.status, (await api.job(job_id))["status"]) == (400, "failed")
     assert waited < 10
 
 
-async def test_the_wait_ends_when_the_job_is_begun(idle_api: Api) -> None:
+async def test_the_reported_wait_ends_when_the_job_starts(idle_api: Api) -> None:
     job_id = await idle_api.submit(ask("ttft=300"))
     waits: list[float] = []
 
@@ -74,7 +74,7 @@ async def test_the_wait_ends_when_the_job_is_begun(idle_api: Api) -> None:
     assert first < job["finished_at"] - job["created_at"] + 1
 
 
-async def test_who_waits_is_told_its_place(idle_api: Api) -> None:
+async def test_polls_report_the_queue_position(idle_api: Api) -> None:
     await idle_api.submit(ask())
     second = await idle_api.post(ask(background=True))
     polled = await idle_api.get(f"/v1/jobs/{second.json['id']}")
@@ -88,11 +88,11 @@ async def test_who_waits_is_told_its_place(idle_api: Api) -> None:
 
 
 @pytest.mark.parametrize(("eta", "seconds"), [(None, 1), (0.1, 1), (20.0, 10), (10_000.0, 120)])
-def test_who_polls_comes_back_in_time(eta: float | None, seconds: int) -> None:
+def test_retry_after_of_polls_follows_the_estimate(eta: float | None, seconds: int) -> None:
     assert serializers.poll_after(eta) == seconds
 
 
-def test_a_place_is_told_as_far_as_it_is_known() -> None:
+def test_a_queue_position_without_an_estimate() -> None:
     assert serializers.queue_headers(None, None) == {}
     assert serializers.queue_headers(0, None) == {"x-queue-position": "1"}
     assert serializers.queue_headers(6, 11.6) == {"x-queue-position": "7", "x-queue-eta-seconds": "12"}
@@ -145,7 +145,7 @@ async def test_a_browser_can_read_every_error(api: Api, monkeypatch: pytest.Monk
     await readable(await api.call("POST", COMPLETIONS, json=ask(), headers=ORIGIN), 500)
 
 
-async def test_a_browser_can_read_what_the_edge_refuses() -> None:
+async def test_a_browser_can_read_refusals_of_the_middleware() -> None:
     async with embedded_api(api_keys="alice=sk-alice-alice-0123456789", body_limit=1024) as api:
         await readable(await api.call("GET", "/v1/models", headers=ORIGIN), 401)
         key = {"authorization": "Bearer sk-alice-alice-0123456789"}

@@ -1,4 +1,4 @@
-"""Clients that hold connections and give or take nothing are let go; those that are merely slow stay."""
+"""Connections of stalled clients are closed; slow clients stay connected."""
 
 import asyncio
 import os
@@ -67,7 +67,7 @@ async def test_a_connection_that_keeps_the_server_waiting_is_closed(sent: bytes,
         await wait_until(lambda: not api.server.server_state.connections, "the connections to be gone")
 
 
-async def test_drops_of_a_head_or_of_a_body_put_nothing_off() -> None:
+async def test_slow_bytes_of_a_head_or_body_do_not_extend_the_timeout() -> None:
     async with embedded_api(head_timeout=0.4, body_timeout=0.4) as api:
         for begin in (GET + b"a: ", b"\r", HALF_BODY):
             async with asyncio.timeout(20), api.connected(begin) as reader:
@@ -78,8 +78,8 @@ async def test_drops_of_a_head_or_of_a_body_put_nothing_off() -> None:
                 assert (await answer).startswith((b"HTTP/1.1 408", b"HTTP/1.1 400"))
 
 
-async def test_what_the_client_waits_for_is_not_held_against_it() -> None:
-    """A call that takes long, a quiet stream, and a body that was not asked for yet."""
+async def test_waiting_for_the_server_does_not_time_out() -> None:
+    """A slow call, a stream without frames, and a body before `100 Continue`."""
     async with embedded_api(
         head_timeout=0.2, body_timeout=0.2, idle_timeout=0.2, write_timeout=0.2, keepalive=0.05
     ) as api:
@@ -88,8 +88,8 @@ async def test_what_the_client_waits_for_is_not_held_against_it() -> None:
             assert b" t009" in answer.body or " t009" in answer.text
 
 
-async def test_a_reader_that_takes_nothing_is_cut_and_a_slow_one_is_not() -> None:
-    """Where it stands is in the log: the server holds no more of it than one piece."""
+async def test_a_stalled_reader_is_cut_and_a_slow_one_is_not() -> None:
+    """The server buffers one piece for a slow reader; the rest is in the log."""
     async with embedded_api(write_timeout=1.0) as api:
         job = await api.submit(ask("go", max_tokens=60_000))
         assert (await api.ended(job))["status"] == "completed"
@@ -109,7 +109,7 @@ async def test_a_reader_that_takes_nothing_is_cut_and_a_slow_one_is_not() -> Non
             await asyncio.wait([taken])
 
 
-async def test_a_reader_that_takes_nothing_costs_little() -> None:
+async def test_a_stalled_reader_costs_little_memory() -> None:
     readers = 100
     async with embedded_api() as api, AsyncExitStack() as stack:
         job = await api.submit(ask("go", max_tokens=5_000))
@@ -132,7 +132,7 @@ async def test_a_reader_that_takes_nothing_costs_little() -> None:
 
 @contextmanager
 def traced_memory() -> Iterator[Callable[[], int]]:
-    """Yields what tells how many more bytes Python holds by now."""
+    """Yields a function that returns the increase of Python's memory."""
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -156,7 +156,7 @@ async def slowly(client: socket.socket) -> None:
         pass
 
 
-async def test_an_answer_that_nobody_takes_does_not_hold_the_end_of_the_process() -> None:
+async def test_an_unread_answer_does_not_delay_the_shutdown() -> None:
     async with embedded_api(write_timeout=0.3) as api:
         job = await api.submit(ask("go", max_tokens=60_000))
         await api.ended(job)
@@ -175,7 +175,7 @@ def kept(api: Api) -> set[object]:
 
 
 @pytest.mark.parametrize("sent", [b"", GET, GET + b"\r\n"], ids=["silent", "half", "kept"])
-async def test_connections_without_a_request_give_way(sent: bytes) -> None:
+async def test_idle_connections_are_replaced(sent: bytes) -> None:
     async with embedded_api(connection_limit=20) as api:
         with structlog.testing.capture_logs() as logs:
             async with opened(api, 60, sent):
@@ -206,7 +206,7 @@ async def test_stalled_bodies_of_one_address_give_way_to_another_address_at_once
             await wait_until(is_served, "a stalled body to give way")
 
 
-async def test_where_all_serve_requests_a_new_connection_is_refused_in_words() -> None:
+async def test_a_connection_above_the_limit_gets_503() -> None:
     async with embedded_api(connection_limit=10, worker=False) as api, opened(api, 8, raw_post(ask(stream=True))):
         await wait_until(lambda: len(api.server.server_state.tasks) >= 8, "the calls to be open")
         head = await api.raw(GET + b"\r\n")
@@ -240,7 +240,7 @@ async def test_the_descriptors_bound_the_connections() -> None:
     assert Connections(settings, 256).address_limit == 121
 
 
-async def test_few_descriptors_are_survived_and_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_low_descriptor_limit_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     async with embedded_api() as api:
         used = len(os.listdir("/proc/self/fd"))
         monkeypatch.setattr(api.context.connections, "descriptor_limit", used + 40)
@@ -250,7 +250,7 @@ async def test_few_descriptors_are_survived_and_logged(monkeypatch: pytest.Monke
         assert "descriptors" in {each.get("reason") for each in logs}
 
 
-def test_an_address_is_a_client() -> None:
+def test_connections_of_one_address_are_limited() -> None:
     assert address_of("10.0.0.7") == address_of("::ffff:10.0.0.7") == "10.0.0.7"
     assert address_of("2001:db8::1") == address_of("2001:db8::ffff:2") != address_of("2001:db8:0:1::1")
     assert address_of(None) == ""

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as strangers speak it, and what is refused before there is a request."""
+"""HTTP/1.1 of arbitrary clients, and refusals before the application."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ async def api() -> AsyncIterator[Api]:
 
 
 async def exchange(api: Api, *pieces: bytes, until_closed: bool = True) -> bytes:
-    """All that comes back for `pieces`, each in a packet of its own."""
+    """Sends `pieces` in separate packets, and returns everything received."""
     async with asyncio.timeout(20):
         host, port = api.server.servers[0].sockets[0].getsockname()
         reader, writer = await asyncio.open_connection(host, port)
@@ -57,7 +57,7 @@ def error_of(answer: bytes) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["value", "name", "many"])
 async def test_a_large_head_is_refused_before_it_is_read(api: Api, name: str) -> None:
-    """Of 8 MB the server takes what is on its way, and closes."""
+    """The server reads only the bytes in flight of 8 MB, and closes."""
     filler = {"value": b"x-a: " + b"a" * 8192, "name": b"x" * 8192, "many": b"a:b\r\n" * 1600}[name]
     sent = 0
     async with asyncio.timeout(20), api.connected(GET + filler) as reader:
@@ -90,7 +90,7 @@ async def test_the_parser_never_sees_more_than_the_bound(api: Api, monkeypatch: 
     assert sum(fed) <= api.settings.head_limit
 
 
-async def test_a_head_within_the_bounds_is_taken(api: Api) -> None:
+async def test_a_head_within_the_bounds_is_accepted(api: Api) -> None:
     padding = b"".join(b"x-%d: %s\r\n" % (number, b"a" * 300) for number in range(200))
     for whole in ([GET + padding + b"\r\n"], [GET, padding, b"\r\n"]):
         assert (await exchange(api, *whole, until_closed=False)).startswith(b"HTTP/1.1 200")
@@ -122,7 +122,7 @@ async def test_a_head_within_the_bounds_is_taken(api: Api) -> None:
     ],
     ids=lambda given: repr(given[:24]) if isinstance(given, bytes) else str(given),
 )
-async def test_what_is_refused_is_answered_with_an_error_and_closed(api: Api, head: bytes, status: int) -> None:
+async def test_refusals_are_answered_and_close_the_connection(api: Api, head: bytes, status: int) -> None:
     answer = await exchange(api, head)
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
     assert error_of(answer)["message"]
@@ -140,14 +140,14 @@ def chunked(*chunks: bytes, path: str = COMPLETIONS, trailer: bytes = b"", exten
 BODY = json.dumps(ask()).encode()
 
 
-async def test_tiny_chunks_are_a_body(api: Api) -> None:
+async def test_a_body_of_tiny_chunks_is_accepted(api: Api) -> None:
     tiny = [bytes([byte]) for byte in BODY]
     assert (await exchange(api, chunked(*tiny))).startswith(b"HTTP/1.1 200")
     assert (await exchange(api, chunked(BODY, extension=b";a=b"))).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("kind", ["extension", "trailer"])
-async def test_what_is_no_content_of_chunks_is_bounded(api: Api, kind: str) -> None:
+async def test_the_overhead_of_chunks_is_bounded(api: Api, kind: str) -> None:
     filler = b"a" * 1_000_000
     whole = (
         chunked(BODY[:5], extension=b";" + filler) if kind == "extension" else chunked(b"{", trailer=b"a: " + filler)
@@ -158,8 +158,8 @@ async def test_what_is_no_content_of_chunks_is_bounded(api: Api, kind: str) -> N
     assert error_of(answer)["code"] == "invalid_http"
 
 
-async def test_a_trailer_is_no_header(api: Api) -> None:
-    """`Prefer: respond-async` would make a job of the call."""
+async def test_a_trailer_is_not_read_as_a_header(api: Api) -> None:
+    """A trailer `Prefer: respond-async` must not create a background job."""
     answer = await exchange(api, chunked(BODY, trailer=b"Prefer: respond-async\r\nContent-Type: text/plain\r\n"))
     assert answer.startswith(b"HTTP/1.1 200")
 
@@ -177,7 +177,7 @@ async def test_a_refused_body_is_not_read_to_its_end(api: Api) -> None:
     assert sent < 100 * KB * KB
 
 
-async def test_a_body_that_is_too_large_is_not_asked_for(api: Api) -> None:
+async def test_a_body_that_is_too_large_gets_no_100_continue(api: Api) -> None:
     size = api.settings.body_limit + 1
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {size}\r\n\r\n"
     answer = await exchange(api, head.encode())
@@ -194,7 +194,7 @@ async def test_a_body_is_asked_for_by_100_continue(api: Api) -> None:
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
 
 
-async def test_without_a_key_no_body_is_asked_for() -> None:
+async def test_without_a_key_there_is_no_100_continue() -> None:
     async with embedded_api(api_keys="alice=sk-alice-alice-0123456789") as api:
         answer = await exchange(api, raw_post(ask(), "Expect: 100-continue").split(b"\r\n\r\n")[0] + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 401")
@@ -202,7 +202,7 @@ async def test_without_a_key_no_body_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("path", [COMPLETIONS, "/v1/files", "/v1/batches"])
-async def test_a_half_sent_body_is_no_crash(
+async def test_a_half_sent_body_causes_no_crash(
     api: Api, path: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind = "multipart/form-data; boundary=b" if path == "/v1/files" else "application/json"
@@ -216,7 +216,7 @@ async def test_a_half_sent_body_is_no_crash(
     assert "ClientDisconnect" not in caplog.text
 
 
-async def test_packed_bodies_are_refused_in_words(api: Api) -> None:
+async def test_compressed_bodies_are_refused(api: Api) -> None:
     answer = await api.call("POST", COMPLETIONS, data=b"x", headers={"content-encoding": "gzip"})
     assert (answer.status, answer.error["param"]) == (415, "Content-Encoding")
 
@@ -227,7 +227,7 @@ async def test_packed_bodies_are_refused_in_words(api: Api) -> None:
 @pytest.mark.parametrize("packets", [1, 2, 20])
 @pytest.mark.parametrize("coding", ["length", "chunked"])
 async def test_an_offered_upgrade_is_ignored(api: Api, packets: int, coding: str) -> None:
-    """As a stock JDK HttpClient sends each of its POSTs, and `curl --http2`."""
+    """The JDK's HttpClient sends an Upgrade with each POST, and so does `curl --http2`."""
     extra = "\r\n".join(H2C).encode() + b"\r\n"
     whole = raw_post(ask()) if coding == "length" else chunked(BODY).replace(b"Connection: close\r\n", b"")
     head, _, body = whole.partition(b"\r\n\r\n")
@@ -276,7 +276,7 @@ async def test_head_is_answered_on_every_get_route(api: Api) -> None:
     assert (await api.call("HEAD", "/v1/nowhere")).status == 404
 
 
-async def test_head_of_a_stream_that_runs_ends_at_once(api: Api) -> None:
+async def test_head_of_a_running_stream_ends_at_once(api: Api) -> None:
     job = await api.submit(ask("itl=50", max_tokens=10_000))
     try:
         async with asyncio.timeout(20):
@@ -289,7 +289,7 @@ async def test_head_of_a_stream_that_runs_ends_at_once(api: Api) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_http_1_0_gets_no_chunks(api: Api, stream: bool) -> None:
-    """As nginx asks by default."""
+    """nginx uses HTTP/1.0 by default."""
     request = raw_post(ask(stream=stream), "Connection: close", "Accept-Encoding: gzip").replace(
         b"HTTP/1.1", b"HTTP/1.0"
     )
@@ -336,7 +336,7 @@ async def test_absolute_targets_are_paths(api: Api, target: str, status: int) ->
         ("/v1/jobs/chatcmpl-1/", "/v1/jobs/chatcmpl-1"),
     ],
 )
-async def test_a_path_that_is_nearly_right_is_answered_with_the_right_one(api: Api, path: str, call: str) -> None:
+async def test_an_almost_correct_path_is_answered_with_the_correct_one(api: Api, path: str, call: str) -> None:
     answer = await exchange(api, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 404")
     assert error_of(answer)["message"].endswith(f" Call {call} instead.")
@@ -350,22 +350,22 @@ async def test_stray_line_ends_and_pipelined_requests_are_served(api: Api) -> No
     assert (await exchange(api, b"\r\n\r\n", one + b"\r\n" + one * 20, last)).count(b"HTTP/1.1 200 OK") == 22
 
 
-async def test_a_packet_that_ends_one_body_and_begins_another_is_no_overhead(
+async def test_a_packet_with_the_ends_of_two_bodies_counts_as_no_overhead(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rest of the first body counts for neither."""
+    """The end of the first body in that packet counts for neither body."""
     monkeypatch.setattr(protocol, "OVERHEAD_LIMIT", 4096)
     first, last = raw_post(ask("word " * 2_000)), raw_post(ask("word " * 2_000), "Connection: close")
     answers = await exchange(api, first[:2000], first[2000:] + last[:2000], last[2000:])
     assert answers.count(b"HTTP/1.1 200") == 2, answers[:500]
 
 
-async def test_too_many_pipelined_requests_are_not_kept(api: Api) -> None:
+async def test_pipelined_requests_are_limited(api: Api) -> None:
     answer = await exchange(api, raw_post(ask("ttft=100")) + (GET + b"\r\n") * 2000)
     assert answer.count(b"HTTP/1.1 200 OK") == 1
 
 
-async def test_rubbish_behind_a_request_does_not_spoil_its_answer(api: Api) -> None:
+async def test_invalid_bytes_after_a_request_do_not_affect_its_answer(api: Api) -> None:
     for stream in (False, True):
         answer = await exchange(api, raw_post(ask("seed=7 ttft=100", stream=stream)), b"\x00\x01 rubbish\r\n\r\n")
         assert answer.count(b"HTTP/1.1 ") == 1

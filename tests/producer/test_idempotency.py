@@ -1,4 +1,4 @@
-"""Idempotency-Key: a request that is sent again finds the job it has become."""
+"""Idempotency-Key: a repeated request finds its job."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ async def keyed(api: Api, body: object, key: str = "a-key", **headers: str) -> A
     return await api.post(body, idempotency_key=key, **headers)
 
 
-async def test_a_call_that_is_repeated_gets_the_same_answer(any_api: Api) -> None:
+async def test_a_repeated_call_gets_the_same_answer(any_api: Api) -> None:
     first = await keyed(any_api, ask())
     again = await keyed(any_api, ask())
     assert (again.status, again.body) == (200, first.body)
@@ -29,14 +29,14 @@ async def test_a_call_that_is_repeated_gets_the_same_answer(any_api: Api) -> Non
     assert len(any_api.engine.asked) == 1
 
 
-async def test_a_stream_that_is_repeated_comes_from_its_start(any_api: Api) -> None:
+async def test_a_repeated_stream_starts_at_its_first_frame(any_api: Api) -> None:
     first = await keyed(any_api, ask(stream=True))
     again = await keyed(any_api, ask(stream=True))
     assert (again.status, again.body) == (200, first.body)
     assert len(any_api.engine.asked) == 1
 
 
-async def test_a_stream_is_joined_while_it_runs(any_api: Api) -> None:
+async def test_a_repeated_call_follows_a_running_stream(any_api: Api) -> None:
     body = ask("itl=20", stream=True, max_tokens=20)
     async with any_api.connected(raw_post(body, "Idempotency-Key: a-key")) as reader:
         await reader.readuntil(b" t003")
@@ -45,7 +45,7 @@ async def test_a_stream_is_joined_while_it_runs(any_api: Api) -> None:
     assert len(any_api.engine.asked) == 1
 
 
-async def test_a_job_that_is_asked_for_again_is_the_same(any_api: Api) -> None:
+async def test_a_repeated_background_call_gets_the_same_job(any_api: Api) -> None:
     first = await keyed(any_api, ask(background=True))
     again = await keyed(any_api, ask(background=True))
     assert (first.status, again.status) == (202, 202)
@@ -54,7 +54,7 @@ async def test_a_job_that_is_asked_for_again_is_the_same(any_api: Api) -> None:
     assert [job["id"] for job in await any_api.jobs()] == [first.json["id"]]
 
 
-async def test_a_hundred_at_once_are_one_job(any_api: Api) -> None:
+async def test_a_hundred_concurrent_calls_create_one_job(any_api: Api) -> None:
     answers = await asyncio.gather(*(keyed(any_api, ask()) for _ in range(100)))
     assert {answer.status for answer in answers} == {200}
     assert len({answer.body for answer in answers}) == 1
@@ -84,7 +84,7 @@ async def test_a_bad_key_is_refused(api: Api, key: str) -> None:
     assert (refused.status, refused.error["param"]) == (400, "Idempotency-Key")
 
 
-async def test_keys_are_their_tenants_own() -> None:
+async def test_tenants_have_separate_keys() -> None:
     async with embedded_api(api_keys="alice=sk-alice-alice-0123456789,bob=sk-bob-bob-0123456789") as api:
         mine = await keyed(api, ask(), authorization="Bearer sk-alice-alice-0123456789")
         theirs = await keyed(api, ask("seed=8"), authorization="Bearer sk-bob-bob-0123456789")
@@ -92,7 +92,7 @@ async def test_keys_are_their_tenants_own() -> None:
     assert mine.json["id"] != theirs.json["id"]
 
 
-async def test_the_first_to_leave_takes_nothing_from_who_stays(any_api: Api) -> None:
+async def test_a_disconnecting_client_does_not_affect_the_others(any_api: Api) -> None:
     any_api.engine.gate.clear()
     async with any_api.connected(raw_post(ask(), "Idempotency-Key: a-key")):
         await wait_until(lambda: any_api.engine.working, "the engine to work")
@@ -103,14 +103,14 @@ async def test_the_first_to_leave_takes_nothing_from_who_stays(any_api: Api) -> 
     assert (await other).json["choices"][0]["message"]["content"] == " t007 t008 t009"
 
 
-async def test_who_comes_back_gets_what_was_made_meanwhile(any_api: Api) -> None:
+async def test_a_reconnecting_client_gets_the_whole_answer(any_api: Api) -> None:
     async with any_api.connected(raw_post(ask("seed=7 ttft=300"), "Idempotency-Key: a-key")):
         await wait_until(lambda: any_api.engine.working, "the engine to work")
     assert (await keyed(any_api, ask("seed=7 ttft=300"))).status == 200
     assert len(any_api.engine.asked) == 1
 
 
-async def test_a_failure_is_remembered_too(api: Api) -> None:
+async def test_a_failure_is_stored_under_the_key(api: Api) -> None:
     first = await keyed(api, ask("refuse"))
     again = await keyed(api, ask("refuse"))
     assert (first.status, again.status) == (400, 400)
@@ -134,7 +134,7 @@ async def nothing_is_left(api: Api) -> bool:
     return not await api.jobs()
 
 
-async def test_whoever_waits_for_a_refused_request_hears_of_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refusal_reaches_other_clients_of_the_same_key(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     refused, publishing = asyncio.Event(), asyncio.Event()
 
     async def full(message: Message) -> None:
@@ -162,8 +162,8 @@ async def test_a_deleted_job_frees_its_key(any_api: Api) -> None:
     assert (await keyed(any_api, ask("seed=8"))).json["id"] != first
 
 
-async def test_a_named_request_outlives_its_clients_patience(idle_api: Api) -> None:
-    """Its SDK gives up, and asks again."""
+async def test_a_request_with_a_key_outlives_its_clients_timeout(idle_api: Api) -> None:
+    """The SDK times out and retries."""
     async with idle_api.connected(raw_post(ask(), "Idempotency-Key: a-key", "x-stainless-read-timeout: 0.1")):
         (job,) = await wait_until(idle_api.queued, "the call to wait")
     assert job["deadline_at"] - job["created_at"] == idle_api.settings.job_deadline
@@ -181,7 +181,7 @@ async def sent_again(api: Api, body: object) -> Answer:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_sdk_that_was_cut_off_finds_its_job(any_api: Api, stream: bool) -> None:
+async def test_an_sdks_retry_finds_its_job(any_api: Api, stream: bool) -> None:
     any_api.engine.gate.clear()
     async with any_api.connected(raw_post(ask(stream=stream), FIRST, "X-On-Disconnect: continue")):
         await wait_until(lambda: any_api.engine.working, "the engine to work")
@@ -197,7 +197,7 @@ async def test_an_sdk_that_was_cut_off_finds_its_job(any_api: Api, stream: bool)
     assert len(any_api.engine.asked) == 1
 
 
-async def test_it_gets_no_job_that_has_a_client(any_api: Api) -> None:
+async def test_an_sdks_retry_gets_no_job_that_has_a_client(any_api: Api) -> None:
     any_api.engine.gate.clear()
     async with any_api.connected(raw_post(ask(), FIRST)):
         await wait_until(lambda: any_api.engine.working, "the engine to work")
@@ -207,7 +207,7 @@ async def test_it_gets_no_job_that_has_a_client(any_api: Api) -> None:
         assert (await again).status == 200
 
 
-async def test_it_gets_no_job_of_another_request(any_api: Api) -> None:
+async def test_an_sdks_retry_gets_no_job_of_another_request(any_api: Api) -> None:
     async with any_api.connected(raw_post(ask("seed=7 ttft=60000"), FIRST, "X-On-Disconnect: continue")):
         await wait_until(lambda: any_api.engine.working, "the engine to work")
     assert (await sent_again(any_api, ask())).status == 200

@@ -1,4 +1,4 @@
-"""Jobs: asked for, polled, fetched, cancelled and listed."""
+"""Jobs: submitted, polled, fetched, cancelled and listed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,13 +13,13 @@ from tests.support.wait_until import wait_until
 
 @pytest.fixture
 async def waiting(idle_api: Api) -> str:
-    """A job for which no worker is there."""
+    """A job whose model has no worker."""
     return await idle_api.submit(ask())
 
 
 @pytest.fixture
 async def running(api: Api) -> AsyncIterator[str]:
-    """A job that has said ` t007` and takes its time to go on."""
+    """A running job that has generated ` t007` and waits."""
     job_id = await api.submit(ask("seed=7 itl=60000"))
     await wait_until(lambda: has_begun(api, job_id))
     yield job_id
@@ -33,7 +33,7 @@ async def has_begun(api: Api, job_id: str) -> bool:
 
 
 @pytest.mark.parametrize("how", ["header", "field", "both"])
-async def test_a_job_is_asked_for_by_header_or_field(api: Api, how: str) -> None:
+async def test_a_job_is_requested_by_header_or_field(api: Api, how: str) -> None:
     headers = {} if how == "field" else {"prefer": "respond-async"}
     answer = await api.post(ask(**({} if how == "header" else {"background": True})), **headers)
     assert answer.status == 202
@@ -42,7 +42,7 @@ async def test_a_job_is_asked_for_by_header_or_field(api: Api, how: str) -> None
     assert answer.headers["x-job-id"] == answer.json["id"]
 
 
-async def test_a_job_that_was_accepted_is_answered_for_though_the_store_goes_away(
+async def test_an_accepted_job_is_answered_202_although_the_store_fails(
     idle_api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(*_: object) -> None:
@@ -86,13 +86,13 @@ async def test_a_new_jobs_object(idle_api: Api) -> None:
     }
 
 
-async def test_who_prefers_to_wait_gets_the_completion_if_it_is_done_in_time(api: Api) -> None:
+async def test_prefer_wait_returns_a_completion_that_is_ready_in_time(api: Api) -> None:
     answer = await api.post(ask(), prefer="wait=10")
     assert answer.status == 200
     assert answer.json["object"] == "chat.completion"
 
 
-async def test_who_prefers_to_wait_gets_the_job_if_it_is_not(idle_api: Api) -> None:
+async def test_prefer_wait_returns_the_job_otherwise(idle_api: Api) -> None:
     answer = await idle_api.post(ask(), prefer="respond-async, wait=0.05")
     assert (answer.status, answer.json["status"]) == (202, "queued")
 
@@ -122,7 +122,7 @@ async def test_a_poll_is_held_until_the_status_changes(idle_api: Api, waiting: s
 
 
 async def held_poll(api: Api, job_id: str) -> asyncio.Task[Any]:
-    """A poll that has seen the job as it is: it was there before the one that has been answered."""
+    """Starts a waiting poll that has read the job's current state."""
     poll = asyncio.create_task(api.job(job_id, wait=30))
     await wait_until(lambda: api.server.server_state.tasks, "the poll to arrive")
     await api.job(job_id)
@@ -134,7 +134,7 @@ async def test_a_poll_is_not_held_longer_than_asked(idle_api: Api, waiting: str)
     assert (await idle_api.job(waiting, wait=0.05))["status"] == "queued"
 
 
-async def test_polls_say_when_to_come_back_and_whether_anything_changed(idle_api: Api, waiting: str) -> None:
+async def test_polls_have_retry_after_and_etag(idle_api: Api, waiting: str) -> None:
     first = await idle_api.get(f"/v1/jobs/{waiting}")
     assert first.headers["retry-after"] == "1"
     again = await idle_api.get(f"/v1/jobs/{waiting}", **{"if-none-match": first.headers["etag"]})
@@ -145,7 +145,7 @@ async def test_polls_say_when_to_come_back_and_whether_anything_changed(idle_api
     assert (last.status, "retry-after" in last.headers) == (200, False)
 
 
-async def test_moving_up_in_the_queue_is_a_change(idle_api: Api, waiting: str) -> None:
+async def test_a_new_queue_position_changes_the_etag(idle_api: Api, waiting: str) -> None:
     second = await idle_api.submit(ask())
     before = await idle_api.get(f"/v1/jobs/{second}")
     assert before.json["queue"]["position"] == 2
@@ -219,7 +219,7 @@ async def test_a_queued_job_is_cancelled_at_once_and_never_runs(idle_api: Api, w
     assert [request["messages"][0]["content"] for request in idle_api.engine.asked] == ["seed=2"]
 
 
-async def test_a_running_job_keeps_what_it_has_said(api: Api, running: str) -> None:
+async def test_a_cancelled_running_job_keeps_its_partial_result(api: Api, running: str) -> None:
     job = (await cancel(api, running)).json
     assert job["status"] == "cancelled"
     assert job["result"]["choices"][0]["message"]["content"] == " t007"
@@ -231,7 +231,7 @@ async def test_cancelling_is_idempotent(api: Api, running: str) -> None:
     assert once.json == twice.json
 
 
-async def test_cancelling_what_is_over_changes_nothing(api: Api) -> None:
+async def test_cancelling_an_ended_job_changes_nothing(api: Api) -> None:
     job = await api.ended(await api.submit(ask()))
     assert (await cancel(api, job["id"])).json == job
 
@@ -242,7 +242,7 @@ async def test_the_result_of_a_cancelled_job_is_a_conflict(idle_api: Api, waitin
     assert (answer.status, answer.error["code"]) == (409, "cancelled")
 
 
-async def test_who_waits_for_a_call_hears_of_its_cancellation(api: Api) -> None:
+async def test_a_waiting_call_gets_the_cancellation(api: Api) -> None:
     call = asyncio.create_task(api.post(ask("ttft=60000")))
     (job,) = await wait_until(api.jobs, "the job")
     await cancel(api, job["id"])
@@ -293,7 +293,7 @@ async def ids_of(api: Api, query: str) -> list[str]:
     return [job["id"] for job in await api.jobs(query)]
 
 
-async def test_a_bad_query_is_named(api: Api) -> None:
+async def test_an_invalid_query_parameter_is_named(api: Api) -> None:
     too_many_pairs = "&".join(f"metadata[k{number}]=v" for number in range(17))
     for query in ("limit=abc", "limit=0", "limit=1e3", "status=done", "metadata=a", "metadata[]=a", too_many_pairs):
         answer = await api.get(f"/v1/jobs?{query}")
@@ -301,13 +301,13 @@ async def test_a_bad_query_is_named(api: Api) -> None:
         assert query.startswith(answer.error["param"])
 
 
-async def test_a_job_that_is_not_there_is_not_found(api: Api) -> None:
+async def test_an_unknown_job_is_404(api: Api) -> None:
     for path in ("", "/result", "/events", "/cancel"):
         answer = await api.call("POST" if path == "/cancel" else "GET", f"/v1/jobs/chatcmpl-0{path}")
         assert (answer.status, answer.error["code"]) == (404, "not_found"), path
 
 
-async def test_a_job_whose_data_has_expired_is_gone() -> None:
+async def test_an_expired_job_is_410() -> None:
     async with embedded_api(job_retention=0.05) as api:
         job_id = await api.submit(ask())
         answer = await wait_until(lambda: gone(api, job_id))
@@ -320,7 +320,7 @@ async def gone(api: Api, job_id: str) -> Answer:
     return answer
 
 
-async def test_a_request_too_large_for_a_message_comes_back_whole(api: Api) -> None:
+async def test_a_request_too_large_for_a_message_reaches_the_engine(api: Api) -> None:
     prompt = "x" * 600_000 + " seed=7"
     assert (await api.post(ask(prompt))).json["choices"][0]["message"]["content"] == " t007 t008 t009"
     assert (await api.call("POST", COMPLETIONS, json=ask(prompt, stream=True))).text == " t007 t008 t009"

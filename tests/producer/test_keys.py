@@ -45,7 +45,7 @@ async def keyed_api() -> AsyncIterator[Api]:
 
 @pytest.mark.parametrize("authorization", STRANGERS)
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/jobs/chatcmpl-1", "/metrics", "/nowhere"])
-async def test_no_entry_without_a_key(keyed_api: Api, authorization: str | None, path: str) -> None:
+async def test_calls_without_a_key_are_401(keyed_api: Api, authorization: str | None, path: str) -> None:
     answer = await keyed_api.get(path, **({} if authorization is None else {"authorization": authorization}))
     assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -53,17 +53,17 @@ async def test_no_entry_without_a_key(keyed_api: Api, authorization: str | None,
 
 
 @pytest.mark.parametrize("key", [ALICE, BOB])
-async def test_a_key_opens(keyed_api: Api, key: dict[str, str]) -> None:
+async def test_a_key_is_accepted(keyed_api: Api, key: dict[str, str]) -> None:
     assert (await keyed_api.post(ask(), **key)).status == 200
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json"])
-async def test_what_operators_and_readers_need_is_open(keyed_api: Api, path: str) -> None:
+async def test_open_paths_need_no_key(keyed_api: Api, path: str) -> None:
     assert (await keyed_api.get(path)).status == 200
 
 
 @pytest.mark.parametrize("path", ["", "/result", "/events", "/cancel"])
-async def test_another_tenants_job_is_not_there(keyed_api: Api, path: str) -> None:
+async def test_another_tenants_job_is_404(keyed_api: Api, path: str) -> None:
     job_id = await keyed_api.submit(ask(), **ALICE)
     method = "POST" if path == "/cancel" else "GET"
     answer = await keyed_api.call(method, f"/v1/jobs/{job_id}{path}", headers=BOB)
@@ -71,7 +71,7 @@ async def test_another_tenants_job_is_not_there(keyed_api: Api, path: str) -> No
     assert (await keyed_api.get(f"/v1/jobs/{job_id}", **ALICE)).status == 200
 
 
-async def test_lists_hold_ones_own(keyed_api: Api) -> None:
+async def test_lists_show_the_tenants_own_jobs(keyed_api: Api) -> None:
     mine, others = await keyed_api.submit(ask(), **ALICE), await keyed_api.submit(ask(), **BOB)
     page = (await keyed_api.get("/v1/jobs", **ALICE)).json
     listed = {job["id"] for job in page["data"]}
@@ -79,14 +79,14 @@ async def test_lists_hold_ones_own(keyed_api: Api) -> None:
     assert others not in listed
 
 
-async def test_a_browser_can_read_that_it_lacks_a_key(keyed_api: Api) -> None:
+async def test_a_browser_can_read_a_401(keyed_api: Api) -> None:
     answer = await keyed_api.post(ask(), origin="https://app.example")
     assert answer.status == 401
     assert answer.headers["access-control-allow-origin"] == "*"
     assert "x-request-id" in answer.headers["access-control-expose-headers"]
 
 
-async def test_a_browser_may_ask_before_it_sends_its_key(keyed_api: Api) -> None:
+async def test_a_preflight_without_a_key_is_answered(keyed_api: Api) -> None:
     asking = {
         "Origin": "https://app.example",
         "Access-Control-Request-Method": "POST",
@@ -112,13 +112,13 @@ async def test_a_stored_key_works_beside_the_others(keyed_api: Api) -> None:
     assert (await keyed_api.get(f"/v1/jobs/{job}", **ALICE)).status == 404
 
 
-async def test_a_new_key_of_the_tenant_sees_what_the_old_one_made(keyed_api: Api) -> None:
+async def test_keys_of_one_tenant_see_the_same_jobs(keyed_api: Api) -> None:
     job = await keyed_api.submit(ask(), **ALICE)
     rotated = await stored_key(keyed_api, "alice-2026", tenant="alice")
     assert (await keyed_api.get(f"/v1/jobs/{job}", **rotated)).status == 200
 
 
-async def test_a_key_may_be_for_some_models_only(keyed_api: Api) -> None:
+async def test_a_key_may_be_limited_to_models(keyed_api: Api) -> None:
     allowed = await stored_key(keyed_api, "dora", limits=Limits(models=(MODEL,)))
     other = await stored_key(keyed_api, "ed", limits=Limits(models=("other",)))
     assert (await keyed_api.post(ask(), **allowed)).status == 200
@@ -135,7 +135,7 @@ async def test_a_key_may_be_for_some_models_only(keyed_api: Api) -> None:
         }
 
 
-async def test_metrics_are_for_operators_and_for_the_key_that_is_for_them_alone() -> None:
+async def test_metrics_need_an_operators_key_or_the_metrics_key() -> None:
     metrics = {"authorization": "Bearer a-key-for-metrics-alone"}
     async with embedded_api(metrics_key="a-key-for-metrics-alone", api_keys="alice=secret-of-alice-4711") as api:
         operator = await stored_key(api, "ops", operator=True)
@@ -149,7 +149,7 @@ async def test_metrics_are_for_operators_and_for_the_key_that_is_for_them_alone(
         assert (await api.call("POST", "/metrics", headers=metrics)).status == 405
 
 
-async def test_a_revoked_key_opens_nothing_on_any_replica(amqp_url: str, redis_url: str) -> None:
+async def test_a_revoked_key_is_refused_on_every_replica(amqp_url: str, redis_url: str) -> None:
     settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url, api_keys="root=secret-of-root-4711")
     async with (
         open_distributed(amqp_url, redis_url) as one,
@@ -169,7 +169,7 @@ async def is_refused(api: Api, key: dict[str, str]) -> bool:
     return (await api.get("/v1/jobs", **key)).status == 401
 
 
-async def test_a_public_address_wants_a_key() -> None:
+async def test_a_public_address_requires_keys() -> None:
     public = settings_for_tests(host="0.0.0.0", no_auth=None)
     async with open_embedded(None) as backend:
         with pytest.raises(SettingsError, match=r"^0\.0\.0\.0 is not a loopback address.* 'ignite keys create"):
@@ -183,7 +183,7 @@ async def test_a_public_address_wants_a_key() -> None:
 UNKNOWN_KEY = "sk-ignite-" + "w" * 43
 
 
-async def test_wrong_keys_are_limited_and_logged_and_the_right_one_is_served_all_the_while(
+async def test_wrong_keys_are_limited_while_the_right_one_is_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "LEAST_HOLD", 0.0)

@@ -1,4 +1,4 @@
-"""Limits of keys: what is refused, what the headers say, and that nothing stays counted which is over."""
+"""Limits of keys: refusals, headers, and the release of ended jobs."""
 
 import asyncio
 import time
@@ -70,8 +70,8 @@ STREAM = {"stream": True}
 BACKGROUND = {"background": True}
 
 
-async def test_tokens_a_minute_are_reserved_and_corrected(limited_api: Api) -> None:
-    """An answer without a bound is taken for 256 tokens, and comes to 3 here."""
+async def test_tokens_per_minute_are_estimated_and_corrected(limited_api: Api) -> None:
+    """The estimate of an unlimited answer is 256 tokens; the actual answer has 3."""
     alice = await key(limited_api, "tokens", tokens_per_minute=320)
     first = await limited_api.post(ask(), **alice)
     limit, left, _ = rates(first, "tokens")
@@ -90,7 +90,7 @@ async def test_tokens_a_minute_are_reserved_and_corrected(limited_api: Api) -> N
     assert (await waiting).status == 200
 
 
-async def test_what_never_fits_need_not_come_back(limited_api: Api) -> None:
+async def test_a_request_above_the_whole_limit_is_not_retried(limited_api: Api) -> None:
     alice = await key(limited_api, "never", tokens_per_minute=100)
     answer = await limited_api.post(ask(max_tokens=200), **alice)
     assert "limit is 100 a minute" in refused(answer)
@@ -115,13 +115,13 @@ async def accepted(api: Api, headers: dict[str, str]) -> bool:
 
 
 @pytest.mark.parametrize("body", [{}, STREAM])
-async def test_one_call_after_another_never_meets_the_one_before(limited_api: Api, body: dict[str, Any]) -> None:
+async def test_consecutive_calls_do_not_exceed_one_open_job(limited_api: Api, body: dict[str, Any]) -> None:
     alice = await key(limited_api, f"sequence-{len(body)}", concurrency=1)
     for _ in range(30):
         assert (await limited_api.post(ask(**body), **alice)).status == 200
 
 
-async def test_a_background_job_that_is_over_is_open_no_more(limited_api: Api) -> None:
+async def test_an_ended_background_job_frees_its_slot(limited_api: Api) -> None:
     alice = await key(limited_api, "background", concurrency=1)
     for _ in range(3):
         job = await limited_api.submit(ask(), **alice)
@@ -132,8 +132,8 @@ async def test_a_background_job_that_is_over_is_open_no_more(limited_api: Api) -
         await wait_until(over, "the job's end")
 
 
-async def test_room_is_found_at_once_among_many_long_jobs(limited_api: Api) -> None:
-    """More than are looked at when the limit is reached, and the one that has ended would be looked at last."""
+async def test_an_ended_job_is_found_among_many_open_ones(limited_api: Api) -> None:
+    """There are more open jobs than one check reads, and the ended one is the last."""
     alice = await key(limited_api, "many", concurrency=CHECKED_JOBS + 20)
     limited_api.engine.gate.clear()
     try:
@@ -148,7 +148,7 @@ async def test_room_is_found_at_once_among_many_long_jobs(limited_api: Api) -> N
         limited_api.engine.gate.set()
 
 
-async def test_what_dead_processes_left_is_found_however_much_is_open() -> None:
+async def test_ended_jobs_of_dead_processes_are_found() -> None:
     limits = Limits(concurrency=3 * CHECKED_JOBS)
     async with open_embedded(None) as backend:
         for number in range(3 * CHECKED_JOBS):
@@ -171,7 +171,7 @@ async def test_what_dead_processes_left_is_found_however_much_is_open() -> None:
         await wait_until(taken, "the last of them to be looked at", within=20)
 
 
-async def test_who_asks_again_for_the_same_is_counted_once(limited_api: Api) -> None:
+async def test_a_repeated_request_is_counted_once(limited_api: Api) -> None:
     alice = await key(limited_api, "idempotent", concurrency=1, requests_per_minute=2)
     limited_api.engine.gate.clear()
     try:
@@ -185,7 +185,7 @@ async def test_who_asks_again_for_the_same_is_counted_once(limited_api: Api) -> 
     assert len({answer.json["id"] for answer in answers}) == 1
 
 
-async def test_what_the_queue_refuses_is_not_counted() -> None:
+async def test_requests_refused_by_the_queue_are_not_counted() -> None:
     async with embedded_api(worker=False, queue_limit=1, api_keys="root=secret-of-root-4711") as api:
         alice = await key(api, "alice", requests_per_minute=2, concurrency=2)
         await api.submit(ask(), **alice)
@@ -193,13 +193,13 @@ async def test_what_the_queue_refuses_is_not_counted() -> None:
             assert (await api.post(ask(**BACKGROUND), **alice)).error["code"] == "queue_full"
 
 
-async def test_a_key_without_limits_hears_of_none(limited_api: Api) -> None:
+async def test_a_key_without_limits_gets_no_rate_limit_headers(limited_api: Api) -> None:
     alice = await key(limited_api, "unlimited")
     answer = await limited_api.post(ask(), **alice)
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
 
 
-async def test_limits_hold_over_replicas_and_what_was_lost_is_found(amqp_url: str, redis_url: str) -> None:
+async def test_limits_apply_over_all_replicas(amqp_url: str, redis_url: str) -> None:
     settings = settings_for_tests(amqp_url=amqp_url, redis_url=redis_url, api_keys="root=secret-of-root-4711")
     async with (
         open_distributed(amqp_url, redis_url) as one,
@@ -216,7 +216,7 @@ async def test_limits_hold_over_replicas_and_what_was_lost_is_found(amqp_url: st
         await wait_until(lambda: accepted(second, alice), f"{jobs} to be found over")
 
 
-async def test_a_slot_whose_api_died_is_found_and_one_that_is_being_written_is_left_alone() -> None:
+async def test_the_slot_of_a_dead_api_is_freed_but_not_a_new_ones() -> None:
     limits = Limits(concurrency=1)
     async with open_embedded(None) as backend:
         for age, room in ((0.0, False), (CREATION_GRACE + 1, True)):
@@ -234,7 +234,7 @@ def a_job() -> Job:
     return Job(new_job_id(now), "alice", MODEL, Tier.DEFAULT, "unary", now, now + 60, 60)
 
 
-async def test_limits_hold_over_grpc() -> None:
+async def test_limits_apply_over_grpc() -> None:
     async with (
         embedded_api(grpc=True, api_keys="root=secret-of-root-4711") as api,
         grpc_client(api.grpc_address) as client,
@@ -251,5 +251,5 @@ async def test_limits_hold_over_grpc() -> None:
         assert (await client.answer(ask(), metadata={"authorization": "Bearer secret-of-root-4711"}))["object"]
 
 
-async def test_durations_read_as_openais() -> None:
+async def test_durations_have_openais_format() -> None:
     assert [duration(seconds) for seconds in (0, 0.2, 1, 59.1, 60, 360)] == ["0s", "1s", "1s", "1m0s", "1m0s", "6m0s"]

@@ -1,4 +1,4 @@
-"""A batch whose request is sent again, under an idempotency key or by an SDK, is one batch."""
+"""A repeated request, by an idempotency key or an SDK's retry, creates one batch."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ async def keyed(api: Api, body: object, key: str = "a-key", **headers: str) -> A
     return await api.post(body, PATH, idempotency_key=key, **headers)
 
 
-async def test_a_key_is_one_batch(api: Api) -> None:
+async def test_one_key_creates_one_batch(api: Api) -> None:
     body = asking(await uploaded(api))
     first = await keyed(api, body)
     again = await keyed(api, dict(reversed(body.items())))
@@ -71,7 +71,7 @@ async def test_a_key_is_for_one_request(api: Api) -> None:
     assert await batch_ids(api) == [first.json["id"]]
 
 
-async def test_a_hundred_at_two_replicas_are_one_batch(api: Api) -> None:
+async def test_a_hundred_calls_at_two_replicas_create_one_batch(api: Api) -> None:
     body = asking(await uploaded(api))
     async with running_api(api.backend, api.settings, worker=False) as other:
         answers = await asyncio.gather(*(keyed(each, body) for _ in range(50) for each in (api, other)))
@@ -85,7 +85,7 @@ async def test_a_bad_key_is_refused(embedded: Api) -> None:
     assert (refused.status, refused.error["param"]) == (400, "Idempotency-Key")
 
 
-async def test_the_batch_is_found_though_its_input_is_gone(embedded: Api) -> None:
+async def test_the_batch_is_found_after_its_input_was_deleted(embedded: Api) -> None:
     file_id = await uploaded(embedded)
     first = await keyed(embedded, asking(file_id))
     assert (await embedded.call("DELETE", f"/v1/files/{file_id}")).status == 200
@@ -93,12 +93,12 @@ async def test_the_batch_is_found_though_its_input_is_gone(embedded: Api) -> Non
     assert (again.status, again.json["id"]) == (200, first.json["id"])
 
 
-async def test_a_request_that_was_refused_leaves_its_key_free(embedded: Api) -> None:
+async def test_a_refused_request_does_not_use_up_its_key(embedded: Api) -> None:
     assert (await keyed(embedded, asking("file-0"))).status == 404
     assert (await keyed(embedded, asking(await uploaded(embedded)))).status == 200
 
 
-async def test_keys_are_their_tenants_own(tmp_path: Path) -> None:
+async def test_tenants_have_separate_keys(tmp_path: Path) -> None:
     async with embedded_api(
         worker=False, files_dir=tmp_path, api_keys="alice=sk-alice-1-0123456789,bob=sk-bob-12-0123456789"
     ) as api:
@@ -108,7 +108,7 @@ async def test_keys_are_their_tenants_own(tmp_path: Path) -> None:
         assert mine.id != theirs.id
 
 
-async def test_a_retry_under_a_key_is_one_batch(tmp_path: Path) -> None:
+async def test_retries_with_one_key_create_one_batch(tmp_path: Path) -> None:
     async with embedded_api(files_dir=tmp_path) as api, AsyncOpenAI(base_url=api.url, api_key="none") as client:
         first = await keyed(api, asking(await uploaded(api, jsonl([line(1, prompt="refuse")]))))
         await over(client, await client.batches.retrieve(first.json["id"]))
@@ -121,8 +121,8 @@ async def test_a_retry_under_a_key_is_one_batch(tmp_path: Path) -> None:
 # ── what an SDK sends again ──
 
 
-async def test_an_sdk_that_was_cut_off_has_one_batch(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer to its first try never comes back; openai-python asks again by itself."""
+async def test_an_sdks_retry_creates_no_second_batch(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answer is lost, and openai-python retries."""
     file_id = await uploaded(api)
     create, tries = IdempotentBatches.create, list[str]()
 
@@ -139,7 +139,7 @@ async def test_an_sdk_that_was_cut_off_has_one_batch(api: Api, monkeypatch: pyte
     assert await batch_ids(api) == [batch.id]
 
 
-async def test_the_same_request_on_purpose_is_another_batch(api: Api) -> None:
+async def test_the_same_request_as_a_first_try_creates_another_batch(api: Api) -> None:
     body = asking(await uploaded(api))
     first, second = [await api.post(body, PATH, x_stainless_retry_count="0") for _ in range(2)]
     assert first.json["id"] != second.json["id"]
@@ -150,7 +150,7 @@ async def test_the_same_request_on_purpose_is_another_batch(api: Api) -> None:
     assert other.json["id"] not in (first.json["id"], second.json["id"])
 
 
-async def test_a_first_try_that_comes_after_its_second_is_the_same_batch(
+async def test_a_first_try_that_arrives_after_its_retry_creates_no_second_batch(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body, documents = asking(await uploaded(api)), api.backend.documents
@@ -186,13 +186,13 @@ def a_name(body: bytes = b"{}") -> Any:
 
 
 class Dying(BatchRepository):
-    """Dies before the batch is written: its name stands already."""
+    """Dies after the name was stored and before the batch is written."""
 
     async def create(self, batch: Batch) -> None:
         raise BackendUnavailable("killed")
 
 
-async def test_whoever_comes_after_one_that_died_makes_its_batch(api: Api) -> None:
+async def test_the_batch_of_a_process_that_died_is_created_by_the_retry(api: Api) -> None:
     documents, batches = api.backend.documents, api.context.batches
     doomed = a_batch()
     with pytest.raises(BackendUnavailable, match="killed"):
@@ -207,7 +207,7 @@ async def test_whoever_comes_after_one_that_died_makes_its_batch(api: Api) -> No
     assert found is not None and found.id == doomed.id
 
 
-async def test_a_batch_that_was_forgotten_before_it_was_made_is_named_again(embedded: Api) -> None:
+async def test_an_expired_name_without_a_batch_is_replaced(embedded: Api) -> None:
     documents, batches = embedded.backend.documents, embedded.context.batches
     await embedded.context.health.close()  # No runner takes it meanwhile.
     named, batch = IdempotentBatches(documents, batches), a_batch()

@@ -1,4 +1,4 @@
-"""Every number of a request, as clients get it wrong: 400 with the field's name, by every way in, never 500."""
+"""Invalid numbers in every field are 400 with the field's name, for all kinds of calls."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -79,7 +79,7 @@ def asked(name: str, value: Any) -> dict[str, Any]:
     return ask(**{"logprobs": True} if name == "top_logprobs" else {}, **{name: value})
 
 
-async def test_all_numbers_are_known() -> None:
+async def test_the_test_covers_all_numbers() -> None:
     fields = ChatCompletionRequest.model_json_schema()["properties"].items()
     kinds = {name: {kind.get("type") for kind in field.get("anyOf", ())} for name, field in fields}
     assert {name for name, types in kinds.items() if "integer" in types} == {*INTEGERS}
@@ -94,7 +94,7 @@ async def test_http(api: Api) -> None:
 
 
 @pytest.mark.parametrize("text", ["1e999", "-1e999", "NaN", "Infinity", "-Infinity", "01", "1.", "0x1", "9" * 5000])
-async def test_http_with_what_is_hardly_json(api: Api, text: str) -> None:
+async def test_http_with_almost_valid_json(api: Api, text: str) -> None:
     for name in (*INTEGERS, *DECIMALS):
         body = json.dumps(asked(name, "?")).replace('"?"', text)
         answer = await api.call("POST", "/v1/chat/completions", data=body, headers={"content-type": "application/json"})
@@ -102,20 +102,20 @@ async def test_http_with_what_is_hardly_json(api: Api, text: str) -> None:
         assert answer.error["param"] in (None, name)
 
 
-async def test_numbers_that_fit_are_taken(api: Api) -> None:
+async def test_valid_numbers_are_accepted(api: Api) -> None:
     for name, value in FIT.items():
         assert (await api.post(asked(name, value))).status == 200, name
     for value in (BIGGEST, -BIGGEST - 1):
         assert (await api.post(ask(seed=value, store=True))).status == 200
 
 
-async def test_engines_numbers_are_theirs(api: Api) -> None:
+async def test_numbers_of_engine_fields_are_not_checked(api: Api) -> None:
     for value in (BIGGEST, 2**64 - 1, 10**30, -(10**30), 1e308):
         assert (await api.post(ask(top_k=value, background=True))).status == 202
 
 
 async def test_grpc(api: Api, client: GrpcClient) -> None:
-    """In a field of its own, as far as the client's own parser lets it through, and beside them."""
+    """In the schema's fields, if the client's parser accepts the value, and in `extra_body`."""
     for name, value in WRONG:
         if type(value) in (int, float) and (call := sent(client, asked(name, value))) is not None:
             refusal = await refused(call)

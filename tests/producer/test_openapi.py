@@ -1,4 +1,4 @@
-"""The description that tools read: whole, and true."""
+"""The OpenAPI description is complete and correct."""
 
 import re
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ async def test_every_reference_leads_somewhere(document: Any) -> None:
     assert set(references(document)) <= components
 
 
-async def test_every_operation_has_a_name_and_says_how_it_fails(document: Any) -> None:
+async def test_every_operation_has_a_name_and_its_errors(document: Any) -> None:
     described = dict(operations(document))
     ids = [operation["operationId"] for operation in described.values()]
     assert len(set(ids)) == len(ids)
@@ -50,7 +50,7 @@ async def test_every_operation_has_a_name_and_says_how_it_fails(document: Any) -
         assert "422" not in operation["responses"], name
 
 
-async def test_the_request_is_described_to_the_field(document: Any) -> None:
+async def test_every_field_of_the_request_is_described(document: Any) -> None:
     schemas = document["components"]["schemas"]
     for path in ("/v1/chat/completions", "/v1/chat/completions/stream"):
         content = document["paths"][path]["post"]["requestBody"]["content"]
@@ -60,18 +60,18 @@ async def test_the_request_is_described_to_the_field(document: Any) -> None:
     assert schemas["ChatCompletionRequest"]["required"] == ["model", "messages"]
 
 
-async def test_keys_are_asked_for_where_there_are_any() -> None:
+async def test_a_key_is_required_where_keys_exist() -> None:
     async with embedded_api(api_keys="alice=secret-of-alice-4711") as api:
         document = (await api.get("/openapi.json")).json
     assert document["security"] == [{"key": []}]
     assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
 
 
-async def test_where_there_may_be_none_a_key_may_be_left_out(document: Any) -> None:
+async def test_a_key_is_optional_on_a_server_without_keys(document: Any) -> None:
     assert document["security"] == [{"key": []}, {}]
 
 
-async def test_the_page_for_people_brings_its_own_script_and_needs_no_key() -> None:
+async def test_the_docs_page_has_its_own_script_and_needs_no_key() -> None:
     async with embedded_api(api_keys="alice=secret-of-alice-4711") as api:
         page = await api.get("/docs")
         scripts = re.findall(r'<script src="([^"]+)"', page.body.decode())
@@ -85,11 +85,11 @@ async def test_the_page_for_people_brings_its_own_script_and_needs_no_key() -> N
 
 
 def fits(shape: type[BaseModel], value: Any) -> None:
-    """All fields are there, of their types, and there are no others."""
+    """Asserts that an object has exactly the described fields, with their types."""
     TypeAdapter(shape).validate_python(value, extra="forbid")
 
 
-async def test_answers_have_the_shapes_that_are_described(api: Api) -> None:
+async def test_answers_match_their_description(api: Api) -> None:
     completion = (await api.post(ask(n=2))).json
     fits(response_models.ChatCompletion, completion)
     for chunk in (await api.post(ask(stream=True, stream_options={"include_usage": True}))).frames:

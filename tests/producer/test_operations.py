@@ -1,4 +1,4 @@
-"""What operators look at."""
+"""Health, readiness, metrics and the catalog."""
 
 from tests.producer.api import Api, ask
 
@@ -24,7 +24,7 @@ async def test_a_background_task_that_dies_makes_the_replica_not_ready(api: Api)
     assert (answer.status, "mortal" in answer.json["checks"]) == (503, True)
 
 
-async def test_metrics_count_calls_and_look_queues_up(idle_api: Api) -> None:
+async def test_metrics_count_calls_and_read_queues(idle_api: Api) -> None:
     await idle_api.submit(ask())
     async with idle_api.worker():
         await idle_api.post(ask())

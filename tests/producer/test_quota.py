@@ -1,4 +1,4 @@
-"""A tenant that keeps too much is told so; the others are not concerned."""
+"""A tenant above its storage limit is refused; other tenants are unaffected."""
 
 from collections.abc import AsyncIterator
 
@@ -33,7 +33,7 @@ def assert_full(answer: Answer) -> None:
     assert int(answer.headers["retry-after"]) >= 1
 
 
-async def test_jobs_with_large_requests_are_refused_before_the_store_is_full(small: Api) -> None:
+async def test_large_requests_above_the_tenants_limit_are_refused(small: Api) -> None:
     large = ask("x" * 200_000, background=True)
     answers = [await small.post(large, **ALICE) for _ in range(13)]
     taken = [answer for answer in answers if answer.status == 202]
@@ -48,7 +48,7 @@ async def test_jobs_with_large_requests_are_refused_before_the_store_is_full(sma
     assert (await small.post(large, **ALICE)).status == 202
 
 
-async def test_a_stream_that_outgrows_what_its_tenant_may_keep_ends_with_the_reason(small: Api) -> None:
+async def test_a_stream_above_its_tenants_limit_ends_with_an_error(small: Api) -> None:
     async with small.worker():
         stream = await small.post(ask(stream=True, max_tokens=20_000), **ALICE)
         assert stream.frames[-1]["error"]["code"] == "storage_quota_exceeded"
@@ -59,7 +59,7 @@ async def test_a_stream_that_outgrows_what_its_tenant_may_keep_ends_with_the_rea
         assert (job["status"], job["attempts"]) == ("failed", 1)
 
 
-async def test_by_default_a_tenant_has_a_share_of_the_stores_memory(
+async def test_the_default_limit_is_a_share_of_the_stores_memory(
     amqp_url: str, redis_url: str, redis_server: Redis
 ) -> None:
     with redis_server.configured("maxmemory", "60mb", "0"):
@@ -73,7 +73,7 @@ async def test_by_default_a_tenant_has_a_share_of_the_stores_memory(
 
 
 async def test_a_batch_waits_for_room(small: Api) -> None:
-    """Its lines are not failed: what was there expires."""
+    """The lines do not fail; they wait until stored data expires."""
     filler = await small.post(ask("x" * 950_000, background=True), **ALICE)
     assert filler.status == 202
     line = '{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "simulated",'

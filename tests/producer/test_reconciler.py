@@ -17,7 +17,7 @@ QUEUE = QueueName(MODEL, Tier.DEFAULT)
 
 @pytest.fixture
 async def dying(amqp_url: str, redis_url: str) -> AsyncIterator[DistributedBackend]:
-    """That of an API which dies between a job's record and its message."""
+    """The service of an API that dies between a job's record and its message."""
     async with open_distributed(amqp_url, redis_url) as backend:
         yield backend
 
@@ -31,9 +31,7 @@ async def swept(api: Api) -> int:
     return await Reconciler(api.backend, api.service, api.context.catalog).sweep(QUEUE, 0.0)
 
 
-async def test_a_call_whose_api_died_before_it_was_accepted_is_cancelled_and_not_run(
-    distributed_api: Api, dying: DistributedBackend
-) -> None:
+async def test_an_unaccepted_call_of_a_dead_api_is_cancelled(distributed_api: Api, dying: DistributedBackend) -> None:
     job = new_job()
     await dying.store.create(job, body=b"{}", followed=True)
     await dying.close()
@@ -50,7 +48,7 @@ async def nobody_follows(api: Api, job_id: str) -> bool:
 
 
 @pytest.mark.parametrize("detached", [False, True])
-async def test_a_job_that_somebody_waits_or_may_come_for_is_run(
+async def test_a_job_with_a_waiting_or_possible_client_is_run(
     distributed_api: Api, dying: DistributedBackend, detached: bool
 ) -> None:
     job = new_job(detached=detached)

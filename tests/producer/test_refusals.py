@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request, the answer is OpenAI's error, and never ours to blame."""
+"""Every invalid request gets OpenAI's error object with a 4xx status."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ JSON = {"content-type": "application/json"}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def api() -> AsyncIterator[Api]:
-    """One for all: none of these leaves anything behind."""
+    """Shared by all tests, because refused requests leave nothing behind."""
     async with embedded_api() as api:
         yield api
 
@@ -100,20 +100,20 @@ async def test_what_is_not_a_json_object_is_refused(api: Api, path: str, body: b
         ("service_tier", '"gold"', "service_tier"),
     ],
 )
-async def test_a_bad_field_is_named(api: Api, field: str, value: str, param: str) -> None:
+async def test_an_invalid_field_is_named(api: Api, field: str, value: str, param: str) -> None:
     asked = len(api.engine.asked)
     answer = await send(api, with_field(field, value))
     assert (answer.status, answer.error["param"], answer.error["code"]) == (400, param, "invalid_value")
     assert len(api.engine.asked) == asked
 
 
-async def test_of_duplicate_keys_the_last_counts(api: Api) -> None:
+async def test_the_last_of_duplicate_json_keys_counts(api: Api) -> None:
     assert (await send(api, with_field("max_tokens", "1"))).json["usage"]["completion_tokens"] == 1
     twice = with_field("max_tokens", "1")[:-1] + b', "max_tokens": 2}'
     assert (await send(api, twice)).json["usage"]["completion_tokens"] == 2
 
 
-async def test_a_refusal_does_not_repeat_megabytes(api: Api) -> None:
+async def test_a_refusal_does_not_quote_megabytes(api: Api) -> None:
     word = "x" * 500_000
     for answer in (
         await send(api, with_field("messages", f'[{{"role":"{word}"}}]')),
@@ -134,7 +134,7 @@ async def test_other_media_types_are_refused(api: Api, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8", "application/vnd.x+json"])
-async def test_json_by_any_of_its_names_is_taken(api: Api, kind: str) -> None:
+async def test_all_media_types_of_json_are_accepted(api: Api, kind: str) -> None:
     answer = await api.call("POST", COMPLETIONS, data=json.dumps(ask()), headers={"content-type": kind})
     assert answer.status == 200
 
@@ -145,7 +145,7 @@ async def pieces(size: int) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_body_of_200_mb_is_refused_and_its_sender_hears_why(api: Api, announced: bool) -> None:
+async def test_a_body_of_200_mb_is_refused_with_413(api: Api, announced: bool) -> None:
     headers = JSON | ({"content-length": str(200 * MB)} if announced else {})
     answer = await api.call("POST", COMPLETIONS, data=pieces(200 * MB), headers=headers)
     assert (answer.status, answer.error["code"]) == (413, "request_too_large")
@@ -191,7 +191,7 @@ async def test_another_method_is_not_allowed(api: Api, method: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["[", "x:y", "a b", "", "ü", "http://x/"])
-async def test_a_strange_host_is_no_surprise(api: Api, host: str) -> None:
+async def test_an_unusual_host_is_handled(api: Api, host: str) -> None:
     head = await api.raw(f"GET /nowhere HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1"))
     assert head.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400", b"HTTP/1.1 403"))
 
@@ -209,7 +209,7 @@ async def test_a_request_id_cannot_carry_another_header(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["jobs/" + "x" * 300, "jobs/%00", "jobs/%ff", "models/%00", "models/a/b"])
-async def test_strange_ids_are_client_errors(api: Api, path: str) -> None:
+async def test_invalid_ids_are_client_errors(api: Api, path: str) -> None:
     answer = await api.call("GET", URL(f"/v1/{path}", encoded=True))
     assert answer.status in (400, 404)
     assert answer.error["type"] == "invalid_request_error"

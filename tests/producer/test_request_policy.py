@@ -1,4 +1,4 @@
-"""What a request may point at, and which of the engines' fields it may set."""
+"""The URLs and the engine fields that a request may have."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,7 +20,7 @@ PLAIN = Settings()
 
 
 def checked(fields: dict[str, Any], **changes: Any) -> str | None:
-    """The field that is refused."""
+    """Returns the refused field."""
     try:
         RequestPolicy.of(Settings(**changes)).check(check_request(fields))
     except InvalidRequest as error:
@@ -77,7 +77,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("url", INSIDE)
-def test_images_are_not_fetched_from_inside(url: str) -> None:
+def test_images_at_private_addresses_are_refused(url: str) -> None:
     assert checked(shown(image("data:,"), image(url))) == "messages[1].content[1].image_url.url"
     assert checked(shown(image(url)), media_urls="any") is None
 
@@ -105,7 +105,7 @@ def test_images_may_be_data_or_public(url: str) -> None:
         (image("data:,") | {"uuid": "another's"}, "uuid"),
     ],
 )
-def test_no_part_points_elsewhere(part: dict[str, Any], param: str) -> None:
+def test_other_parts_cannot_be_urls(part: dict[str, Any], param: str) -> None:
     assert checked(shown(part)) == f"messages[1].content[0].{param}"
 
 
@@ -119,7 +119,7 @@ def test_no_part_points_elsewhere(part: dict[str, Any], param: str) -> None:
         {"type": "text", "text": "see file:///etc/passwd", "cache_control": {"type": "ephemeral"}},
     ],
 )
-def test_what_carries_its_bytes_is_taken(part: dict[str, Any]) -> None:
+def test_parts_with_their_bytes_are_accepted(part: dict[str, Any]) -> None:
     assert checked(shown(part), media_urls="data") is None
 
 
@@ -176,12 +176,12 @@ def test_fields_that_are_code_paths_or_addresses_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("param", NESTED)
-def test_so_are_they_inside_of_others(param: str) -> None:
+def test_such_fields_are_refused_inside_others(param: str) -> None:
     assert checked(ask(**NESTED[param])) == param
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_fields_that_are_values_are_taken(name: str) -> None:
+def test_fields_with_plain_values_are_accepted(name: str) -> None:
     assert checked(ask(**{name: TAKEN[name]})) is None
 
 
@@ -191,8 +191,8 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         yield api
 
 
-async def test_every_way_in_asks_the_policy(api: Api) -> None:
-    """HTTP, a job, gRPC, a line of a batch; nothing of it reaches the engine."""
+async def test_every_kind_of_call_applies_the_policy(api: Api) -> None:
+    """HTTP, a job, gRPC, a batch line: no refused field reaches the engine."""
     for fields, param in (
         ({"chat_template": "{{ 1 }}"}, "chat_template"),
         ({"messages": shown(image("file:///etc/passwd"))["messages"]}, "messages[1].content[0].image_url.url"),

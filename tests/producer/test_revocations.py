@@ -1,4 +1,4 @@
-"""A revoked key's calls end within moments, on every replica; its jobs run on, or are cancelled where that is asked."""
+"""A revoked key's calls end within seconds on every replica; its jobs run on, or are cancelled on request."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 
 async def open_calls(api: Api, key: dict[str, str]) -> tuple[str, list[asyncio.Task[Answer]]]:
-    """A job that runs, and calls of each kind that wait for something."""
+    """A running job, and open calls of each kind."""
     job = await api.submit(ENDLESS, **key)
     await wait_until(lambda: api.engine.working == 1)
     calls = [
@@ -96,7 +96,7 @@ async def test_a_stream_of_events_ends(api: Api) -> None:
     await wait_until(lambda: not api.engine.working)
 
 
-async def test_jobs_and_batches_are_cancelled_where_asked(api: Api) -> None:
+async def test_jobs_and_batches_are_cancelled_on_request(api: Api) -> None:
     alice, other = await stored_key(api, "alice"), await stored_key(api, "alice-2", tenant="alice")
     running = await api.submit(ENDLESS, **alice)
     others = await api.submit(ENDLESS, **other)
@@ -128,7 +128,7 @@ async def a_batch(api: Api, key: dict[str, str]) -> str:
     return (await api.post(body, "/v1/batches", **key)).json["id"]
 
 
-async def test_a_server_that_starts_later_cancels_all_the_same(tmp_path: Path) -> None:
+async def test_a_server_that_starts_later_cancels_them_too(tmp_path: Path) -> None:
     async with embedded_api(api_keys=KEYS, worker=False) as api:
         alice = await stored_key(api, "alice")
         job = await api.submit(ask(), **alice)

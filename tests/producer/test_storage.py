@@ -1,4 +1,4 @@
-"""Every storage keeps the promises of its port."""
+"""The contract of storages."""
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -38,7 +38,7 @@ async def keys(storage: Storage) -> set[str]:
     return {each.key async for each in storage.objects()}
 
 
-async def test_what_was_put_is_read_whole_and_in_parts(storage: Storage) -> None:
+async def test_an_object_is_read_whole_and_in_parts(storage: Storage) -> None:
     assert await keys(storage) == set()
     data = bytes(range(256)) * 30_000
     size = await storage.put(KEY, pieces(data[:10], b"", data[10:3_000_000], data[3_000_000:]))
@@ -62,7 +62,7 @@ async def test_a_put_again_replaces_it(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 12_000_000])
-async def test_a_put_that_breaks_off_leaves_nothing(storage: Storage, size: int) -> None:
+async def test_an_interrupted_put_leaves_nothing(storage: Storage, size: int) -> None:
     with pytest.raises(ValueError, match="the client has left"):
         await storage.put(KEY, pieces(bytes(size), error=ValueError("the client has left")))
     assert await keys(storage) == set()
@@ -70,7 +70,7 @@ async def test_a_put_that_breaks_off_leaves_nothing(storage: Storage, size: int)
         await read(storage, KEY, 0, 1)
 
 
-async def test_what_was_deleted_is_gone(storage: Storage) -> None:
+async def test_a_deleted_object_is_missing(storage: Storage) -> None:
     await storage.put(KEY, pieces(b"one"))
     await storage.put("t=a/file-2/content", pieces(b"two"))
     await storage.delete([KEY, "t=a/file-3/content"])
@@ -80,7 +80,7 @@ async def test_what_was_deleted_is_gone(storage: Storage) -> None:
         await read(storage, KEY, 0, 3)
 
 
-async def test_a_directory_that_cannot_be_used_says_so(tmp_path: Path) -> None:
+async def test_an_unusable_directory_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "files").write_text("not a directory")
     with pytest.raises(StorageUnavailable, match="not available"):
         await LocalStorage(tmp_path / "files").put(KEY, pieces(b"x"))

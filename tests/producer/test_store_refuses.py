@@ -1,4 +1,4 @@
-"""A Redis that evicts is not served on, and one that refuses writes is told of, and outlived."""
+"""A Redis that evicts keys stops the start; one that refuses writes is reported, and Ignite recovers."""
 
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -24,7 +24,7 @@ def full(server: Redis) -> Generator[None]:
 
 @contextmanager
 def read_only(server: Redis) -> Generator[None]:
-    """As a primary that has become a replica of one that cannot be reached."""
+    """Makes Redis a replica of an unreachable primary."""
     with server.client() as client:
         client.replicaof("127.0.0.1", "1")
         try:

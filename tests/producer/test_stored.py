@@ -1,4 +1,4 @@
-"""Stored completions as OpenAI's clients see them, and jobs that are deleted."""
+"""Stored completions with OpenAI's SDK, and deleted jobs."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ PARTS = [
 
 
 async def store(api: Api, prompt: Any = "seed=7", **fields: Any) -> str:
-    """The id of a stored completion."""
+    """Creates a stored completion, and returns its id."""
     answer = await api.post(ask(prompt, store=True, **fields))
     assert answer.status == 200, answer.body
     return answer.json["id"]
@@ -39,7 +39,7 @@ async def test_a_streamed_completion_is_stored_too(api: Api) -> None:
     assert kept.json["choices"][0]["message"]["content"] == stream.text
 
 
-async def test_only_what_was_stored_and_completed_is_there(idle_api: Api) -> None:
+async def test_only_stored_and_completed_jobs_are_listed(idle_api: Api) -> None:
     waiting = await idle_api.submit(ask(store=True))
     assert (await idle_api.get(f"{COMPLETIONS}/{waiting}")).error["code"] == "not_found"
     async with idle_api.worker():
@@ -69,7 +69,7 @@ async def test_lists_go_by_age_and_in_pages(api: Api) -> None:
 
 
 @pytest.mark.parametrize("query", ["order=up", "limit=0", "limit=101", "metadata=x"])
-async def test_a_bad_query_is_named(api: Api, query: str) -> None:
+async def test_an_invalid_query_parameter_is_named(api: Api, query: str) -> None:
     answer = await api.get(f"{COMPLETIONS}?{query}")
     assert (answer.status, answer.error["param"]) == (400, query.partition("=")[0])
 
@@ -111,7 +111,7 @@ async def test_messages_are_those_of_the_request(api: Api) -> None:
     assert (rest["data"], rest["has_more"]) == ([first], False)
 
 
-async def test_a_deleted_completion_is_gone(api: Api) -> None:
+async def test_a_deleted_completion_is_404(api: Api) -> None:
     completion = await store(api)
     answer = await api.call("DELETE", f"{COMPLETIONS}/{completion}")
     assert answer.json == {"id": completion, "object": "chat.completion.deleted", "deleted": True}
@@ -121,7 +121,7 @@ async def test_a_deleted_completion_is_gone(api: Api) -> None:
     assert await listed(api) == []
 
 
-async def test_stored_completions_have_a_retention_of_their_own() -> None:
+async def test_stored_completions_have_their_own_retention() -> None:
     async with embedded_api(store_retention=0.2, retention=0.1, job_retention=0.1) as api:
         completion = await store(api)
         await wait_until(lambda: expired(api, f"{COMPLETIONS}/{completion}"))
@@ -139,7 +139,7 @@ async def expired(api: Api, path: str) -> bool:
 # ── jobs ──
 
 
-async def test_a_job_that_is_over_is_deleted(api: Api) -> None:
+async def test_an_ended_job_can_be_deleted(api: Api) -> None:
     job_id = await api.submit(ask())
     await api.ended(job_id)
     answer = await api.call("DELETE", f"/v1/jobs/{job_id}")
@@ -149,7 +149,7 @@ async def test_a_job_that_is_over_is_deleted(api: Api) -> None:
     assert await api.jobs() == []
 
 
-async def test_a_job_that_waits_is_deleted_and_never_run(idle_api: Api) -> None:
+async def test_a_deleted_waiting_job_is_not_run(idle_api: Api) -> None:
     job_id = await idle_api.submit(ask("seed=1"))
     assert (await idle_api.call("DELETE", f"/v1/jobs/{job_id}")).status == 200
     async with idle_api.worker():
@@ -157,7 +157,7 @@ async def test_a_job_that_waits_is_deleted_and_never_run(idle_api: Api) -> None:
     assert [request["messages"][0]["content"] for request in idle_api.engine.asked] == ["seed=2"]
 
 
-async def test_a_job_that_runs_is_cancelled_and_deleted(api: Api) -> None:
+async def test_a_running_job_is_cancelled_and_deleted(api: Api) -> None:
     job_id = await api.submit(ask("itl=60000"))
     await wait_until(lambda: api.engine.working, "the engine to work")
     assert (await api.call("DELETE", f"/v1/jobs/{job_id}")).status == 200

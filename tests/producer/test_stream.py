@@ -1,4 +1,4 @@
-"""SSE to the byte: clients parse it in their own ways, and some of them crash on what the standard allows."""
+"""The exact bytes of SSE, because some clients cannot parse everything that the standard allows."""
 
 import re
 from collections.abc import AsyncIterator
@@ -27,12 +27,12 @@ def deltas(answer: Answer, index: int = 0) -> list[tuple[dict[str, str], str | N
     return [(choice["delta"], choice["finish_reason"]) for choice in choices]
 
 
-async def test_it_is_data_lines_with_a_blank_line_after_each_and_nothing_else(answer: Answer) -> None:
+async def test_a_stream_is_data_lines_and_blank_lines(answer: Answer) -> None:
     assert re.fullmatch(rb"(data: \{[^\n]+\}\n\n)+data: \[DONE\]\n\n", answer.body)
 
 
 @pytest.mark.parametrize("index", [0, 1])
-async def test_a_choice_is_a_role_then_its_words_then_an_empty_finish(answer: Answer, index: int) -> None:
+async def test_a_choice_is_a_role_then_texts_then_a_finish(answer: Answer, index: int) -> None:
     words = [f" t{number:03d}" for number in range(7 + index, 10 + index)]
     expected = [({"role": "assistant", "content": ""}, None), *(({"content": word}, None) for word in words)]
     assert deltas(answer, index) == [*expected, ({}, "stop")]
@@ -50,42 +50,42 @@ async def test_all_chunks_share_their_head(answer: Answer) -> None:
     }
 
 
-async def test_nothing_on_the_way_may_hold_it_back(answer: Answer) -> None:
+async def test_headers_forbid_buffering(answer: Answer) -> None:
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert answer.headers["cache-control"] == "no-cache, no-transform"
     assert answer.headers["x-accel-buffering"] == "no"
     assert "content-encoding" not in answer.headers
 
 
-async def test_usage_comes_last_where_it_is_asked_for(api: Api) -> None:
+async def test_requested_usage_comes_last(api: Api) -> None:
     *others, last = (await api.post(ask(stream=True, stream_options={"include_usage": True}))).frames
     assert (last["choices"], last["usage"]) == ([], USAGE)
     assert all(frame["usage"] is None for frame in others)
 
 
-async def test_no_usage_unasked(answer: Answer) -> None:
+async def test_there_is_no_usage_without_a_request_for_it(answer: Answer) -> None:
     assert not any("usage" in frame for frame in answer.frames)
 
 
 @pytest.mark.parametrize("stream", [None, False, True])
-async def test_the_stream_path_streams_whatever_the_body_says(api: Api, stream: bool | None) -> None:
+async def test_the_stream_path_always_streams(api: Api, stream: bool | None) -> None:
     answer = await api.post(ask(stream=stream, stream_options={"include_usage": True}), STREAM)
     assert answer.text == " t007 t008 t009"
 
 
-async def test_the_connection_ends_the_response_at_once_and_lives_on(api: Api) -> None:
+async def test_the_response_ends_at_once_and_the_connection_stays_open(api: Api) -> None:
     for _ in range(3):
         assert (await api.post(ask(stream=True))).text == " t007 t008 t009"
     assert len(api.server.server_state.connections) == 1
 
 
-async def test_what_the_engine_refuses_has_a_proper_status(api: Api) -> None:
+async def test_an_engines_refusal_has_a_4xx_status(api: Api) -> None:
     answer = await api.post(ask("refuse", stream=True))
     assert answer.status == 400
     assert answer.error["code"] == "context_length_exceeded"
 
 
-async def test_a_failure_in_the_middle_comes_in_band_and_then_the_end(breaking: Answer) -> None:
+async def test_a_failure_during_a_stream_is_an_error_frame_then_done(breaking: Answer) -> None:
     *words, error = breaking.frames
     assert breaking.status == 200
     assert [word["choices"][0]["delta"].get("content") for word in words] == ["", " t007"]
@@ -94,6 +94,6 @@ async def test_a_failure_in_the_middle_comes_in_band_and_then_the_end(breaking: 
     assert error["error"]["code"] == "attempts_exhausted"
 
 
-async def test_long_answers_arrive_whole(api: Api) -> None:
+async def test_long_answers_are_complete(api: Api) -> None:
     answer = await api.post(ask("seed=0", stream=True, max_tokens=5000))
     assert answer.text == "".join(f" t{number % 1000:03d}" for number in range(5000))

@@ -1,4 +1,4 @@
-"""A quiet stream's keep-alives break no decoder, the strictest of them included."""
+"""Keep-alive comments break no decoder."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def dispatching_on_every_blank_line(lines: Iterable[str]) -> list[Any]:
 
 
 async def quiet(api: Api, way: str) -> str:
-    """A stream whose engine says nothing until two comments have come."""
+    """A stream whose engine generates nothing until two comments were sent."""
     api.engine.gate.clear()
     text = ""
     try:
@@ -60,7 +60,7 @@ async def call(api: Api, way: str, body: dict[str, Any]) -> tuple[str, str, dict
 
 
 @pytest.mark.parametrize("way", ["stream", "route", "events"])
-async def test_comments_are_no_events(api: Api, way: str) -> None:
+async def test_comments_are_not_events(api: Api, way: str) -> None:
     text = await asyncio.wait_for(quiet(api, way), 60)
     events = dispatching_on_every_blank_line(text.split("\n"))
     said = "".join(choice["delta"].get("content") or "" for event in events for choice in event["choices"])

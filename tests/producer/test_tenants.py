@@ -1,5 +1,5 @@
-"""Tenants see nothing of each other. The walk goes over the application's own routes: one that is new is walked too, or
-fails here until it is said how its things are made.
+"""Tenants cannot see each other's data. The test covers all routes of the application; a new route fails until this
+file can create its objects.
 """
 
 import re
@@ -71,7 +71,7 @@ async def keyed_api() -> AsyncIterator[Api]:
 
 
 async def routes(api: Api) -> list[tuple[str, str, list[str]]]:
-    """Path, method and the names in the path of everything under /v1 that belongs to somebody."""
+    """Returns path, method and path parameters of every route under /v1 with an object's id."""
     paths = (await api.get("/openapi.json")).json["paths"]
     return [
         (path, method.upper(), re.findall(r"{(\w+)", path))
@@ -86,7 +86,7 @@ async def call(api: Api, method: str, path: str, template: str, key: dict[str, s
     return await api.call(method, path, headers=key, **body)
 
 
-async def test_another_tenants_things_are_not_there(keyed_api: Api) -> None:
+async def test_another_tenants_objects_are_404(keyed_api: Api) -> None:
     walked = 0
     for template, method, names in await routes(keyed_api):
         if not names or template.startswith(OPERATORS):
@@ -101,7 +101,7 @@ async def test_another_tenants_things_are_not_there(keyed_api: Api) -> None:
     assert walked >= 13
 
 
-async def test_what_is_an_operators_is_nobody_elses(keyed_api: Api) -> None:
+async def test_operators_routes_refuse_tenants(keyed_api: Api) -> None:
     walked = [(method, path) for path, method, _ in await routes(keyed_api) if path.startswith(OPERATORS)]
     assert len(walked) >= 6
     for method, path in walked:
@@ -109,7 +109,7 @@ async def test_what_is_an_operators_is_nobody_elses(keyed_api: Api) -> None:
         assert (answer.status, answer.error["code"]) == (403, "permission_denied"), f"{method} {path}"
 
 
-async def test_another_tenants_things_are_not_listed(keyed_api: Api) -> None:
+async def test_another_tenants_objects_are_not_listed(keyed_api: Api) -> None:
     made = {name: await make(keyed_api) for name, make in MAKERS.items() if name in await names_of(keyed_api)}
     lists = [path for path, method, names in await routes(keyed_api) if method == "GET" and not names]
     assert len(lists) >= 3
@@ -124,7 +124,7 @@ async def names_of(api: Api) -> set[str]:
     return {name for _, _, names in await routes(api) for name in names}
 
 
-async def test_an_idempotency_key_is_its_tenants_own(keyed_api: Api) -> None:
+async def test_idempotency_keys_are_separate_per_tenant(keyed_api: Api) -> None:
     first, again, other = [
         await keyed_api.post(ask(), idempotency_key="the-same", **key) for key in (ALICE, ALICE, BOB)
     ]

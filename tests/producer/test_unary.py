@@ -30,7 +30,7 @@ async def test_the_answer_is_openais_completion(api: Api) -> None:
     }
 
 
-async def test_every_answer_says_what_it_took(api: Api) -> None:
+async def test_every_answer_has_its_usage(api: Api) -> None:
     headers = (await api.post(ask("seed=7 ttft=300"))).headers
     assert headers["content-type"] == "application/json"
     assert headers["x-request-id"].startswith("req_")
@@ -42,38 +42,38 @@ async def test_a_clients_own_request_id_is_kept(api: Api) -> None:
     assert (await api.post(ask(), x_request_id="mine-7")).headers["x-request-id"] == "mine-7"
 
 
-async def test_each_choice_is_its_own(api: Api) -> None:
+async def test_choices_are_independent(api: Api) -> None:
     choices = (await api.post(ask(n=2))).json["choices"]
     assert [choice["message"]["content"] for choice in choices] == [" t007 t008 t009", " t008 t009 t010"]
 
 
-async def test_the_tier_that_was_used_comes_back(api: Api) -> None:
+async def test_the_answer_names_the_used_tier(api: Api) -> None:
     used = {"priority": "priority", "fast": "priority", "flex": "flex", "default": "default", "scale": "default"}
     for asked, tier in used.items():
         assert (await api.post(ask(service_tier=asked))).json["service_tier"] == tier
 
 
-async def test_what_the_engine_refuses_is_a_client_error(api: Api) -> None:
+async def test_an_engines_refusal_is_a_client_error(api: Api) -> None:
     answer = await api.post(ask("refuse"))
     assert answer.status == 400
     assert (answer.error["code"], answer.error["param"]) == ("context_length_exceeded", "messages")
     assert answer.error["message"] == "The prompt is too long."
 
 
-async def test_unknown_fields_reach_the_engine_and_ours_do_not(api: Api) -> None:
+async def test_unknown_fields_reach_the_engine_and_ignites_own_do_not(api: Api) -> None:
     await api.post(ask(top_k=5, priority=9, request_id="x", metadata={"a": "b"}))
     (request,) = api.engine.asked
     assert request["top_k"] == 5
     assert not {"priority", "request_id", "metadata", "model"} & request.keys()
 
 
-async def test_a_model_that_nobody_serves_is_not_found(api: Api) -> None:
+async def test_an_unknown_model_is_404(api: Api) -> None:
     answer = await api.post(ask() | {"model": "other"})
     assert answer.status == 404
     assert (answer.error["code"], answer.error["param"]) == ("model_not_found", "model")
 
 
-async def test_newlines_precede_an_answer_that_takes_long() -> None:
+async def test_newlines_precede_a_slow_answer() -> None:
     async with embedded_api(unary_padding=0.05, keepalive=0.05) as api:
         api.engine.gate.clear()
         async with api.http.post(COMPLETIONS, json=ask()) as response:

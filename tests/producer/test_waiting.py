@@ -1,4 +1,4 @@
-"""What a client sees while it waits: nothing at first, then signs of life."""
+"""What a waiting client gets: first nothing, then comments."""
 
 import asyncio
 import json
@@ -14,8 +14,8 @@ from tests.producer.api import COMPLETIONS, Api, ask, embedded_api, raw_post
 from tests.support.wait_until import wait_until
 
 
-async def test_the_status_line_waits_for_the_first_word(api: Api) -> None:
-    """So that a refusal, which may still come, is a proper 4xx."""
+async def test_the_status_line_waits_for_the_first_frame(api: Api) -> None:
+    """So a refusal can still be a 4xx."""
     api.engine.gate.clear()
     answer = asyncio.create_task(api.post(ask("refuse", stream=True)))
     await wait_until(lambda: api.engine.working)
@@ -24,7 +24,7 @@ async def test_the_status_line_waits_for_the_first_word(api: Api) -> None:
     assert (await answer).status == 400
 
 
-async def test_a_stream_that_waits_for_a_worker_says_so() -> None:
+async def test_a_waiting_stream_sends_comments() -> None:
     async with (
         embedded_api(worker=False, keepalive=0.05) as api,
         api.connected(raw_post(ask(stream=True))) as reader,
@@ -36,14 +36,14 @@ async def test_a_stream_that_waits_for_a_worker_says_so() -> None:
     assert rest.count(b"data: ") == 6
 
 
-async def test_the_place_in_the_queue_is_told() -> None:
+async def test_comments_have_the_queue_position() -> None:
     async with embedded_api(worker=False, keepalive=0.05) as api:
         await api.submit(ask())
         async with api.connected(raw_post(ask(stream=True))) as reader:
             assert await reader.readuntil(b": queued position=2 workers=0\n")
 
 
-async def test_a_stream_whose_worker_thinks_says_that_it_runs() -> None:
+async def test_a_running_stream_without_frames_sends_comments() -> None:
     async with embedded_api(keepalive=0.05) as api:
         api.engine.gate.clear()
         async with api.connected(raw_post(ask(stream=True))) as reader:
@@ -53,7 +53,7 @@ async def test_a_stream_whose_worker_thinks_says_that_it_runs() -> None:
             assert await reader.readuntil(b"data: [DONE]\n\n")
 
 
-async def test_after_the_first_comment_a_refusal_comes_in_band() -> None:
+async def test_after_the_first_comment_a_refusal_is_an_error_frame() -> None:
     async with embedded_api(keepalive=0.05) as api:
         api.engine.gate.clear()
         async with api.http.post(COMPLETIONS, json=ask("refuse", stream=True)) as response:
@@ -72,8 +72,8 @@ async def test_a_call_outlives_a_wait_for_its_worker(idle_api: Api, stream: bool
         assert b"t009" in (await answer).body
 
 
-async def test_a_call_that_is_refused_after_all_leaves_no_job_behind(idle_api: Api) -> None:
-    """Its client is told to come again, and makes another one."""
+async def test_a_call_refused_after_its_submission_leaves_no_job(idle_api: Api) -> None:
+    """The client gets Retry-After and creates another job."""
     request = check_request(parse_object(json.dumps(ask()).encode()))
     submission = Submission(Principal(LOCAL_TENANT), b"{}", request, mode="unary")
     with pytest.raises(BackendUnavailable):

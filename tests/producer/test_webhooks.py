@@ -1,4 +1,4 @@
-"""Webhooks, to a real receiver. OpenAI's own client says whether they are signed as they should be."""
+"""Webhooks to a real receiver. OpenAI's client verifies the signatures."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ class Delivered:
 
 @dataclass
 class Receiver:
-    """Answers with each of `statuses` in turn, and then with 204; not at all while `gate` is clear."""
+    """Answers with `statuses` in order, then with 204. Does not answer while `gate` is clear."""
 
     url: str = ""
     delivered: list[Delivered] = field(default_factory=list)
@@ -71,7 +71,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @asynccontextmanager
 async def also_on(receiver: Receiver, address: str) -> AsyncIterator[int]:
-    """A free port at that address on which the receiver listens."""
+    """Makes the receiver listen on a free port of that address."""
     app = web.Application()
     app.router.add_post("/{tail:.*}", receiver.receive)
     runner = web.AppRunner(app, shutdown_timeout=0)
@@ -85,7 +85,7 @@ async def also_on(receiver: Receiver, address: str) -> AsyncIterator[int]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests have not the time of a day."""
+    """Shortens the pauses between tries."""
     monkeypatch.setattr(webhook_sender, "EVERY", 0.02)
     monkeypatch.setattr(webhook_sender, "FIRST_PAUSE", 0.05)
 
@@ -121,7 +121,7 @@ def hooked(receiver: Receiver, prompt: str = "seed=7", **fields: Any) -> dict[st
     return ask(prompt, background=True, webhook_url=f"{receiver.url}/hook?token=x", **fields)
 
 
-async def test_a_jobs_end_is_told(any_api: Api, receiver: Receiver) -> None:
+async def test_a_jobs_end_is_sent(any_api: Api, receiver: Receiver) -> None:
     job_id = await any_api.submit(hooked(receiver))
     (only,) = await receiver.came()
     job = await any_api.job(job_id)
@@ -137,7 +137,7 @@ async def test_a_jobs_end_is_told(any_api: Api, receiver: Receiver) -> None:
     assert "webhook_url" not in any_api.engine.asked[0]
 
 
-async def test_a_batchs_end_is_told_until_it_is_heard(receiver: Receiver, tmp_path: Path) -> None:
+async def test_a_batchs_end_is_sent_until_it_is_accepted(receiver: Receiver, tmp_path: Path) -> None:
     receiver.statuses = [500, 503]
     hook = {"webhook_url": f"{receiver.url}/batches"}
     async with (
@@ -163,7 +163,7 @@ async def test_events_are_signed_as_standard_webhooks(api: Api, receiver: Receiv
         client.webhooks.verify_signature(only.body, only.headers, secret="whsec_" + "A" * 32)
 
 
-async def test_every_kind_of_end_is_told(any_api: Api, receiver: Receiver) -> None:
+async def test_every_kind_of_end_is_sent(any_api: Api, receiver: Receiver) -> None:
     failed = await any_api.submit(hooked(receiver, "refuse"))
     cancelled = await any_api.submit(hooked(receiver, "itl=60000"))
     await wait_until(lambda: any_api.engine.working, "the engine to work")
@@ -177,7 +177,7 @@ async def test_every_kind_of_end_is_told(any_api: Api, receiver: Receiver) -> No
     }
 
 
-async def test_a_receiver_that_is_ill_is_asked_again(any_api: Api, receiver: Receiver) -> None:
+async def test_a_failing_receiver_gets_the_event_again(any_api: Api, receiver: Receiver) -> None:
     receiver.statuses = [500, 404, 302]
     await any_api.submit(hooked(receiver))
     tries = await receiver.came(4)
@@ -188,12 +188,12 @@ async def test_a_receiver_that_is_ill_is_asked_again(any_api: Api, receiver: Rec
 
 
 async def nothing_is_left(api: Api) -> bool:
-    """Whether all that was taken has been forgotten. Takes what is due, if there is anything."""
+    """Whether the outbox is empty. Takes due notices."""
     assert not await api.backend.outbox.take(10, 0.01)
     return True
 
 
-async def test_a_receiver_that_wants_no_more_gets_no_more(api: Api, receiver: Receiver) -> None:
+async def test_a_receiver_that_answers_410_gets_no_more_tries(api: Api, receiver: Receiver) -> None:
     receiver.statuses = [410]
     await api.submit(hooked(receiver))
     await receiver.came()
@@ -202,8 +202,8 @@ async def test_a_receiver_that_wants_no_more_gets_no_more(api: Api, receiver: Re
     assert first.event["data"] != second.event["data"]
 
 
-async def test_a_receiver_that_is_not_there_is_waited_for(api: Api, receiver: Receiver) -> None:
-    """Nor does it hold up others."""
+async def test_an_unreachable_receiver_is_tried_again(api: Api, receiver: Receiver) -> None:
+    """It does not delay other receivers."""
     job_id = await api.submit(ask(background=True, webhook_url="http://127.0.0.1:9/nobody"))
     await api.ended(job_id)
     await api.submit(hooked(receiver))
@@ -217,9 +217,7 @@ async def test_the_job_does_not_wait_for_its_receiver(api: Api, receiver: Receiv
     assert (await api.job(job_id))["status"] == "completed"
 
 
-async def test_what_one_replica_could_not_tell_the_next_one_tells(
-    amqp_url: str, redis_url: str, receiver: Receiver
-) -> None:
+async def test_another_replica_sends_what_one_could_not(amqp_url: str, redis_url: str, receiver: Receiver) -> None:
     async with on_servers(amqp_url, redis_url, webhook_secret=SECRET) as api:
         receiver.statuses = [500]
         job_id = await api.submit(hooked(receiver))
@@ -244,14 +242,14 @@ async def test_webhooks_are_for_jobs(api: Api) -> None:
     assert (await api.post(ask(webhook_url="http://127.0.0.1:9/x"), prefer="respond-async")).status == 202
 
 
-async def test_a_server_without_a_secret_says_so() -> None:
+async def test_a_server_without_a_secret_refuses_webhooks() -> None:
     async with embedded_api() as api:
         answer = await refused(api, webhook_url="http://127.0.0.1/x", background=True)
         assert "webhook_secret" in answer.error["message"]
 
 
 class Inside(ThreadedResolver):
-    """Every name leads to this machine."""
+    """A resolver that resolves every name to this machine."""
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> Any:
         return await super().resolve("localhost", port, family)
@@ -271,7 +269,7 @@ async def test_private_addresses_can_be_refused(receiver: Receiver, monkeypatch:
 
 
 class Rebinding(ThreadedResolver):
-    """Leads every name to `answers`, one after the other; the last one stays."""
+    """A resolver that returns `answers` in order, and then the last one."""
 
     answers: ClassVar[list[str]] = []
     asked: ClassVar[list[str]] = []
@@ -284,7 +282,7 @@ class Rebinding(ThreadedResolver):
 
 @pytest.fixture
 def public_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """127.0.0.2 counts as an address of the internet."""
+    """Treats 127.0.0.2 as a public address."""
     known = addresses.is_public_address
 
     def is_public(address: Any) -> bool:
@@ -295,7 +293,7 @@ def public_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("public_loopback")
-async def test_a_name_that_leads_elsewhere_the_second_time_leads_nowhere(
+async def test_a_name_that_resolves_to_a_private_address_later_is_refused(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Rebinding, "answers", ["127.0.0.2", "127.0.0.1"])
@@ -327,10 +325,8 @@ async def test_a_redirect_to_a_private_address_is_not_followed(
     assert {each.path for each in receiver.delivered} == {"/hook"}
 
 
-async def test_the_address_of_a_connection_is_judged_whoever_named_it(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where nothing was looked up, or the look-up was judged wrongly."""
+async def test_the_address_of_every_connection_is_checked(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without a DNS lookup, or after a wrong check of it."""
     monkeypatch.setattr(target, "private_fault", lambda _: None)
     monkeypatch.setattr(target, "PublicAddresses", Inside)
     async with webhook_sender.open_sender(SECRET, private_allowed=False) as sender:
@@ -343,7 +339,7 @@ async def test_the_address_of_a_connection_is_judged_whoever_named_it(
     assert receiver.delivered == []
 
 
-async def test_a_host_in_disguise_is_refused(receiver: Receiver) -> None:
+async def test_a_disguised_host_is_refused(receiver: Receiver) -> None:
     port = receiver.url.rpartition(":")[2]
     async with embedded_api(webhook_secret=SECRET, webhook_private=False) as api:
         for host in ("127。0。0。1", "１２７.0.0.1", "①②⑦.0.0.1", "[::ffff:0:127.0.0.1]", "[64:ff9b::7f00:1]", "127.1"):
@@ -358,7 +354,7 @@ async def was_tried(api: Api) -> bool:
     return any(line.startswith('ignite_webhooks_total{outcome="failed"}') for line in metrics.splitlines())
 
 
-def test_pauses_grow_and_come_to_an_end() -> None:
+def test_pauses_grow_and_end_after_a_day() -> None:
     assert pause(10)
     assert 8 <= (pause(10) or 0) <= 12
     assert 480 <= (pause(600) or 0) <= 720

@@ -15,6 +15,6 @@ async def cluster(amqp_url: str, redis_url: str) -> AsyncGenerator[Cluster]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def url(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[str]:
-    """Of one `ignite up` for all tests of a module, which must run in the module's loop."""
+    """The URL of one `ignite up` for a module's tests, which must run in the module's event loop."""
     async with ready(tmp_path_factory.mktemp("data")) as (_, url):
         yield url

@@ -1,4 +1,4 @@
-"""A process that cannot work as it is set ends with one sentence, without a password, before it is announced."""
+"""A process with wrong settings ends with one sentence, without a password, before it is announced."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ PASSWORD = "pa55-of-the-broker"
 
 
 async def refused(*command: str, **env: str) -> str:
-    """What it said last. Other lines are of the log."""
+    """Returns the last printed line; other lines are log lines."""
     async with run_ignite(*command, env={"IGNITE_NO_AUTH": "1"} | env if command[0] == "api" else env) as process:
         output = await process.expect_exit(1)
     assert PASSWORD not in output and "Traceback" not in output
@@ -24,7 +24,7 @@ async def refused(*command: str, **env: str) -> str:
 @pytest.mark.parametrize(
     "command", [("api", "--port", "0"), ("worker", "--engine", "simulated")], ids=lambda each: each[0]
 )
-async def test_a_virtual_host_or_a_user_that_the_broker_does_not_have(
+async def test_a_virtual_host_or_user_that_the_broker_does_not_know(
     amqp_url: str, redis_url: str, redis_server: Redis, redis_database: int, command: tuple[str, ...]
 ) -> None:
     port = urlsplit(amqp_url).port
@@ -38,7 +38,7 @@ async def test_a_virtual_host_or_a_user_that_the_broker_does_not_have(
         assert not client.exists("ignite:workers") and not client.keys("*worker*")
 
 
-async def test_a_broker_that_is_away_is_waited_for(redis_url: str) -> None:
+async def test_the_start_waits_for_an_unavailable_broker(redis_url: str) -> None:
     async with open_distributed("amqp://127.0.0.1:1/", redis_url) as backend:
         assert (await backend.check())["broker"] is not None
 

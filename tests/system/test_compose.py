@@ -1,4 +1,4 @@
-"""docker-compose.yml, as far as it can be judged without a Docker engine."""
+"""Checks of docker-compose.yml without a Docker engine."""
 
 import re
 import stat
@@ -71,7 +71,7 @@ def test_every_server_is_reached_with_a_password(name: str) -> None:
 
 
 async def test_redis_starts_with_its_password_and_does_not_show_it(tmp_path: Path) -> None:
-    """The command as it is, but for where its files are."""
+    """Runs the unchanged command, except for its file paths."""
     if (launcher := find_redis()) is None:
         pytest.skip("redis-server is not installed")
     (port,) = free_ports(1)

@@ -1,4 +1,4 @@
-"""The services of docker-compose.yml, run by hand: their very commands and settings, with private servers."""
+"""Runs the commands of docker-compose.yml with their settings, without Docker, on private servers."""
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -13,12 +13,12 @@ KEY = "a-key-of-ours-0123456789"
 
 
 def service(name: str, servers: Mapping[str, str]) -> AbstractAsyncContextManager[RunningProcess]:
-    """Host names and secrets are what Docker would fill in; everything else is as the file says."""
+    """Fills in host names and secrets, as Docker would; everything else is unchanged."""
     settings = {key: str(value) for key, value in SERVICES[name]["environment"].items()}
     return run_ignite(*SERVICES[name]["command"], env={**settings, **servers})
 
 
-async def test_the_services_answer_a_chat_with_the_demo_model(amqp_url: str, redis_url: str) -> None:
+async def test_the_services_answer_with_the_demo_model(amqp_url: str, redis_url: str) -> None:
     (port,) = free_ports(1)
     servers = {"IGNITE_AMQP_URL": amqp_url, "IGNITE_REDIS_URL": redis_url}
     outside = {"IGNITE_PORT": str(port), "IGNITE_GRPC_PORT": "0", "IGNITE_API_KEYS": f"me={KEY}"}

@@ -1,4 +1,4 @@
-"""What a job and a token cost, in counts: commands, frames, bytes, tasks and turns. No clock is looked at."""
+"""The cost of a job and of a token: commands, frames, bytes, tasks and loop iterations. Measures no times."""
 
 import asyncio
 from collections import Counter
@@ -64,7 +64,7 @@ async def test_a_call_costs_one_message_each_way_and_seven_commands(
 
 
 class Counts:
-    """What the loop is asked to do."""
+    """Counts the event loop's callbacks and tasks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, patch: pytest.MonkeyPatch) -> None:
         self.seen: Counter[str] = Counter()
@@ -81,7 +81,7 @@ class Counts:
 
 @asynccontextmanager
 async def worker_at_hand(amqp_url: str, redis_url: str) -> AsyncGenerator[Any]:
-    """In this process, so that its turns can be counted."""
+    """A worker in this process, so that its loop iterations can be counted."""
     settings = Settings(amqp_url=amqp_url, redis_url=redis_url)
     engine = SimulatedEngine(model_id=QUEUE.model)
     await engine.start()
@@ -91,7 +91,7 @@ async def worker_at_hand(amqp_url: str, redis_url: str) -> AsyncGenerator[Any]:
 
 
 async def streamed(backend: Any, tokens: int) -> tuple[int, int]:
-    """The bytes and the updates of one stream."""
+    """Returns the bytes and the updates of one stream."""
     body = orjson.dumps({"model": QUEUE.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": tokens})
     job = new_job(mode="stream")
     size = updates = 0
@@ -105,10 +105,10 @@ async def streamed(backend: Any, tokens: int) -> tuple[int, int]:
                 return size, updates
 
 
-async def test_a_token_costs_neither_a_task_nor_a_turn(
+async def test_a_token_costs_neither_a_task_nor_a_loop_iteration(
     amqp_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At full speed: tokens gather on their way, so their number hardly shows."""
+    """At full speed tokens are sent together, so their number hardly matters."""
     few, many = 80, 800
     async with worker_at_hand(amqp_url, redis_url) as backend:
         await streamed(backend, few)
@@ -127,7 +127,7 @@ async def test_a_token_costs_neither_a_task_nor_a_turn(
 async def test_streams_side_by_side_share_their_steps_and_messages(
     amqp_url: str, redis_url: str, redis_server: Redis
 ) -> None:
-    """Each stream alone would take a step and a message for every few tokens."""
+    """A single stream would need one step and one message for every few tokens."""
     streams, tokens = 40, 80
     async with worker_at_hand(amqp_url, redis_url) as backend:
         await streamed(backend, tokens)

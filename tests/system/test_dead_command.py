@@ -13,9 +13,7 @@ from tests.support.wait_until import wait_until
 NONE = "There are no dead jobs. 'ignite jobs ls --status failed' lists all failed jobs."
 
 
-async def test_a_job_that_took_its_worker_down_is_listed_and_replayed_under_its_own_id(
-    cluster: Cluster, gate: Gate
-) -> None:
+async def test_a_job_that_killed_its_worker_is_listed_and_replayed(cluster: Cluster, gate: Gate) -> None:
     api, (victim,) = await cluster.with_workers(1)
     prompt = Prompt(seed=7, gate=replace(gate, silent=True))
     async with session_with(api.url) as session:
@@ -41,9 +39,7 @@ async def test_a_job_that_took_its_worker_down_is_listed_and_replayed_under_its_
     assert (await dead(api.url, "ls")).splitlines() == [heading, NONE]
 
 
-async def test_messages_that_nobody_could_decode_are_listed_replayed_and_purged(
-    cluster: Cluster, amqp_url: str
-) -> None:
+async def test_undecodable_messages_are_listed_replayed_and_purged(cluster: Cluster, amqp_url: str) -> None:
     api = await cluster.api("--models", "simulated")
     worker = await cluster.worker()
     for number in range(3):
@@ -70,7 +66,7 @@ async def messages(url: str, count: int) -> list[str]:
     return rows
 
 
-async def test_replay_wants_to_know_what(cluster: Cluster) -> None:
+async def test_replay_needs_ids_or_all(cluster: Cluster) -> None:
     api = await cluster.api()
     assert "give one or more IDs, or --all" in await dead(api.url, "replay", status=2)
     assert await dead(api.url, "replay", "chatcmpl-none", status=1) == "Error: No job 'chatcmpl-none'.\n"

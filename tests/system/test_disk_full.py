@@ -1,4 +1,4 @@
-"""`ignite up` on a disk that is full under load: it refuses what needs a write, reads on, and recovers by itself."""
+"""`ignite up` with a full disk under load: it refuses writes, serves reads, and recovers."""
 
 import sys
 from collections.abc import AsyncGenerator
@@ -31,7 +31,7 @@ async def served_from(disk: Path) -> AsyncGenerator[tuple[RunningProcess, str]]:
 
 
 @pytest.mark.skipif(WHY_NOT is not None, reason=f"NOT TESTED: {WHY_NOT}")
-async def test_a_full_disk_is_waited_out(tmp_path: Path) -> None:
+async def test_the_process_recovers_from_a_full_disk(tmp_path: Path) -> None:
     gate, mount = Gate(tmp_path / "gate", silent=True), tmp_path / "disk"
     mount.mkdir()
     async with served_from(mount) as (process, url), session_with(url) as session:

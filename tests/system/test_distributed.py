@@ -1,4 +1,4 @@
-"""An API and two workers on RabbitMQ and Redis: every byte, what it costs, and what it leaves behind."""
+"""An API and two workers on RabbitMQ and Redis: complete streams, their cost, and what remains."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ HEARTBEAT = (
 )
 
 
-async def test_two_hundred_streams_get_every_byte_and_leave_nothing_behind(
+async def test_two_hundred_streams_are_complete_and_leave_nothing(
     cluster: Cluster, rabbitmq_server: RabbitMQ, vhost: str, redis_server: Redis, redis_database: int
 ) -> None:
     api, workers = await cluster.with_workers(2)
@@ -56,8 +56,8 @@ async def test_a_token_costs_one_append_and_waiting_costs_nothing(cluster: Clust
     assert cost == {"create": 1, "index": 1, "fair_queue_add": 1, "claim": 1, "fair_queue_start": 1, "finish": 1}
 
 
-async def test_a_full_worker_keeps_nothing_that_another_could_run(cluster: Cluster) -> None:
-    """Its prefetch is per queue: with its one slot taken by one tier, it would sit on a job of each of the others."""
+async def test_a_full_worker_keeps_no_delivery_that_another_could_run(cluster: Cluster) -> None:
+    """Prefetch is per queue: a worker with one used slot would otherwise keep a job of each other tier."""
     api, _ = await cluster.with_workers(1, "--concurrency", "1")
     async with streaming(api.url, [Prompt(tokens=5000, itl=20)]) as (stream,), session_with(api.url) as session:
         await reached([stream], 5)
@@ -70,7 +70,7 @@ async def test_a_full_worker_keeps_nothing_that_another_could_run(cluster: Clust
 
 
 def counted(commands: Iterable[Command]) -> Counter[str]:
-    """Round trips by name, without workers' heartbeats, the looks for batches and revoked keys, and the pings of quiet
+    """Counts round trips by name, without heartbeats, searches for batches and revoked keys, and pings of
     subscriptions.
     """
     return Counter(step_of(each) for each in commands if not each.by_script and not is_heartbeat(each))
@@ -85,7 +85,7 @@ def step_of(command: Command) -> str:
 
 
 async def test_processes_with_other_bounds_share_a_queue(amqp_url: str, redis_url: str) -> None:
-    """A setting is changed in one process after the other, and a queue keeps the bound that it was declared with."""
+    """Processes with different settings share a queue, which keeps the limit of its declaration."""
     async with (
         open_distributed(amqp_url, redis_url, queue_limit=10) as one,
         open_distributed(amqp_url, redis_url, queue_limit=20) as other,

@@ -1,4 +1,4 @@
-"""What `ignite doctor` says to a newcomer: every server is tried, and what is wrong with each is one clear sentence."""
+"""`ignite doctor` checks every server and reports each problem in one sentence."""
 
 import asyncio
 import socket
@@ -157,7 +157,7 @@ async def test_an_engine_url_with_a_password(report: Report, amqp_url: str, redi
     assert f"http://me@127.0.0.1:{closed_port}/v1 does not answer" in report.line("engine")
 
 
-async def test_a_place_for_files_that_is_none(
+async def test_an_unusable_directory_for_files(
     report: Report, amqp_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("files")

@@ -34,7 +34,7 @@ async def test_get_shows_the_job_as_the_api_does(url: str) -> None:
     assert json.loads(await jobs(url, "get", job)) == record
 
 
-async def test_get_of_no_job_is_one_sentence(url: str) -> None:
+async def test_an_unknown_job_is_one_sentence(url: str) -> None:
     assert await jobs(url, "get", "chatcmpl-none", status=1) == "Error: No job 'chatcmpl-none'.\n"
 
 
@@ -55,7 +55,7 @@ async def test_cancel_ends_a_running_job(url: str) -> None:
         assert shown["status"] == (await job_of(session, job))["status"] == "cancelled"
 
 
-async def test_no_server_is_one_sentence() -> None:
+async def test_an_unreachable_server_is_one_sentence() -> None:
     output = await jobs("http://127.0.0.1:9", "ls", status=1)
 
     assert "http://127.0.0.1:9 does not answer" in output
@@ -65,6 +65,6 @@ async def test_no_server_is_one_sentence() -> None:
 @pytest.mark.parametrize(
     "options", [("--url", "nowhere"), ("--url", "ftp://x"), ("--url", "http://"), ("--key", "a\nb")]
 )
-async def test_an_address_or_a_key_that_is_none(options: tuple[str, str]) -> None:
+async def test_an_invalid_address_or_key(options: tuple[str, str]) -> None:
     said = await ignite("jobs", *options, "ls", status=1)
     assert options[0] in said.output and len(said.output.splitlines()) == 1

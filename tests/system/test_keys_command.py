@@ -1,4 +1,4 @@
-"""`ignite keys`, before a server runs and beside it."""
+"""`ignite keys`, with and without a running server."""
 
 import json
 import re
@@ -26,7 +26,7 @@ async def status_of(url: str, key: str) -> int:
         return response.status
 
 
-async def test_a_key_for_a_public_address_is_made_used_and_revoked(tmp_path: Path) -> None:
+async def test_a_key_is_created_used_and_revoked(tmp_path: Path) -> None:
     async with ignite_up(tmp_path, "--host", "0.0.0.0") as process:
         assert "keys are needed" in await process.expect_exit(1)
     here = ("--data-dir", str(tmp_path))
@@ -56,7 +56,7 @@ async def is_refused(url: str, key: str) -> bool:
     return await status_of(url, key) == 401
 
 
-async def test_keys_are_listed_without_themselves(tmp_path: Path) -> None:
+async def test_keys_are_listed_without_their_secrets(tmp_path: Path) -> None:
     here = ("--data-dir", str(tmp_path))
     secret = (await keys(*here, "create", "--name", "ops", "--operator", "--models", "a, b")).stdout.strip()
     await keys(*here, "create", "--name", "alice", "--weight", "2")
@@ -72,7 +72,7 @@ async def test_keys_are_listed_without_themselves(tmp_path: Path) -> None:
     assert "digest" not in ops
 
 
-async def test_what_cannot_be_done_is_one_sentence(tmp_path: Path) -> None:
+async def test_errors_are_one_sentence(tmp_path: Path) -> None:
     empty = ("--data-dir", str(tmp_path / "none"))
     assert "there is no Ignite data in" in (await keys(*empty, "ls", status=1)).stderr
     assert not (tmp_path / "none").exists()
@@ -87,7 +87,7 @@ async def test_what_cannot_be_done_is_one_sentence(tmp_path: Path) -> None:
     assert "Redis" in (await keys(*redis, "ls", status=1)).stderr
 
 
-async def test_the_first_key_says_what_the_next_call_needs_and_closes_for_good(tmp_path: Path) -> None:
+async def test_after_the_first_key_calls_need_a_key_permanently(tmp_path: Path) -> None:
     here = ("--data-dir", str(tmp_path))
     async with ready(tmp_path) as (_, url):
         assert await status_of(url, "none") == 200
@@ -105,7 +105,7 @@ async def test_the_first_key_says_what_the_next_call_needs_and_closes_for_good(t
         assert await status_of(url, "none") == 200
 
 
-async def test_an_api_without_keys_answers_401_and_says_what_to_do(amqp_url: str, redis_url: str) -> None:
+async def test_an_api_without_keys_answers_401_with_advice(amqp_url: str, redis_url: str) -> None:
     servers = {"IGNITE_AMQP_URL": amqp_url, "IGNITE_REDIS_URL": redis_url}
     async with run_ignite("api", "--port", "0", env=servers) as process:
         url = (await process.wait_for(API_READY))[1]

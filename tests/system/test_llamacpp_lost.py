@@ -1,4 +1,4 @@
-"""The process of llama.cpp is killed in mid-stream: neither the API nor a stream ends."""
+"""The llama.cpp process is killed during streams: the API and the streams continue."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ TOKENS = 1500
 
 
 class DemoStream:
-    """A long answer of the demo model, as far as it has come."""
+    """A stream of a long answer of the demo model."""
 
     def __init__(self, seed: int) -> None:
         self.job_id = ""
@@ -57,7 +57,7 @@ class DemoStream:
             self.finish_reason = choice["finish_reason"] or self.finish_reason
 
 
-async def test_streams_go_on_with_the_next_process_and_the_api_stays_up(tmp_path: Path) -> None:
+async def test_streams_continue_with_the_next_process(tmp_path: Path) -> None:
     options = ("--port", "0", "--data-dir", str(tmp_path), "--retry-backoff", "0.1")
     streams = [DemoStream(seed) for seed in range(4)]
     async with run_ignite("up", *options) as process:

@@ -1,4 +1,4 @@
-"""Whatever an upstream's accent is, every way to ask for an answer gets the same one."""
+"""All kinds of calls get the same answer from an upstream, whatever its dialect."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -24,7 +24,7 @@ AT_ONCE = 8
 
 
 async def speak(call: Call) -> None:
-    """`accent 7`: that accent. `cut 7`: at first only the half of it, and then the connection is reset."""
+    """`dialect 7`: answers in that dialect. `cut 7`: the first time only half of it, then a reset."""
     kind, _, number = call.prompt.partition(" ")
     body = ACCENTS[NAMES[int(number)]].body
     if kind == "accent" or call.time_asked > 1:
@@ -87,7 +87,7 @@ async def repeated(api: Api, prompt: str) -> dict[str, Any]:
 
 
 async def repeated_stream(api: Api, prompt: str) -> dict[str, Any]:
-    """The second call reads the log, the first one had it from the worker."""
+    """The first call follows the worker; the second one reads the log."""
     body, key = ask(prompt, stream=True), f"key of stream of {prompt}"
     first, second = [await api.post(body, idempotency_key=key) for _ in range(2)]
     assert first.body == second.body
@@ -95,7 +95,7 @@ async def repeated_stream(api: Api, prompt: str) -> dict[str, Any]:
 
 
 async def every_accent(api: Api, mode: Any, kind: str = "accent") -> dict[str, Any]:
-    """What each accent's answer says, by its name."""
+    """Returns each dialect's answer by name."""
     found: dict[str, Any] = {}
     turns = asyncio.Semaphore(AT_ONCE)
 
@@ -110,7 +110,7 @@ async def every_accent(api: Api, mode: Any, kind: str = "accent") -> dict[str, A
 
 
 @pytest.mark.parametrize("mode", [streamed, unary, background, flex, stored, repeated, repeated_stream])
-async def test_every_way_to_ask_gets_the_same_answer(api: Api, mode: Any) -> None:
+async def test_all_kinds_of_calls_get_the_same_answer(api: Api, mode: Any) -> None:
     assert await every_accent(api, mode) == {name: due(accent) for name, accent in ACCENTS.items()}
 
 
@@ -138,14 +138,14 @@ async def test_a_batch_gets_the_same_answers(api: Api) -> None:
 
 
 async def broken(api: Api, prompt: str) -> dict[str, Any]:
-    """The stream and the job's own result, which two attempts have made together."""
+    """Returns the stream and the result of a job with two attempts."""
     answer = await streamed(api, prompt)
     kept = (await api.get(f"/v1/jobs/{answer['id']}/result")).json
     assert said(kept) == said(answer)
     return kept
 
 
-async def test_a_stream_that_breaks_in_the_middle_goes_on_as_it_began(api: Api) -> None:
+async def test_an_interrupted_stream_continues_without_contradiction(api: Api) -> None:
     found = await every_accent(api, broken, "cut")
 
     expected = {name: due(accent) for name, accent in ACCENTS.items()}

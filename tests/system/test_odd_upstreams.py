@@ -1,4 +1,4 @@
-"""Whatever an upstream answers, its worker stays ready, and says nothing of health in the log."""
+"""A worker stays ready whatever its upstream answers, and logs no health changes."""
 
 import pytest
 from structlog.testing import capture_logs
@@ -25,7 +25,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("models", MODELS)
-async def test_a_worker_stays_ready_whatever_its_upstream_answers(monkeypatch: pytest.MonkeyPatch, models: str) -> None:
+async def test_odd_answers_do_not_make_a_worker_unready(monkeypatch: pytest.MonkeyPatch, models: str) -> None:
     monkeypatch.setattr(server_health, "PROBE_EVERY", 0.02)
 
     async def script(call: Call) -> None:

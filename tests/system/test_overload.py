@@ -1,4 +1,4 @@
-"""An upstream that says "later": calls, jobs and batches wait for it, and none fails."""
+"""Calls, jobs and batches wait for an overloaded upstream, and none fails."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -27,7 +27,7 @@ REFUSED = {"error": {"message": "Rate limit reached for up.", "code": "rate_limi
 
 @dataclass
 class Busy:
-    """Answers `capacity` requests at once, each once `go_on` is set. Refuses all others, once `decides` is set."""
+    """Answers `capacity` requests at a time, each when `go_on` is set. Refuses all others when `decides` is set."""
 
     capacity: int
     status: str = "429 Too Many Requests"
@@ -60,7 +60,7 @@ class Busy:
 
 
 class Bucket(Busy):
-    """Has a number of tokens and gets one every few milliseconds; says so in words only."""
+    """A token bucket that refills every few milliseconds; names the wait only in its error message."""
 
     async def script(self, call: Call) -> None:
         if self.capacity < 1:
@@ -156,7 +156,7 @@ async def test_a_job_that_waits_for_the_upstream_can_be_cancelled(full: tuple[Ap
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_deadline_ends_the_wait_with_the_upstreams_words(full: tuple[Api, Busy], stream: bool) -> None:
+async def test_a_deadline_ends_the_wait_with_the_upstreams_message(full: tuple[Api, Busy], stream: bool) -> None:
     api, _ = full
     answer = await api.post(ask("wait", stream=stream, deadline_seconds=0.3))
     assert answer.status == 504
@@ -165,7 +165,7 @@ async def test_a_deadline_ends_the_wait_with_the_upstreams_words(full: tuple[Api
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_overload_inside_an_answer_fails_after_three_tries_with_the_upstreams_words(stream: bool) -> None:
+async def test_overload_inside_an_answer_fails_after_three_tries(stream: bool) -> None:
     asked: list[dict[str, Any]] = []
 
     async def refuse(call: Call) -> None:
@@ -180,7 +180,7 @@ async def test_overload_inside_an_answer_fails_after_three_tries_with_the_upstre
     assert all("tools" not in body and "tool_choice" not in body for body in asked)
 
 
-async def test_overload_inside_an_answer_that_says_how_long_to_wait_is_waited_for() -> None:
+async def test_overload_inside_an_answer_with_a_time_to_wait_is_waited_for() -> None:
     async def refuse_five_times(call: Call) -> None:
         limit = {"error": {"message": "Rate limit reached. Please try again in 20ms.", "code": 429}}
         await call.answer(limit if call.time_asked <= 5 else ANSWER)
@@ -192,7 +192,7 @@ async def test_overload_inside_an_answer_that_says_how_long_to_wait_is_waited_fo
     assert job["attempts"] == 1
 
 
-async def test_a_drain_hands_back_what_waits_and_counts_no_try() -> None:
+async def test_a_drain_requeues_waiting_jobs_without_counting_a_try() -> None:
     server = Busy(0)
     async with upstream_api(server.script, concurrency=4, drain=0) as (api, worker):
         jobs = [await api.submit(ask(f"wait {number}")) for number in range(6)]
@@ -209,7 +209,7 @@ async def test_a_drain_hands_back_what_waits_and_counts_no_try() -> None:
 
 
 async def test_higher_tiers_are_sent_first(full: tuple[Api, Busy]) -> None:
-    """Also before jobs that have waited for longer, and hold every slot."""
+    """Also before jobs that have waited longer and use every slot."""
     api, server = full
     server.decides.clear()
     low = [await api.submit(ask(f"flex {number}", service_tier="flex")) for number in range(3)]

@@ -1,4 +1,4 @@
-"""`--processes`: several API processes behind one socket and several workers, each with one parent."""
+"""`--processes`: several API processes on one socket, and several workers, each group with one parent."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from tests.support.wait_until import wait_until
 
 
 def children(process: RunningProcess) -> set[int]:
-    """The processes that are there, and no zombies."""
+    """Returns the child processes, without zombies."""
     found: set[int] = set()
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -63,7 +63,7 @@ async def test_children_of_a_killed_parent_end(cluster: Cluster) -> None:
     await wait_until(lambda: not any(map(is_there, orphans)), "the children to end")
 
 
-async def test_what_ends_one_child_at_once_ends_all_with_one_sentence(cluster: Cluster) -> None:
+async def test_an_error_at_the_start_of_one_child_ends_all(cluster: Cluster) -> None:
     api = await cluster.api()
     port = api.url.rpartition(":")[2]
     urls = {"IGNITE_AMQP_URL": "amqp://127.0.0.1:1/", "IGNITE_REDIS_URL": "redis://127.0.0.1:1/0"}

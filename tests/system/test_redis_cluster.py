@@ -13,7 +13,7 @@ RUNNING = Prompt(tokens=5000, itl=20)
 async def test_streams_and_jobs_on_a_cluster(
     redis_cluster: RedisCluster, amqp_url: str, rabbitmq_server: RabbitMQ, vhost: str
 ) -> None:
-    """Told of one node only; the others have their share."""
+    """`redis_url` names one node; the others store data too."""
     async with running_cluster(amqp_url, redis_cluster.nodes[0].url()) as cluster:
         api, _ = await cluster.with_workers(2)
         async with streaming(api.url, [*PROMPTS, RUNNING]) as streams, session_with(api.url) as session:

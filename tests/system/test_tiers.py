@@ -1,4 +1,4 @@
-"""A flood of flex jobs and calls of higher tiers, on processes."""
+"""Many flex jobs and calls of higher tiers, with separate processes."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from tests.support.load import answered
 from tests.support.wait_until import wait_until
 
 
-async def test_flex_streams_make_room_and_lose_no_byte(cluster: Cluster, gate: Gate) -> None:
+async def test_flex_streams_are_put_back_and_lose_no_byte(cluster: Cluster, gate: Gate) -> None:
     flood = [Prompt(seed=number * 31, tokens=60, gate=gate) for number in range(12)]
     api, (worker,) = await cluster.with_workers(1, "--concurrency", "4", "--reserved-slots", "0.25")
 

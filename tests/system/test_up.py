@@ -1,4 +1,4 @@
-"""`ignite up`, as a person runs it: one process, no servers."""
+"""`ignite up` as a user runs it: one process, no servers."""
 
 import asyncio
 import os
@@ -55,20 +55,20 @@ async def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def few_open_files() -> Generator[int]:
-    """As a shell begins; yields what it may raise that to."""
+    """A low soft limit, as in a new shell; yields the hard limit."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
     yield before[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-async def test_it_may_open_as_many_files_as_it_is_allowed(tmp_path: Path, few_open_files: int) -> None:
+async def test_the_open_files_limit_is_raised(tmp_path: Path, few_open_files: int) -> None:
     async with ready(tmp_path) as (process, _):
         assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (few_open_files, few_open_files)
 
 
 @pytest.mark.parametrize("option", ["--port", "--grpc-port"])
-async def test_a_port_in_use_ends_it_with_one_sentence(tmp_path: Path, option: str) -> None:
+async def test_a_used_port_ends_it_with_one_sentence(tmp_path: Path, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         async with ignite_up(tmp_path, option, str(port)) as process:
@@ -123,7 +123,7 @@ async def test_jobs_of_a_killed_process_are_completed_by_the_next(tmp_path: Path
 
 
 async def wait_for_chunks(session: aiohttp.ClientSession, job_id: str) -> None:
-    """The job has said something."""
+    """Waits until the job has frames."""
     async with session.get(f"/v1/jobs/{job_id}/events") as events:
         async for line in events.content:
             if b" t0" in line:

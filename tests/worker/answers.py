@@ -1,4 +1,4 @@
-"""Whole answers, and every way of cutting them into chunks."""
+"""Complete answers, and all ways of splitting them into chunks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ def pieces_of(draw: st.DrawFn, text: str) -> list[str]:
 
 @st.composite
 def chunks_of(draw: st.DrawFn, answer: Answer, ids: str = "") -> list[Chunk]:
-    """The answer as some engine would stream it; choices may come interleaved. `ids` is put before tool calls' ids."""
+    """Returns the answer as chunks; choices may be interleaved. `ids`: prefix of tool calls' ids."""
     lines = [draw(parts_of(index, choice, ids)) for index, choice in enumerate(answer.choices)]
     order = draw(st.permutations([index for index, line in enumerate(lines) for _ in line]))
     streams = [iter(line) for line in lines]

@@ -1,4 +1,4 @@
-"""An engine that does what a request says, and a bench to run executions on."""
+"""An engine scripted by its requests, and a bench that runs executions."""
 
 import asyncio
 import time
@@ -42,7 +42,7 @@ def content_of(each: Chunk) -> str:
 
 
 class ScriptedEngine(OneModel):
-    """The last message names one of the scripts below. `aborted`: how many answers were broken off from outside."""
+    """The last message names one of the scripts below. `aborted`: number of aborted answers."""
 
     card = ModelCard(QUEUE.model, "scripted")
 
@@ -138,7 +138,7 @@ async def fail_once_in_the_middle(engine: ScriptedEngine, time_asked: int) -> As
 
 
 async def hang(engine: ScriptedEngine, time_asked: int) -> AsyncGenerator[Chunk, None]:
-    """Two words, and no more until the engine's `hold` is set."""
+    """Generates two words, then waits for the engine's `hold`."""
     async for each in answer(engine, time_asked):
         yield each
         if content_of(each) == ANSWER[1]:
@@ -146,7 +146,7 @@ async def hang(engine: ScriptedEngine, time_asked: int) -> AsyncGenerator[Chunk,
 
 
 async def think(engine: ScriptedEngine, time_asked: int) -> AsyncGenerator[Chunk, None]:
-    """Not a word until the engine's `hold` is set."""
+    """Generates nothing until the engine's `hold` is set."""
     await engine.hold.wait()
     async for each in answer(engine, time_asked):
         yield each
@@ -182,7 +182,7 @@ SCRIPTS: dict[str, Script] = {
 
 
 class Watched:
-    """A delivery that tells how it was settled."""
+    """A delivery that records whether it was acked or nacked."""
 
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
@@ -202,7 +202,7 @@ class Watched:
 
 
 class Bench:
-    """A client that submits, and a worker that runs one delivery after the other."""
+    """A client that submits jobs, and a worker that runs one delivery after the other."""
 
     def __init__(self, backend: Backend, consumer: Consumer, engine: ScriptedEngine) -> None:
         self.backend = backend
@@ -224,7 +224,7 @@ class Bench:
         self.place = replace(self.place, **changes)
 
     async def submit(self, says: str, *, unary: bool = False, **wishes: Any) -> Job:
-        """`request` and `message` among the wishes: more fields of either."""
+        """Submits a job. `request`, `message`: more fields of the request or of its message."""
         request = {"model": QUEUE.model, "messages": [{"role": "user", "content": says}], **wishes.pop("request", {})}
         body, envelope = orjson.dumps(request), wishes.pop("message", {})
         job = new_job(mode="unary" if unary else "stream", **wishes)
@@ -239,7 +239,7 @@ class Bench:
         return Execution(self.place, delivery)
 
     async def run(self) -> Watched:
-        """The next delivery, to its settlement."""
+        """Runs the next delivery until it is acked or nacked."""
         delivery = await self.delivery()
         await self.execution(delivery).run()
         return delivery
@@ -251,7 +251,7 @@ class Bench:
 
     @asynccontextmanager
     async def running(self, delivery: Delivery) -> AsyncGenerator[Execution]:
-        """The execution has said its first words (of the script that hangs) and ends with the block."""
+        """An execution of the hanging script that has sent its first words; ends with the block."""
         execution = self.execution(delivery)
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             group.create_task(execution.run())
@@ -265,7 +265,7 @@ class Bench:
         return await record_of(self.backend, job.id)
 
     async def frames(self, job: Job) -> list[Any]:
-        """What a client has got: data, decoded."""
+        """Returns the decoded frames that a client has received."""
         log = await self.backend.log.read(job.id)
         return [decoded(frame) for frame in log.split(b"\n\n")[:-1]]
 

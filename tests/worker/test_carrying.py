@@ -1,4 +1,4 @@
-"""The worker runs whose turn it is, under whichever delivery it has."""
+"""The worker runs the job that is next in the fair queue, under any delivery."""
 
 from collections.abc import AsyncGenerator
 
@@ -23,12 +23,12 @@ async def submits(bench: Bench, tenant: str, count: int, says: str = "answer") -
 
 
 async def started(bench: Bench, jobs: list[Job]) -> list[str]:
-    """The tenants of jobs, in the order in which they began."""
+    """Returns the jobs' tenants in the order of their starts."""
     records = [await record_of(bench.backend, job.id) for job in jobs]
     return [record.tenant for record in sorted(records, key=lambda record: record.started_at or 0)]
 
 
-async def test_one_job_of_another_tenant_waits_for_one_slot_only(bench: Bench) -> None:
+async def test_another_tenants_job_waits_for_one_slot_only(bench: Bench) -> None:
     jobs = await submits(bench, "flood", 1, "hang") + await submits(bench, "flood", 30)
     async with working(bench):
         await taken_up(bench, 1)
@@ -40,7 +40,7 @@ async def test_one_job_of_another_tenant_waits_for_one_slot_only(bench: Bench) -
     assert {(await bench.record(job)).attempt for job in jobs} == {1}
 
 
-async def test_two_floods_take_turns(bench: Bench) -> None:
+async def test_two_tenants_with_many_jobs_alternate(bench: Bench) -> None:
     jobs = await submits(bench, "a", 20) + await submits(bench, "b", 20)
     async with working(bench):
         await over(bench, *jobs)
@@ -48,7 +48,7 @@ async def test_two_floods_take_turns(bench: Bench) -> None:
     assert all(abs(order[:end].count("a") - order[:end].count("b")) <= 2 for end in range(41)), order
 
 
-async def test_a_carried_job_that_fails_once_is_tried_again(bench: Bench) -> None:
+async def test_a_piggybacked_job_that_fails_once_is_tried_again(bench: Bench) -> None:
     jobs = await submits(bench, "flood", 1, "hang") + await submits(bench, "flood", 5)
     async with working(bench):
         await taken_up(bench, 1)
@@ -60,7 +60,7 @@ async def test_a_carried_job_that_fails_once_is_tried_again(bench: Bench) -> Non
     assert text_of(await bench.frames(unlucky)) == "".join(ANSWER)
 
 
-async def test_a_drained_worker_hands_back_what_it_carries_and_the_carrier(bench: Bench) -> None:
+async def test_a_drained_worker_requeues_the_piggybacked_job_and_its_host(bench: Bench) -> None:
     (first, *_), (carried,) = await submits(bench, "flood", 4), await submits(bench, "late", 1, "hang")
     async with working(bench, drain=0.0):
         await over(bench, first)
@@ -75,7 +75,7 @@ async def test_a_drained_worker_hands_back_what_it_carries_and_the_carrier(bench
     assert text_of(await bench.frames(carried)) == "".join(ANSWER)
 
 
-async def test_a_carriers_deadline_passes_while_it_carries(bench: Bench) -> None:
+async def test_the_hosts_deadline_passes_during_a_piggybacked_job(bench: Bench) -> None:
     (first,) = await submits(bench, "flood", 1, "hang")
     async with working(bench):
         await taken_up(bench, 1)

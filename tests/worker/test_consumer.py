@@ -1,4 +1,4 @@
-"""The worker: which deliveries it takes, when it takes none, and how it leaves."""
+"""The worker: which deliveries it takes, when it takes none, and how it stops."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -27,7 +27,7 @@ async def bench() -> AsyncGenerator[Bench]:
 async def working(
     bench: Bench, *, backend: Backend | None = None, drain: float = 5.0, lease: float = 30.0, **tiers: float
 ) -> AsyncGenerator[asyncio.Event]:
-    """A worker is ready inside. It stops when the event is set, at the latest with the block, and without an error."""
+    """A ready worker. It stops without an error when the event is set, or at the end of the block."""
     stop = asyncio.Event()
     options = WorkerOptions(lease_seconds=lease, drain_seconds=drain, retry_backoff=0.01, **tiers)
     worker = Worker(backend or bench.backend, bench.engine, options)
@@ -54,7 +54,7 @@ async def taken_up(bench: Bench, count: int) -> None:
     await wait_until(lambda: bench.engine.running == count, f"{count} answers to be under way")
 
 
-async def test_no_more_is_taken_than_the_engine_works_on_at_once(bench: Bench) -> None:
+async def test_no_more_jobs_are_taken_than_the_engine_has_slots(bench: Bench) -> None:
     jobs = [await bench.submit("hang") for _ in range(5)]
 
     async with working(bench):
@@ -77,7 +77,7 @@ async def test_higher_tiers_come_first() -> None:
         assert started == sorted(started, reverse=True)
 
 
-async def test_while_the_engine_is_ill_nothing_is_taken(bench: Bench) -> None:
+async def test_no_jobs_are_taken_while_the_engine_is_unhealthy(bench: Bench) -> None:
     bench.engine.fall_ill()
     job = await bench.submit("answer")
 
@@ -88,7 +88,7 @@ async def test_while_the_engine_is_ill_nothing_is_taken(bench: Bench) -> None:
         assert await over(bench, job) == [JobStatus.COMPLETED]
 
 
-async def test_a_worker_with_an_ill_engine_says_that_it_is_not_ready(bench: Bench) -> None:
+async def test_a_worker_with_an_unhealthy_engine_is_not_ready(bench: Bench) -> None:
     async with working(bench):
         bench.engine.fall_ill()
         await wait_until(lambda: readiness_is(bench, False), "the worker to be not ready")
@@ -111,7 +111,7 @@ async def test_a_cancel_reaches_the_engine(bench: Bench) -> None:
     assert bench.engine.aborted == 1
 
 
-async def test_what_is_held_is_finished_within_the_grace_period(bench: Bench) -> None:
+async def test_running_jobs_finish_within_the_grace_period(bench: Bench) -> None:
     held, waiting = [await bench.submit("hang") for _ in range(2)], await bench.submit("hang")
 
     with capture_logs() as logs:
@@ -125,7 +125,7 @@ async def test_what_is_held_is_finished_within_the_grace_period(bench: Bench) ->
     assert ((await bench.record(waiting)).status, await bench.waiting()) == (JobStatus.QUEUED, 1)
 
 
-async def test_what_cannot_be_finished_in_time_is_handed_back_uncounted(bench: Bench) -> None:
+async def test_unfinished_jobs_are_requeued_without_counting_a_try(bench: Bench) -> None:
     job = await bench.submit("hang")
 
     async with working(bench, drain=0.0):
@@ -138,7 +138,7 @@ async def test_what_cannot_be_finished_in_time_is_handed_back_uncounted(bench: B
         assert await over(bench, job) == [JobStatus.COMPLETED]
 
 
-async def test_a_crash_in_one_job_costs_neither_the_worker_nor_the_job(bench: Bench) -> None:
+async def test_a_bug_in_one_job_stops_neither_the_worker_nor_the_job(bench: Bench) -> None:
     breaking = WithStore(bench.backend, BreaksOnce(bench.backend.store))
     job = await bench.submit("answer")
 
@@ -151,7 +151,7 @@ async def test_a_crash_in_one_job_costs_neither_the_worker_nor_the_job(bench: Be
 
 
 class BreaksOnce:
-    """A store with a bug: the first `finish` raises what no port raises."""
+    """A store with a bug: the first `finish` raises an undeclared error."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""One delivery from claim to settlement, on the real embedded backend."""
+"""One delivery from claim to ack, on the real embedded backend."""
 
 import asyncio
 import time
@@ -40,7 +40,7 @@ async def bench() -> AsyncGenerator[Bench]:
 
 @pytest.fixture(params=[False, True], ids=["replays", "continues"])
 async def any_bench(request: pytest.FixtureRequest) -> AsyncGenerator[Bench]:
-    """With an engine that can go on after a text, and with one that cannot."""
+    """With an engine that can continue a text, and with one that cannot."""
     async with open_bench(continues_text=request.param) as bench:
         yield bench
 
@@ -79,7 +79,7 @@ async def test_the_result_of_a_stream_is_its_completion(bench: Bench) -> None:
     assert result["usage"] == USAGE
 
 
-async def test_an_unlogged_job_has_its_result_and_no_frames(bench: Bench) -> None:
+async def test_an_unlogged_job_has_a_result_and_no_frames(bench: Bench) -> None:
     job = await bench.submit("answer", unary=True)
 
     await bench.run()
@@ -89,7 +89,7 @@ async def test_an_unlogged_job_has_its_result_and_no_frames(bench: Bench) -> Non
     assert await bench.frames(job) == []
 
 
-async def test_the_usage_is_streamed_where_the_client_asks_for_it(bench: Bench) -> None:
+async def test_requested_usage_is_streamed(bench: Bench) -> None:
     job = await bench.submit("answer", request={"stream_options": {"include_usage": True}})
 
     await bench.run()
@@ -99,7 +99,7 @@ async def test_the_usage_is_streamed_where_the_client_asks_for_it(bench: Bench) 
     assert all(chunk["usage"] is None for chunk in chunks)
 
 
-async def test_an_engine_gets_the_request_without_what_is_ours_and_with_a_seed(bench: Bench) -> None:
+async def test_an_engine_gets_the_request_without_ignites_fields_and_with_a_seed(bench: Bench) -> None:
     await bench.submit("answer", request={"store": True, "top_k": 7}, seed=42)
 
     await bench.run()
@@ -120,7 +120,7 @@ async def test_a_refusal_is_final(bench: Bench) -> None:
     assert [frames[0]["error"], frames[1]] == [record.error, "[DONE]"]
 
 
-async def test_a_failure_is_tried_again_and_the_stream_goes_on_where_it_was(any_bench: Bench) -> None:
+async def test_a_failed_job_is_tried_again_and_its_stream_continues(any_bench: Bench) -> None:
     job = await any_bench.submit("fail once in the middle")
 
     first = await any_bench.run()
@@ -136,7 +136,7 @@ async def test_a_failure_is_tried_again_and_the_stream_goes_on_where_it_was(any_
 @pytest.mark.parametrize(
     ("request_has", "prefix"), [({}, "one two"), ({"response_format": {"type": "json_object"}}, "")]
 )
-async def test_an_engine_that_can_continues_plain_text_and_replays_the_rest(
+async def test_plain_text_is_continued_and_other_answers_are_replayed(
     request_has: dict[str, object], prefix: str
 ) -> None:
     async with open_bench(continues_text=True) as bench:
@@ -163,7 +163,7 @@ async def test_a_replay_that_diverges_ends_with_an_error_in_the_stream(bench: Be
 
 
 @pytest.mark.parametrize("says", ["fail", "crash", "break off"])
-async def test_what_always_fails_is_given_up_after_the_last_try(bench: Bench, says: str) -> None:
+async def test_a_job_that_always_fails_ends_after_the_last_try(bench: Bench, says: str) -> None:
     job = await bench.submit(says)
 
     record = await bench.run_until(JobStatus.FAILED, job)
@@ -179,7 +179,7 @@ async def test_the_pause_before_a_try_doubles(bench: Bench) -> None:
     assert [(await bench.run()).settled for _ in range(3)] == [["retry after 0.01"], ["retry after 0.02"], ["ack"]]
 
 
-async def test_a_job_that_took_its_workers_down_is_not_run_again(bench: Bench) -> None:
+async def test_a_job_that_killed_its_workers_is_not_run_again(bench: Bench) -> None:
     job = await bench.submit("answer")
     for number in range(4):
         await bench.backend.store.claim(job.id, f"dead-{number}", 30.0, lost=f"dead-{number - 1}")
@@ -207,7 +207,7 @@ async def test_a_running_job_that_is_cancelled_keeps_its_partial_result(bench: B
     assert [frames[-2], frames[-1]] == [{"error": record.error}, "[DONE]"]
 
 
-async def test_a_cancel_that_nobody_told_the_worker_of_ends_the_job_with_the_next_renewal(bench: Bench) -> None:
+async def test_a_lost_cancel_ends_the_job_at_the_next_lease_renewal(bench: Bench) -> None:
     bench.with_place(lease_seconds=0.3)
     job, delivery = await bench.submit("hang"), await bench.delivery()
 
@@ -227,7 +227,7 @@ async def test_a_job_cancelled_while_queued_is_only_acknowledged(bench: Bench) -
     assert not bench.engine.requests
 
 
-async def test_a_stop_before_the_claim_is_heeded(bench: Bench) -> None:
+async def test_a_stop_before_the_claim_takes_effect(bench: Bench) -> None:
     job, delivery = await bench.submit("answer"), await bench.delivery()
     execution = bench.execution(delivery)
 
@@ -248,9 +248,7 @@ async def test_the_deadline_ends_a_running_job(bench: Bench) -> None:
     assert (delivery.settled, bench.engine.aborted) == (["ack"], 1)
 
 
-async def test_a_stop_that_comes_while_the_deadline_ends_a_job_changes_nothing(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stop_after_the_deadline_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async def stopped_late(_: ScriptedEngine, __: int) -> AsyncGenerator[Chunk, None]:
         yield chunk(delta("one"))
         try:
@@ -267,7 +265,7 @@ async def test_a_stop_that_comes_while_the_deadline_ends_a_job_changes_nothing(
     assert ((await bench.record(job)).status, delivery.settled) == (JobStatus.EXPIRED, ["ack"])
 
 
-async def test_a_job_whose_deadline_passed_on_the_way_is_not_run(bench: Bench) -> None:
+async def test_a_job_whose_deadline_passed_before_delivery_is_not_run(bench: Bench) -> None:
     job, delivery = await bench.submit("answer", deadline=0.05), await bench.delivery()
     await wait_until(lambda: time.time() > job.deadline_at, "the deadline")
 
@@ -276,7 +274,7 @@ async def test_a_job_whose_deadline_passed_on_the_way_is_not_run(bench: Bench) -
     assert ((await bench.record(job)).status, bench.engine.requests) == (JobStatus.EXPIRED, [])
 
 
-async def test_a_drained_job_goes_back_uncounted_and_is_continued(any_bench: Bench) -> None:
+async def test_a_drained_job_is_requeued_and_continued(any_bench: Bench) -> None:
     job, delivery = await any_bench.submit("hang"), await any_bench.delivery()
 
     async with any_bench.running(delivery) as execution:
@@ -294,7 +292,7 @@ async def test_a_drained_job_goes_back_uncounted_and_is_continued(any_bench: Ben
 # ── others have a hand in it ──
 
 
-async def test_a_zombie_is_fenced_says_so_and_contradicts_nobody(bench: Bench) -> None:
+async def test_a_worker_past_its_lease_is_fenced(bench: Bench) -> None:
     bench.with_place(lease_seconds=0.3)
     job, delivery = await bench.submit("hang"), await bench.delivery()
 
@@ -310,7 +308,7 @@ async def test_a_zombie_is_fenced_says_so_and_contradicts_nobody(bench: Bench) -
     assert delivery.settled == ["ack"]
 
 
-async def test_a_zombie_that_goes_on_writing_is_fenced_too(bench: Bench) -> None:
+async def test_a_worker_that_continues_writing_is_fenced(bench: Bench) -> None:
     job, delivery = await bench.submit("hang"), await bench.delivery()
 
     async with bench.running(delivery):
@@ -321,7 +319,7 @@ async def test_a_zombie_that_goes_on_writing_is_fenced_too(bench: Bench) -> None
     assert text_of(await bench.frames(job)) == "one two"
 
 
-async def test_of_two_deliveries_of_a_running_job_the_first_is_let_go_at_once_and_the_last_with_the_job(
+async def test_of_two_deliveries_of_a_running_job_the_first_is_acked_at_once(
     bench: Bench,
 ) -> None:
     job, first = await bench.submit("hang"), await bench.delivery()
@@ -337,7 +335,7 @@ async def test_of_two_deliveries_of_a_running_job_the_first_is_let_go_at_once_an
     assert ((await bench.record(job)).status, await bench.waiting()) == (JobStatus.COMPLETED, 0)
 
 
-async def test_the_redelivery_of_a_job_that_is_over_is_only_acknowledged(bench: Bench) -> None:
+async def test_the_redelivery_of_an_ended_job_is_only_acknowledged(bench: Bench) -> None:
     job, delivery = await bench.submit("answer"), await bench.delivery()
     claim = await claimed_by(bench, job, WORKER)
     await bench.backend.store.finish(job.id, claim.attempt, 0, ended_with_nothing(JobStatus.COMPLETED))
@@ -347,7 +345,7 @@ async def test_the_redelivery_of_a_job_that_is_over_is_only_acknowledged(bench: 
     assert (delivery.settled, bench.engine.requests) == (["ack"], [])
 
 
-async def test_a_job_nobody_knows_any_more_is_only_acknowledged(bench: Bench) -> None:
+async def test_the_delivery_of_an_unknown_job_is_only_acknowledged(bench: Bench) -> None:
     job = await bench.submit("answer")
     await bench.backend.store.discard(job)
 
@@ -355,7 +353,7 @@ async def test_a_job_nobody_knows_any_more_is_only_acknowledged(bench: Bench) ->
     assert not bench.engine.requests
 
 
-async def test_a_job_in_a_living_workers_hands_is_looked_at_again_later(bench: Bench) -> None:
+async def test_a_job_of_a_live_worker_is_redelivered_later(bench: Bench) -> None:
     job, delivery = await bench.submit("answer"), await bench.delivery()
 
     async with bench.backend.registry.join(a_worker("worker-2")):
@@ -378,7 +376,7 @@ async def test_a_dead_workers_job_is_taken_over_at_once_and_counted(bench: Bench
     assert delivery.settled == ["ack"]
 
 
-async def test_a_job_cancelled_in_a_workers_hands_ends_although_the_worker_died(bench: Bench) -> None:
+async def test_a_cancelled_job_of_a_dead_worker_ends(bench: Bench) -> None:
     job, delivery = await bench.submit("answer"), await bench.delivery()
     async with bench.backend.registry.join(a_worker("dying")):
         await claimed_by(bench, job, "dying")
@@ -393,7 +391,7 @@ async def test_a_job_cancelled_in_a_workers_hands_ends_although_the_worker_died(
 # ── blame ──
 
 
-async def test_a_job_that_lost_two_workers_before_it_said_anything_is_quarantined(bench: Bench) -> None:
+async def test_a_job_that_lost_two_workers_before_its_first_frame_is_quarantined(bench: Bench) -> None:
     job, delivery = await bench.submit("answer"), await bench.delivery()
     await claimed_by(bench, job, "dead-1", lease=3600.0)
     await claimed_by(bench, job, "dead-2", lease=3600.0, lost="dead-1")
@@ -407,7 +405,7 @@ async def test_a_job_that_lost_two_workers_before_it_said_anything_is_quarantine
 
 
 async def test_an_unlogged_job_that_lost_its_worker_is_logged_from_then_on(bench: Bench) -> None:
-    """What it gets done clears it of blame, should it lose the next worker too."""
+    """Logged progress prevents its quarantine if it loses the next worker too."""
     job, delivery = await bench.submit("answer", unary=True), await bench.delivery()
     await claimed_by(bench, job, "dead", lease=3600.0)
 
@@ -433,7 +431,7 @@ async def test_a_job_that_failed_here_is_left_to_another_worker(bench: Bench) ->
     assert (await bench.record(job)).status is JobStatus.COMPLETED, "there is nobody else any more"
 
 
-async def test_a_body_that_is_no_request_fails_at_once(bench: Bench) -> None:
+async def test_an_invalid_request_body_fails_at_once(bench: Bench) -> None:
     job = new_job()
     await bench.backend.store.create(job, body=b"[1")
     await bench.backend.queue.publish(message_for(job, b"[1"))
@@ -445,8 +443,8 @@ async def test_a_body_that_is_no_request_fails_at_once(bench: Bench) -> None:
     assert record.error and record.error["code"] == "invalid_json"
 
 
-async def test_a_message_without_a_record_is_forgotten(bench: Bench) -> None:
-    """Embedded, both are in one file: what is not there was never accepted."""
+async def test_a_message_without_a_record_is_dropped(bench: Bench) -> None:
+    """Embedded, message and record are in one file, so a job without a record was never accepted."""
     await bench.backend.queue.publish(message_for(new_job()))
     assert (await bench.run()).settled == ["ack"]
     assert not bench.engine.requests

@@ -1,4 +1,4 @@
-"""A stream folded into the completion it stands for."""
+"""Folding a stream into a completion."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ from worker.stream.fold import Fold, fold
 
 
 @given(st.data(), ANSWERS)
-def test_however_an_answer_is_cut_it_folds_back_into_itself(data: st.DataObject, answer: Answer) -> None:
+def test_folding_restores_an_answer_however_it_was_split(data: st.DataObject, answer: Answer) -> None:
     folded = fold(data.draw(chunks_of(answer)))
 
     assert (folded["object"], folded["choices"], folded["usage"]) == (
@@ -20,7 +20,7 @@ def test_however_an_answer_is_cut_it_folds_back_into_itself(data: st.DataObject,
     )
 
 
-def test_it_can_be_asked_before_the_end() -> None:
+def test_a_partial_answer_can_be_folded() -> None:
     folding = Fold()
     for word in ANSWER[:2]:
         folding.add(chunk(delta(word)))
@@ -31,7 +31,7 @@ def test_it_can_be_asked_before_the_end() -> None:
     assert (choice["message"]["content"], choice["finish_reason"]) == ("one two", None)
 
 
-def test_it_is_finished_when_every_choice_that_began_has_ended() -> None:
+def test_a_fold_is_finished_when_every_begun_choice_has_ended() -> None:
     steps: list[Chunk] = [
         chunk(delta("a"), delta("b", index=1)),
         chunk(delta(finish="stop")),

@@ -31,7 +31,7 @@ def decoded(data: bytes) -> list[dict[str, Any]]:
 
 
 def said(sent: Sequence[dict[str, Any]]) -> list[Any]:
-    """Each frame's delta, or its finish reason."""
+    """Returns each frame's delta, or its finish reason."""
     parts = [part for each in sent for part in each["choices"]]
     return [part["finish_reason"] or part["delta"] for part in parts]
 
@@ -53,8 +53,8 @@ def test_log_probabilities_have_everything_that_openai_requires() -> None:
     assert told["choices"][0]["logprobs"] == {"content": [whole], "refusal": None}
 
 
-def test_a_role_alone_says_nothing_yet() -> None:
-    """What is in the log is taken for progress; engines announce a role before they have done anything."""
+def test_a_role_alone_is_no_frame() -> None:
+    """Logged frames count as progress, and engines send the role before they have generated anything."""
     assert encoded(chunk(delta("", role="assistant"))) == []
 
 
@@ -80,18 +80,18 @@ def test_a_role_alone_says_nothing_yet() -> None:
         pytest.param([chunk(delta("hi")), chunk(delta(finish="eos_token"))], id="a finish reason of its own"),
     ],
 )
-def test_however_an_engine_begins_and_ends_clients_get_one_shape(chunks: list[dict[str, Any]]) -> None:
+def test_frames_are_equal_however_an_engine_begins_and_ends(chunks: list[dict[str, Any]]) -> None:
     assert said(encoded(*chunks)) == [ROLE, {"content": "hi"}, "stop"]
 
 
-def test_choices_begin_and_end_each_for_itself() -> None:
+def test_choices_begin_and_end_independently() -> None:
     sent = encoded(chunk(delta("a"), delta("b", index=1)), chunk(delta(finish="stop", index=1)), chunk(delta("c")))
 
     assert [part["index"] for each in sent for part in each["choices"]] == [0, 0, 1, 1, 1, 0]
     assert said(sent) == [ROLE, {"content": "a"}, ROLE, {"content": "b"}, "stop", {"content": "c"}]
 
 
-def test_log_probabilities_travel_with_their_token() -> None:
+def test_log_probabilities_stay_with_their_token() -> None:
     logprobs = {"content": [{"token": "hi", "logprob": -0.1, "bytes": None, "top_logprobs": []}], "refusal": None}
 
     sent = encoded(chunk({**delta("hi"), "logprobs": logprobs}))
@@ -99,13 +99,13 @@ def test_log_probabilities_travel_with_their_token() -> None:
     assert [part["logprobs"] for each in sent for part in each["choices"]] == [None, logprobs]
 
 
-def test_an_attempt_that_goes_on_repeats_neither_beginning_nor_end() -> None:
+def test_a_continuing_attempt_repeats_neither_beginning_nor_end() -> None:
     sent = encoded(chunk(delta("more", role="assistant", finish="stop")), begun={0}, ended={0})
 
     assert said(sent) == [{"content": "more"}]
 
 
-def test_the_end_is_done_alone_unless_usage_was_asked_for() -> None:
+def test_the_end_is_only_done_unless_usage_was_requested() -> None:
     assert FrameEncoder(HEAD, include_usage=False).end(USAGE) == DONE
 
     end = FrameEncoder(HEAD, include_usage=True).end(USAGE)
@@ -113,7 +113,7 @@ def test_the_end_is_done_alone_unless_usage_was_asked_for() -> None:
     assert last == {**HEAD, "object": "chat.completion.chunk", "choices": [], "usage": USAGE}
 
 
-def test_with_usage_every_other_frame_says_null() -> None:
+def test_with_usage_every_other_frame_has_null() -> None:
     assert [each["usage"] for each in encoded(chunk(delta("hi")), include_usage=True)] == [None, None]
     assert "usage" not in encoded(chunk(delta("hi")))[0]
 
@@ -146,7 +146,7 @@ def test_plain_text_is_encoded_and_folded_like_everything_else(text: str, begun:
         chunk(delta("hi"), usage=USAGE),
     ],
 )
-def test_a_chunk_that_says_more_is_not_plain_text(each: dict[str, Any]) -> None:
+def test_a_chunk_with_other_fields_is_not_plain_text(each: dict[str, Any]) -> None:
     assert plain_text(each) is None
 
 
@@ -200,7 +200,7 @@ class ScriptedLog:
 
 
 async def turn() -> None:
-    """Callbacks that are due have run."""
+    """Lets the event loop run due callbacks."""
     done = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_soon(done.set_result, None)
     await done
@@ -221,7 +221,7 @@ def writing() -> Writing:
     return Writing()
 
 
-async def test_the_first_frame_goes_at_once_and_what_gathers_meanwhile_goes_together(writing: Writing) -> None:
+async def test_the_first_frame_is_appended_at_once_and_later_ones_together(writing: Writing) -> None:
     for data in (b"a", b"b", b"c"):
         writing.writer.write(data)
     assert writing.log.appends == [(0, b"a")]
@@ -233,7 +233,7 @@ async def test_the_first_frame_goes_at_once_and_what_gathers_meanwhile_goes_toge
     assert not writing.log.pending
 
 
-async def test_offsets_count_from_where_the_log_stood() -> None:
+async def test_offsets_continue_at_the_logs_end() -> None:
     writing = Writing(offset=5)
 
     writing.writer.write(b"abc")
@@ -256,7 +256,7 @@ async def test_drain_returns_when_everything_is_in_the_log(writing: Writing) -> 
     assert writing.log.data == b"ab"
 
 
-async def test_it_is_full_while_too_much_waits(writing: Writing) -> None:
+async def test_the_writer_is_full_while_too_many_bytes_wait(writing: Writing) -> None:
     writing.writer.write(b"a")
     writing.writer.write(b"x" * (frames.WRITE_LIMIT + 1))
     assert writing.writer.full
@@ -266,7 +266,7 @@ async def test_it_is_full_while_too_much_waits(writing: Writing) -> None:
     assert not writing.writer.full
 
 
-async def test_close_waits_for_the_append_under_way_and_returns_the_rest(writing: Writing) -> None:
+async def test_close_waits_for_the_running_append_and_returns_the_rest(writing: Writing) -> None:
     writing.writer.write(b"a")
     writing.writer.write(b"b")
     closing = asyncio.create_task(writing.writer.close())
@@ -278,7 +278,7 @@ async def test_close_waits_for_the_append_under_way_and_returns_the_rest(writing
     assert writing.log.appends == [(0, b"a")], "the rest goes with the ending"
 
 
-async def test_a_refusal_is_told_once_and_nothing_is_lost(writing: Writing) -> None:
+async def test_a_refusal_is_reported_once(writing: Writing) -> None:
     fenced = AttemptFenced(None)
     writing.writer.write(b"a")
     writing.writer.write(b"b")
@@ -289,7 +289,7 @@ async def test_a_refusal_is_told_once_and_nothing_is_lost(writing: Writing) -> N
     assert await writing.writer.close() == (0, b"ab")
 
 
-async def test_a_store_that_is_away_is_waited_for(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_writer_waits_for_an_unavailable_store(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "RETRY_DELAY", 0.0)
     writing.writer.write(b"a")
     writing.writer.write(b"b")
@@ -303,7 +303,7 @@ async def test_a_store_that_is_away_is_waited_for(writing: Writing, monkeypatch:
     assert (writing.log.data, writing.failures) == (b"ab", [])
 
 
-async def test_closing_does_not_wait_for_a_store_that_stays_away(
+async def test_closing_does_not_wait_for_an_unavailable_store(
     writing: Writing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frames, "RETRY_DELAY", 0.0)
@@ -318,7 +318,7 @@ async def test_closing_does_not_wait_for_a_store_that_stays_away(
     assert writing.failures == []
 
 
-async def test_what_the_store_has_lost_is_written_again(writing: Writing) -> None:
+async def test_bytes_that_the_store_lost_are_written_again(writing: Writing) -> None:
     for data in (b"abc", b"def"):
         writing.writer.write(data)
         await writing.log.take()
@@ -334,7 +334,7 @@ async def test_what_the_store_has_lost_is_written_again(writing: Writing) -> Non
     assert (writing.log.data, writing.failures) == (b"abcdefghij", [])
 
 
-async def test_what_is_lost_while_it_is_written_again_is_written_once_more(writing: Writing) -> None:
+async def test_bytes_that_are_lost_again_are_written_again(writing: Writing) -> None:
     writing.writer.write(b"abc")
     await writing.log.take()
     writing.writer.write(b"def")
@@ -349,7 +349,7 @@ async def test_what_is_lost_while_it_is_written_again_is_written_once_more(writi
     assert writing.log.appends[1:] == [(3, b"def"), (2, b"cdef"), (1, b"bcdef")]
 
 
-async def test_what_is_not_kept_any_more_cannot_be_written_again(
+async def test_bytes_that_are_no_longer_buffered_cannot_be_written_again(
     writing: Writing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frames, "TAIL_KEPT", 2)
@@ -366,7 +366,7 @@ async def test_what_is_not_kept_any_more_cannot_be_written_again(
 
 
 @pytest.mark.parametrize("offset, written", [(0, 3), (10, 2), (26, 0), (30, 0)])
-async def test_without_room_for_all_the_frames_that_fit_are_written(offset: int, written: int) -> None:
+async def test_above_the_limit_only_whole_frames_that_fit_are_written(offset: int, written: int) -> None:
     writing = Writing(offset, room=32)
     writing.log.quota = 32
     each = b"0123456" + FRAME_END
@@ -384,7 +384,7 @@ async def test_without_room_for_all_the_frames_that_fit_are_written(offset: int,
     assert await writing.writer.close() == (offset + written * len(each), b"")
 
 
-async def test_frames_that_fit_go_with_the_ending_while_the_store_is_away() -> None:
+async def test_frames_that_fit_are_part_of_the_ending() -> None:
     writing = Writing(room=10)
     writing.log.quota = 10
     writing.writer.write(b"0123456" + FRAME_END + b"more" + FRAME_END)

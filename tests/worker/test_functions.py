@@ -43,7 +43,7 @@ def test_functions_become_tools(choice: Any, tool_choice: Any) -> None:
     }
 
 
-def test_calls_and_results_meet() -> None:
+def test_function_results_are_matched_to_their_calls() -> None:
     called = {"role": "assistant", "content": None, "function_call": CALL}
     result = {"role": "function", "name": "add", "content": "3"}
     messages = newer(messages=[USER, called, result, called, {**result, "content": None}])["messages"]
@@ -64,7 +64,7 @@ async def told(chunks: list[Chunk]) -> list[Chunk]:
     return [each async for each in legacy_functions.answered(engine(), ASKED)]
 
 
-async def test_a_stream_of_a_tool_call_is_one_of_a_function_call() -> None:
+async def test_a_stream_of_a_tool_call_becomes_a_function_call() -> None:
     head = {"index": 0, "id": "x", "type": "function", "function": {"name": "add", "arguments": '{"a"'}}
     chunks = [
         chunk(delta(tool_calls=[head])),
@@ -77,7 +77,7 @@ async def test_a_stream_of_a_tool_call_is_one_of_a_function_call() -> None:
     assert choice["finish_reason"] == "function_call"
 
 
-def test_a_whole_answer_is_put_the_same_way() -> None:
+def test_a_completion_with_a_tool_call_becomes_a_function_call() -> None:
     message = {"role": "assistant", "content": None, "tool_calls": [{"id": "x", "type": "function", "function": CALL}]}
     answer = {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}], "usage": USAGE}
     (choice,) = legacy_functions.completed(answer, ASKED)["choices"]
@@ -104,7 +104,7 @@ CALLED = st.builds(
 
 
 @given(st.data(), CALLED)
-def test_a_function_call_is_replayed_from_wherever_it_was_cut(data: st.DataObject, answer: Answer) -> None:
+def test_an_interrupted_function_call_is_replayed(data: st.DataObject, answer: Answer) -> None:
     first, again = data.draw(streams(answer)), data.draw(streams(answer))
     seen = log_of(first[: data.draw(st.integers(0, len(first)))])
     added, folding = gone_on(Sent.from_log(seen), again)
@@ -114,7 +114,7 @@ def test_a_function_call_is_replayed_from_wherever_it_was_cut(data: st.DataObjec
 
 
 @given(st.data(), st.text(min_size=1, max_size=12))
-def test_a_calls_texts_have_a_place_of_their_own(data: st.DataObject, arguments: str) -> None:
+def test_a_calls_text_is_kept_apart(data: st.DataObject, arguments: str) -> None:
     pieces = data.draw(pieces_of(arguments))
     found = [text for piece in pieces for text in texts_of(delta(function_call={"arguments": piece}))]
     assert found == [((0, "arguments", -1), piece) for piece in pieces]

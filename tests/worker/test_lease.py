@@ -1,4 +1,4 @@
-"""The lease: renewed while the work runs, told once when it is lost."""
+"""The lease: renewed while the work runs, reported once when it is lost."""
 
 import asyncio
 from typing import Any
@@ -15,7 +15,7 @@ SHORT = 0.03
 
 
 class ScriptedStore:
-    """Answers renewals from a list, the last one again and again."""
+    """Answers renewals from a list, and repeats the last answer."""
 
     def __init__(self, *answers: Exception | None) -> None:
         self._answers = list(answers)
@@ -34,7 +34,7 @@ def held(store: ScriptedStore, lost: list[AttemptFenced], seconds: float = SHORT
     return lease.held(port, CLAIM, seconds, lost=lost.append)
 
 
-async def test_it_is_renewed_while_the_work_runs() -> None:
+async def test_the_lease_is_renewed_while_the_work_runs() -> None:
     store, lost = ScriptedStore(None), list[AttemptFenced]()
 
     async with held(store, lost):
@@ -43,7 +43,7 @@ async def test_it_is_renewed_while_the_work_runs() -> None:
     assert (set(store.renewals), lost) == ({("job", 3, SHORT)}, [])
 
 
-async def test_work_that_is_quick_costs_no_renewal() -> None:
+async def test_short_work_needs_no_renewal() -> None:
     store = ScriptedStore(None)
 
     async with held(store, [], seconds=60.0):
@@ -53,7 +53,7 @@ async def test_work_that_is_quick_costs_no_renewal() -> None:
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("lease")]
 
 
-async def test_a_lost_claim_is_told_once_and_not_renewed_again() -> None:
+async def test_a_lost_claim_is_reported_once_and_not_renewed() -> None:
     store, lost = ScriptedStore(None, AttemptFenced(None, cancelling=True)), list[AttemptFenced]()
 
     async with held(store, lost):
@@ -62,7 +62,7 @@ async def test_a_lost_claim_is_told_once_and_not_renewed_again() -> None:
     assert (len(lost), lost[0].cancelling, len(store.renewals)) == (1, True, 2)
 
 
-async def test_a_store_that_is_away_costs_the_work_nothing() -> None:
+async def test_an_unavailable_store_does_not_stop_the_work() -> None:
     store, lost = ScriptedStore(BackendUnavailable("away"), BackendUnavailable("away"), None), list[AttemptFenced]()
 
     with capture_logs() as logs:
@@ -72,7 +72,7 @@ async def test_a_store_that_is_away_costs_the_work_nothing() -> None:
     assert (lost, [line["event"] for line in logs]) == ([], ["lease.not_renewed"] * 2)
 
 
-async def test_leaving_ends_a_renewal_that_is_under_way() -> None:
+async def test_the_end_of_the_work_cancels_a_running_renewal() -> None:
     class Stuck(ScriptedStore):
         async def renew(self, job_id: str, attempt: int, seconds: float) -> None:
             await super().renew(job_id, attempt, seconds)

@@ -1,4 +1,4 @@
-"""Going on with a stream whose worker was lost: the bytes that a client has seen are never contradicted."""
+"""Resuming a stream whose worker was lost: later bytes never contradict the bytes sent."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def log_of(chunks: list[Chunk]) -> bytes:
 
 
 def gone_on(sent: Sent, again: list[Chunk]) -> tuple[bytes, Fold]:
-    """What a second attempt adds to the log, and its fold of both."""
+    """Returns what a second attempt adds to the log, and the fold of both."""
     replay, folding = Replay(sent), Fold()
     encoder = FrameEncoder(HEAD, include_usage=False, begun=sent.begun, ended=sent.ended)
     for each in sent.chunks:
@@ -37,9 +37,7 @@ def gone_on(sent: Sent, again: list[Chunk]) -> tuple[bytes, Fold]:
 
 
 @given(st.data(), ANSWERS)
-def test_the_same_answer_in_other_chunks_continues_exactly_where_any_cut_was(
-    data: st.DataObject, answer: Answer
-) -> None:
+def test_a_replay_in_other_chunks_continues_exactly_at_the_cut(data: st.DataObject, answer: Answer) -> None:
     first, again = data.draw(chunks_of(answer)), data.draw(chunks_of(answer, ids="another-"))
     seen = log_of(first[: data.draw(st.integers(0, len(first)))])
 
@@ -62,9 +60,7 @@ def test_tool_calls_keep_the_ids_that_clients_have_seen(data: st.DataObject, ans
 
 
 @given(st.data(), TEXT_ANSWERS, st.integers(0, 100))
-def test_an_answer_that_differs_in_what_was_seen_is_worker_lost(
-    data: st.DataObject, answer: Answer, where: int
-) -> None:
+def test_a_replay_that_differs_is_worker_lost(data: st.DataObject, answer: Answer, where: int) -> None:
     (choice,) = answer.choices
     seen = choice.content or "a"
     at = where % len(seen)
@@ -75,7 +71,7 @@ def test_an_answer_that_differs_in_what_was_seen_is_worker_lost(
         gone_on(sent, data.draw(chunks_of(other)))
 
 
-def test_an_answer_that_ends_before_what_was_seen_is_worker_lost() -> None:
+def test_a_replay_that_is_shorter_is_worker_lost() -> None:
     sent = Sent.from_log(log_of([chunk(delta("one two"))]))
 
     with pytest.raises(WorkerLost):

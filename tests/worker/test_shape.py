@@ -1,4 +1,4 @@
-"""What an engine is asked."""
+"""Requests that engines get."""
 
 from typing import Any
 

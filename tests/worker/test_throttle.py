@@ -1,4 +1,4 @@
-"""An engine that is overloaded is asked less and later, and gets every request in the end."""
+"""An overloaded engine gets fewer requests, later, and all of them in the end."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -23,7 +23,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Server:
-    """Answers `capacity` requests at a time, when told to, and turns all others away."""
+    """Answers `capacity` requests at a time, on command, and refuses all others."""
 
     def __init__(self, capacity: int, retry_after: float | None = 0.01) -> None:
         self.capacity = capacity
@@ -97,7 +97,7 @@ async def test_the_limit_of_an_engine_that_serves_some_is_found_and_kept_to() ->
     assert server.refusals < 200
 
 
-async def test_one_that_gives_up_while_it_waits_leaves_its_place() -> None:
+async def test_a_cancelled_waiting_request_leaves_the_queue() -> None:
     server, throttle = Server(1), Throttle(1)
     server.go_on.clear()
     first, second, third = (asyncio.create_task(throttle.run(server.ask)) for _ in range(3))
@@ -125,7 +125,7 @@ async def test_overload_is_in_the_log_once_a_minute() -> None:
     assert [each["event"] for each in logs] == ["engine.overloaded", "engine.answers_again"] * 2
 
 
-async def test_other_errors_pass() -> None:
+async def test_other_errors_are_raised() -> None:
     throttle = Throttle(2)
 
     async def fail() -> None:
@@ -148,7 +148,7 @@ def test_a_worker_takes_no_more_jobs_than_its_engine_does() -> None:
     assert slots.admits(Tier.PRIORITY)
 
 
-def test_flex_jobs_that_wait_for_the_engine_keep_no_higher_tier_out() -> None:
+def test_waiting_flex_jobs_do_not_block_higher_tiers() -> None:
     slots = Slots(3, reserved=0.25, patience=60)
     slots.limit = 1
     slots.take(Tier.FLEX)
@@ -162,7 +162,7 @@ def test_flex_jobs_that_wait_for_the_engine_keep_no_higher_tier_out() -> None:
     assert slots.lacking({Tier.DEFAULT: 3}, leaving=0) == 0
 
 
-async def test_of_those_that_wait_the_highest_tier_is_sent_first() -> None:
+async def test_the_highest_waiting_tier_is_sent_first() -> None:
     server, throttle = Server(1), Throttle(1)
     server.go_on.clear()
     answered: list[Tier] = []
@@ -212,7 +212,7 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Bench]:
 
 
 @pytest.mark.parametrize("unary", [True, False])
-async def test_overload_is_no_failed_try(bench: Bench, unary: bool) -> None:
+async def test_overload_is_not_a_failed_try(bench: Bench, unary: bool) -> None:
     job = await bench.submit("overloaded_seven_times", unary=unary)
 
     delivery = await bench.run()
@@ -223,7 +223,7 @@ async def test_overload_is_no_failed_try(bench: Bench, unary: bool) -> None:
     assert unary or text_of(await bench.frames(job)) == "".join(ANSWER)
 
 
-async def test_overload_in_the_middle_of_an_answer_is_one(bench: Bench) -> None:
+async def test_overload_during_an_answer_is_a_failed_try(bench: Bench) -> None:
     job = await bench.submit("overloaded_in_the_middle")
 
     await bench.run_until(JobStatus.COMPLETED, job)
@@ -232,7 +232,7 @@ async def test_overload_in_the_middle_of_an_answer_is_one(bench: Bench) -> None:
     assert text_of(await bench.frames(job)) == "".join(ANSWER)
 
 
-async def test_a_deadline_ends_the_waiting_and_says_what_was_waited_for(bench: Bench) -> None:
+async def test_a_deadline_ends_the_wait_with_its_reason(bench: Bench) -> None:
     job = await bench.submit("overloaded_for_ever", deadline=0.3)
 
     await bench.run()

@@ -1,4 +1,4 @@
-"""Higher tiers in a full worker: flex jobs make room, lose nothing by it, and move all the same."""
+"""Higher tiers in a full worker: flex jobs are put back without loss and still progress."""
 
 from collections.abc import AsyncGenerator
 
@@ -30,7 +30,7 @@ async def status_is(bench: Bench, job: Job, status: JobStatus) -> bool:
 
 
 @pytest.mark.parametrize("unary", [False, True], ids=["stream", "unary"])
-async def test_the_youngest_flex_job_makes_room_and_goes_on_later(bench: Bench, unary: bool) -> None:
+async def test_the_youngest_flex_job_is_put_back_and_continued_later(bench: Bench, unary: bool) -> None:
     async with working(bench, reserved_slots=0.0):
         older = await bench.submit("hang", queue=FLEX)
         await begun(bench, older)
@@ -51,7 +51,7 @@ async def test_the_youngest_flex_job_makes_room_and_goes_on_later(bench: Bench, 
     assert bench.engine.prefixes[-1] == "".join(ANSWER[:2]), "it went on after what it had said"
 
 
-async def test_as_many_make_room_as_are_needed(bench: Bench) -> None:
+async def test_as_many_flex_jobs_are_put_back_as_needed(bench: Bench) -> None:
     flex = [await bench.submit("hang", queue=FLEX) for _ in range(2)]
     async with working(bench, reserved_slots=0.0):
         await begun(bench, *flex)
@@ -62,7 +62,7 @@ async def test_as_many_make_room_as_are_needed(bench: Bench) -> None:
     assert all([(await bench.record(job)).attempt <= 2 for job in flex])
 
 
-async def test_a_job_that_only_a_replay_could_go_on_with_is_let_be(bench: Bench) -> None:
+async def test_a_job_that_only_a_replay_could_continue_is_not_put_back(bench: Bench) -> None:
     replayed = await bench.submit("hang", queue=FLEX, request=REPLAYED)
     async with working(bench, reserved_slots=0.0):
         await begun(bench, replayed)
@@ -80,8 +80,8 @@ def taken_up_by(bench: Bench, count: int) -> bool:
     return bench.engine.running == count
 
 
-async def test_nobody_is_put_back_again_and_again(bench: Bench) -> None:
-    """With its third attempt it stays, and who is urgent waits."""
+async def test_a_job_is_put_back_twice_at_most(bench: Bench) -> None:
+    """The third attempt is not put back; the job of the higher tier waits."""
     async with open_bench(concurrency=1, continues_text=True) as bench:
         flex = await bench.submit("hang", queue=FLEX)
         async with working(bench):
@@ -118,7 +118,7 @@ async def test_a_flood_of_flex_leaves_the_reserved_slots(bench: Bench) -> None:
         assert await over(bench, *flex) == [JobStatus.COMPLETED] * 3
 
 
-async def test_flex_that_was_passed_over_for_too_long_has_a_turn_and_keeps_it() -> None:
+async def test_flex_that_waited_too_long_gets_a_slot_and_keeps_it() -> None:
     async with open_bench(concurrency=1, continues_text=True) as bench:
         flex = await bench.submit("hang", queue=FLEX)
         urgent = [await bench.submit("answer") for _ in range(3)]
@@ -131,7 +131,7 @@ async def test_flex_that_was_passed_over_for_too_long_has_a_turn_and_keeps_it() 
         assert (await bench.record(flex)).attempt == 1
 
 
-async def test_a_flex_job_that_has_said_nothing_makes_room_whatever_its_form() -> None:
+async def test_a_flex_job_without_frames_can_always_be_put_back() -> None:
     async with open_bench(concurrency=1) as bench:
         flex = await bench.submit("think", queue=FLEX, request=REPLAYED)
         async with working(bench):

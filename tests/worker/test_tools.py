@@ -1,4 +1,4 @@
-"""The tools that an answer may call."""
+"""Tools that an answer may call."""
 
 from typing import Any
 
@@ -22,12 +22,12 @@ def test_other_choices_are_left_to_the_engine(choice: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
-def test_allowed_tools_are_the_only_ones_there(mode: str) -> None:
+def test_only_allowed_tools_are_passed_on(mode: str) -> None:
     request = {"tools": [*TOOLS, CUSTOM], "tool_choice": allowed("search", mode=mode), "n": 2}
     assert with_allowed_tools(request) == {"tools": [TOOLS[1]], "tool_choice": mode, "n": 2}
 
 
-def test_where_none_is_allowed_none_is_called() -> None:
+def test_without_allowed_tools_none_is_called() -> None:
     request = {"tools": TOOLS, "tool_choice": allowed(mode="required")}
     assert with_allowed_tools(request) == {"tools": TOOLS, "tool_choice": "none"}
 

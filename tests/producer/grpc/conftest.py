@@ -1,4 +1,4 @@
-"""An API with gRPC beside HTTP on each backend, one for all tests of a module: each leaves the engine idle."""
+"""An API with HTTP and gRPC on each backend, shared by a module's tests; each test leaves the engine idle."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager

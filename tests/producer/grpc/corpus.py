@@ -1,4 +1,4 @@
-"""Bodies that between them have every field of a request, and an answer that has every field of one."""
+"""Request bodies that together have every field, and an answer with every field."""
 
 from typing import Any
 

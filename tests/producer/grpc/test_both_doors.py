@@ -1,6 +1,4 @@
-"""The body that goes to HTTP is the body that goes to gRPC: it reaches the engine as the same request, and comes back
-as the same answer, field by field.
-"""
+"""HTTP and gRPC take the same body: the engine gets equal requests, and clients get equal answers, field by field."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -21,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class TellingEngine(WatchedEngine):
-    """Asked to tell all, it answers with every field that an answer can have."""
+    """Can answer with every field that an answer may have."""
 
     async def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk]:
         if request["messages"][-1]["content"] != "tell all":
@@ -62,7 +60,9 @@ async def grpc(client: GrpcClient, body: dict[str, Any], *, stream: bool) -> lis
 
 
 def comparable(value: Any) -> Any:
-    """Without what protobuf has no word for (null, a list or map without members), and what differs from job to job."""
+    """Returns the value without parts that protobuf cannot express (null, empty lists and maps) and without parts
+    that differ by job.
+    """
     if isinstance(value, list):
         return [comparable(item) for item in value]
     if not isinstance(value, dict):
@@ -73,19 +73,21 @@ def comparable(value: Any) -> Any:
 
 
 def asked(request: Request) -> Request:
-    """As `comparable`, for what reached the engine; a job without a seed got one of its own."""
+    """As `comparable`, for the engine's request, without a generated seed."""
     return comparable({key: value for key, value in request.items() if key != "seed" or value > 2**62})
 
 
 def numbers_of(request: Request) -> list[str]:
-    """Whole ones of `Value`s must not have got a point on the way: 1 is not 1.0 to everybody."""
+    """Returns all numbers: integers must not become floats in a `Value`, because engines may distinguish 1 from 1.0."""
     values = (request.get(name) or None for name in ("response_format", "tools", "top_k", "stop_token_ids", "thinking"))
     return [json.dumps(value, sort_keys=True) for value in values]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
 @pytest.mark.parametrize("name", CORPUS)
-async def test_both_doors_ask_and_answer_alike(api: Api, client: GrpcClient, name: str, stream: bool) -> None:
+async def test_http_and_grpc_pass_on_equal_requests_and_answers(
+    api: Api, client: GrpcClient, name: str, stream: bool
+) -> None:
     body = body_of(name)
     if not stream:
         body.pop("stream_options", None)
@@ -100,7 +102,7 @@ async def test_both_doors_ask_and_answer_alike(api: Api, client: GrpcClient, nam
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
-async def test_every_field_of_an_answer_comes_through(api: Api, client: GrpcClient, stream: bool) -> None:
+async def test_every_field_of_an_answer_is_passed_on(api: Api, client: GrpcClient, stream: bool) -> None:
     body = ask("tell all", stream_options={"include_usage": True} if stream else None)
     over_http = await http(api, body, stream=stream)
     over_grpc = await grpc(client, body, stream=stream)

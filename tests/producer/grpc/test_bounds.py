@@ -35,7 +35,7 @@ MEGABYTE = 1_000_000
 
 
 async def half_sent(connection: RawHttp2, path: str, metadata: dict[str, str] | None = None) -> int:
-    """How much of a message that is announced, begun and never finished the server lets in."""
+    """Sends a part of a message, and returns how many bytes the server accepted."""
     stream = await connection.open_call(path, metadata)
     return await connection.send_message_part(stream, announced=ANNOUNCED, sent=2 * MEGABYTE)
 
@@ -57,7 +57,7 @@ async def test_messages_without_a_key_take_no_memory(tmp_path: Path, metadata: d
         assert resident(process) - before < 16 * MEGABYTE
 
 
-async def test_messages_of_a_tenant_take_a_bounded_memory_and_time_and_others_are_served() -> None:
+async def test_one_tenants_messages_are_bounded_in_memory_and_time() -> None:
     settings = {"grpc_receive_memory": 84_000_000, "grpc_receive_timeout": 2}  # Four messages, two of one tenant.
     async with (
         embedded_api(grpc=True, api_keys=KEYS, **settings) as api,
@@ -82,7 +82,7 @@ async def test_a_call_without_a_message_is_refused() -> None:
         )
 
 
-async def test_a_message_that_is_never_finished_is_given_up() -> None:
+async def test_a_call_whose_message_never_completes_ends() -> None:
     async def never():  # type: ignore[no-untyped-def]
         await asyncio.Event().wait()
         yield b""
@@ -113,7 +113,7 @@ async def test_health_and_reflection_read_little_without_a_key(path: str, monkey
             await wait_until(lambda: len(attacker.ended) == 20, "every call to be given up")
 
 
-async def test_those_who_watch_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_watch_streams_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.rpc.health.WATCHERS_OF_ONE", 3)
     async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
         health = HealthStub(client.channel)
@@ -137,7 +137,7 @@ async def watches(health: HealthStub) -> bool:
         call.cancel()
 
 
-async def test_those_who_watch_share_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_watch_streams_share_one_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.rpc.health.WATCH_EVERY", 0.1)
     async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
         looks, check = 0, api.backend.check
@@ -188,7 +188,7 @@ def test_addresses_of_the_kernels_tables(words: str, address: str) -> None:
 @pytest.mark.parametrize(
     ("soft", "connections"), [(resource.RLIM_INFINITY, 1000), (65_536, 1000), (1024, 256), (256, 64), (3, 1)]
 )
-async def test_connections_leave_descriptors_to_others(
+async def test_connections_leave_file_descriptors_for_other_uses(
     soft: int, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("producer.rpc.server.resource.getrlimit", lambda _: (soft, soft))
@@ -203,7 +203,7 @@ async def answers(api: Api) -> bool:
             return False
 
 
-async def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.rpc.server.HANDSHAKE_TIMEOUT_MS", 300)
     monkeypatch.setattr("producer.rpc.server.IDLE_TIMEOUT_MS", 1000)
     async with embedded_api(grpc=True) as api, raw_http2(api.grpc_address) as idle:
@@ -240,7 +240,7 @@ async def is_refused(client: GrpcClient, metadata: dict[str, str]) -> None:
     assert (await refused(client.unary(ask(), metadata=metadata))).code is Code.PERMISSION_DENIED
 
 
-async def test_open_calls_are_bounded_and_one_tenant_leaves_room_to_others() -> None:
+async def test_open_calls_are_limited_in_total_and_per_tenant() -> None:
     async with (
         embedded_api(grpc=True, api_keys=KEYS, grpc_calls=6) as api,
         grpc_client(api.grpc_address) as client,
@@ -259,7 +259,7 @@ async def test_open_calls_are_bounded_and_one_tenant_leaves_room_to_others() -> 
 
 
 @pytest.mark.parametrize("path", ["/\udce2", f"/{SERVICE}/Nothing", "/", "", f"/{SERVICE}/ChatCompletion\udcff"])
-async def test_a_method_of_any_name_stops_no_server(path: str) -> None:
+async def test_no_method_name_stops_the_server(path: str) -> None:
     async with (
         embedded_api(grpc=True, api_keys=KEYS) as api,
         grpc_client(api.grpc_address) as client,
@@ -270,7 +270,7 @@ async def test_a_method_of_any_name_stops_no_server(path: str) -> None:
         assert (await client.answer(ask(), metadata=BOB))["object"] == "chat.completion"
 
 
-async def test_a_header_that_is_no_text_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_header_that_is_not_text_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with embedded_api(grpc=True, api_keys=KEYS) as api, raw_http2(api.grpc_address) as attacker:
         stream = await attacker.open_call(CHAT, {"authorization": "Bearer secret-of-alice-4711\udcff"})
         await wait_until(lambda: stream in attacker.ended, "the call to be refused")

@@ -1,4 +1,4 @@
-"""A gRPC client that is none of ours: `buf curl`, which knows the schema by reflection alone, as grpcurl does."""
+"""A foreign gRPC client: `buf curl`, which reads the schema by reflection, as grpcurl does."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ BUF = Path(sys.executable).with_name("buf")
 
 
 async def buf_curl(api: Api, method: str, body: dict[str, Any], *options: str) -> tuple[int, str, str]:
-    """Exit status, output, and complaints."""
+    """Returns exit status, output and errors."""
     url = f"http://{api.grpc_address}/{SERVICE}/{method}"
     process = await asyncio.create_subprocess_exec(
         BUF,
@@ -41,7 +41,7 @@ async def buf_curl(api: Api, method: str, body: dict[str, Any], *options: str) -
 
 
 def messages_in(output: str) -> list[Any]:
-    """JSON texts, one after the other."""
+    """Returns the JSON objects in the output."""
     found, at, decoder = [], 0, json.JSONDecoder()
     while rest := output[at:].lstrip():
         message, size = decoder.raw_decode(rest)
@@ -50,7 +50,7 @@ def messages_in(output: str) -> list[Any]:
     return found
 
 
-async def test_the_references_first_example(api: Api) -> None:
+async def test_the_first_example_of_the_reference(api: Api) -> None:
     body = ask() | CORPUS["the reference's first example"] | {"max_tokens": 3}
     status, said, complained = await buf_curl(api, "ChatCompletion", body)
     assert status == 0, complained
@@ -61,7 +61,7 @@ async def test_the_references_first_example(api: Api) -> None:
     assert isinstance(answer["created"], int)
 
 
-async def test_the_references_second_example(api: Api) -> None:
+async def test_the_second_example_of_the_reference(api: Api) -> None:
     body = ask() | CORPUS["the reference's second example"] | {"max_tokens": 3}
     status, said, complained = await buf_curl(api, "StreamChatCompletion", body)
     assert status == 0, complained

@@ -34,7 +34,7 @@ async def test_stream(client: GrpcClient) -> None:
     assert chunks[-1]["usage"]["total_tokens"] == 4
 
 
-async def test_the_method_says_whether_it_streams(client: GrpcClient) -> None:
+async def test_the_method_decides_whether_the_answer_is_a_stream(client: GrpcClient) -> None:
     assert (await client.answer(ask(stream=True)))["object"] == "chat.completion"
     assert len(await client.chunks(ask(stream=False))) == 5
 
@@ -48,7 +48,7 @@ async def test_the_first_message_does_not_wait_for_the_last(api: Api, client: Gr
     await wait_until(lambda: not api.engine.working)
 
 
-async def test_a_long_stream_comes_whole_and_in_order(client: GrpcClient) -> None:
+async def test_a_long_stream_is_complete_and_in_order(client: GrpcClient) -> None:
     chunks = await client.chunks(ask("seed=0", max_tokens=3000))
     said = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks]
     assert said == ["", *(f" t{number % 1000:03d}" for number in range(3000)), ""]
@@ -88,14 +88,14 @@ async def test_a_stored_call_is_a_job_that_http_knows(api: Api, client: GrpcClie
 
 @pytest.mark.parametrize("seed", [2**63 - 1, -(2**63), 2**53 + 1, 0])
 async def test_a_seed_reaches_the_engine_exactly(api: Api, client: GrpcClient, seed: int) -> None:
-    """As a number, and as the text that protobuf makes of 64-bit numbers."""
+    """As a number, and as a text, the JSON form of protobuf's 64-bit numbers."""
     for said in (str(seed), f'"{seed}"'):
         await client.answer(f'{{"model":"simulated","messages":[{{"role":"user","content":"x"}}],"seed":{said}}}')
         assert api.engine.asked[-1]["seed"] == seed
 
 
-async def test_fields_of_engines_get_in(api: Api, client: GrpcClient) -> None:
-    """Those that the schema names as they are, all others in `extra_body`; but never those that are not a tenant's."""
+async def test_fields_of_engines_are_passed_on(api: Api, client: GrpcClient) -> None:
+    """Fields of the schema directly, others in `extra_body`; fields that a tenant may not set are dropped."""
     await client.answer(ask(top_k=40, min_p=0.05, extra_body={"mirostat": 2, "deep": {"er": [1, None]}, "priority": 1}))
     asked = api.engine.asked[-1]
     assert (asked["top_k"], asked["min_p"], asked["mirostat"]) == (40, 0.05, 2)

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, the status is the one that the contract names, and the JSON error of HTTP is in its details."""
+"""Every error has the documented gRPC status, and HTTP's JSON error in its details."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ Code = grpc.StatusCode
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_a_bad_field_is_named(
+async def test_an_invalid_field_is_named(
     api: Api, client: GrpcClient, change: dict[str, Any], param: str, says: str
 ) -> None:
     asked = len(api.engine.asked)
@@ -48,7 +48,7 @@ async def test_a_bad_field_is_named(
     assert len(api.engine.asked) == asked
 
 
-async def test_a_number_that_json_has_not_is_found_wherever_it_is(client: GrpcClient) -> None:
+async def test_a_number_that_json_cannot_express_is_refused(client: GrpcClient) -> None:
     message: Any = client.message(ask(top_k=[{"a": 1}]))
     message.top_k.list_value.values[0].struct_value.fields["a"].number_value = float("inf")
     refusal = await refused(client.stream(message))
@@ -56,7 +56,7 @@ async def test_a_number_that_json_has_not_is_found_wherever_it_is(client: GrpcCl
 
 
 @pytest.mark.parametrize("junk", [b"\xff", b"\x0a\x01\xff", b"\x12\x80"], ids=repr)
-async def test_what_is_no_message_is_the_clients_fault(client: GrpcClient, junk: bytes) -> None:
+async def test_bytes_that_are_not_a_message_are_refused(client: GrpcClient, junk: bytes) -> None:
     call = client.channel.unary_unary("/dodil.ignite.v1.ModelService/ChatCompletion")(junk)
     refusal = await refused(call)
     assert (refusal.code, refusal.error["code"]) == (Code.INVALID_ARGUMENT, "invalid_value")
@@ -80,14 +80,14 @@ async def test_an_engine_that_refuses_is_quoted(client: GrpcClient) -> None:
         assert refusal.metadata["x-job-id"].startswith("chatcmpl-")
 
 
-async def test_an_engine_that_breaks_in_mid_stream(client: GrpcClient) -> None:
+async def test_an_engine_that_fails_during_a_stream(client: GrpcClient) -> None:
     refusal = await refused(client.stream(ask("break")))
     said = [chunk["choices"][0]["delta"] for chunk in refusal.said]
     assert said == [{"role": "assistant", "content": ""}, {"content": " t000"}]
     assert (refusal.code, refusal.error["type"]) == (Code.INTERNAL, "server_error")
 
 
-async def test_a_job_that_somebody_else_cancels(api: Api, client: GrpcClient) -> None:
+async def test_a_job_that_another_client_cancels(api: Api, client: GrpcClient) -> None:
     call = client.stream(ask("itl=60000"))
     job = str(dict(await call.initial_metadata())["x-job-id"])
     await api.call("POST", f"/v1/jobs/{job}/cancel")
@@ -109,7 +109,7 @@ async def test_a_message_over_the_limit() -> None:
         assert (await client.answer(ask("x" * 3000)))["object"] == "chat.completion"
 
 
-async def test_a_full_queue_says_when_to_come_back() -> None:
+async def test_a_full_queue_sends_retry_after() -> None:
     async with (
         embedded_api(worker=False, grpc=True, queue_limit=1) as api,
         grpc_client(api.grpc_address) as client,
@@ -121,7 +121,7 @@ async def test_a_full_queue_says_when_to_come_back() -> None:
         assert 1 <= refusal.retry_after <= 120
 
 
-async def test_a_server_that_is_shutting_down_says_so() -> None:
+async def test_a_server_that_is_shutting_down_refuses_calls() -> None:
     async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
         api.service.draining = True
         refusal = await refused(client.stream(ask()))
@@ -129,9 +129,7 @@ async def test_a_server_that_is_shutting_down_says_so() -> None:
         assert refusal.retry_after is not None
 
 
-async def test_a_fault_of_ours_gives_nothing_away(
-    api: Api, client: GrpcClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_internal_error_reveals_nothing(api: Api, client: GrpcClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.rpc.calls.body_of", lambda _: 1 / 0)
     refusal = await refused(client.unary(ask()))
     assert (refusal.code, refusal.error["code"]) == (Code.INTERNAL, "internal_error")
@@ -141,7 +139,7 @@ async def test_a_fault_of_ours_gives_nothing_away(
 # ── keys ──
 
 
-async def test_no_key_no_entry() -> None:
+async def test_calls_without_a_key_are_refused() -> None:
     keys = "alice=sk-alice-1-0123456789,bob=sk-bob-222-0123456789"
     async with embedded_api(grpc=True, api_keys=keys) as api, grpc_client(api.grpc_address) as client:
         for metadata in ({}, {"authorization": "Bearer sk-nobody"}, {"authorization": "sk-alice-1-0123456789"}):

@@ -1,4 +1,4 @@
-"""A call that its client gives up takes its work with it."""
+"""A call's job is cancelled when its client cancels the call."""
 
 import grpc
 import pytest
@@ -78,14 +78,14 @@ async def test_the_calls_deadline_is_the_jobs(api: Api, client: GrpcClient, prom
     assert (await api.ended(job["id"]))["status"] == "expired"
 
 
-async def test_of_the_bodys_deadline_and_the_calls_the_earlier_counts(api: Api, client: GrpcClient) -> None:
+async def test_the_earlier_of_the_two_deadlines_applies(api: Api, client: GrpcClient) -> None:
     for body, call, counts in ((600, 60, 60), (60, 600, 60), (None, 60, 60)):
         answer = await client.answer(ask(deadline_seconds=body), timeout=call)
         job = await api.job(answer["id"])
         assert counts - 5 <= job["deadline_at"] - job["created_at"] <= counts + 1
 
 
-async def test_a_deadline_that_passes_in_the_queue_spares_the_engine_the_job() -> None:
+async def test_a_job_whose_deadline_passed_in_the_queue_is_not_run() -> None:
     async with embedded_api(worker=False, grpc=True) as api, grpc_client(api.grpc_address) as client:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await client.unary(ask("late"), timeout=0.3)
@@ -97,7 +97,7 @@ async def test_a_deadline_that_passes_in_the_queue_spares_the_engine_the_job() -
         assert [request["messages"][0]["content"] for request in api.engine.asked] == ["in time"]
 
 
-async def test_leaving_the_queue_spares_the_engine_the_job() -> None:
+async def test_a_cancelled_queued_job_is_not_run() -> None:
     async with embedded_api(worker=False, grpc=True) as api, grpc_client(api.grpc_address) as client:
         call = client.unary(ask("seed=1"))
         (job,) = await wait_until(api.queued, "the call to wait")
@@ -109,7 +109,7 @@ async def test_leaving_the_queue_spares_the_engine_the_job() -> None:
 
 
 @pytest.mark.parametrize("wish", ["header", "store"])
-async def test_work_that_is_to_run_on_runs_on(api: Api, client: GrpcClient, wish: str) -> None:
+async def test_detached_jobs_run_on(api: Api, client: GrpcClient, wish: str) -> None:
     metadata = {"x-on-disconnect": "continue"} if wish == "header" else {}
     call = client.stream(ask("seed=7 ttft=300", store=wish == "store"), metadata=metadata)
     await engine_is_working(api)
@@ -120,8 +120,8 @@ async def test_work_that_is_to_run_on_runs_on(api: Api, client: GrpcClient, wish
     assert ended["result"]["choices"][0]["message"]["content"] == " t007 t008 t009"
 
 
-async def test_leaving_before_anything_was_done_leaves_nothing_behind(api: Api, client: GrpcClient) -> None:
-    """Calls given up at every moment of a submit: whatever was created is over soon."""
+async def test_a_call_cancelled_during_the_submit_leaves_nothing(api: Api, client: GrpcClient) -> None:
+    """Calls cancelled at every moment of a submit: every created job ends soon."""
     calls = [client.unary(ask("itl=60000")) for _ in range(50)]
     for turns, call in enumerate(calls):
         for _ in range(turns):

@@ -49,7 +49,7 @@ async def test_health_is_readiness_and_needs_no_key(monkeypatch: pytest.MonkeyPa
         assert (await health.Check(HealthCheckRequest())).status == NOT_SERVING
 
 
-async def test_health_of_no_service_of_ours() -> None:
+async def test_health_of_an_unknown_service() -> None:
     async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
         health = HealthStub(client.channel)
         with pytest.raises(grpc.aio.AioRpcError) as failure:
@@ -70,7 +70,7 @@ async def test_health_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
         watch.cancel()
 
 
-async def test_a_method_that_is_not_there() -> None:
+async def test_an_unknown_method() -> None:
     async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await client.channel.unary_unary(f"/{SERVICE}/Embeddings")(b"")
@@ -83,7 +83,7 @@ async def test_without_grpc_there_is_no_port() -> None:
         assert "gRPC" not in api.server.addresses
 
 
-async def test_a_port_in_use_is_one_clear_sentence() -> None:
+async def test_a_used_port_is_reported_in_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=rf"^cannot listen on 127.0.0.1:{port} for gRPC: choose .* --grpc-port"):
@@ -129,7 +129,7 @@ async def test_a_call_that_outlasts_the_drain_is_cut_off_and_its_job_runs_on() -
             assert (await api.ended(refusal.metadata["x-job-id"]))["status"] == "completed"
 
 
-async def test_someone_who_watches_does_not_hold_up_the_end() -> None:
+async def test_watch_streams_do_not_delay_the_shutdown() -> None:
     async with embedded_api(grpc=True, drain=60) as api, grpc_client(api.grpc_address) as client:
         watch = HealthStub(client.channel).Watch(HealthCheckRequest())
         assert (await watch.read()).status == SERVING
@@ -144,7 +144,7 @@ async def hung_up(call: grpc.aio.UnaryStreamCall) -> bool:
     return True
 
 
-async def test_while_nothing_comes_the_metadata_tells_of_the_job() -> None:
+async def test_metadata_with_the_job_id_is_sent_before_the_first_chunk() -> None:
     async with (
         embedded_api(worker=False, grpc=True, keepalive=0.05) as api,
         grpc_client(api.grpc_address) as client,
@@ -156,8 +156,8 @@ async def test_while_nothing_comes_the_metadata_tells_of_the_job() -> None:
             assert len([message async for message in call]) == 5
 
 
-async def test_the_calls_of_a_channel_are_many() -> None:
-    """More calls at once than HTTP/2 servers commonly allow on a connection."""
+async def test_a_channel_may_have_many_calls() -> None:
+    """More concurrent calls than HTTP/2 servers usually allow on a connection."""
     async with embedded_api(grpc=True) as api, grpc_client(api.grpc_address) as client:
         answers = await asyncio.gather(*(one_word(client, seed) for seed in range(250)))
     assert answers == [f" t{seed:03d}" for seed in range(250)]

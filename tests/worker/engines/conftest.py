@@ -1,4 +1,4 @@
-"""Every engine that can run here, made through the door that users come through."""
+"""Every engine that can run here, created with `open_engine`."""
 
 import shlex
 import subprocess

@@ -1,4 +1,4 @@
-"""A llama.cpp HTTP server of its own: what the engines that talk HTTP are tested against, and what is managed."""
+"""A separate llama.cpp HTTP server for tests of HTTP engines and of managed processes."""
 
 import argparse
 import signal

@@ -1,4 +1,4 @@
-"""What the tests ask for, and how they read the answers."""
+"""Requests of the tests, and helpers to read answers."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def ask(text: str = "Tell me a story", **fields: Any) -> Request:
 
 
 def ask_long(**fields: Any) -> Request:
-    """An answer that nothing but its limit ends, and that takes long enough to be interrupted."""
+    """Returns a request for a long answer that only its token limit ends."""
     return ask("Tell me a story itl=5", max_tokens=900, ignore_eos=True, **fields)
 
 
@@ -35,7 +35,7 @@ def cut(chunks: list[Chunk], known: int) -> tuple[str, bytes]:
 
 
 def pieces(chunks: list[Chunk], index: int = 0) -> list[str]:
-    """The first choice's text as it came."""
+    """Returns the pieces of the first choice's text."""
     choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
     return [choice["delta"]["content"] for choice in choices if choice["delta"].get("content")]
 

@@ -1,4 +1,4 @@
-"""A continued answer is asked for, bounded and counted as one."""
+"""Requests, limits and usage of continued answers."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def test_the_partial_answer_is_the_assistants_last_message() -> None:
     assert len(request["messages"]) == 1
 
 
-def test_an_answer_that_the_client_began_is_one_message_with_it() -> None:
+def test_an_answer_begun_by_the_client_stays_one_message() -> None:
     request = ask()
     request["messages"].append({"role": "assistant", "content": "Well, "})
     assert continue_after(request, "once", 1)["messages"][-1] == {"role": "assistant", "content": "Well, once"}
@@ -32,11 +32,11 @@ def test_an_answer_that_the_client_began_is_one_message_with_it() -> None:
         ({"max_tokens": -1}, 0, False),
     ],
 )
-def test_a_limit_is_spent_by_the_whole_answer(limits: dict[str, Any], tokens: int, spent: bool) -> None:
+def test_the_limit_counts_the_whole_answer(limits: dict[str, Any], tokens: int, spent: bool) -> None:
     assert is_spent(ask(**limits), tokens) is spent
 
 
-def test_the_prefix_counts_as_answer_and_not_as_prompt() -> None:
+def test_usage_counts_the_prefix_as_answer() -> None:
     usage = {
         "prompt_tokens": 12,
         "completion_tokens": 3,

@@ -1,4 +1,4 @@
-"""What every engine promises the worker (worker/engines/base.py)."""
+"""The contract of engines (worker/engines/base.py)."""
 
 import asyncio
 from contextlib import aclosing
@@ -46,13 +46,13 @@ async def test_the_folded_stream_is_the_unary_answer(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
-async def test_the_limit_is_kept(engine: Engine, limit: str) -> None:
+async def test_the_token_limit_is_respected(engine: Engine, limit: str) -> None:
     request = {key: value for key, value in ask_long().items() if key != "max_tokens"}
     unary = await engine.complete({**request, limit: 5})
     assert unary["usage"]["completion_tokens"] == 5
 
 
-async def test_every_choice_comes_and_finishes(engine: Engine) -> None:
+async def test_every_choice_is_complete(engine: Engine) -> None:
     chunks = await read(engine, ask(n=3))
     folded = fold(chunks)
     assert [choice["index"] for choice in folded["choices"]] == [0, 1, 2]
@@ -132,7 +132,7 @@ async def test_a_prefix_is_continued_and_not_repeated(engine: Engine) -> None:
             assert rest[-1]["usage"][count] == whole[-1]["usage"][count]
 
 
-async def test_a_prefix_as_long_as_the_limit_is_only_finished(engine: Engine) -> None:
+async def test_a_prefix_as_long_as_the_limit_only_gets_its_end(engine: Engine) -> None:
     request = ask(max_tokens=8)
     whole = await read(engine, request)
     rest = await read(engine, request, *cut(whole, len(whole)))
@@ -165,7 +165,7 @@ async def test_closing_fails_what_is_running(engine: Engine) -> None:
                     running = anext(paused)
 
 
-async def test_a_closed_engine_says_so(engine: Engine) -> None:
+async def test_a_closed_engine_raises(engine: Engine) -> None:
     await engine.close()
     await engine.close()
     with pytest.raises(EngineError):
@@ -174,14 +174,14 @@ async def test_a_closed_engine_says_so(engine: Engine) -> None:
         await engine.complete(ask())
 
 
-async def test_an_engine_that_was_not_started_says_so_and_closes(settings: EngineSettings) -> None:
+async def test_an_engine_that_was_not_started_raises_and_closes(settings: EngineSettings) -> None:
     engine = open_engine(settings)
     with pytest.raises(EngineError):
         await engine.complete(ask())
     await engine.close()
 
 
-async def test_nothing_is_left_behind(settings: EngineSettings) -> None:
+async def test_no_resources_are_left(settings: EngineSettings) -> None:
     async with no_leaks():
         engine = open_engine(settings)
         await engine.start()

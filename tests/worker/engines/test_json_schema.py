@@ -1,4 +1,4 @@
-"""Schemas for llama.cpp's grammar converter: equal where it refuses some, and untouched where it takes them."""
+"""Schemas for llama.cpp's grammar converter: refused ones are translated, others stay unchanged."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ STRING = {"type": "string"}
     ],
     ids=str,
 )
-def test_what_it_takes_and_what_is_wrong_is_left_as_it_is(schema: Any) -> None:
+def test_accepted_and_invalid_schemas_stay_unchanged(schema: Any) -> None:
     assert for_grammar(schema) == schema
 
 
@@ -94,11 +94,11 @@ def test_what_it_takes_and_what_is_wrong_is_left_as_it_is(schema: Any) -> None:
     ],
     ids=str,
 )
-def test_what_it_refuses_is_put_otherwise(schema: Any, translated: Any) -> None:
+def test_refused_schemas_are_translated(schema: Any, translated: Any) -> None:
     assert for_grammar(schema) == translated
 
 
-def test_a_schema_may_be_its_own_part() -> None:
+def test_a_schema_may_refer_to_itself() -> None:
     tree = {"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#"}}}}
     node = {"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#/$defs/root"}}}}
     assert for_grammar(tree) == {**node, "$defs": {"root": node}}
@@ -119,7 +119,7 @@ def test_a_schema_may_be_its_own_part() -> None:
     ],
     ids=str,
 )
-def test_what_allows_nothing_is_known(schema: Any) -> None:
+def test_schemas_that_allow_nothing_are_detected(schema: Any) -> None:
     assert for_grammar(schema) is None
 
 
@@ -165,7 +165,7 @@ VALUES = st.recursive(
 
 
 @given(st.recursive(LEAVES, nodes, max_leaves=8), st.lists(VALUES, max_size=8))
-def test_what_the_translation_allows_was_allowed(schema: Any, values: list[Any]) -> None:
+def test_the_translation_allows_no_other_values(schema: Any, values: list[Any]) -> None:
     translated = for_grammar(schema)
     for value in values:
         before = jsonschema.Draft202012Validator(schema).is_valid(value)
@@ -175,7 +175,7 @@ def test_what_the_translation_allows_was_allowed(schema: Any, values: list[Any])
 
 
 def booleans_in(schema: Any) -> list[Any]:
-    """Schemas that are no objects, of which the converter takes `additionalProperties` alone."""
+    """Returns the boolean schemas; the converter accepts them only as `additionalProperties`."""
     if not isinstance(schema, dict):
         return [] if schema is None else [schema]
     parts = [*schema.get("properties", {}).values(), *schema.get("anyOf", ()), *schema.get("allOf", ())]

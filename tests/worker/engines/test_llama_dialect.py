@@ -1,4 +1,4 @@
-"""What llama.cpp does otherwise than OpenAI is mended, in this process and in a server of its own."""
+"""llama.cpp's deviations from OpenAI are corrected, for the managed process and for a separate server."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(params=["llamacpp", "openai"], scope="module", loop_scope="module")
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
-    """One for all tests; each leaves it idle."""
+    """Shared by all tests; each leaves it idle."""
     settings = SETTINGS[request.param]
     if request.param == "openai":
         settings = replace(settings, url=request.getfixturevalue("llama_server_url"))
@@ -45,7 +45,7 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     await engine.close()
 
 
-async def test_the_card_tells_what_the_model_takes(engine: Engine) -> None:
+async def test_the_card_has_the_models_modalities(engine: Engine) -> None:
     assert engine.card.modalities == ("text",)
 
 
@@ -120,7 +120,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "param"), REFUSED, ids=[f"{param}-{at}" for at, (_, param) in enumerate(REFUSED)])
-async def test_what_it_cannot_do_is_the_requests_fault(engine: Engine, fields: dict[str, Any], param: str) -> None:
+async def test_unsupported_requests_are_refused(engine: Engine, fields: dict[str, Any], param: str) -> None:
     with pytest.raises(EngineRefused) as refused:
         await read(engine, ask(**fields))
     assert refused.value.param == param
@@ -145,7 +145,7 @@ async def test_what_it_cannot_do_is_the_requests_fault(engine: Engine, fields: d
     ],
     ids=str,
 )
-async def test_what_openai_takes_is_answered(engine: Engine, fields: dict[str, Any]) -> None:
+async def test_requests_that_openai_accepts_are_answered(engine: Engine, fields: dict[str, Any]) -> None:
     answer = await engine.complete(ask(max_tokens=8, **fields))
     assert answer["choices"][0]["finish_reason"]
 
@@ -192,7 +192,7 @@ NULL_OPTIONS = {
         NULL_OPTIONS,
     ],
 )
-async def test_null_is_taken_for_absent(engine: Engine, fields: dict[str, Any]) -> None:
+async def test_null_means_absent(engine: Engine, fields: dict[str, Any]) -> None:
     answer = await engine.complete(ask(**{"max_tokens": 4, **fields}))
     assert answer["choices"][0]["finish_reason"]
 
@@ -255,12 +255,12 @@ async def test_calls_in_parallel_keep_their_ids_and_indexes(engine: Engine) -> N
     assert all(part["function"]["name"] == "get_weather" and part["type"] == "function" for part in first)
 
 
-async def test_no_tool_is_called_where_none_may_be(engine: Engine) -> None:
+async def test_no_tool_is_called_with_tool_choice_none(engine: Engine) -> None:
     request = ask("What is the weather in Paris?", tools=[WEATHER], tool_choice="none", max_tokens=40)
     assert "tool_calls" not in fold(await read(engine, request))["choices"][0]["message"]
 
 
-async def test_the_named_tool_is_called_in_spite_of_a_response_format(engine: Engine) -> None:
+async def test_the_named_tool_is_called_despite_a_response_format(engine: Engine) -> None:
     choice = {"type": "function", "function": {"name": "add"}}
     request = ask(
         "What is the weather in Paris?",
@@ -282,6 +282,6 @@ async def test_logprobs_without_alternatives(engine: Engine) -> None:
         assert all(token["top_logprobs"] == [] for token in tokens)
 
 
-async def test_the_same_seed_says_the_same(engine: Engine) -> None:
+async def test_the_same_seed_gives_the_same_answer(engine: Engine) -> None:
     request = ask(temperature=1.2, max_tokens=40)
     assert text_of(await read(engine, request)) == text_of(await read(engine, request))

@@ -1,4 +1,4 @@
-"""What is llama.cpp's own: files, slots, prompts, and the process it lives in."""
+"""The llama.cpp engine: files, slots, prompts and its process."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from worker.engines.open_engine import EngineSettings, open_engine
 
 
 def whole_file_of_an_unknown_kind() -> bytes:
-    """The demo model under the name of an architecture that is not there."""
+    """Returns the demo model's file with an unknown architecture."""
     return MODEL_PATH.read_bytes().replace(b"llama", b"lmaxx")
 
 
@@ -47,7 +47,7 @@ async def test_the_demo_model_is_the_default(engine: Engine) -> None:
     assert "demo" in (engine.card.description or "").lower()
 
 
-async def test_a_model_is_called_as_its_file_unless_named() -> None:
+async def test_a_model_without_an_id_is_named_after_its_file() -> None:
     for settings, name in (
         (EngineSettings("llamacpp", model=str(MODEL_PATH)), MODEL_PATH.stem),
         (EngineSettings("llamacpp", model=str(MODEL_PATH), model_id="mine"), "mine"),
@@ -68,7 +68,7 @@ async def test_a_model_is_called_as_its_file_unless_named() -> None:
     ],
     ids=["missing", "empty", "other", "cut-off", "unknown"],
 )
-async def test_a_bad_file_is_one_clear_sentence(tmp_path: Path, content: bytes | None, says: str) -> None:
+async def test_an_invalid_file_is_reported_in_one_sentence(tmp_path: Path, content: bytes | None, says: str) -> None:
     path = tmp_path / "model.gguf"
     if content is not None:
         path.write_bytes(content)
@@ -80,7 +80,7 @@ async def test_a_bad_file_is_one_clear_sentence(tmp_path: Path, content: bytes |
     assert str(path) in refused.value.message
 
 
-async def test_what_llama_cpp_says_of_a_model_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_llama_cpps_errors_about_a_model_are_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(whole_file_of_an_unknown_kind())
     engine = open_engine(EngineSettings("llamacpp", model=str(path)))
@@ -94,8 +94,8 @@ async def test_what_llama_cpp_says_of_a_model_is_printed(tmp_path: Path, capfd: 
 
 
 @pytest.mark.parametrize("times", [10, pytest.param(100, marks=pytest.mark.long)])
-async def test_it_starts_and_closes_at_any_moment(times: int) -> None:
-    """Idle, under load, and while it is still starting: no close waits for native code, and nothing stays behind."""
+async def test_it_can_be_closed_at_any_moment(times: int) -> None:
+    """Idle, under load and during the start: closing does not wait for native code and leaves nothing."""
     async with asyncio.timeout(30 * times), no_leaks():
         for number in range(times):
             engine = open_engine(SETTINGS["llamacpp"])
@@ -125,7 +125,7 @@ async def test_kill_9_fails_choices_that_wait_for_a_slot_too(engine: Engine) -> 
         assert (await engine.complete(ask(n=2 * engine.concurrency)))["usage"]
 
 
-async def test_kill_9_fails_what_runs_and_the_next_process_serves(engine: Engine) -> None:
+async def test_kill_9_fails_running_requests_and_the_next_process_serves(engine: Engine) -> None:
     whole = text_of(await read(engine, ask_long()))
     [processes] = serving_processes(os.getpid())
     unhealthy = asyncio.create_task(engine.wait_unhealthy())
@@ -161,7 +161,7 @@ async def test_a_process_that_hangs_is_replaced() -> None:
 def test_the_process_ends_itself_when_the_loop_of_llama_cpp_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Native threads cannot be stopped one by one, so a server that never answers stands for the loop."""
+    """Uses a server that never answers, because single native threads cannot be stopped."""
     path = tmp_path / "llama.sock"
     values = {"model": "m", "model-id": "m", "slots": 1, "context-length": 1, "socket": path, "stall-timeout": 0.1}
     with socket.socket(socket.AF_UNIX) as silent:
@@ -204,7 +204,7 @@ async def test_choices_of_a_closed_stream_that_wait_for_a_slot_never_run(engine:
         await asyncio.gather(*(engine.complete(ask()) for _ in range(engine.concurrency)))
 
 
-async def test_a_long_prompt_can_be_given_up_before_its_first_token(engine: Engine) -> None:
+async def test_a_long_prompt_can_be_cancelled_before_its_first_token(engine: Engine) -> None:
     prompt = ask(" ".join(f"word {number}" for number in range(150)), return_progress=True)
     streams = [engine.generate(prompt) for _ in range(engine.concurrency)]
     for stream in streams:
@@ -215,8 +215,8 @@ async def test_a_long_prompt_can_be_given_up_before_its_first_token(engine: Engi
         await asyncio.gather(*(engine.complete(ask()) for _ in range(engine.concurrency)))
 
 
-async def test_a_supervisors_signal_to_all_processes_ends_no_answer(engine: Engine) -> None:
-    """The worker drains, and ends the process itself."""
+async def test_a_signal_to_all_processes_interrupts_no_answer(engine: Engine) -> None:
+    """The worker drains and then ends the process."""
     [processes] = serving_processes(os.getpid())
     stream = engine.generate(ask_long())
     await anext(stream)
@@ -227,8 +227,8 @@ async def test_a_supervisors_signal_to_all_processes_ends_no_answer(engine: Engi
     await gone(*processes)
 
 
-async def test_signals_stay_with_the_process(engine: Engine) -> None:
-    """llama.cpp's server has taken SIGTERM for itself in other versions: then nothing drains."""
+async def test_the_library_does_not_take_the_process_signals(engine: Engine) -> None:
+    """Some versions of llama.cpp's server install a SIGTERM handler, which would prevent draining."""
     heard = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, heard.set)
     try:

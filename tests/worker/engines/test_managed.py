@@ -1,4 +1,4 @@
-"""A serving process that dies is noticed, replaced, and never left behind."""
+"""A serving process that dies is replaced, and never left running."""
 
 import asyncio
 import os
@@ -43,7 +43,7 @@ async def engine() -> AsyncIterator[Engine]:
 
 
 @pytest.mark.parametrize("victim", [0, 1], ids=["guardian", "command"])
-async def test_kill_9_fails_what_runs_and_the_next_process_serves(engine: Engine, victim: int) -> None:
+async def test_kill_9_fails_running_requests_and_the_next_process_serves(engine: Engine, victim: int) -> None:
     very_long = ask_long() | {"max_tokens": 4000}
     streams = [asyncio.create_task(read(engine, very_long)) for _ in range(2)]
     unary = asyncio.create_task(engine.complete(very_long))
@@ -66,7 +66,7 @@ async def test_closing_ends_the_process(engine: Engine) -> None:
     await gone(*processes)
 
 
-async def test_its_output_is_ours_with_its_name_in_front(engine: Engine, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_its_output_is_printed_with_its_name(engine: Engine, capfd: pytest.CaptureFixture[str]) -> None:
     seen = ""
 
     def printed() -> str:
@@ -81,7 +81,7 @@ async def test_its_output_is_ours_with_its_name_in_front(engine: Engine, capfd: 
     await again.close()
 
 
-async def test_a_command_that_ends_is_said_at_once() -> None:
+async def test_a_command_that_ends_is_reported_at_once() -> None:
     engine = managed("false {port}", start_timeout=60)
     async with asyncio.timeout(WITHIN):
         with pytest.raises(EngineError, match=r"`false \d+` has ended with status 1"):
@@ -89,7 +89,7 @@ async def test_a_command_that_ends_is_said_at_once() -> None:
         await engine.close()
 
 
-async def test_a_command_that_is_not_there_is_said_at_once() -> None:
+async def test_a_missing_command_is_reported_at_once() -> None:
     engine = managed("no-such-command {port}", start_timeout=60)
     async with asyncio.timeout(WITHIN):
         with pytest.raises(EngineError, match="no-such-command"):
@@ -97,7 +97,7 @@ async def test_a_command_that_is_not_there_is_said_at_once() -> None:
         await engine.close()
 
 
-async def test_a_command_that_never_answers_is_ended() -> None:
+async def test_a_command_that_never_answers_is_stopped() -> None:
     engine = managed("tail -f /dev/null {port}", start_timeout=0.3)
     async with asyncio.timeout(WITHIN):
         with pytest.raises(EngineError, match="not answered"):
@@ -106,7 +106,7 @@ async def test_a_command_that_never_answers_is_ended() -> None:
     await engine.close()
 
 
-async def test_kill_9_of_the_worker_takes_the_process_along(tmp_path: Path) -> None:
+async def test_kill_9_of_the_worker_kills_the_process(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys; from worker.engines.open_engine import *\n"
         "async def main():\n"
@@ -175,7 +175,7 @@ def test_what_counts_as_a_secret() -> None:
     assert secrets_in([*words, "--hf-token", "tk", "--max-model-len", "9"]) == ["a-key", "hf", "tk"]
 
 
-async def test_a_child_has_none_of_our_settings_and_prints_no_key(
+async def test_a_child_gets_no_settings_of_ignite_and_prints_no_key(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("IGNITE_REDIS_URL", "redis://:pa55@redis/0")
@@ -188,7 +188,7 @@ async def test_a_child_has_none_of_our_settings_and_prints_no_key(
     assert "'--api-key'" in printed and "***" in printed and SECRET not in printed
 
 
-def test_sockets_have_short_names_wherever_the_usual_place_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_socket_paths_are_short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for place in (tmp_path, Path("/tmp"), tmp_path / ("deep" * 20)):
         place.mkdir(exist_ok=True)
         monkeypatch.setattr("tempfile.tempdir", str(place))

@@ -1,4 +1,4 @@
-"""Several streams as one: everything comes, and nothing runs on."""
+"""Merged streams are complete, and all of them are closed."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -33,7 +33,7 @@ class Streams:
             self.closed += 1
 
 
-async def test_all_items_come_in_their_streams_order() -> None:
+async def test_items_keep_the_order_of_their_stream() -> None:
     streams = Streams()
     items = [item async for item in merged([streams.count(3), streams.count(0), streams.count(5)])]
     assert [number for index, number in items if index == 0] == [0, 1, 2]
@@ -42,7 +42,7 @@ async def test_all_items_come_in_their_streams_order() -> None:
     assert streams.closed == 3
 
 
-async def test_an_error_ends_them_all() -> None:
+async def test_an_error_closes_all_streams() -> None:
     streams = Streams()
     async with no_leaks():
         with pytest.raises(EngineError, match="broke"):
@@ -51,7 +51,7 @@ async def test_an_error_ends_them_all() -> None:
     assert streams.closed == 2
 
 
-async def test_leaving_early_ends_them_all() -> None:
+async def test_closing_early_closes_all_streams() -> None:
     streams = Streams()
     async with no_leaks(), aclosing(merged([streams.count(5), streams.silent()])) as items:
         await anext(items)

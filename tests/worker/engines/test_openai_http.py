@@ -1,4 +1,4 @@
-"""An upstream that misbehaves is an error of the right kind, and never a stream that looks complete."""
+"""A misbehaving upstream causes the right kind of error, and never a stream that looks complete."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -117,7 +117,7 @@ async def test_the_request_is_at_fault(upstream: UpstreamServer, engine: Engine,
         ),
     ],
 )
-async def test_errors_of_every_shape(
+async def test_errors_in_every_format(
     upstream: UpstreamServer, engine: Engine, body: Any, message: str, code: str
 ) -> None:
     upstream.behaviour = answers(400, body)
@@ -139,7 +139,7 @@ async def test_errors_of_every_shape(
         ({}, None),
     ],
 )
-async def test_overload_says_when_to_come_back(
+async def test_overload_has_the_time_to_wait(
     upstream: UpstreamServer, engine: Engine, status: int, headers: dict[str, str], seconds: float | None
 ) -> None:
     upstream.behaviour = answers(status, {"error": {"message": "slow down"}}, **headers)
@@ -158,7 +158,7 @@ async def test_the_servers_own_refusals_are_passed_on(upstream: UpstreamServer, 
 
 
 @pytest.mark.parametrize(("status", "body"), [(401, {"error": {"message": "Incorrect key sk-7"}}), (403, b"Forbidden")])
-async def test_a_refused_key_is_the_workers_and_not_the_requests(
+async def test_a_refused_key_is_not_a_refusal_of_the_request(
     upstream: UpstreamServer, engine: Engine, status: int, body: Any
 ) -> None:
     upstream.behaviour = answers(status, body)
@@ -173,7 +173,7 @@ async def test_a_spent_quota_is_not_waited_for(upstream: UpstreamServer, engine:
         await read(engine, ask())
 
 
-async def test_errors_do_not_tell_where_the_server_is(upstream: UpstreamServer) -> None:
+async def test_errors_do_not_contain_the_servers_address(upstream: UpstreamServer) -> None:
     engine = open_engine(settings(upstream, url=upstream.url.replace("//", "//user:secret@")))
     await engine.start()
     failures: list[Behaviour] = [answers(500, b"oops"), answers(429, b"later"), streams(BEGIN, then="cut"), streams()]
@@ -192,14 +192,14 @@ async def test_errors_do_not_tell_where_the_server_is(upstream: UpstreamServer) 
     await engine.close()
 
 
-async def test_a_broken_upstream_may_pass(upstream: UpstreamServer, engine: Engine) -> None:
+async def test_a_failing_upstream_is_an_engine_error(upstream: UpstreamServer, engine: Engine) -> None:
     for behaviour in (answers(500, b"oops"), answers(503, {}), answers(200, b"<html>")):
         upstream.behaviour = behaviour
         with pytest.raises(EngineError):
             await engine.complete(ask())
 
 
-async def test_a_wrong_key_is_said_at_the_start(upstream: UpstreamServer) -> None:
+async def test_a_wrong_key_is_reported_at_the_start(upstream: UpstreamServer) -> None:
     upstream.models = web.Response(status=401, text="{}")
     engine = open_engine(settings(upstream))
     with pytest.raises(EngineError, match="API key"):
@@ -234,7 +234,7 @@ async def test_a_stream_that_ends_early_is_an_error(
 async def test_a_request_is_sent_again_only_where_its_connection_was_used_before(
     upstream: UpstreamServer, engine: Engine
 ) -> None:
-    """A server closes idle connections at any moment; one that hangs up on a new connection has read the request."""
+    """A server may close an idle connection at any time; on a new connection it has read the request."""
     await read(engine, ask())
     upstream.behaviour = bare(then="abort")
     for _ in range(2):
@@ -254,7 +254,7 @@ async def test_a_finished_stream_without_its_last_line_is_complete(upstream: Ups
     assert text_of(await read(engine, ask())) == "Hello"
 
 
-async def test_usage_is_there_even_where_the_upstream_does_not_count(upstream: UpstreamServer, engine: Engine) -> None:
+async def test_usage_is_computed_if_the_upstream_does_not_count(upstream: UpstreamServer, engine: Engine) -> None:
     upstream.behaviour = streams(BEGIN, FINISH, DONE)
     assert (await read(engine, ask()))[-1]["usage"]["completion_tokens"] > 0
 
@@ -271,7 +271,7 @@ async def test_silence_is_an_error(upstream: UpstreamServer, begun: bytes) -> No
         await engine.close()
 
 
-async def test_closing_a_stream_hangs_up_at_once(upstream: UpstreamServer, engine: Engine) -> None:
+async def test_closing_a_stream_disconnects_at_once(upstream: UpstreamServer, engine: Engine) -> None:
     upstream.behaviour = streams(BEGIN, then="hang")
     stream = engine.generate(ask())
     await anext(stream)
@@ -280,7 +280,7 @@ async def test_closing_a_stream_hangs_up_at_once(upstream: UpstreamServer, engin
         await upstream.hung_up.wait()
 
 
-async def test_cancelling_a_unary_call_hangs_up_at_once(upstream: UpstreamServer, engine: Engine) -> None:
+async def test_cancelling_a_unary_call_disconnects_at_once(upstream: UpstreamServer, engine: Engine) -> None:
     upstream.behaviour = streams(then="hang")
     call = asyncio.create_task(engine.complete(ask()))
     await wait_until(lambda: upstream.bodies, "the call to arrive")
@@ -289,7 +289,7 @@ async def test_cancelling_a_unary_call_hangs_up_at_once(upstream: UpstreamServer
         await upstream.hung_up.wait()
 
 
-async def test_closing_the_engine_ends_those_who_wait(upstream: UpstreamServer, engine: Engine) -> None:
+async def test_closing_the_engine_ends_waiting_requests(upstream: UpstreamServer, engine: Engine) -> None:
     upstream.behaviour = streams(BEGIN, then="hang")
     chunks: list[Chunk] = []
 
@@ -321,7 +321,7 @@ def chunked(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("body", WHOLE.values(), ids=WHOLE)
 @pytest.mark.parametrize("then", ["abort", "close", "hang"])
-async def test_an_answer_that_is_whole_is_kept_however_its_connection_ends(
+async def test_a_complete_stream_is_kept_however_its_connection_ends(
     upstream: UpstreamServer, engine: Engine, monkeypatch: pytest.MonkeyPatch, body: bytes, then: str
 ) -> None:
     monkeypatch.setattr(answering, "USAGE_TIMEOUT", 0.2)
@@ -332,7 +332,7 @@ async def test_an_answer_that_is_whole_is_kept_however_its_connection_ends(
     assert len(upstream.bodies) == 1
 
 
-async def test_a_whole_unary_answer_is_kept_however_its_connection_ends(
+async def test_a_complete_unary_answer_is_kept_however_its_connection_ends(
     upstream: UpstreamServer, engine: Engine
 ) -> None:
     answer = orjson.dumps({"choices": [{"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}]})
@@ -343,7 +343,7 @@ async def test_a_whole_unary_answer_is_kept_however_its_connection_ends(
         await engine.complete(ask())
 
 
-async def test_a_stream_and_a_completion_are_read_where_the_other_was_asked_for(
+async def test_a_stream_or_completion_is_read_in_place_of_the_other(
     upstream: UpstreamServer, engine: Engine
 ) -> None:
     upstream.behaviour = streams(ANSWER)
@@ -364,7 +364,7 @@ async def test_a_stream_and_a_completion_are_read_where_the_other_was_asked_for(
     ],
     ids=["given up", "an error", "no reason", "500", "a page", "cut"],
 )
-async def test_nothing_in_an_answer_says_that_the_server_is_ill(
+async def test_no_answer_makes_the_server_unhealthy(
     upstream: UpstreamServer, engine: Engine, behaviour: Behaviour
 ) -> None:
     upstream.behaviour = behaviour
@@ -394,7 +394,7 @@ async def test_a_silent_server_is_unhealthy_until_it_answers_a_probe(upstream: U
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 429, 500, 501, 503])
-async def test_any_answer_to_a_probe_is_a_sign_of_life(upstream: UpstreamServer, engine: Engine, status: int) -> None:
+async def test_any_answer_to_a_probe_counts_as_healthy(upstream: UpstreamServer, engine: Engine, status: int) -> None:
     upstream.models = web.Response(status=status, text="no list here")
     await upstream.stop_listening()
     upstream.behaviour = streams(then="cut")
@@ -416,7 +416,7 @@ async def test_a_named_model_is_served_by_a_server_without_a_list(upstream: Upst
     await engine.close()
 
 
-async def test_a_list_that_is_none_needs_a_name(upstream: UpstreamServer) -> None:
+async def test_without_a_list_of_models_a_name_is_required(upstream: UpstreamServer) -> None:
     for listed in ([], {"data": None}, {"data": [7]}, "x"):
         upstream.models = listed
         engine = open_engine(settings(upstream))
@@ -429,7 +429,7 @@ async def test_a_list_that_is_none_needs_a_name(upstream: UpstreamServer) -> Non
 
 
 def refuses(*names: str, words: str = "Extra inputs are not permitted", status: int = 422) -> Behaviour:
-    """422 for the first of these fields that a request has, as pydantic's `extra="forbid"` does."""
+    """Answers 422 for the first of these fields in a request, like pydantic's `extra="forbid"`."""
 
     async def behave(request: web.Request) -> web.StreamResponse:
         body = orjson.loads(await request.read())
@@ -451,7 +451,7 @@ def request_of_a_worker(**fields: Any) -> EngineRequest:
     return request
 
 
-async def test_a_field_of_ours_that_is_refused_is_left_out_from_then_on(
+async def test_a_refused_added_field_is_omitted_from_then_on(
     upstream: UpstreamServer, engine: Engine
 ) -> None:
     upstream.behaviour = refuses("stream_options", "seed", "parallel_tool_calls")
@@ -463,7 +463,7 @@ async def test_a_field_of_ours_that_is_refused_is_left_out_from_then_on(
     assert not {"seed", "stream_options", "parallel_tool_calls"} & upstream.bodies[-1].keys()
 
 
-async def test_a_field_of_the_clients_that_is_refused_is_refused(upstream: UpstreamServer, engine: Engine) -> None:
+async def test_a_refused_field_of_the_client_is_a_refusal(upstream: UpstreamServer, engine: Engine) -> None:
     upstream.behaviour = refuses("seed", "top_k")
     for asked in (ask(seed=7), request_of_a_worker(top_k=3)):
         with pytest.raises(EngineRefused, match="Extra inputs"):
@@ -471,7 +471,7 @@ async def test_a_field_of_the_clients_that_is_refused_is_refused(upstream: Upstr
     assert len(upstream.bodies) == 3  # the worker's seed was left out of the second request
 
 
-async def test_a_limit_goes_by_its_older_name_where_the_newer_is_refused(
+async def test_a_token_limit_uses_its_older_name_if_the_newer_is_refused(
     upstream: UpstreamServer, engine: Engine
 ) -> None:
     upstream.behaviour = refuses("max_completion_tokens")
@@ -482,7 +482,7 @@ async def test_a_limit_goes_by_its_older_name_where_the_newer_is_refused(
     assert upstream.bodies[-1]["max_tokens"] == 5
 
 
-async def test_a_limit_goes_by_its_newer_name_where_the_refusal_says_so(
+async def test_a_token_limit_uses_its_newer_name_if_the_refusal_names_it(
     upstream: UpstreamServer, engine: Engine
 ) -> None:
     words = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
@@ -500,7 +500,7 @@ async def test_a_limit_that_is_refused_by_both_names_is_refused(upstream: Upstre
     assert len(upstream.bodies) == 4
 
 
-async def test_a_field_of_ours_that_breaks_a_server_is_left_out(upstream: UpstreamServer, engine: Engine) -> None:
+async def test_an_added_field_that_breaks_a_server_is_omitted(upstream: UpstreamServer, engine: Engine) -> None:
     upstream.behaviour = refuses("stream_options", status=500)
     assert text_of(await read(engine, ask())) == "Hello"
 
@@ -515,7 +515,7 @@ async def test_long_headers_and_endless_errors(upstream: UpstreamServer, engine:
             await read(engine, ask())
 
 
-async def test_a_refusal_of_the_value_is_passed_on_and_teaches_nothing(
+async def test_a_refused_value_does_not_change_the_dialect(
     upstream: UpstreamServer, engine: Engine
 ) -> None:
     upstream.behaviour = answers(400, {"error": {"message": "max_completion_tokens is too large: 5"}})
@@ -527,7 +527,7 @@ async def test_a_refusal_of_the_value_is_passed_on_and_teaches_nothing(
     assert "max_completion_tokens" in upstream.bodies[-1]
 
 
-async def test_what_is_known_of_a_server_can_be_set(upstream: UpstreamServer) -> None:
+async def test_the_dialect_can_be_configured(upstream: UpstreamServer) -> None:
     known = settings(upstream, omitted_fields=("seed",), knows_max_tokens_only=True)
     engine = open_engine(known)
     await engine.start()
@@ -538,7 +538,7 @@ async def test_what_is_known_of_a_server_can_be_set(upstream: UpstreamServer) ->
     await engine.close()
 
 
-async def test_choices_that_a_server_leaves_out_are_asked_for_alone(upstream: UpstreamServer, engine: Engine) -> None:
+async def test_missing_choices_are_requested_one_by_one(upstream: UpstreamServer, engine: Engine) -> None:
     for asked in (ask(n=3, seed=7), ask(n=2, seed=7)):
         chunks = await read(engine, asked)
         assert [text_of(chunks, index) for index in range(asked["n"])] == ["Hello"] * asked["n"]
@@ -548,7 +548,7 @@ async def test_choices_that_a_server_leaves_out_are_asked_for_alone(upstream: Up
     assert sorted(body["seed"] for body in upstream.bodies[:3]) == [7, 8, 9]
 
 
-async def test_an_upstream_that_goes_and_comes_back(upstream: UpstreamServer, engine: Engine) -> None:
+async def test_an_upstream_that_stops_and_returns(upstream: UpstreamServer, engine: Engine) -> None:
     await upstream.stop_listening()
     upstream.behaviour = streams(then="cut")
     with pytest.raises(EngineError):
@@ -562,7 +562,7 @@ async def test_an_upstream_that_goes_and_comes_back(upstream: UpstreamServer, en
     assert text_of(await read(engine, ask())) == "Hello"
 
 
-async def test_an_idle_upstream_that_goes_is_missed(
+async def test_the_loss_of_an_idle_upstream_is_noticed(
     upstream: UpstreamServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_health, "PROBE_EVERY", 0.05)
@@ -590,7 +590,7 @@ async def test_a_busy_upstream_is_asked_only_for_its_models(
     await stream.aclose()
 
 
-async def test_a_well_upstream_is_not_asked_again(upstream: UpstreamServer, engine: Engine) -> None:
+async def test_a_healthy_upstream_is_not_probed_again(upstream: UpstreamServer, engine: Engine) -> None:
     asked = upstream.model_asked
     await engine.wait_healthy()
     await read(engine, ask())
@@ -608,7 +608,7 @@ async def test_the_start_waits_for_the_upstream(upstream: UpstreamServer) -> Non
     await engine.close()
 
 
-async def test_a_server_that_still_loads_is_not_healthy_yet(upstream: UpstreamServer) -> None:
+async def test_a_loading_server_is_not_healthy(upstream: UpstreamServer) -> None:
     listed, upstream.models = upstream.models, web.Response(status=503, text="Loading model")
     engine = open_engine(settings(upstream))
     starting, healthy = asyncio.create_task(engine.start()), asyncio.create_task(engine.wait_healthy())
@@ -629,7 +629,7 @@ async def test_the_start_does_not_wait_for_ever(upstream: UpstreamServer) -> Non
     await engine.close()
 
 
-async def test_vllm_is_told_to_continue(upstream: UpstreamServer) -> None:
+async def test_vllm_gets_the_fields_to_continue(upstream: UpstreamServer) -> None:
     engine = open_engine(settings(upstream, continuation="vllm"))
     await engine.start()
     chunks = await read(engine, ask(max_tokens=20), "three words here")
@@ -642,7 +642,7 @@ async def test_vllm_is_told_to_continue(upstream: UpstreamServer) -> None:
     await engine.close()
 
 
-async def test_an_upstream_that_cannot_continue_says_so(upstream: UpstreamServer, engine: Engine) -> None:
+async def test_an_upstream_may_be_unable_to_continue(upstream: UpstreamServer, engine: Engine) -> None:
     assert not engine.continues_text
 
 

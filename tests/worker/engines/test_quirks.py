@@ -1,4 +1,4 @@
-"""llama.cpp's departures from OpenAI's API, on the way in and on the way out."""
+"""Translation of requests and answers for llama.cpp's server."""
 
 from typing import Any
 
@@ -48,12 +48,12 @@ def test_a_name_that_no_tool_has_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("choice", "kept"), [("required", False), ("auto", True)])
-def test_a_forced_tool_goes_before_a_response_format(choice: str, kept: bool) -> None:
+def test_a_forced_tool_overrides_a_response_format(choice: str, kept: bool) -> None:
     request = sent(tools=TOOLS, tool_choice=choice, response_format={"type": "json_object"})
     assert ("response_format" in request) is kept
 
 
-def test_nulls_are_left_out() -> None:
+def test_nulls_are_omitted() -> None:
     assert {"top_p", "tools"}.isdisjoint(sent(top_p=None, tools=None))
 
 
@@ -68,7 +68,7 @@ def test_logprobs_are_on_without_alternatives(given: int | None, sent_on: int) -
     assert sent(logprobs=True, top_logprobs=given)["top_logprobs"] == sent_on
 
 
-def test_alternatives_nobody_asked_for_are_taken_out() -> None:
+def test_alternatives_that_were_not_requested_are_removed() -> None:
     token = {"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "a", "logprob": -1.0}]}
     corrected = AnswerCorrection(ask(logprobs=True)).correct(0, chunk("a", logprobs={"content": [token]}))
     assert corrected is not None
@@ -81,7 +81,7 @@ def test_null_content_becomes_empty() -> None:
     assert corrected["choices"][0]["delta"]["content"] == ""
 
 
-def test_progress_is_for_those_who_asked() -> None:
+def test_progress_is_passed_on_only_on_request() -> None:
     progress = {**chunk(None), "prompt_progress": {"total": 9}}
     assert AnswerCorrection(ask()).correct(0, dict(progress)) is None
     assert AnswerCorrection(ask(return_progress=True)).correct(0, dict(progress))
@@ -139,7 +139,7 @@ def test_a_refusal_names_the_field(message: str, request_fields: dict[str, Any],
     assert refusal(message, ask(**request_fields)).param == param
 
 
-def test_a_grammar_that_cannot_be_made_is_called_a_schema() -> None:
+def test_a_grammar_error_is_reported_as_a_schema_error() -> None:
     refused = refusal("Failed to initialize samplers: failed to parse grammar", ask(response_format={"type": "x"}))
     assert refused.message.startswith("The schema in 'response_format' cannot be used")
     assert refused.param == "response_format"
@@ -153,12 +153,12 @@ def test_a_grammar_that_cannot_be_made_is_called_a_schema() -> None:
         ("Failed to parse tools: no list; tools = [\n 7\n]", "Failed to parse tools: no list"),
     ],
 )
-def test_how_the_template_was_read_is_no_clients_concern(said: str, heard: str) -> None:
+def test_template_errors_are_shortened(said: str, heard: str) -> None:
     assert error_from({"code": 400, "message": said}, ask(tools=TOOLS)).message == heard
 
 
 @pytest.mark.parametrize("message", ["Failed to parse tools: x", "audio input is not supported - hint"])
-def test_a_server_that_blames_itself_for_the_request_is_corrected(message: str) -> None:
+def test_a_500_for_an_invalid_request_is_a_refusal(message: str) -> None:
     assert isinstance(error_from({"code": 500, "type": "server_error", "message": message}, ask()), EngineRefused)
 
 
@@ -175,22 +175,22 @@ def test_a_server_that_blames_itself_for_the_request_is_corrected(message: str) 
         ({"stop": "a"}, {"stop": ["a"]}),
     ],
 )
-def test_values_that_it_would_misread(fields: dict[str, Any], corrected: dict[str, Any]) -> None:
+def test_values_that_llama_cpp_would_misread(fields: dict[str, Any], corrected: dict[str, Any]) -> None:
     assert corrected.items() <= sent(**fields).items()
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 2, 2**32 - 1, 2**32, 2**63 - 1, -1, -(2**63)])
-def test_every_seed_is_one_that_it_can_tell_from_none(seed: int) -> None:
+def test_every_seed_differs_from_the_value_for_no_seed(seed: int) -> None:
     seeds = [request["seed"] for request in request_per_choice(ask(seed=seed, n=3))]
     assert len(set(seeds)) == 3
     assert all(0 <= each < 2**32 - 1 for each in seeds)
 
 
-def test_another_name_for_n_is_no_way_around_it() -> None:
+def test_n_cmpl_is_removed_too() -> None:
     assert "n_cmpl" not in sent(n_cmpl=4)
 
 
-def test_refusals_and_calls_without_arguments_are_put_as_it_reads_them() -> None:
+def test_refusals_and_calls_without_arguments_are_translated() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}
     refused, said, called = sent(
         messages=[
@@ -205,7 +205,7 @@ def test_refusals_and_calls_without_arguments_are_put_as_it_reads_them() -> None
     assert call["function"]["arguments"] == ""
 
 
-def test_it_does_not_speak() -> None:
+def test_audio_output_is_refused() -> None:
     with pytest.raises(EngineRefused) as refused:
         sent(modalities=["text", "audio"])
     assert refused.value.param == "modalities"
@@ -220,5 +220,5 @@ def test_it_does_not_speak() -> None:
         ({}, ()),
     ],
 )
-def test_what_a_model_takes(listed: dict[str, Any], modalities: tuple[str, ...]) -> None:
+def test_the_modalities_of_a_model(listed: dict[str, Any], modalities: tuple[str, ...]) -> None:
     assert input_modalities(listed) == modalities

@@ -1,4 +1,4 @@
-"""What load tests rely on: which tokens, at which pace, at what cost."""
+"""The simulated engine's tokens, rate and cost, on which load tests rely."""
 
 import asyncio
 import re
@@ -30,7 +30,7 @@ async def test_tokens_count_up_from_the_seed_and_wrap(engine: SimulatedEngine) -
     assert chunks[-1]["usage"]["completion_tokens"] == 4
 
 
-async def test_what_the_message_does_not_say_comes_from_the_settings(engine: SimulatedEngine) -> None:
+async def test_missing_knobs_come_from_the_settings(engine: SimulatedEngine) -> None:
     assert text_of(await read(engine, ask("go", max_tokens=None))) == " t005 t006 t007"
 
 
@@ -60,7 +60,7 @@ def marks(words: Sequence[str]) -> set[str]:
     return {word.partition(".")[2] for word in words}
 
 
-async def test_signed_tokens_carry_one_mark_for_each_attempt(engine: SimulatedEngine) -> None:
+async def test_signed_tokens_have_the_mark_of_their_attempt(engine: SimulatedEngine) -> None:
     first = pieces(await read(engine, ask("seed=998 sign=1", max_tokens=4)))
     second = pieces(await read(engine, ask("seed=998 sign=1", max_tokens=4)))
     assert [word.partition(".")[0] for word in first] == [" t998", " t999", " t000", " t001"]
@@ -68,20 +68,20 @@ async def test_signed_tokens_carry_one_mark_for_each_attempt(engine: SimulatedEn
     assert marks(first) != marks(second)
 
 
-async def test_a_signed_answer_goes_on_after_the_tokens_it_was_given(engine: SimulatedEngine) -> None:
+async def test_a_signed_answer_continues_after_its_prefix(engine: SimulatedEngine) -> None:
     request = ask("seed=7 sign=1", max_tokens=4)
     sent = pieces(await read(engine, request))[:2]
     rest = pieces([chunk async for chunk in engine.generate(request, "".join(sent))])
     assert [word.partition(".")[0] for word in sent + rest] == [" t007", " t008", " t009", " t010"]
 
 
-async def test_a_signed_unary_answer_carries_a_mark_too(engine: SimulatedEngine) -> None:
+async def test_a_signed_unary_answer_has_a_mark(engine: SimulatedEngine) -> None:
     completion = await engine.complete(ask("seed=7 sign=1", max_tokens=2))
     assert re.fullmatch(r" t007(\.[0-9a-f]{4}) t008\1", completion["choices"][0]["message"]["content"])
 
 
 class InstantSelector(selectors.DefaultSelector):
-    """Where the loop would wait, its clock goes on at once."""
+    """A selector that advances the loop's clock instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def test_a_unary_answer_takes_as_long_as_the_stream() -> None:
     assert run_instantly(duration) == pytest.approx(0.040 + 10 * 0.005)
 
 
-async def test_others_get_their_turn_every_few_tokens_at_full_speed(engine: SimulatedEngine) -> None:
+async def test_a_stream_yields_to_the_event_loop_every_few_tokens(engine: SimulatedEngine) -> None:
     loop, turns = asyncio.get_running_loop(), 0
 
     def other() -> None:

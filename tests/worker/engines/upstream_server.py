@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server that does as it is told, also what a server should not do."""
+"""A small OpenAI-compatible server with scripted behaviour, also incorrect behaviour."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -59,7 +59,7 @@ class UpstreamServer:
         await self.listen(socket)
 
     async def listen(self, socket: str | None = None) -> None:
-        """Again on the same port after `stop_listening`."""
+        """Listens; after `stop_listening` again on the same port."""
         if socket:
             self._site = web.UnixSite(self._runner, socket)
         else:
@@ -97,7 +97,7 @@ class UpstreamServer:
 
 
 def streams(*parts: bytes, then: str = "end") -> Behaviour:
-    """Sends the parts, and then ends, cuts the connection, or hangs."""
+    """Sends the parts, then ends, resets the connection, or hangs."""
 
     async def behave(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -117,7 +117,7 @@ def streams(*parts: bytes, then: str = "end") -> Behaviour:
 
 
 def bare(*parts: bytes, then: str = "abort") -> Behaviour:
-    """Writes the parts to the socket as they are, head included, and then aborts, closes, or hangs."""
+    """Writes the parts to the socket unchanged, including the head, then aborts, closes, or hangs."""
 
     async def behave(request: web.Request) -> web.StreamResponse:
         transport = request.transport

@@ -1,6 +1,5 @@
-"""What servers were seen to send, and what it means: bodies of responses, each with the message that a client gets.
-
-A body is a list of events: a dict becomes a `data:` event, bytes go as they are. `[DONE]` follows by default.
+"""Observed responses of servers, each with the message that a client must get. A body is a list of events: a dict
+becomes a `data:` event, bytes are sent unchanged. `[DONE]` follows by default.
 """
 
 from dataclasses import dataclass, field
@@ -43,7 +42,7 @@ QUERY = '{"q":"a"}'
 
 @dataclass(frozen=True)
 class Accent:
-    """`message`: what of the message is more than `role`; `ids`: whether tool calls' ids are the server's."""
+    """`message`: the message's fields besides `role`; `ids`: whether the tool calls' ids are the server's."""
 
     events: list[Event]
     message: dict[str, Any] = field(default_factory=lambda: {"content": "Hello"})
@@ -60,7 +59,7 @@ class Accent:
 
 
 def changed(**fields: Any) -> list[Event]:
-    """Every chunk with more fields, or with others in their choices."""
+    """Returns the chunks with changed fields."""
     of_choice = fields.pop("choice", {})
     return [{**event, **fields, "choices": [{**part, **of_choice} for part in event["choices"]]} for event in HI]
 
@@ -73,7 +72,7 @@ def without(name: str) -> list[Event]:
 
 
 def calls(*made: tuple[str, str], content: str | None = None) -> dict[str, Any]:
-    """A message with these calls of `look`, by id and arguments."""
+    """Returns a message that calls the tool `look`, with these ids and arguments."""
     functions = [
         {"id": id, "type": "function", "function": {"name": "look", "arguments": arguments}} for id, arguments in made
     ]
@@ -85,7 +84,7 @@ def raw(text: str) -> bytes:
 
 
 def content_raw(text: str) -> bytes:
-    """A chunk whose content is this piece of JSON's insides."""
+    """Returns a chunk with this raw JSON text as content."""
     return raw('{"id":"u","choices":[{"index":0,"delta":{"content":"' + text + '"},"finish_reason":null}]}')
 
 

@@ -1,4 +1,4 @@
-"""What a server's status, headers and words mean for the request, and for how long to leave the server alone."""
+"""The translation of a server's status, headers and message into errors and waits."""
 
 import time
 from typing import Any
@@ -40,9 +40,7 @@ WAITS: dict[str, tuple[dict[str, str], dict[str, Any], float | None]] = {
 
 
 @pytest.mark.parametrize(("headers", "said", "seconds"), WAITS.values(), ids=WAITS)
-def test_how_long_a_server_asks_to_be_left_alone(
-    headers: dict[str, str], said: dict[str, Any], seconds: float | None
-) -> None:
+def test_the_time_to_wait_is_found(headers: dict[str, str], said: dict[str, Any], seconds: float | None) -> None:
     assert retry_after(headers, said) == (None if seconds is None else pytest.approx(seconds))
 
 

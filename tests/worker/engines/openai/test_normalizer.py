@@ -1,4 +1,4 @@
-"""Whatever a server sends, a client gets OpenAI's types or one clear error."""
+"""A client gets OpenAI's types or one clear error, whatever a server sends."""
 
 from itertools import pairwise
 from typing import Any
@@ -52,7 +52,7 @@ def normalized(body: bytes, cuts: list[int] | None = None, **options: Any) -> li
 
 
 def sent(body: bytes, cuts: list[int] | None = None) -> tuple[dict[str, Any], list[Any]]:
-    """The whole answer and the frames that a client gets of a body."""
+    """Returns the completion and the frames that a client gets for a body."""
     folding, encoder = Fold(), FrameEncoder(translate.head(JOB), include_usage=True)
     frames = b""
     for chunk in normalized(body, cuts):
@@ -67,7 +67,7 @@ def sent(body: bytes, cuts: list[int] | None = None) -> tuple[dict[str, Any], li
 
 
 @pytest.mark.parametrize("accent", ACCENTS.values(), ids=ACCENTS)
-def test_an_accent_is_understood(accent: Accent) -> None:
+def test_a_dialect_is_understood(accent: Accent) -> None:
     completion, frames = sent(accent.body)
 
     (choice,) = completion["choices"]
@@ -83,21 +83,21 @@ def test_an_accent_is_understood(accent: Accent) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ACCENTS.keys() - {"a custom tool"}))  # no type of a chunk knows those
-def test_what_a_client_gets_has_openais_types(name: str) -> None:
+def test_answers_have_openais_types(name: str) -> None:
     completion, frames = sent(ACCENTS[name].body)
 
     check_types(completion, frames)
 
 
 @given(st.sampled_from(sorted(ACCENTS)), st.lists(st.integers(0, 3000)))
-def test_an_accent_is_understood_however_it_is_cut(name: str, cuts: list[int]) -> None:
+def test_a_dialect_is_understood_however_it_is_split(name: str, cuts: list[int]) -> None:
     body = ACCENTS[name].body
     assert sent(body, cuts)[0]["choices"] == sent(body)[0]["choices"]
 
 
 @pytest.mark.parametrize(("said", "words"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("begun", [[], [HEL]], ids=["at first", "in the middle"])
-def test_a_refusal_is_passed_on_in_the_servers_words(said: dict[str, Any], words: str, begun: list[Any]) -> None:
+def test_a_refusal_has_the_servers_message(said: dict[str, Any], words: str, begun: list[Any]) -> None:
     for body in (Accent([*begun, said]).body, orjson.dumps(said)):
         with pytest.raises(EngineRefused, match=words):
             normalized(body)
@@ -112,7 +112,7 @@ def test_overload_inside_an_answer_is_a_failed_try(said: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("said", WAITS.values(), ids=WAITS)
-def test_overload_inside_an_answer_that_says_how_long_to_wait_is_waited_for(said: dict[str, Any]) -> None:
+def test_overload_inside_an_answer_with_a_time_to_wait_is_waited_for(said: dict[str, Any]) -> None:
     for body in (Accent([said]).body, orjson.dumps(said)):
         with pytest.raises(EngineOverloaded, match="slow down") as overloaded:
             normalized(body)
@@ -120,15 +120,15 @@ def test_overload_inside_an_answer_that_says_how_long_to_wait_is_waited_for(said
 
 
 @pytest.mark.parametrize(("events", "words"), FAILED.values(), ids=FAILED)
-def test_a_failure_says_what_arrived(events: list[Any], words: str) -> None:
+def test_a_failure_quotes_the_received_data(events: list[Any], words: str) -> None:
     with pytest.raises(EngineError) as failed:
         normalized(Accent(events, done=b"" if words == "ended before" else DONE).body)
     assert words in failed.value.message
     assert failed.value.retryable
 
 
-def test_an_end_without_a_reason_and_a_usage_is_no_end() -> None:
-    """A server that broke off may still say that it is done."""
+def test_done_without_finish_reason_and_usage_is_an_error() -> None:
+    """A server that failed may still send `[DONE]`."""
     with pytest.raises(EngineError, match="ended before"):
         normalized(Accent([HEL, LO]).body)
 
@@ -138,7 +138,7 @@ def test_a_named_tool_ends_with_stop_as_openais_do() -> None:
     assert fold(normalized(body.body, names_tool=True))["choices"][0]["finish_reason"] == "stop"
 
 
-def test_ids_are_made_where_a_server_has_none_and_stay() -> None:
+def test_missing_ids_are_created_once() -> None:
     bare = {"index": 0, "type": "function", "function": {"name": "f", "arguments": "{"}}
     for ids in ([None, None], ["", ""], [7, 7], [None, ""]):
         deltas = [{**bare, "id": ids[0]}, {"index": 0, "id": ids[1], "function": {"arguments": "}"}}]
@@ -149,7 +149,7 @@ def test_ids_are_made_where_a_server_has_none_and_stay() -> None:
 
 
 @pytest.mark.parametrize("own", ["", None])
-def test_googles_calls_all_come_as_the_first_and_without_ids(own: str | None) -> None:
+def test_googles_calls_with_one_index_and_no_ids(own: str | None) -> None:
     texts = ['{"q":"a"}', '{"q":"b"}', "{}"]
     call = {"index": 0, "id": own, "type": "function"}
     deltas = [{**call, "function": {"name": "look", "arguments": text}} for text in texts]
@@ -159,7 +159,7 @@ def test_googles_calls_all_come_as_the_first_and_without_ids(own: str | None) ->
     assert len({each["id"] for each in calls}) == 3
 
 
-def test_several_choices_end_each_for_itself() -> None:
+def test_choices_end_independently() -> None:
     both = [
         {**event, "choices": [{**part, "index": index} for part in event["choices"]]}
         for event in HI[:4]
@@ -170,15 +170,15 @@ def test_several_choices_end_each_for_itself() -> None:
     assert [choice["index"] for chunk in chunks[-3:-1] for choice in chunk["choices"]] == [0, 1]
 
 
-def test_choices_that_never_came_are_missed() -> None:
+def test_missing_choices_are_counted() -> None:
     normalizer = Normalizer(3)
     for event in HI:
         normalizer.add(orjson.dumps(event))
     assert (normalizer.missing, normalizer.finished) == (2, False)
 
 
-def test_plain_text_passes_untouched() -> None:
-    """From the third piece on: two show that pieces are what comes."""
+def test_plain_text_passes_unchanged() -> None:
+    """From the third piece on; two pieces show that the server sends no snapshots."""
     normalizer = Normalizer()
     for event in (BEGIN, HEL, LO):
         normalizer.add(orjson.dumps(event))
@@ -201,16 +201,14 @@ NAMES = [
 
 
 def replaced(value: Any, name: str, other: Any) -> Any:
-    """`value` with `other` under this name, wherever it has one."""
+    """Returns `value` with `other` in every field of this name."""
     if isinstance(value, dict):
         return {key: other if key == name else replaced(item, name, other) for key, item in value.items()}
     return [replaced(item, name, other) for item in value] if isinstance(value, list) else value
 
 
 @given(st.data(), st.sampled_from(sorted(ACCENTS.keys() - {"a custom tool"})), st.sampled_from(NAMES), JSON)
-def test_any_value_in_any_place_is_openais_type_or_one_clear_error(
-    data: st.DataObject, accent: str, name: str, other: Any
-) -> None:
+def test_any_json_value_is_normalized_or_refused(data: st.DataObject, accent: str, name: str, other: Any) -> None:
     events = [*ACCENTS[accent].events]
     at = data.draw(st.integers(0, len(events) - 1))
     event = events[at]
@@ -223,7 +221,7 @@ def test_any_value_in_any_place_is_openais_type_or_one_clear_error(
 
 
 @given(st.lists(st.binary(max_size=40) | st.sampled_from([frame(event) for event in HI]) | st.just(DONE)))
-def test_any_bytes_are_openais_type_or_one_clear_error(parts: list[bytes]) -> None:
+def test_any_bytes_are_normalized_or_refused(parts: list[bytes]) -> None:
     check_answer(b"".join(parts))
 
 
@@ -247,7 +245,7 @@ def check_types(completion: dict[str, Any], frames: list[Any]) -> None:
 
 
 def check_calls(deltas: list[dict[str, Any]]) -> None:
-    """Index from 0 on; id, type and name once, with the first; arguments as text."""
+    """Asserts indices from 0; id, type and name once, in the first delta; arguments as text."""
     seen: list[str] = []
     for call in (call for delta in deltas for call in delta.get("tool_calls", ())):
         if call["index"] == len(seen):

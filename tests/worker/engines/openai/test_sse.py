@@ -1,4 +1,4 @@
-"""Events arrive whole, however the network cuts the bytes."""
+"""Events are complete however the network splits the bytes."""
 
 from itertools import pairwise
 
@@ -22,7 +22,9 @@ def decode(parts: list[bytes]) -> list[bytes]:
     newline=st.sampled_from(["\n", "\r\n"]),
     cuts=st.lists(st.integers(min_value=0, max_value=2000)),
 )
-def test_events_survive_any_cut(events: list[tuple[str, str]], newline: str, cuts: list[int]) -> None:
+def test_events_are_complete_however_they_are_split(
+    events: list[tuple[str, str]], newline: str, cuts: list[int]
+) -> None:
     text = "".join(f"{noise}data: {data}\n\n" for noise, data in events)
     raw = text.replace("\n", newline).encode()
     edges = sorted({min(cut, len(raw)) for cut in cuts} | {0, len(raw)})
@@ -41,7 +43,7 @@ def test_data_of_several_lines_is_one_text() -> None:
     assert decode([b"data: a\ndata: b\n\n"]) == [b"a\nb"]
 
 
-def test_events_without_data_are_nothing() -> None:
+def test_events_without_data_are_ignored() -> None:
     assert decode([b": ping\n\nevent: x\n\n\n\ndata: a\n\n"]) == [b"a"]
 
 
