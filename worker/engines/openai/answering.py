@@ -54,7 +54,7 @@ class Ask:
         streamed: bool = True,
         path: str = CHAT,
     ) -> Ask:
-        """`of_client`: the client's request, if `request` is a changed copy of it. `adds`: fields that the worker adds."""
+        """`of_client`: the client's request, if `request` is a changed copy of it. `adds`: added fields."""
         source = request if of_client is None else of_client
         added = source.added if isinstance(source, EngineRequest) else frozenset[str]()
         adds = adds or {}

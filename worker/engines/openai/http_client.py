@@ -135,7 +135,7 @@ class Upstream:
         return len(await self.tokenize(model, text))
 
     async def tokenize(self, model: str, text: str) -> list[int]:
-        """Returns token ids from /tokenize, which is not in OpenAI's API: vLLM reads `prompt`, llama-server `content`."""
+        """Returns token ids by /tokenize, which is not in OpenAI's API: vLLM reads `prompt`, llama-server `content`."""
         url = self._address.base.removesuffix("/v1") + "/tokenize"
         body = {"model": model, "prompt": text, "content": text, "add_special_tokens": False}
         received = await self._ask("POST", url, aiohttp.ClientTimeout(total=PROBE_TIMEOUT), **_json(body))
