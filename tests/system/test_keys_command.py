@@ -28,7 +28,7 @@ async def status_of(url: str, key: str) -> int:
 
 async def test_a_key_is_created_used_and_revoked(tmp_path: Path) -> None:
     async with ignite_up(tmp_path, "--host", "0.0.0.0") as process:
-        assert "keys are needed" in await process.expect_exit(1)
+        assert "the API needs keys" in await process.expect_exit(1)
     here = ("--data-dir", str(tmp_path))
     made = await keys(*here, "create", "--name", "alice")
     first = made.stdout.strip()
