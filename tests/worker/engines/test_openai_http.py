@@ -343,9 +343,7 @@ async def test_a_complete_unary_answer_is_kept_however_its_connection_ends(
         await engine.complete(ask())
 
 
-async def test_a_stream_or_completion_is_read_in_place_of_the_other(
-    upstream: UpstreamServer, engine: Engine
-) -> None:
+async def test_a_stream_or_completion_is_read_in_place_of_the_other(upstream: UpstreamServer, engine: Engine) -> None:
     upstream.behaviour = streams(ANSWER)
     assert (await engine.complete(ask()))["choices"][0]["message"]["content"] == "Hello"
     upstream.behaviour = answers(200, {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]})
@@ -451,9 +449,7 @@ def request_of_a_worker(**fields: Any) -> EngineRequest:
     return request
 
 
-async def test_a_refused_added_field_is_omitted_from_then_on(
-    upstream: UpstreamServer, engine: Engine
-) -> None:
+async def test_a_refused_added_field_is_omitted_from_then_on(upstream: UpstreamServer, engine: Engine) -> None:
     upstream.behaviour = refuses("stream_options", "seed", "parallel_tool_calls")
     asked = request_of_a_worker(seed=7, parallel_tool_calls=False)
     for _ in range(2):
@@ -515,9 +511,7 @@ async def test_long_headers_and_endless_errors(upstream: UpstreamServer, engine:
             await read(engine, ask())
 
 
-async def test_a_refused_value_does_not_change_the_dialect(
-    upstream: UpstreamServer, engine: Engine
-) -> None:
+async def test_a_refused_value_does_not_change_the_dialect(upstream: UpstreamServer, engine: Engine) -> None:
     upstream.behaviour = answers(400, {"error": {"message": "max_completion_tokens is too large: 5"}})
     asked = {"messages": [{"role": "user", "content": "Hi"}], "max_completion_tokens": 5}
     with pytest.raises(EngineRefused, match="too large"):
