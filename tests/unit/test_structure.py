@@ -53,6 +53,12 @@ RETIRED = {
     "MOST_BEHIND": "MOST_DEFERRED",
     "refuse_unheeded": "refuse_ignored_fields",
     "_look_at_key": "_check_key",
+    "talks_to_the_api": "api_options",
+    "behind_links": "resolve_link",
+    "mendable": "reporting_user_errors",
+    "is_sign_of_life": "is_usable_status",
+    "range_counts": "range_applies",
+    "heard_from": "answered",
 }
 """Words that only this project used, each with the field's word for it."""
 
