@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from producer.http import serializers
 from producer.http.context import ApiContext, context_of, json_response, tenant_of
-from producer.jobs.service import QueuePosition
+from producer.jobs.jobs import QueuePosition
 from shared.errors import BackendUnavailable
 from shared.job import Job, JobStatus
 from shared.ports import JobFilter

@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from producer.auth.open_calls import revoked
-from producer.jobs.service import Call, JobService, QueuePosition
+from producer.jobs.jobs import QueuePosition
+from producer.jobs.service import Call, JobService
 from producer.metrics import CALLS_ENDED, FIRST_BYTE, OPEN_CALLS
 from shared.errors import BackendUnavailable, Gone, RecordedError
 from shared.job import Job, JobStatus

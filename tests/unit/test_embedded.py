@@ -15,8 +15,8 @@ from shared.backends.embedded import consumer as embedded_consumer
 from shared.backends.embedded import queue as embedded_queue
 from shared.backends.embedded.backend import DataDirectoryInUse, open_embedded
 from shared.backends.embedded.database import messages, purge
-from shared.backends.embedded.database.connection import Connection
-from shared.backends.embedded.database.jobs import ROW_LIMIT
+from shared.backends.embedded.database.log_rows import ROW_LIMIT
+from shared.backends.embedded.database.transactions import Connection
 from shared.backends.embedded.queue import RECENT
 from shared.errors import BackendUnavailable
 from shared.job import JobStatus

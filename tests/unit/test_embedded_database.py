@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from shared.backends.embedded.database import connection
-from shared.backends.embedded.database.connection import Connection, Database
+from shared.backends.embedded.database.connection import Database
+from shared.backends.embedded.database.transactions import Connection
 from shared.errors import BackendUnavailable
 from tests.support.wait_until import wait_until
 

@@ -11,6 +11,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("ignite", "producer", "worker", "shared")
 MOST_MODULES = 15
 GENERATED = "_pb2"
+MOST_LINES = 350
+"""Lines of a file, except LONG_FILES."""
+
+LONG_FILES = frozenset({Path("shared/settings.py")})
+"""A list of settings is easier to read in one place."""
+
+LONGEST_FUNCTION = 50
+"""Lines of a function."""
 
 RETIRED = {
     "chores": "background retries",
@@ -117,6 +125,34 @@ def test_no_import_runs_in_a_circle() -> None:
 def test_no_package_has_too_many_modules(package: Path) -> None:
     own = [path.name for path in package.glob("*.py") if path.name != "__init__.py" and GENERATED not in path.name]
     assert len(own) <= MOST_MODULES, f"{package.relative_to(ROOT)} has {len(own)} modules: {own}"
+
+
+def test_no_file_is_too_long() -> None:
+    lines = {path.relative_to(ROOT): path.read_text().count("\n") for path in modules()}
+    assert {path: count for path, count in lines.items() if count > MOST_LINES and path not in LONG_FILES} == {}
+
+
+def test_no_function_is_too_long() -> None:
+    functions = (
+        (f"{path.relative_to(ROOT)}: {node.name}", (node.end_lineno or 0) - node.lineno + 1)
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    assert {name: lines for name, lines in functions if lines >= LONGEST_FUNCTION} == {}
+
+
+def test_routes_are_no_libraries() -> None:
+    """What several routes need is beside them: an endpoint can be changed without a look at the others."""
+    routes = "producer.http.routes."
+    found = [
+        f"{name_of(path)} imports {imported}"
+        for path in modules()
+        if name_of(path) != "producer.app"
+        for imported in imports_of(path)
+        if imported.startswith(routes)
+    ]
+    assert found == []
 
 
 def test_retired_words_stay_away() -> None:

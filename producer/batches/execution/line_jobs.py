@@ -28,7 +28,8 @@ from producer.batches.input.lines import (
 from producer.batches.key import BatchKey
 from producer.catalog import Catalog
 from producer.http.errors import error_body, status_of
-from producer.jobs.service import PAST_THE_END, JobService
+from producer.jobs.jobs import PAST_THE_END
+from producer.jobs.service import JobService
 from shared.errors import (
     Gone,
     IgniteError,

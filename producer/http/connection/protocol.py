@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import socket
 import sys
 import termios
-from contextlib import suppress
 from typing import Any, cast
 
 import httptools
@@ -21,13 +19,11 @@ from producer.http.connection import refusals
 from producer.http.connection.answers import closing_where_unread, without_chunks
 from producer.http.connection.limits import Connections, address_of
 from producer.http.connection.refusals import Refusal, Refused
-from producer.http.connection.transport import HOLD_ANSWER, HeadHolder
+from producer.http.connection.transport import HOLD_ANSWER, HeadHolder, bound_kernel_buffer
+from producer.http.paths import with_path
 
 WRITE_BUFFER = 4 * 1024
 """Bytes. Above this many unsent bytes the server waits for the client to read."""
-
-KERNEL_BUFFER = 64 * 1024
-"""Bytes that the kernel buffers for a client in addition to those in flight."""
 
 DRAIN_LIMIT = 32 * 1024 * 1024
 """Bytes of a body that are read and dropped after its answer, so that the client gets to read the answer."""
@@ -349,17 +345,3 @@ class ContinuedParser:
             self._protocol.end_message()
         else:
             self._protocol.on_message_complete()
-
-
-def bound_kernel_buffer(transport: asyncio.Transport) -> None:
-    """Limits the kernel's send buffer, which would grow to megabytes for a client that does not read."""
-    with suppress(OSError, AttributeError):
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BUFFER)
-
-
-def with_path(url: bytes) -> bytes:
-    """Adds the path `/` to an absolute request target without one."""
-    parsed = httptools.parse_url(url)
-    if parsed.path or not parsed.host:
-        return url
-    return b"/" + (b"?" + parsed.query if parsed.query else b"")

@@ -5,11 +5,16 @@ client at the close.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 HOLD_ANSWER = "ignite.hold_answer"
 """The extension of a request's scope that delays its answer and closes the connection: a function."""
+
+KERNEL_BUFFER = 64 * 1024
+"""Bytes that the kernel buffers for a client in addition to those in flight."""
 
 
 class HeadHolder:
@@ -78,3 +83,9 @@ class HeadHolder:
     def __getattr__(self, name: str) -> Any:
         """Returns the wrapped transport's attributes."""
         return getattr(self._transport, name)
+
+
+def bound_kernel_buffer(transport: asyncio.Transport) -> None:
+    """Limits the kernel's send buffer, which would grow to megabytes for a client that does not read."""
+    with suppress(OSError, AttributeError):
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BUFFER)

@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
 from shared.backends.embedded.database import views
-from shared.backends.embedded.database.connection import UNUSABLE, Connection, Database
+from shared.backends.embedded.database.connection import Database
 from shared.backends.embedded.database.jobs import drop_never_accepted
 from shared.backends.embedded.database.purge import Purge
 from shared.backends.embedded.database.schema import VERSION, migrate
+from shared.backends.embedded.database.transactions import UNUSABLE, Connection
 from shared.backends.embedded.documents import EmbeddedDocuments
 from shared.backends.embedded.fair_queue import EmbeddedFairQueues
 from shared.backends.embedded.limiter import EmbeddedLimiter

@@ -9,7 +9,8 @@ from collections import defaultdict
 from functools import partial
 
 from shared.backends.embedded.database import views
-from shared.backends.embedded.database.connection import Connection, Database
+from shared.backends.embedded.database.connection import Database
+from shared.backends.embedded.database.transactions import Connection
 from shared.fairness import Entry, FairQueue, deadline_of, entry_of
 from shared.job import Job, QueueName, Tier, born_at
 from shared.ports import Backlog, QueueState

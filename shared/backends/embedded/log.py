@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from functools import partial
 
-from shared.backends.embedded.database import jobs, views
+from shared.backends.embedded.database import jobs, log_rows, views
 from shared.backends.embedded.database.connection import Database
+from shared.backends.embedded.database.log_rows import Extended
 from shared.backends.fair_reads import FairReads
 from shared.backends.follower import LogFollower, Snapshot
 from shared.backends.follower_hub import FollowerHub
@@ -26,13 +27,13 @@ class EmbeddedLog:
         self, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None = None
     ) -> Awaitable[None]:
         return self._database.run(
-            lambda db: jobs.append(db, job_id, attempt, offset, frames, progress, time.time()),
+            lambda db: log_rows.append(db, job_id, attempt, offset, frames, progress, time.time()),
             after=partial(notify_extended, self._hub, job_id),
         )
 
     async def reserve(self, job_id: str, attempt: int, size: int) -> None:
         limit = self._tenant_limit
-        await self._database.run(lambda db: jobs.reserve(db, job_id, attempt, size, limit, time.time()))
+        await self._database.run(lambda db: log_rows.reserve(db, job_id, attempt, size, limit, time.time()))
 
     @asynccontextmanager
     async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:
@@ -53,7 +54,7 @@ class EmbeddedLog:
         return await self._database.run(lambda db: views.snapshot(db, job_id, offset, limit=limit, now=time.time()))
 
 
-def notify_extended(hub: FollowerHub, job_id: str, extended: jobs.Extended | None) -> None:
+def notify_extended(hub: FollowerHub, job_id: str, extended: Extended | None) -> None:
     if extended is not None:
         hub.deliver(job_id, extended.offset, extended.data)
 

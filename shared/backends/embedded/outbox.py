@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from shared.backends.embedded.database.connection import Connection, Database
+from shared.backends.embedded.database.connection import Database
+from shared.backends.embedded.database.transactions import Connection
 from shared.ports import Notice
 
 LOOK_AFTER = 60.0

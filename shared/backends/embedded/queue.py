@@ -21,7 +21,8 @@ from cachetools import FIFOCache
 
 from shared.backends.embedded.consumer import EmbeddedConsumer
 from shared.backends.embedded.database import messages
-from shared.backends.embedded.database.connection import Connection, Database
+from shared.backends.embedded.database.connection import Database
+from shared.backends.embedded.database.transactions import Connection
 from shared.backends.embedded.entries import Entry, Key, WaitingEntries
 from shared.errors import QueueFull
 from shared.job import QueueName

@@ -12,7 +12,8 @@ import orjson
 
 from shared.aio import run_and_discard
 from shared.backends.announced import changed, decode_model
-from shared.backends.embedded.database.connection import Connection, Database
+from shared.backends.embedded.database.connection import Database
+from shared.backends.embedded.database.transactions import Connection
 from shared.errors import BackendUnavailable
 from shared.ports import EngineState, Membership, ModelInfo, WorkerInfo, idle, unknown
 

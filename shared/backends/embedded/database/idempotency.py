@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.backends.embedded.database import jobs
-from shared.backends.embedded.database.connection import Connection
+from shared.backends.embedded.database.transactions import Connection
 from shared.backends.embedded.database.views import knew
 from shared.errors import key_reused
 from shared.job import IdempotencyKey, Job

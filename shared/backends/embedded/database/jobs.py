@@ -13,51 +13,17 @@ import orjson
 from shared import quota
 from shared.backends.embedded import outbox
 from shared.backends.embedded.database import metadata_index as pairs
-from shared.backends.embedded.database.connection import Connection
+from shared.backends.embedded.database.log_rows import Extended, check_room, drop_progress, extend
+from shared.backends.embedded.database.rows import Row, find, running
+from shared.backends.embedded.database.transactions import Connection
 from shared.backends.ending import encode_ending
 from shared.backends.metadata_pairs import all_digests
 from shared.frames import count_frames
 from shared.job import ENDINGS, Job, JobEvent, JobStatus, advance, sources
-from shared.ports import AttemptFenced, Claim, Ending, LogShorter, NotClaimed, Progress
+from shared.ports import AttemptFenced, Claim, Ending, NotClaimed
 
 ABANDONED_AFTER = 24 * 3600.0
 """Seconds after its deadline and retention at which the record of a job that never ended is dropped."""
-
-ROW_LIMIT = 32 * 1024
-"""Most bytes of a log in one row. SQLite reads a row as a whole, even if only a part of it is needed."""
-
-
-class Row(NamedTuple):
-    """The columns of a job that the steps need for their decisions."""
-
-    key: int
-    status: JobStatus
-    attempt: int
-    tries: int
-    lost: int
-    base: int
-    owner: str | None
-    leased_until: float | None
-    cancelling: int
-    detached: int
-    stored: int
-    mode: str
-    retention: float
-    deadline_at: float
-    webhook_url: str | None
-    limit_key: str | None
-    own: int
-    room: int
-    id: str
-    size: int
-    chunks: int
-
-
-class Extended(NamedTuple):
-    """Bytes that were new to the log, and where they start."""
-
-    offset: int
-    data: bytes
 
 
 class Ended(NamedTuple):
@@ -77,19 +43,6 @@ class CancelRequested(NamedTuple):
     """A running job was marked for cancellation, and its owner must be notified."""
 
     owner: str
-
-
-ROW = """
-SELECT key, status, attempt, tries, lost, base, owner, leased_until, cancelling, detached, stored, mode, retention,
-       deadline_at, webhook_url, limit_key, own, room, id, coalesce(log.until, 0), coalesce(log.chunks, 0)
-FROM jobs LEFT JOIN log ON log.job = key AND log.until = (SELECT max(until) FROM log WHERE job = key)
-WHERE id = ? AND purge_at > ?
-"""
-
-
-def find(db: Connection, job_id: str, now: float) -> Row | None:
-    row = db.execute(ROW, (job_id, now)).fetchone()
-    return Row(row[0], JobStatus(row[1]), *row[2:]) if row else None
 
 
 def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit: int = 0) -> None:
@@ -130,26 +83,6 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit
             )
         if job.webhook_url is not None:
             outbox.await_ending(db, job.id, job.created_at)
-
-
-def check_room(db: Connection, tenant: str, more: int, limit: int, job_id: str = "") -> None:
-    """Raises StorageQuotaExceeded if the tenant may not keep `more` bytes, unless the job exists already."""
-    if not limit:
-        return
-    (kept,) = db.execute("SELECT bytes FROM kept WHERE tenant = ?", (tenant,)).fetchone() or (0,)
-    if kept + more > limit and db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is None:
-        raise quota.store_full(kept, limit)
-
-
-def reserve(db: Connection, job_id: str, attempt: int, room: int, limit: int, now: float) -> None:
-    """Reserves room for the log. Raises AttemptFenced, StorageQuotaExceeded."""
-    row = running(db, job_id, attempt, now)
-    more = room - row.room
-    if more <= 0:
-        return
-    (tenant,) = db.execute("SELECT tenant FROM jobs WHERE key = ?", (row.key,)).fetchone()
-    check_room(db, tenant, more, limit=limit)
-    db.execute("UPDATE jobs SET room = ?, kept = kept + ? WHERE key = ?", (room, more, row.key))
 
 
 def body_size(db: Connection, key: int) -> int:
@@ -243,32 +176,6 @@ def release(db: Connection, job_id: str, attempt: int, counted: bool, now: float
     return status
 
 
-def append(
-    db: Connection, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None, now: float
-) -> Extended | None:
-    row = running(db, job_id, attempt, now)
-    if row.cancelling:
-        raise AttemptFenced(row.status, cancelling=True)
-    extended = extend(db, row, offset, data=frames, now=now)
-    if progress is not None:
-        extend_progress(db, row.key, progress)
-    return extended
-
-
-def extend_progress(db: Connection, key: int, progress: Progress) -> None:
-    """Adds what the progress does not have yet. At offset 0 it is replaced; with a gap it is of no use and dropped."""
-    (size,) = db.execute("SELECT coalesce(max(until), 0) FROM progress WHERE job = ?", (key,)).fetchone()
-    if progress.offset == 0 or progress.offset > size:
-        drop_progress(db, key)
-        size = 0
-    if progress.offset <= size and (data := progress.data[size - progress.offset :]):
-        db.execute("INSERT INTO progress (job, until, data) VALUES (?, ?, ?)", (key, size + len(data), data))
-
-
-def drop_progress(db: Connection, key: int) -> None:
-    db.execute("DELETE FROM progress WHERE job = ?", (key,))
-
-
 def finish(db: Connection, job_id: str, attempt: int, offset: int, ending: Ending, now: float) -> Ended | None:
     row = find(db, job_id, now)
     if row is not None and row.attempt == attempt and row.status == ending.status:
@@ -293,32 +200,6 @@ def cancel(
         return end(db, row, row.size, ending, now)
     db.execute("UPDATE jobs SET cancelling = 1 WHERE key = ?", (row.key,))
     return CancelRequested(row.owner)
-
-
-def running(db: Connection, job_id: str, attempt: int, now: float) -> Row:
-    """Returns the job, if `attempt` runs it. Raises AttemptFenced."""
-    row = find(db, job_id, now)
-    if row is None or row.attempt != attempt or row.status is not JobStatus.IN_PROGRESS:
-        raise AttemptFenced(row.status if row else None)
-    return row
-
-
-def extend(db: Connection, row: Row, offset: int, data: bytes, now: float) -> Extended | None:
-    """Appends the bytes that the log does not have yet; a repeated append adds nothing. Raises LogShorter."""
-    if offset > row.size:
-        raise LogShorter(row.size)
-    fresh = data[row.size - offset :]
-    if not fresh:
-        return None
-    whole = row.chunks + count_frames(fresh)
-    for start in range(0, len(fresh), ROW_LIMIT):
-        data = fresh[start : start + ROW_LIMIT]
-        until = row.size + start + len(data)
-        # Only the count in the last row of a log is ever read.
-        db.execute("INSERT INTO log (job, until, chunks, data) VALUES (?, ?, ?, ?)", (row.key, until, whole, data))
-    if row.size == 0:
-        db.execute("UPDATE jobs SET first_token_at = ? WHERE key = ?", (now, row.key))
-    return Extended(row.size, fresh)
 
 
 def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> Ended:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import orjson
 
-from shared.backends.embedded.database.connection import Connection
+from shared.backends.embedded.database.transactions import Connection
 from shared.backends.envelope import decode_envelope, encode_envelope
 from shared.job import QueueName, Tier
 from shared.ports import Message

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-from shared.backends.embedded.database.connection import Connection
+from shared.backends.embedded.database.transactions import Connection
 from shared.backends.metadata_pairs import all_digests, digests
 from shared.ports import JobFilter
 

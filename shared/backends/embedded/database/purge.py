@@ -7,8 +7,9 @@ import time
 
 import structlog
 
-from shared.backends.embedded.database.connection import Connection, Database
+from shared.backends.embedded.database.connection import Database
 from shared.backends.embedded.database.jobs import erase
+from shared.backends.embedded.database.transactions import Connection
 
 BATCH = 100
 """Most jobs removed in one transaction, so that other steps do not wait long."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.backends.embedded.database.connection import Connection
+from shared.backends.embedded.database.transactions import Connection
 from shared.errors import StoreUnavailable
 
 VERSION = 13

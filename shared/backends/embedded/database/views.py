@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from shared.backends.embedded.database.connection import Connection
-from shared.backends.embedded.database.jobs import find
 from shared.backends.embedded.database.metadata_index import rarest
+from shared.backends.embedded.database.rows import find
+from shared.backends.embedded.database.transactions import Connection
 from shared.backends.ending import decode_ending
 from shared.backends.follower import Snapshot
 from shared.job import IdempotencyKey, Job, JobStatus, QueueName, Tier
