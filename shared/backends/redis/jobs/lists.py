@@ -97,7 +97,7 @@ async def open_ids(redis: Pipeline, tenant: str, model: str | None) -> Sequence[
     else:
         queues = [str(QueueName(model, tier)) for tier in Tier]
     found = await asyncio.gather(*(redis.command("HGETALL", f"{keys.fair_queue(queue)}:jobs") for queue in queues))
-    return [id.decode() for jobs in found for id, entry in pairs(jobs) if entry.split(b" ", 2)[2] == tenant.encode()]
+    return [id.decode() for jobs in found for id, entry in pairs(jobs) if entry.split(b" ", 4)[4] == tenant.encode()]
 
 
 def pairs(raw: Any) -> list[tuple[bytes, bytes]]:
