@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 
 import aiohttp
 import click
+import orjson
 
 from ignite.commands.api_client import Api, Refused, Unreachable
 from ignite.commands.batch_files import BatchFiles, Workspace, opened, part_of, unfinished
 from ignite.commands.batch_progress import Progress, open_progress
 from producer.batches.input.lines import LineReader
 from producer.batches.input.validation import Duplicates, Validation, in_order
-from producer.batches.requests import ENDPOINT
+from producer.batches.requests import ENDPOINTS
 from shared.settings import Settings
 
 T = TypeVar("T")
@@ -76,13 +77,25 @@ def is_valid(source: Path) -> bool:
 
 def problems_of(source: Path) -> tuple[Any, ...]:
     """Returns the problems that the API would find, except those that depend on its models and its limit of lines."""
-    validation = Validation(ENDPOINT, sys.maxsize)
+    endpoint = endpoint_of(source)
+    validation = Validation(endpoint, sys.maxsize)
     for_each_line(source, validation.add, lambda: validation.full)
     validation.end()
-    duplicates = Duplicates(ENDPOINT, validation.doubtful)
+    duplicates = Duplicates(endpoint, validation.doubtful)
     if validation.doubtful:
         for_each_line(source, duplicates.add, lambda: duplicates.full)
     return in_order(validation.problems + duplicates.problems)
+
+
+def endpoint_of(source: Path) -> str:
+    """The endpoint of the whole file: its first line's, where that is one of ours."""
+    with source.open("rb") as file:
+        first = next((line for line in file if line.strip()), b"")
+    try:
+        url = orjson.loads(first)["url"]
+    except (ValueError, LookupError, TypeError):
+        url = None
+    return url if url in ENDPOINTS else ENDPOINTS[0]
 
 
 def for_each_line(source: Path, check: Callable[[Any], object], enough: Callable[[], bool]) -> None:
@@ -141,7 +154,8 @@ class BatchClient:
     async def _create(self) -> str:
         """Creates the batch, and returns its id."""
         state = self._workspace.state
-        body = {"input_file_id": state.file, "endpoint": ENDPOINT, "completion_window": state.window}
+        endpoint = endpoint_of(self._files.source)
+        body = {"input_file_id": state.file, "endpoint": endpoint, "completion_window": state.window}
         headers = {"idempotency-key": state.key}
         return (await self._api.json("POST", "/v1/batches", json=body, headers=headers))["id"]
 

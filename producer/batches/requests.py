@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,7 +16,9 @@ from producer.http.serializers import whole
 from shared.errors import InvalidRequest
 from shared.schema.request import Metadata
 
-ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+Endpoint = Literal["/v1/chat/completions", "/v1/responses"]
+ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
+"""The endpoints whose requests a batch may have, the usual one first."""
 
 
 class BatchRequest(BaseModel):
@@ -25,7 +27,7 @@ class BatchRequest(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
     input_file_id: str
-    endpoint: Literal["/v1/chat/completions"]
+    endpoint: Endpoint
     completion_window: str
     metadata: Metadata | None = None
     output_expires_after: dict[str, Any] | None = None
@@ -80,7 +82,7 @@ def retrying(batch: Batch) -> Batch:
     """Returns a new batch that runs the failed lines of this one again, with the same completion window."""
     asked = BatchRequest(
         input_file_id=batch.input_file_id,
-        endpoint=ENDPOINT,
+        endpoint=cast(Endpoint, batch.endpoint),
         completion_window=batch.completion_window,
         metadata=batch.metadata,
         webhook_url=batch.webhook_url,

@@ -20,6 +20,9 @@ import structlog
 
 from producer.jobs.submission import WEBHOOK_RETRY_FOR
 from producer.metrics import WEBHOOKS
+from producer.responses.ids import response_id
+from producer.responses.response import finish_reason_of
+from producer.responses.response import status_of as response_status
 from producer.webhooks.target import connector, host_of, sendable
 from shared.errors import BackendUnavailable, sentence
 from shared.job import Job
@@ -60,8 +63,10 @@ class Event:
     def of(cls, job: Job) -> Event:
         ended = job.finished_at or 0.0
         id = f"evt_{hashlib.sha256(f'{job.id} {job.attempt} {ended}'.encode()).hexdigest()[:32]}"
-        kind = f"chat.completion.{job.status}"
-        event = {"id": id, "object": "event", "type": kind, "created_at": int(ended), "data": {"id": job.id}}
+        kind, about = f"chat.completion.{job.status}", job.id
+        if job.api == "responses":
+            kind, about = f"response.{response_status(job, finish_reason_of(job))}", response_id(job.id)
+        event = {"id": id, "object": "event", "type": kind, "created_at": int(ended), "data": {"id": about}}
         return cls(id, orjson.dumps(event))
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, NotFoundError
 from openai.types import Batch
+from openai.types.responses import Response
 
 from ignite.worker_process import working
 from producer.batches.execution.outputs import FAN, Outputs
@@ -17,6 +19,7 @@ from producer.storage import LocalStorage
 from tests.producer.api import Api, embedded_api, running_api
 from tests.support.batches import (
     ENDPOINT,
+    RESPONSES,
     assert_each_once,
     begun,
     jsonl,
@@ -24,6 +27,8 @@ from tests.support.batches import (
     lines_of,
     outcome_of,
     over,
+    response_line,
+    text_of,
 )
 from tests.support.wait_until import wait_until
 from worker.engines.simulated import SimulatedEngine
@@ -68,6 +73,32 @@ async def test_every_line_is_answered_once(client: AsyncOpenAI) -> None:
     assert (file.purpose, file.status) == ("batch_output", "processed")
     assert [each.id async for each in client.files.list(purpose="batch_output")] == [file.id]
     assert [each.id async for each in client.batches.list()] == [batch.id]
+
+
+async def test_lines_are_responses(client: AsyncOpenAI) -> None:
+    stored = response_line(1, store=True)
+    batch = await begun(client, jsonl([response_line(0), stored]), endpoint=RESPONSES)
+    answers, _ = await outcome_of(client, await over(client, batch))
+    assert batch.endpoint == RESPONSES
+    bodies = {each["custom_id"]: each["response"]["body"] for each in answers}
+    for number in range(2):
+        response = Response.model_validate_json(orjson.dumps(bodies[f"line-{number}"]), strict=True)
+        assert (response.status, response.output_text) == ("completed", text_of(number))
+        assert response.metadata == {}
+    kept = await client.responses.retrieve(bodies["line-1"]["id"])
+    assert kept.output_text == text_of(1)
+    with pytest.raises(NotFoundError):
+        await client.responses.retrieve(bodies["line-0"]["id"])
+    # A line may go on with what the tenant has stored; errors name the line's own fields.
+    chained = response_line(2, previous_response_id=kept.id)
+    wrong = response_line(3, previous_response_id="resp_x"), response_line(4, prompt="refuse")
+    answers, errors = await outcome_of(
+        client, await over(client, await begun(client, jsonl([chained, *wrong]), endpoint=RESPONSES))
+    )
+    assert [each["custom_id"] for each in answers] == ["line-2"]
+    assert answers[0]["response"]["body"]["previous_response_id"] == kept.id
+    params = {each["custom_id"]: each["response"]["body"]["error"]["param"] for each in errors}
+    assert params == {"line-3": "previous_response_id", "line-4": "input"}
 
 
 async def test_a_line_is_an_ordinary_job(api: Api, client: AsyncOpenAI) -> None:

@@ -18,7 +18,7 @@ from producer.webhooks import sender as webhook_sender
 from producer.webhooks import target
 from producer.webhooks.sender import WEBHOOK_RETRY_FOR, pause
 from shared.backends.distributed import open_distributed
-from tests.producer.api import Answer, Api, ask, embedded_api, running_api, settings_for_tests
+from tests.producer.api import MODEL, Answer, Api, ask, embedded_api, running_api, settings_for_tests
 from tests.support.batches import begun, jsonl, line, over
 from tests.support.wait_until import wait_until
 
@@ -135,6 +135,21 @@ async def test_a_jobs_end_is_sent(any_api: Api, receiver: Receiver) -> None:
     assert only.event["id"].startswith("evt_")
     assert only.headers["Content-Type"] == "application/json"
     assert "webhook_url" not in any_api.engine.asked[0]
+
+
+async def test_a_responses_end_is_told_as_openai_does(any_api: Api, receiver: Receiver) -> None:
+    fields = {"model": MODEL, "background": True, "webhook_url": f"{receiver.url}/hook"}
+    endings = {"seed=7": "completed", "refuse": "failed", "ttft=60000": "cancelled"}
+    ids: dict[str, str] = {}
+    for prompt, status in endings.items():
+        response = (await any_api.post(fields | {"input": prompt}, "/v1/responses")).json
+        ids[response["id"]] = f"response.{status}"
+        if status == "cancelled":
+            await any_api.post({}, f"/v1/responses/{response['id']}/cancel")
+    came = await receiver.came(3)
+    client = OpenAI(api_key="none", webhook_secret=SECRET)
+    events = [client.webhooks.unwrap(each.body, each.headers) for each in came]
+    assert {event.data.id: event.type for event in events} == ids  # type: ignore[union-attr]
 
 
 async def test_a_batchs_end_is_sent_until_it_is_accepted(receiver: Receiver, tmp_path: Path) -> None:

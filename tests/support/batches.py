@@ -9,6 +9,7 @@ from openai import AsyncOpenAI
 from openai.types import Batch
 
 ENDPOINT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
 OVER = ("completed", "failed", "expired", "cancelled")
 
 
@@ -19,6 +20,13 @@ def line(number: int, *, model: str = "simulated", prompt: str | None = None, **
     messages = [{"role": "user", "content": f"seed={number}" if prompt is None else prompt}]
     body = {"model": model, "messages": messages, "max_tokens": 3, **fields}
     return {"custom_id": f"line-{number}", "method": "POST", "url": ENDPOINT, "body": body}
+
+
+def response_line(number: int, *, prompt: str | None = None, **fields: Any) -> dict[str, Any]:
+    """The same for the Responses API."""
+    asked = f"seed={number}" if prompt is None else prompt
+    body = {"model": "simulated", "input": asked, "max_output_tokens": 3, **fields}
+    return {"custom_id": f"line-{number}", "method": "POST", "url": RESPONSES, "body": body}
 
 
 def text_of(number: int, tokens: int = 3) -> str:
@@ -32,7 +40,8 @@ def jsonl(lines: Iterable[Mapping[str, Any]]) -> bytes:
 async def begun(client: AsyncOpenAI, data: bytes, **options: Any) -> Batch:
     file = await client.files.create(file=("in.jsonl", data), purpose="batch")
     window = options.pop("completion_window", "24h")
-    return await client.batches.create(input_file_id=file.id, endpoint=ENDPOINT, completion_window=window, **options)
+    options = {"endpoint": ENDPOINT, **options}
+    return await client.batches.create(input_file_id=file.id, completion_window=window, **options)
 
 
 async def over(client: AsyncOpenAI, batch: Batch) -> Batch:

@@ -10,7 +10,7 @@ from aiohttp import FormData
 
 from ignite.commands.api_client import Api
 from ignite.commands.batch_files import RunState, part_of
-from tests.support.batches import ENDPOINT, assert_each_once, jsonl, line
+from tests.support.batches import ENDPOINT, assert_each_once, jsonl, line, response_line
 from tests.support.command import ignite
 from tests.support.engine_server import engine_server
 from tests.support.run_process import run_ignite
@@ -54,6 +54,13 @@ async def test_run_writes_every_answer(url: str, tmp_path: Path) -> None:
     assert json.loads(await batch(url, "get", newest[0]))["status"] == "completed"
     assert "nothing to run again" in await batch(url, "retry", newest[0], status=1)
     assert "Cannot cancel" in await batch(url, "cancel", newest[0], status=1)
+
+
+async def test_run_takes_the_endpoint_from_the_file(url: str, tmp_path: Path) -> None:
+    source, output = written(tmp_path / "in.jsonl", *map(response_line, range(3))), tmp_path / "out"
+    assert "completed: 3 of 3 lines answered" in await batch(url, "run", source, "-o", str(output))
+    bodies = [each["response"]["body"] for each in read(output)]  # type: ignore[index]
+    assert {body["object"] for body in bodies} == {"response"}
 
 
 async def test_run_reports_failed_lines(url: str, tmp_path: Path) -> None:

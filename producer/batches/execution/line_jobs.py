@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import orjson
 import structlog
 
 from producer.admission.estimate import estimated_tokens
 from producer.admission.rules import check_against_model
 from producer.batches.document import Batch, OpenLine
+from producer.batches.execution.line_requests import LineRequest, LineRequests
 from producer.batches.input.lines import (
     BatchLine,
     RawLine,
@@ -42,7 +42,8 @@ from shared.errors import (
 )
 from shared.job import Job, JobStatus, Tier
 from shared.ports import Backend, Ending, ModelInfo
-from shared.schema import ChatCompletionRequest, check_request
+from shared.retry import retry_while_unavailable
+from shared.schema import ChatCompletionRequest
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -90,6 +91,7 @@ class LineJobs:
         self._settings = settings
         self._batch = batch
         self._key = key
+        self._requests = LineRequests(service, batch.endpoint, tenant=batch.tenant, limit=settings.body_limit)
         self._token_lock = asyncio.Lock()
         self.stop: str | None = None
 
@@ -100,11 +102,11 @@ class LineJobs:
         try:
             line = await self._checked(raw, lambda: parse_line(raw.data, self._batch.endpoint))
             try:
-                job, body = await self._admitted(raw, line), orjson.dumps(line.body)
+                job, body = await self._admitted(raw, line)
             except IgniteError as error:
                 return self._failed(raw, line, error)
             ending = await self._run(job, body, may_exist)
-            return self.not_run(raw) if ending is None else self._answer_of(raw, line, ending)
+            return self.not_run(raw) if ending is None else await self._answer_of(raw, line, ending)
         except Stopped:
             return self.not_run(raw)
         except Exception:
@@ -137,15 +139,16 @@ class LineJobs:
     def _request_id(self, raw: RawLine) -> str:
         return request_id_of(self._batch.id, raw.number)
 
-    async def _admitted(self, raw: RawLine, line: BatchLine) -> Job:
-        """Returns the line's job. Raises IgniteError if the request is invalid."""
-        request = await self._checked(raw, lambda: check_request(line.body, stream=False))
+    async def _admitted(self, raw: RawLine, line: BatchLine) -> tuple[Job, bytes]:
+        """Returns the line's job and its request. Raises IgniteError if the request is invalid."""
+        found = await self._requests.of(raw, line)
+        request = found.request
         await self._service.media.check(self._service.policy.check(request), self._batch.tenant)
         model = await self._model(line.model)
         if self._batch.models and model.id not in self._batch.models:
             raise unknown_model(line.model)
         check_against_model(request, model, self._settings)
-        return self._job(raw, line, request, model=model)
+        return self._job(raw, line, found, model=model), found.body
 
     async def _model(self, name: str) -> ModelInfo:
         """Returns the model, and waits for one that is missing: validation found it, so it may come back. Raises
@@ -158,7 +161,8 @@ class LineJobs:
                 await asyncio.sleep(TRY_AGAIN)
         raise Stopped
 
-    def _job(self, raw: RawLine, line: BatchLine, request: ChatCompletionRequest, model: ModelInfo) -> Job:
+    def _job(self, raw: RawLine, line: BatchLine, found: LineRequest, model: ModelInfo) -> Job:
+        request = found.request
         return Job(
             id=self._job_id(raw.number),
             tenant=self._batch.tenant,
@@ -167,17 +171,23 @@ class LineJobs:
             mode="unary",
             created_at=time.time(),
             deadline_at=self._deadline(request),
-            retention=self._settings.store_retention if request.store else self._settings.retention,
+            retention=self._retention(request),
             detached=True,
             stored=bool(request.store),
+            api=self._requests.api,
             seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
-            tokens=estimated_tokens(request, raw.end - raw.start, model.context_length),
+            tokens=estimated_tokens(request, found.size, model.context_length),
             made_with=self._batch.made_with,
             limit_key=self._key.counted_as,
             weight=self._batch.weight,
             window_end=self._deadline(request),
             metadata={**(request.metadata or {}), "batch_id": self._batch.id, "custom_id": line.custom_id},
         )
+
+    def _retention(self, request: ChatCompletionRequest) -> float:
+        if not request.store:
+            return self._settings.retention
+        return self._settings.store_retention if self._requests.api == "chat" else self._settings.job_retention
 
     def _deadline(self, request: ChatCompletionRequest) -> float:
         return min(self._batch.expires_at, time.time() + (request.deadline_seconds or float("inf")))
@@ -222,10 +232,11 @@ class LineJobs:
 
     # ── the answer ──
 
-    def _answer_of(self, raw: RawLine, line: BatchLine, ending: Ending) -> Answer:
+    async def _answer_of(self, raw: RawLine, line: BatchLine, ending: Ending) -> Answer:
         if ending.status is JobStatus.COMPLETED and ending.result is not None:
             job_id = self._job_id(raw.number)
-            data = answer_line(self._request_id(raw), line.custom_id, job_id, status=200, body=ending.result)
+            body = ending.result if self._requests.api == "chat" else await self._response(job_id)
+            data = answer_line(self._request_id(raw), line.custom_id, job_id, status=200, body=body)
             return Answer(open_line(raw), data, ok=True, usage=ending.usage)
         if ending.status is JobStatus.EXPIRED and time.time() >= self._batch.expires_at:
             self.stop = self.stop or "batch_expired"
@@ -233,9 +244,14 @@ class LineJobs:
             return self.not_run(raw)
         return self._failed(raw, line, RecordedError(ending.error or {"message": f"The job is {ending.status}."}))
 
+    async def _response(self, job_id: str) -> bytes:
+        """Returns the response of a completed job, read again while the store does not answer."""
+        job = await retry_while_unavailable(lambda: self._service.get(self._batch.tenant, job_id))
+        return await retry_while_unavailable(lambda: self._requests.answer(job))
+
     def _failed(self, raw: RawLine, line: BatchLine | None, error: IgniteError) -> Answer:
         custom_id = "" if line is None else line.custom_id
-        body = error_body(error.to_dict())
+        body = error_body(self._requests.told(error).to_dict())
         job_id = self._job_id(raw.number)
         return Answer(
             open_line(raw), answer_line(self._request_id(raw), custom_id, job_id, status=status_of(error), body=body)

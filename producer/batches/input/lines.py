@@ -12,6 +12,7 @@ from typing import Any, cast
 import orjson
 
 from producer.batches.document import Problem
+from producer.responses.request import ResponsesRequest
 from shared.errors import InvalidRequest
 from shared.schema import ChatCompletionRequest, parse_json
 
@@ -131,12 +132,13 @@ def parse_line(data: bytes | None, endpoint: str) -> BatchLine:
 def checked_line(data: bytes | None, endpoint: str) -> BatchLine:
     """Parses a line for validation: also refuses fields that would be ignored. Raises BadLine."""
     line = parse_line(data, endpoint)
-    refuse_ignored_fields(line.extra, line.body)
+    refuse_ignored_fields(line.extra, line.body, endpoint)
     return line
 
 
 LINE_FIELDS = frozenset({"custom_id", "method", "url", "body"})
-FIELDS_OF_REQUESTS = frozenset(ChatCompletionRequest.model_fields) | {
+BODY_FIELDS = frozenset({*ChatCompletionRequest.model_fields, *ResponsesRequest.model_fields})
+FIELDS_OF_REQUESTS = BODY_FIELDS | {
     *("completion_window", "endpoint", "input_file_id", "output_expires_after"),
     *("headers", "idempotency_key", "priority", "timeout"),
 }
@@ -146,11 +148,11 @@ ACCEPTED_TIERS = (None, "auto", "default", "flex")
 """Values of `service_tier` that a line may have. Every line runs as flex."""
 
 
-def refuse_ignored_fields(extra: Mapping[str, Any], body: Mapping[str, Any]) -> None:
+def refuse_ignored_fields(extra: Mapping[str, Any], body: Mapping[str, Any], endpoint: str) -> None:
     """Raises BadLine for a known field that a batch line would ignore."""
     for name, value in extra.items():
         if name in FIELDS_OF_REQUESTS and value is not None:
-            in_body = name in ChatCompletionRequest.model_fields
+            in_body = name in BODY_FIELDS
             reason = "it belongs in the body" if in_body else "a line cannot have this field"
             raise BadLine("invalid_value", f"Invalid value for '{name}': {reason}.", name)
     if body.get("stream_options") is not None:
@@ -158,6 +160,8 @@ def refuse_ignored_fields(extra: Mapping[str, Any], body: Mapping[str, Any]) -> 
     if body.get("webhook_url") is not None:
         message = "Webhooks are sent per batch, not per line: set 'webhook_url' of the batch."
         raise BadLine("invalid_value", message, "body.webhook_url")
+    if endpoint == "/v1/responses" and body.get("background"):
+        raise BadLine("invalid_value", "All requests of a batch run in the background.", "body.background")
     if body.get("service_tier") not in ACCEPTED_TIERS:
         raise BadLine("invalid_value", "The requests of a batch run in the tier 'flex'.", "body.service_tier")
 
