@@ -82,7 +82,7 @@ class EmbeddedBackend:
 
     async def orphans(self, queue: QueueName, waited: float) -> Sequence[Job]:
         now = time.time()
-        return await self._database.run(lambda db: views.orphans(db, queue, now - waited, now))
+        return await self._database.run(lambda db: views.orphans(db, queue, now - waited, now=now))
 
     async def warnings(self, longest_job: float) -> Sequence[str]:
         del longest_job

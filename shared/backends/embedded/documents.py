@@ -20,10 +20,10 @@ class EmbeddedDocuments:
 
     async def put(self, document: Document, *, expires_in: float) -> Document:
         now = time.time()
-        return await self._database.run(lambda db: put(db, document, now, now + expires_in), durable=True)
+        return await self._database.run(lambda db: put(db, document, now, expires_at=now + expires_in), durable=True)
 
     async def get(self, kind: str, tenant: str, id: str) -> Document | None:
-        return await self._database.run(lambda db: get(db, kind, tenant, id, time.time()))
+        return await self._database.run(lambda db: get(db, kind, tenant, id=id, now=time.time()))
 
     async def list(
         self, kind: str, tenant: str, *, after: str | None = None, limit: int = 100, oldest_first: bool = False
@@ -38,7 +38,7 @@ class EmbeddedDocuments:
         return await self._database.run(lambda db: delete(db, document, time.time()), durable=True)
 
 
-def get(db: Connection, kind: str, tenant: str, id: str, now: float) -> Document | None:
+def get(db: Connection, kind: str, tenant: str, *, id: str, now: float) -> Document | None:
     row = db.execute(
         "SELECT value, version FROM documents WHERE kind = ? AND tenant = ? AND id = ? AND expires_at > ?",
         (kind, tenant, id, now),
@@ -46,7 +46,7 @@ def get(db: Connection, kind: str, tenant: str, id: str, now: float) -> Document
     return Document(kind, tenant, id, *row) if row else None
 
 
-def put(db: Connection, document: Document, now: float, expires_at: float) -> Document:
+def put(db: Connection, document: Document, now: float, *, expires_at: float) -> Document:
     """Writes a document. A repeated put finds its own write. Versions follow the clock, so a document that is created
     again never reuses an old version.
     """
@@ -72,7 +72,7 @@ def put(db: Connection, document: Document, now: float, expires_at: float) -> Do
 
 
 def list_documents(
-    db: Connection, kind: str, tenant: str, after: str | None, limit: int, oldest_first: bool, now: float
+    db: Connection, kind: str, tenant: str, *, after: str | None, limit: int, oldest_first: bool, now: float
 ) -> list[Document]:
     beyond, order = (">", "ASC") if oldest_first else ("<", "DESC")
     rows = db.execute(
@@ -84,7 +84,7 @@ def list_documents(
 
 
 def delete(db: Connection, document: Document, now: float) -> bool:
-    stored = get(db, document.kind, document.tenant, document.id, now)
+    stored = get(db, document.kind, document.tenant, id=document.id, now=now)
     if stored is None:
         return False
     if stored.version != document.version:

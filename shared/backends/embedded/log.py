@@ -27,13 +27,17 @@ class EmbeddedLog:
         self, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None = None
     ) -> Awaitable[None]:
         return self._database.run(
-            lambda db: log_rows.append(db, job_id, attempt, offset, frames, progress, time.time()),
+            lambda db: log_rows.append(
+                db, job_id, attempt, offset=offset, frames=frames, progress=progress, now=time.time()
+            ),
             after=partial(notify_extended, self._hub, job_id),
         )
 
     async def reserve(self, job_id: str, attempt: int, size: int) -> None:
         limit = self._tenant_limit
-        await self._database.run(lambda db: log_rows.reserve(db, job_id, attempt, size, limit, time.time()))
+        await self._database.run(
+            lambda db: log_rows.reserve(db, job_id, attempt, room=size, limit=limit, now=time.time())
+        )
 
     @asynccontextmanager
     async def follow(self, job_id: str, offset: int = 0, *, created_here: bool = False) -> AsyncGenerator[Follower]:

@@ -47,13 +47,13 @@ class EmbeddedStore:
     async def create(self, job: Job, *, body: bytes, followed: bool = False, sent: str | None = None) -> str:
         del followed  # Every follower is in this process and is notified anyway.
         return await self._database.run(
-            lambda db: keyed.create(db, job, body, sent, time.time(), self._tenant_limit),
+            lambda db: keyed.create(db, job, body, sent=sent, now=time.time(), limit=self._tenant_limit),
             after=lambda holder: self._created(job, holder),
         )
 
     async def reattach(self, tenant: str, sent: str) -> str | None:
         followed = self._hub.__contains__
-        return await self._database.run(lambda db: jobs.reattach(db, tenant, sent, followed, time.time()))
+        return await self._database.run(lambda db: jobs.reattach(db, tenant, sent, followed=followed, now=time.time()))
 
     def _created(self, job: Job, holder: str) -> str:
         if holder == job.id:
@@ -79,45 +79,47 @@ class EmbeddedStore:
             return outcome
 
         claim = await self._database.run(
-            lambda db: jobs.claim(db, job_id, owner, lease, lost, time.time()), after=claimed
+            lambda db: jobs.claim(db, job_id, owner, lease=lease, lost=lost, now=time.time()), after=claimed
         )
         if with_body and isinstance(claim, Claim):
             return replace(claim, body=await self.body(job_id))
         return claim
 
     async def renew(self, job_id: str, attempt: int, lease: float) -> None:
-        await self._database.run(lambda db: jobs.renew(db, job_id, attempt, lease, time.time()))
+        await self._database.run(lambda db: jobs.renew(db, job_id, attempt, lease=lease, now=time.time()))
 
     async def release(self, job_id: str, attempt: int, *, counted: bool, after: float = 0.0) -> None:
         def released(status: JobStatus) -> None:
             self._scheduler.requeue(job_id, time.time() + after if after > 0 else 0.0)
             self._hub.move(job_id, status)
 
-        await self._database.run(lambda db: jobs.release(db, job_id, attempt, counted, time.time()), after=released)
+        await self._database.run(
+            lambda db: jobs.release(db, job_id, attempt, counted=counted, now=time.time()), after=released
+        )
 
     async def finish(self, job_id: str, attempt: int, offset: int, ending: Ending) -> None:
         await self._database.run(
-            lambda db: jobs.finish(db, job_id, attempt, offset, ending, time.time()),
+            lambda db: jobs.finish(db, job_id, attempt, offset=offset, ending=ending, now=time.time()),
             after=lambda ended: self._publish_outcome(job_id, ended),
             durable=True,
         )
 
     async def end_unclaimed(self, job_id: str, ending: Ending, *, owner: str | None = None) -> bool:
         return await self._database.run(
-            lambda db: jobs.end_unclaimed(db, job_id, ending, owner, time.time()),
+            lambda db: jobs.end_unclaimed(db, job_id, ending, owner=owner, now=time.time()),
             after=lambda ended: self._publish_outcome(job_id, ended),
             durable=True,
         )
 
     async def cancel(self, job_id: str, ending: Ending) -> None:
         await self._database.run(
-            lambda db: jobs.cancel(db, job_id, ending, self._registry.joined, time.time()),
+            lambda db: jobs.cancel(db, job_id, ending, alive=self._registry.joined, now=time.time()),
             after=lambda outcome: self._publish_outcome(job_id, outcome),
             durable=True,
         )
 
     async def retry(self, job_id: str, deadline_at: float) -> bool:
-        done = await self._database.run(lambda db: jobs.retry(db, job_id, deadline_at, time.time()), durable=True)
+        done = await self._database.run(lambda db: jobs.retry(db, job_id, deadline_at, now=time.time()), durable=True)
         if done and (job := await self.get(job_id)) is not None:
             self._scheduler.add(job)
         return done
@@ -135,12 +137,16 @@ class EmbeddedStore:
         self, tenant: str, where: JobFilter, *, after: str | None, limit: int, oldest_first: bool = False
     ) -> Sequence[Job]:
         return await self._database.run(
-            lambda db: views.list_jobs(db, tenant, where, after, limit, oldest_first, time.time())
+            lambda db: views.list_jobs(
+                db, tenant, where, after=after, limit=limit, oldest_first=oldest_first, now=time.time()
+            )
         )
 
     async def dead(self, *, model: str | None = None, after: str | None = None, limit: int) -> Sequence[Job]:
         where = JobFilter(JobStatus.FAILED, model, AttemptsExhausted.default_code)
-        return await self._database.run(lambda db: views.list_jobs(db, None, where, after, limit, False, time.time()))
+        return await self._database.run(
+            lambda db: views.list_jobs(db, None, where, after=after, limit=limit, oldest_first=False, now=time.time())
+        )
 
     async def describe(self, job_id: str, metadata: Mapping[str, str]) -> bool:
         return await self._database.run(lambda db: pairs.describe(db, job_id, metadata, time.time()), durable=True)

@@ -9,14 +9,14 @@ from shared.errors import key_reused
 from shared.job import IdempotencyKey, Job
 
 
-def create(db: Connection, job: Job, body: bytes, sent: str | None, now: float, limit: int) -> str:
+def create(db: Connection, job: Job, body: bytes, *, sent: str | None, now: float, limit: int) -> str:
     """Creates the job and returns its id, or returns the id of the job that its idempotency key belongs to. `limit`:
     bytes that the tenant may keep. Raises StorageQuotaExceeded.
     """
     key = job.idempotency_key
     if key is not None and (holder := holder_of(db, job, key, now=now)) is not None:
         return holder
-    jobs.create(db, job, body, sent, limit)
+    jobs.create(db, job, body, sent=sent, limit=limit)
     if key is not None:
         db.execute("DELETE FROM idempotency_keys WHERE forget_at <= ?", (now,))
         db.execute(
@@ -27,7 +27,7 @@ def create(db: Connection, job: Job, body: bytes, sent: str | None, now: float, 
     return job.id
 
 
-def holder_of(db: Connection, job: Job, key: IdempotencyKey, now: float) -> str | None:
+def holder_of(db: Connection, job: Job, key: IdempotencyKey, *, now: float) -> str | None:
     """Returns the job that the key belongs to, unless it was discarded or deleted. Raises IdempotencyKeyReused."""
     held = db.execute(
         "SELECT job_id, fingerprint FROM idempotency_keys WHERE tenant = ? AND name = ? AND forget_at > ?",

@@ -45,7 +45,7 @@ class CancelRequested(NamedTuple):
     owner: str
 
 
-def create(db: Connection, job: Job, body: bytes, sent: str | None = None, limit: int = 0) -> None:
+def create(db: Connection, job: Job, body: bytes, *, sent: str | None = None, limit: int = 0) -> None:
     """Writes the record; does nothing if it exists. `limit`: bytes that the tenant may keep; 0: unlimited. Raises
     StorageQuotaExceeded.
     """
@@ -90,7 +90,7 @@ def body_size(db: Connection, key: int) -> int:
     return size
 
 
-def reattach(db: Connection, tenant: str, sent: str, followed: Callable[[str], bool], now: float) -> str | None:
+def reattach(db: Connection, tenant: str, sent: str, *, followed: Callable[[str], bool], now: float) -> str | None:
     rows = db.execute(
         "SELECT id FROM jobs WHERE tenant = ? AND sent = ? AND finished_at IS NULL AND cancelling = 0 AND purge_at > ?"
         " ORDER BY id",
@@ -111,7 +111,7 @@ def delete(db: Connection, job_id: str) -> None:
     erase(db, [key for (key,) in rows.fetchall()])
 
 
-def claim(db: Connection, job_id: str, owner: str, lease: float, lost: str | None, now: float) -> Claim | NotClaimed:
+def claim(db: Connection, job_id: str, owner: str, *, lease: float, lost: str | None, now: float) -> Claim | NotClaimed:
     row = find(db, job_id, now)
     if row is None:
         return NotClaimed(None)
@@ -140,7 +140,7 @@ def body(db: Connection, job_id: str) -> bytes | None:
     return found[0] if found else None
 
 
-def retry(db: Connection, job_id: str, deadline_at: float, now: float) -> bool:
+def retry(db: Connection, job_id: str, deadline_at: float, *, now: float) -> bool:
     row = find(db, job_id, now)
     if row is None or row.status not in sources(JobEvent.RETRY) or body(db, job_id) is None:
         return False
@@ -159,15 +159,15 @@ def retry(db: Connection, job_id: str, deadline_at: float, now: float) -> bool:
     return True
 
 
-def renew(db: Connection, job_id: str, attempt: int, lease: float, now: float) -> None:
-    row = running(db, job_id, attempt, now)
+def renew(db: Connection, job_id: str, attempt: int, *, lease: float, now: float) -> None:
+    row = running(db, job_id, attempt, now=now)
     if row.cancelling:
         raise AttemptFenced(row.status, cancelling=True)
     db.execute("UPDATE jobs SET leased_until = ? WHERE key = ?", (now + lease, row.key))
 
 
-def release(db: Connection, job_id: str, attempt: int, counted: bool, now: float) -> JobStatus:
-    row = running(db, job_id, attempt, now)
+def release(db: Connection, job_id: str, attempt: int, *, counted: bool, now: float) -> JobStatus:
+    row = running(db, job_id, attempt, now=now)
     status = advance(row.status, JobEvent.RELEASE)
     db.execute(
         "UPDATE jobs SET status = ?, tries = tries + ?, owner = NULL, leased_until = NULL WHERE key = ?",
@@ -176,33 +176,33 @@ def release(db: Connection, job_id: str, attempt: int, counted: bool, now: float
     return status
 
 
-def finish(db: Connection, job_id: str, attempt: int, offset: int, ending: Ending, now: float) -> Ended | None:
+def finish(db: Connection, job_id: str, attempt: int, *, offset: int, ending: Ending, now: float) -> Ended | None:
     row = find(db, job_id, now)
     if row is not None and row.attempt == attempt and row.status == ending.status:
         return None
-    return end(db, running(db, job_id, attempt, now), offset, ending, now)
+    return end(db, running(db, job_id, attempt, now=now), offset, ending=ending, now=now)
 
 
-def end_unclaimed(db: Connection, job_id: str, ending: Ending, owner: str | None, now: float) -> Ended | None:
+def end_unclaimed(db: Connection, job_id: str, ending: Ending, *, owner: str | None, now: float) -> Ended | None:
     row = find(db, job_id, now)
     if row is None or row.status not in sources(ENDINGS[ending.status]) or row.owner not in (None, owner):
         return None
-    return end(db, row, row.size, ending, now)
+    return end(db, row, row.size, ending=ending, now=now)
 
 
 def cancel(
-    db: Connection, job_id: str, ending: Ending, alive: Callable[[str], bool], now: float
+    db: Connection, job_id: str, ending: Ending, *, alive: Callable[[str], bool], now: float
 ) -> Ended | CancelRequested | None:
     row = find(db, job_id, now)
     if row is None or row.status not in sources(JobEvent.CANCEL):
         return None
     if row.owner is None or not alive(row.owner):
-        return end(db, row, row.size, ending, now)
+        return end(db, row, row.size, ending=ending, now=now)
     db.execute("UPDATE jobs SET cancelling = 1 WHERE key = ?", (row.key,))
     return CancelRequested(row.owner)
 
 
-def end(db: Connection, row: Row, offset: int, ending: Ending, now: float) -> Ended:
+def end(db: Connection, row: Row, offset: int, *, ending: Ending, now: float) -> Ended:
     status, header = advance(row.status, ENDINGS[ending.status]), encode_ending(ending)
     extended = extend(db, row, offset, data=ending.frames, now=now) if ending.frames else None
     size = row.size + (len(extended.data) if extended else 0)

@@ -22,9 +22,9 @@ class Extended(NamedTuple):
 
 
 def append(
-    db: Connection, job_id: str, attempt: int, offset: int, frames: bytes, progress: Progress | None, now: float
+    db: Connection, job_id: str, attempt: int, *, offset: int, frames: bytes, progress: Progress | None, now: float
 ) -> Extended | None:
-    row = running(db, job_id, attempt, now)
+    row = running(db, job_id, attempt, now=now)
     if row.cancelling:
         raise AttemptFenced(row.status, cancelling=True)
     extended = extend(db, row, offset, data=frames, now=now)
@@ -47,7 +47,7 @@ def drop_progress(db: Connection, key: int) -> None:
     db.execute("DELETE FROM progress WHERE job = ?", (key,))
 
 
-def extend(db: Connection, row: Row, offset: int, data: bytes, now: float) -> Extended | None:
+def extend(db: Connection, row: Row, offset: int, *, data: bytes, now: float) -> Extended | None:
     """Appends the bytes that the log does not have yet; a repeated append adds nothing. Raises LogShorter."""
     if offset > row.size:
         raise LogShorter(row.size)
@@ -65,7 +65,7 @@ def extend(db: Connection, row: Row, offset: int, data: bytes, now: float) -> Ex
     return Extended(row.size, fresh)
 
 
-def check_room(db: Connection, tenant: str, more: int, limit: int, job_id: str = "") -> None:
+def check_room(db: Connection, tenant: str, more: int, *, limit: int, job_id: str = "") -> None:
     """Raises StorageQuotaExceeded if the tenant may not keep `more` bytes, unless the job exists already."""
     if not limit:
         return
@@ -74,9 +74,9 @@ def check_room(db: Connection, tenant: str, more: int, limit: int, job_id: str =
         raise quota.store_full(kept, limit)
 
 
-def reserve(db: Connection, job_id: str, attempt: int, room: int, limit: int, now: float) -> None:
+def reserve(db: Connection, job_id: str, attempt: int, *, room: int, limit: int, now: float) -> None:
     """Reserves room for the log. Raises AttemptFenced, StorageQuotaExceeded."""
-    row = running(db, job_id, attempt, now)
+    row = running(db, job_id, attempt, now=now)
     more = room - row.room
     if more <= 0:
         return

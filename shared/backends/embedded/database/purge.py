@@ -52,7 +52,7 @@ class Purge:
     def _sweep(self) -> None:
         self._due = float("-inf")  # The step itself finds the next due time.
         swept = self._database.run(
-            lambda db: purge(db, time.time(), self._tombstone_retention, BATCH), after=self._swept
+            lambda db: purge(db, time.time(), self._tombstone_retention, limit=BATCH), after=self._swept
         )
         swept.add_done_callback(self._retry_failed)
 
@@ -70,7 +70,7 @@ class Purge:
             self._set(time.time() + RETRY_AFTER, RETRY_AFTER)
 
 
-def purge(db: Connection, now: float, tombstone_retention: float, limit: int) -> tuple[int, float | None]:
+def purge(db: Connection, now: float, tombstone_retention: float, *, limit: int) -> tuple[int, float | None]:
     """Removes up to `limit` expired jobs, and as many old tombstones. Returns how many, and when the next expires."""
     due = db.execute(
         "SELECT key, id, tenant FROM jobs WHERE purge_at <= ? ORDER BY purge_at LIMIT ?", (now, limit)

@@ -48,7 +48,7 @@ def find(db: Connection, job_id: str, now: float) -> Row | None:
     return Row(row[0], JobStatus(row[1]), *row[2:]) if row else None
 
 
-def running(db: Connection, job_id: str, attempt: int, now: float) -> Row:
+def running(db: Connection, job_id: str, attempt: int, *, now: float) -> Row:
     """Returns the job, if `attempt` runs it. Raises AttemptFenced."""
     row = find(db, job_id, now)
     if row is None or row.attempt != attempt or row.status is not JobStatus.IN_PROGRESS:

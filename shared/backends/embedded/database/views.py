@@ -16,7 +16,7 @@ from shared.job import IdempotencyKey, Job, JobStatus, QueueName, Tier
 from shared.ports import JobFilter
 
 
-def snapshot(db: Connection, job_id: str, offset: int, limit: int, now: float) -> Snapshot | None:
+def snapshot(db: Connection, job_id: str, offset: int, *, limit: int, now: float) -> Snapshot | None:
     row = find(db, job_id, now)
     if row is None:
         return None
@@ -27,12 +27,12 @@ def snapshot(db: Connection, job_id: str, offset: int, limit: int, now: float) -
     return Snapshot(read_log(db, row.key, offset, limit=limit), row.size, row.status, ending=ending)
 
 
-def read_all(db: Connection, job_id: str, offset: int, now: float) -> bytes:
+def read_all(db: Connection, job_id: str, offset: int, *, now: float) -> bytes:
     row = find(db, job_id, now)
     return read_log(db, row.key, offset, limit=row.size) if row else b""
 
 
-def read_log(db: Connection, key: int, offset: int, limit: int) -> bytes:
+def read_log(db: Connection, key: int, offset: int, *, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     rows = db.execute("SELECT until, data FROM log WHERE job = ? AND until > ? ORDER BY until", (key, offset))
@@ -106,7 +106,14 @@ def get(db: Connection, job_id: str, now: float) -> Job | None:
 
 
 def list_jobs(
-    db: Connection, tenant: str | None, where: JobFilter, after: str | None, limit: int, oldest_first: bool, now: float
+    db: Connection,
+    tenant: str | None,
+    where: JobFilter,
+    *,
+    after: str | None,
+    limit: int,
+    oldest_first: bool,
+    now: float,
 ) -> list[Job]:
     pair = None if tenant is None else rarest(db, tenant, where)
     beyond, order = (">", "ASC") if oldest_first else ("<", "DESC")
@@ -145,7 +152,7 @@ def source_of(tenant: str | None, where: JobFilter, pair: int | None) -> str:
     return "jobs"
 
 
-def orphans(db: Connection, queue: QueueName, before: float, now: float) -> list[Job]:
+def orphans(db: Connection, queue: QueueName, before: float, *, now: float) -> list[Job]:
     """Returns jobs of the queue that are not over, are older than `before`, and have no message. A dead letter counts
     as a message.
     """
