@@ -7,17 +7,20 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase, CompletionCreateParamsStreaming
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from yarl import URL
 
 from shared.schema import ChatCompletionRequest
-from tests.producer.api import COMPLETIONS, Answer, Api, ask, embedded_api
+from tests.producer.api import COMPLETIONS, MODEL, Answer, Api, ask, embedded_api
 from tests.support.corpus import CORPUS
 from tests.support.fuzz import examples
 from tests.support.mutations import NUMBERS, bodies
+from tests.support.response_corpus import RESPONSE_CORPUS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 repeatable = examples(200)
+RESPONSES = "/v1/responses"
 
 JSON = {"content-type": "application/json"}
 
@@ -50,6 +53,19 @@ async def test_the_corpus_is_valid(api: Api, name: str) -> None:
     assert answer.status in (200, 202), answer.body
 
 
+@pytest.mark.parametrize("name", RESPONSE_CORPUS)
+async def test_the_corpus_of_responses_is_valid(api: Api, name: str) -> None:
+    answer = await api.post(RESPONSE_CORPUS[name], RESPONSES)
+    assert answer.status == 200, answer.body
+
+
+@pytest.mark.parametrize("name", ResponseCreateParamsBase.__annotations__)
+async def test_a_field_of_responses_is_taken_or_refused_by_name(api: Api, name: str) -> None:
+    if not any(name in request for request in RESPONSE_CORPUS.values()) and name != "previous_response_id":
+        refused = await api.post({"model": MODEL, "input": "Hi", name: {"id": "x"}}, RESPONSES)
+        assert (refused.status, refused.error["param"]) == (400, name)
+
+
 def published_values() -> list[tuple[str, str]]:
     """Returns every value of every enumerated field."""
     fields = ChatCompletionRequest.model_json_schema()["properties"]
@@ -67,6 +83,13 @@ async def test_every_published_value_is_answered(api: Api, field: str, value: st
 @given(body=bodies(), stream=st.booleans())
 async def test_requests(api: Api, body: bytes, stream: bool) -> None:
     path = f"{COMPLETIONS}/stream" if stream else COMPLETIONS
+    assert_no_surprise(await api.call("POST", path, data=body, headers=JSON))
+
+
+@examples(100)
+@given(body=bodies(list(RESPONSE_CORPUS.values())), counted=st.booleans())
+async def test_requests_for_responses(api: Api, body: bytes, counted: bool) -> None:
+    path = f"{RESPONSES}/input_tokens" if counted else RESPONSES
     assert_no_surprise(await api.call("POST", path, data=body, headers=JSON))
 
 
@@ -89,10 +112,16 @@ IDS = st.sampled_from(["chatcmpl-0", "%00", "%ff", "..", "a%2Fb", "%F0%9F%98%80"
 READ = st.sampled_from(
     [
         *("/v1/jobs", "/v1/jobs/{}", "/v1/jobs/{}/result", "/v1/jobs/{}/events", "/v1/models", "/v1/models/{}"),
+        *(f"{RESPONSES}/{{}}", f"{RESPONSES}/{{}}/input_items"),
         *(COMPLETIONS, f"{COMPLETIONS}/{{}}", f"{COMPLETIONS}/{{}}/messages", "/v1/nowhere/{}"),
     ]
 )
-WRITTEN = st.sampled_from(["/v1/jobs/{}/cancel", "/v1/jobs/{}/retry", f"{COMPLETIONS}/{{}}", "/v1/models/{}"])
+WRITTEN = st.sampled_from(
+    [
+        *("/v1/jobs/{}/cancel", "/v1/jobs/{}/retry", f"{COMPLETIONS}/{{}}", "/v1/models/{}"),
+        *(f"{RESPONSES}/{{}}", f"{RESPONSES}/{{}}/cancel"),
+    ]
+)
 HEADERS = st.dictionaries(
     st.sampled_from(
         [

@@ -23,7 +23,7 @@ VALUES = st.recursive(
     lambda children: st.lists(children, max_size=3) | st.dictionaries(TEXTS, children, max_size=3),
     max_leaves=8,
 )
-LIMITS = ("max_tokens", "max_completion_tokens")
+LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 LONGEST = 5
 MOST_CHOICES = 4
 
@@ -72,7 +72,7 @@ def calm(request: dict[str, Any]) -> dict[str, Any]:
         if is_whole(request.get(limit)) and request[limit] < 2**63:
             request[limit] = min(request[limit], LONGEST)
     if not any(is_whole(request.get(limit)) for limit in LIMITS):
-        request["max_tokens"] = LONGEST
+        request["max_output_tokens" if "input" in request else "max_tokens"] = LONGEST
     if is_whole(request.get("n")) and request["n"] <= 128:
         request["n"] = min(request["n"], MOST_CHOICES)
     deadline = request.get("deadline_seconds")
