@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
 from prometheus_client import Counter, Gauge, Histogram
+
+from shared.ports import WorkerInfo
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -32,4 +37,39 @@ QUEUE_BACKLOG = Gauge(
     "ignite_queue_backlog_seconds", "Seconds until the last waiting job starts, at the measured rate", ["model", "tier"]
 )
 WORKER_SLOTS = Gauge("ignite_worker_slots", "Slots of ready workers", ["model"])
+ENGINE_RUNNING = Gauge("ignite_engine_requests_running", "Requests that the engines work on", ["model"])
+ENGINE_WAITING = Gauge("ignite_engine_requests_waiting", "Requests that wait inside the engines", ["model"])
+ENGINE_CACHE = Gauge("ignite_engine_kv_cache_usage", "The fullest engine's use of its KV cache, 0 to 1", ["model"])
+ENGINE_PREFIX_QUERIES = Gauge(
+    "ignite_engine_prefix_cache_queries", "Prompt tokens looked for in the engines' prefix caches", ["model"]
+)
+ENGINE_PREFIX_HITS = Gauge("ignite_engine_prefix_cache_hits", "Prompt tokens found there", ["model"])
+ENGINE_PREEMPTIONS = Gauge("ignite_engine_preemptions", "Requests that the engines have preempted", ["model"])
+ENGINE_RESTARTS = Gauge("ignite_engine_restarts", "Restarts of the engines' processes by their workers", ["model"])
+ENGINE_START = Gauge("ignite_engine_start_seconds", "The slowest engine's time until it could generate", ["model"])
 WORKERS = Gauge("ignite_workers", "Ready workers: connected, with an engine that can generate", ["model"])
+
+ENGINE_GAUGES: tuple[tuple[Gauge, str, Callable[[Iterable[float]], float]], ...] = (
+    (ENGINE_RUNNING, "running", sum),
+    (ENGINE_WAITING, "waiting", sum),
+    (ENGINE_CACHE, "kv_cache_usage", max),
+    (ENGINE_PREFIX_QUERIES, "prefix_cache_queries", sum),
+    (ENGINE_PREFIX_HITS, "prefix_cache_hits", sum),
+    (ENGINE_PREEMPTIONS, "preemptions", sum),
+    (ENGINE_RESTARTS, "restarts", sum),
+    (ENGINE_START, "start_seconds", max),
+)
+"""Each gauge with the field of an engine's state, and how those of several workers are combined."""
+
+
+def measure_engines(workers: Sequence[WorkerInfo]) -> None:
+    """Sets the engines' gauges, by the worker's main model; there is none for what no engine reports."""
+    for gauge, name, combined in ENGINE_GAUGES:
+        reported: defaultdict[str, list[float]] = defaultdict(list)
+        for worker in workers:
+            value: float | None = getattr(worker.engine_state, name, None)
+            if value is not None:
+                reported[worker.model.id].append(value)
+        gauge.clear()
+        for model, values in reported.items():
+            gauge.labels(model).set(combined(values))

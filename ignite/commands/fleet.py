@@ -105,16 +105,28 @@ def queue_row(row: dict[str, Any]) -> str:
 
 
 def worker_table(rows: Rows) -> Sequence[str]:
-    heading = f"{'ID':<19}  {'MODEL':<24}  {'ENGINE':<10}  {'RUNNING':>9}  {'READY':<5}  {'VERSION':<8}  SINCE"
+    heading = f"{'ID':<19}  {'MODEL':<24}  {'ENGINE':<10}  {'RUNNING':>9}  {'READY':<5}"
+    heading += f"  {'IN THE ENGINE':<20}  {'VERSION':<8}  SINCE"
     return [heading, *(worker_row(row) for row in rows)]
 
 
 def worker_row(row: dict[str, Any]) -> str:
     load, ready = f"{row['running']}/{row['slots']}", "yes" if row["ready"] else "no"
     return (
-        f"{row['id']:<19}  {models_of(row):<24}  {row['engine']:<10}  {load:>9}  {ready:<5}  {row['version']:<8}  "
-        f"{moment(row['started_at'])}"
+        f"{row['id']:<19}  {models_of(row):<24}  {row['engine']:<10}  {load:>9}  {ready:<5}  {state_of(row):<20}  "
+        f"{row['version']:<8}  {moment(row['started_at'])}"
     )
+
+
+def state_of(row: dict[str, Any]) -> str:
+    """`12+3 kv 41% restarts 1`: what runs and waits there, how full its cache is, and how often it was restarted."""
+    state: dict[str, Any] = row["engine_state"] or {}
+    told = [f"{state['running']}+{state['waiting'] or 0}"] if state.get("running") is not None else []
+    if (usage := state.get("kv_cache_usage")) is not None:
+        told.append(f"kv {usage:.0%}")
+    if restarts := state.get("restarts"):
+        told.append(f"restarts {restarts}")
+    return " ".join(told)
 
 
 def models_of(row: dict[str, Any]) -> str:

@@ -323,6 +323,21 @@ class QueueList(BaseModel):
     data: list[Queue]
 
 
+class EngineState(BaseModel):
+    """What the engine's server tells of itself; null where it does not. Counts of tokens and preemptions are since its
+    start.
+    """
+
+    running: int | None = Field(description="Requests that the engine works on.")
+    waiting: int | None = Field(description="Requests that wait inside the engine.")
+    kv_cache_usage: float | None = Field(description="From 0 to 1.")
+    prefix_cache_queries: int | None = Field(description="Prompt tokens that were looked for in the prefix cache.")
+    prefix_cache_hits: int | None = Field(description="Prompt tokens that were found there.")
+    preemptions: int | None
+    restarts: int | None = Field(description="Of the engine's process, by the worker.")
+    start_seconds: float | None = Field(description="Until its process could generate.")
+
+
 class Worker(BaseModel):
     object: Literal["worker"]
     id: str
@@ -334,6 +349,7 @@ class Worker(BaseModel):
     ready: bool = Field(description="Its engine can generate.")
     version: str
     started_at: int
+    engine_state: EngineState | None
 
 
 class WorkerList(BaseModel):

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from producer.fleet import SharedRead
 from producer.http import response_models
 from shared.errors import BackendUnavailable
 from shared.job import QueueName, Tier
+from shared.ports import EngineState
+from tests.contract.performers import a_worker
 from tests.producer.api import MODEL, Api, ask, embedded_api
 from tests.producer.test_openapi import fits
 from tests.support.wait_until import wait_until
@@ -132,3 +135,28 @@ async def test_without_a_worker_nothing_is_estimated(idle_api: Api) -> None:
     assert (row["backlog_seconds"], row["started_per_second"]) == (None, 0.0)
     lines = (await idle_api.get("/metrics")).body.decode().splitlines()
     assert 'ignite_queue_backlog_seconds{model="simulated",tier="default"} +Inf' in lines
+
+
+async def test_what_engines_tell_of_themselves_is_shown() -> None:
+    async with embedded_api(worker=False) as api:
+        state = EngineState(running=3, waiting=2, kv_cache_usage=0.5, restarts=1)
+        emptier = EngineState(running=1, kv_cache_usage=0.25)
+        registry = api.backend.registry
+        async with (
+            registry.join(a_worker("one", MODEL), engine_state=lambda: state),
+            registry.join(a_worker("two", MODEL), engine_state=lambda: emptier),
+            registry.join(a_worker("mute", MODEL)),
+        ):
+            page = (await api.get("/v1/workers")).json
+            fits(response_models.WorkerList, page)
+            states = {worker["id"]: worker["engine_state"] for worker in page["data"]}
+            assert states["one"] == asdict(state)
+            assert states["mute"] is None
+            metrics = (await api.get("/metrics")).body.decode()
+            for line in ("requests_running", "4.0"), ("requests_waiting", "2.0"), ("kv_cache_usage", "0.5"):
+                assert f'ignite_engine_{line[0]}{{model="{MODEL}"}} {line[1]}' in metrics
+
+        async def is_silent() -> bool:
+            return "ignite_engine_requests_running{" not in (await api.get("/metrics")).body.decode()
+
+        await wait_until(is_silent, "no engine to tell any more")

@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from ignite.commands.fleet import screen, span
+from ignite.commands.fleet import screen, span, worker_row
 from tests.support.chat import Prompt, session_with, submit
 from tests.support.command import ignite
 from tests.support.wait_until import wait_until
@@ -35,6 +36,17 @@ async def test_queues_and_workers_are_shown(tmp_path: Path) -> None:
         heading, row = await fleet("workers", "--url", url)
         assert heading.split()[:4] == ["ID", "MODEL", "ENGINE", "RUNNING"]
         assert row.split()[2:5] == ["simulated", "1/1", "yes"]
+
+
+def test_a_worker_is_one_row() -> None:
+    row: dict[str, Any] = {
+        **{"id": "worker-1", "model": "base", "models": ["base", "sql", "poems"], "engine": "vllm", "running": 3},
+        **{"slots": 4, "ready": True, "version": "0.1.0", "started_at": 0},
+        "engine_state": {"running": 3, "waiting": 2, "kv_cache_usage": 0.413, "restarts": 1},
+    }
+    told = worker_row(row)
+    assert "base +2" in told and "3+2 kv 41% restarts 1" in told
+    assert "kv" not in worker_row({**row, "engine_state": None})
 
 
 def test_spans_are_short() -> None:

@@ -24,6 +24,7 @@ from producer.metrics import (
     TASKS,
     WORKER_SLOTS,
     WORKERS,
+    measure_engines,
 )
 from shared.errors import BackendUnavailable
 
@@ -55,7 +56,9 @@ async def metrics(request: Request) -> Response:
 
 async def measure(fleet: Fleet) -> None:
     """Sets the fleet's gauges. Runs on each scrape; there is no polling task."""
-    ready = [worker for worker in await fleet.workers() if worker.ready]
+    connected = await fleet.workers()
+    measure_engines(connected)
+    ready = [worker for worker in connected if worker.ready]
     workers = Counter(model.id for worker in ready for model in worker.models)
     for view in await fleet.queues():
         model, tier = view.queue.model, view.queue.tier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -62,4 +63,5 @@ def worker_object(worker: WorkerInfo) -> dict[str, Any]:
         "ready": worker.ready,
         "version": worker.version,
         "started_at": int(worker.started_at),
+        "engine_state": worker.engine_state and asdict(worker.engine_state),
     }

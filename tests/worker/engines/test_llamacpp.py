@@ -87,7 +87,7 @@ async def test_llama_cpps_errors_about_a_model_are_printed(tmp_path: Path, capfd
     with pytest.raises(EngineError, match="ended with status"):
         await engine.start()
     await engine.close()
-    assert "unknown model architecture: 'lmaxx'" in capfd.readouterr().err
+    assert "unknown model architecture: 'lmaxx'" in "".join(capfd.readouterr())
 
 
 # ── the process ──
@@ -170,7 +170,7 @@ def test_the_process_ends_itself_when_the_loop_of_llama_cpp_hangs(
         monkeypatch.setattr(process, "load", lambda _: silent)
         status = process.main([f"--{name}={value}" for name, value in values.items()])
     assert status == process.HANGS
-    assert "has not answered for 0.1 seconds" in capfd.readouterr().err
+    assert "has not answered for 0.1 seconds" in "".join(capfd.readouterr())
 
 
 async def test_the_library_is_not_loaded_here_and_prints_nothing(tmp_path: Path) -> None:

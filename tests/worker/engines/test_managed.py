@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared.errors import EngineError
 from tests.support.run_process import run_process
@@ -18,6 +20,7 @@ from tests.worker.engines.conftest import BY_PORT, BY_SOCKET
 from tests.worker.engines.requests import ask, ask_long, read
 from worker.engines.base import Engine
 from worker.engines.demo_model import MODEL_PATH
+from worker.engines.managed import engine as managed_engine
 from worker.engines.managed.engine import ManagedEngine, ManagedOptions, directory_for_sockets
 from worker.engines.managed.guardian import secrets_in
 from worker.engines.managed.serving_process import ServingProcess
@@ -66,19 +69,14 @@ async def test_closing_ends_the_process(engine: Engine) -> None:
     await gone(*processes)
 
 
-async def test_its_output_is_printed_with_its_name(engine: Engine, capfd: pytest.CaptureFixture[str]) -> None:
-    seen = ""
-
-    def printed() -> str:
-        nonlocal seen
-        seen += capfd.readouterr().err
-        return seen
-
-    await engine.close()
-    again = managed(BY_SOCKET)
-    await again.start()
-    await wait_until(lambda: "[vllm] unix://" in printed(), "the process's line")
-    await again.close()
+async def test_its_output_is_ours() -> None:
+    with capture_logs() as logs:
+        engine = managed(BY_SOCKET)
+        await engine.start()
+        await wait_until(lambda: [line for line in logs if "unix://" in line.get("said", "")], "the process's line")
+        await engine.close()
+    (line,) = [line for line in logs if "unix://" in line.get("said", "")]
+    assert (line["event"], line["process"], line["log_level"]) == ("engine.output", "vllm", "info")
 
 
 async def test_a_command_that_ends_is_reported_at_once() -> None:
@@ -87,6 +85,47 @@ async def test_a_command_that_ends_is_reported_at_once() -> None:
         with pytest.raises(EngineError, match=r"`false \d+` has ended with status 1"):
             await engine.start()
         await engine.close()
+
+
+async def test_a_start_that_fails_is_said_in_its_own_words() -> None:
+    code = "import sys; print('Loading weights', 4, flush=True); raise ValueError('there is no such model')"
+    engine = managed(shlex.join(["env", sys.executable, "-c", code]) + " {port}")
+    with pytest.raises(EngineError, match=r"has ended with status 1: ValueError: there is no such model\.$"):
+        await engine.start()
+    await engine.close()
+
+
+async def test_restarts_that_fail_alike_end_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process serves; those that follow find their model gone."""
+    monkeypatch.setattr(managed_engine, "FIRST_PAUSE", 0.01)
+    broken = tmp_path / "broken"
+    code = "import os, sys; print(f'ValueError: no model (pid {os.getpid()})'); sys.exit(3)"
+    script = f"if [ -e {broken} ]; then exec {shlex.join([sys.executable, '-c', code])}; fi; exec {BY_SOCKET}"
+    engine = managed(shlex.join(["sh", "-c", script]))
+    await engine.start()
+    [processes] = serving_processes(os.getpid())
+    broken.touch()
+    unhealthy = asyncio.create_task(engine.wait_unhealthy())
+    os.kill(processes[1], signal.SIGKILL)
+    async with asyncio.timeout(WITHIN):
+        await unhealthy
+        with pytest.raises(EngineError, match=r"cannot be started again\. .*status 3: ValueError: no model"):
+            await engine.wait_healthy()
+    assert engine.state is not None
+    assert engine.state.restarts == 2
+    await engine.close()
+
+
+async def test_its_start_and_restarts_are_counted(engine: Engine) -> None:
+    assert engine.state is not None and engine.state.start_seconds is not None
+    assert (engine.state.restarts, engine.state.start_seconds > 0) == (0, True)
+    [processes] = serving_processes(os.getpid())
+    unhealthy = asyncio.create_task(engine.wait_unhealthy())
+    os.kill(processes[1], signal.SIGKILL)
+    async with asyncio.timeout(WITHIN):
+        await unhealthy
+        await engine.wait_healthy()
+    assert engine.state.restarts == 1
 
 
 async def test_a_missing_command_is_reported_at_once() -> None:
@@ -175,15 +214,14 @@ def test_what_counts_as_a_secret() -> None:
     assert secrets_in([*words, "--hf-token", "tk", "--max-model-len", "9"]) == ["a-key", "hf", "tk"]
 
 
-async def test_a_child_gets_no_settings_of_ignite_and_prints_no_key(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_child_gets_no_settings_of_ignite_and_prints_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IGNITE_REDIS_URL", "redis://:pa55@redis/0")
     monkeypatch.setenv("HF_TOKEN", "needed")
     code = "import os, sys; print(sorted(os.environ), sys.argv[1:])"
-    process = await ServingProcess.start("test", [sys.executable, "-c", code, "--api-key", SECRET])
-    await process.wait()
-    printed = capfd.readouterr().err
+    with capture_logs() as logs:
+        process = await ServingProcess.start("test", [sys.executable, "-c", code, "--api-key", SECRET])
+        await process.wait()
+    (printed,) = [line["said"] for line in logs]
     assert "IGNITE_" not in printed and "HF_TOKEN" in printed
     assert "'--api-key'" in printed and "***" in printed and SECRET not in printed
 

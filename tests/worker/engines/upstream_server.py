@@ -38,6 +38,8 @@ class UpstreamServer:
         self.behaviour: Behaviour = streams(ANSWER)
         self.models: Any = {"object": "list", "data": [{"id": "m", "max_model_len": 512}]}
         self.model_asked = 0
+        self.metrics: str | None = None
+        self.metrics_asked = 0
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.connections: set[Any] = set()
@@ -45,6 +47,7 @@ class UpstreamServer:
         application = web.Application()
         application.router.add_get("/v1/models", self._list)
         application.router.add_post("/v1/chat/completions", self._complete)
+        application.router.add_get("/metrics", self._metrics)
         application.router.add_post("/tokenize", self._tokenize)
         self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         self._site: web.BaseSite | None = None
@@ -80,6 +83,10 @@ class UpstreamServer:
         if isinstance(self.models, web.Response):
             return web.Response(status=self.models.status, text=self.models.text)
         return web.json_response(self.models)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        self.metrics_asked += 1
+        return web.Response(status=404) if self.metrics is None else web.Response(text=self.metrics)
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         self.bodies.append(orjson.loads(await request.read()))

@@ -20,7 +20,7 @@ from shared.aio import first
 from shared.errors import EngineError
 from shared.ports import EngineState
 from worker.engines.base import Chunk, Completion, ModelCard, Request
-from worker.engines.managed.serving_process import ServingProcess
+from worker.engines.managed.serving_process import ProcessEnded, ServingProcess
 from worker.engines.openai.engine import OpenAIEngine, UpstreamOptions
 from worker.engines.openai.http_client import Address
 
@@ -66,6 +66,8 @@ class ManagedEngine:
         self._launches = count()
         self._process: ServingProcess | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._restarts = 0
+        self._start_seconds: float | None = None
 
     @property
     def card(self) -> ModelCard:
@@ -79,8 +81,9 @@ class ManagedEngine:
         await self._http.cards_changed()
 
     @property
-    def state(self) -> EngineState | None:
-        return self._http.state
+    def state(self) -> EngineState:
+        told = self._http.state or EngineState()
+        return replace(told, restarts=self._restarts, start_seconds=self._start_seconds)
 
     @property
     def concurrency(self) -> int:
@@ -113,7 +116,11 @@ class ManagedEngine:
         return await first(self._http.wait_unhealthy(), _unending(self._watch))
 
     async def wait_healthy(self) -> None:
-        await self._http.wait_healthy()
+        """Raises what ended the watch, as `wait_unhealthy` does."""
+        if self._watch is None:
+            await self._http.wait_healthy()
+        else:
+            await first(self._http.wait_healthy(), _unending(self._watch))
 
     async def close(self) -> None:
         # The watching task is stopped first: otherwise it would restart the process.
@@ -126,10 +133,12 @@ class ManagedEngine:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _keep_running(self, process: ServingProcess) -> None:
+        """Raises EngineError when two starts in a row have failed in the same way: the third would, too."""
         pause = FIRST_PAUSE
-        began = time.monotonic()
-        end = await self._end_of(process)
+        failed: EngineError | None = None
         while True:
+            began = time.monotonic()
+            end = failed or await self._end_of(process)
             await self._http.disconnect(end.message)
             await self._stop_process()
             if time.monotonic() - began > RAN_WELL:
@@ -137,23 +146,24 @@ class ManagedEngine:
             log.warning("engine.process_ended", reason=str(end), next=f"starting it again in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
-            began = time.monotonic()
-            end = await self._run_again()
-
-    async def _run_again(self) -> EngineError:
-        try:
-            process = await self._launch()
-        except EngineError as failed:
-            return failed
-        log.info("engine.process_restarted")
-        return await self._end_of(process)
+            self._restarts += 1
+            try:
+                process, failed = await self._launch(), None
+                log.info("engine.process_restarted", restarts=self._restarts, seconds=self._start_seconds)
+            except EngineError as error:
+                if isinstance(failed, ProcessEnded) and failed.is_repeated_by(error):
+                    raise EngineError(f"The engine cannot be started again. {error}") from error
+                failed = error
 
     async def _launch(self) -> ServingProcess:
         """Starts the process and waits until it answers. Raises EngineError if it ends before, or never answers."""
         command, address = self._command()
+        began = time.monotonic()
         process = self._process = await ServingProcess.start(self._kind, command, self._options.title)
         try:
-            return await first(self._connected(process, address), _raised(process.wait()))
+            connected = await first(self._connected(process, address), _raised(process.wait()))
+            self._start_seconds = round(time.monotonic() - began, 1)
+            return connected
         except BaseException:
             await self._stop_process()
             raise

@@ -1,8 +1,7 @@
 """Runs a command, and kills its process group when the worker that started this program has died.
 
-Usage: `guardian.py NAME COMMAND…`, as the leader of a process group. Standard input is a pipe whose other end only the
-worker has; the kernel closes it even after `kill -9`. The command's output goes to standard error, each line with NAME
-in front.
+Usage: `guardian.py COMMAND…`, as the leader of a process group. Standard input is a pipe whose other end only the
+worker has; the kernel closes it even after `kill -9`. The command's output goes to standard output, without its secrets.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ NOT_STARTED = 127
 """The shell's exit status for a command that was not found."""
 
 
-def main(name: str, command: list[str]) -> int:
+def main(command: list[str]) -> int:
     # The command handles the group's signals; this process exits with the command's status. Not SIG_IGN: the command
     # would inherit it.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -37,7 +36,7 @@ def main(name: str, command: list[str]) -> int:
         return NOT_STARTED  # The worker reports the error.
     assert process.stdout is not None
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    printing = threading.Thread(target=_print_with_name, args=(name, process.stdout, secrets_in(command)), daemon=True)
+    printing = threading.Thread(target=_pass_on, args=(process.stdout, secrets_in(command)), daemon=True)
     printing.start()
     status = process.wait()
     printing.join(DRAIN_TIMEOUT)
@@ -73,13 +72,16 @@ def without_secrets(text: str, secrets: Sequence[str]) -> str:
     return text
 
 
-def _print_with_name(name: str, output: BinaryIO, secrets: Sequence[str]) -> None:
+def _pass_on(output: BinaryIO, secrets: Sequence[str]) -> None:
     """Prints the command's output without secrets: servers print their arguments at start, including keys."""
-    prefix = f"[{name}] ".encode()
     for line in output:
         for secret in secrets:
             line = line.replace(secret.encode(), HIDDEN.encode())
-        os.write(2, prefix + line)
+        try:
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+        except OSError:  # The parent is gone, and so are we in a moment; until then the command must not block.
+            continue
 
 
 def _leave_it_to_the_command(number: int, frame: FrameType | None) -> None:
@@ -87,4 +89,4 @@ def _leave_it_to_the_command(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.argv[1:]))

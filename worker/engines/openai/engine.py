@@ -19,6 +19,7 @@ from worker.engines.openai.http_client import Address, Upstream
 from worker.engines.openai.request_fields import ServerDialect
 from worker.engines.openai.served_models import ServedModels, Wanted, served_models
 from worker.engines.openai.server_health import ServerHealth, first_answer
+from worker.engines.openai.server_metrics import ServerMetrics
 from worker.engines.vllm.priority import priority_of
 from worker.engines.vllm.record import Recorder
 from worker.engines.vllm.resumed import Resuming
@@ -57,7 +58,7 @@ class UpstreamOptions:
 class OpenAIEngine:
     def __init__(self, options: UpstreamOptions, *, kind: str = "openai") -> None:
         self.concurrency = options.concurrency
-        self.state: EngineState | None = None
+        self._metrics = ServerMetrics()
         self._continuation: Continuation = options.continuation or "none"
         self._is_vllm = False
         self._kind = kind
@@ -73,6 +74,10 @@ class OpenAIEngine:
             on_lost=self._health.suspect,
             on_answered=self._health.answered,
         )
+
+    @property
+    def state(self) -> EngineState | None:
+        return self._metrics.state
 
     @property
     def card(self) -> ModelCard:
@@ -102,9 +107,11 @@ class OpenAIEngine:
             raise EngineError(f"{address.shown} has not answered within {waited}.") from None
         if not self._adopt(models):
             raise EngineError("The server lists no models: set model to the one to use.")
+        await self._metrics.start(upstream)
         self._health.connected()
 
     async def disconnect(self, reason: str) -> None:
+        await self._metrics.stop()
         await self._health.disconnect(reason)
 
     @property

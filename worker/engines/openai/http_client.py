@@ -27,6 +27,7 @@ LONGEST_HEADER = 64 * 1024
 """Most bytes of one header: some gateways' headers exceed aiohttp's default of 8 KB."""
 MOST_OF_ERROR = 256 * 1024
 """Bytes that are read at most of an error or of a list of models."""
+MOST_OF_METRICS = 2 * 1024 * 1024
 # How many times the stall timeout an unstreamed answer may take: it shows no progress before its end.
 UNARY_FACTOR = 10
 Patience = Callable[[], float | None]
@@ -130,6 +131,14 @@ class Upstream:
                 response = await self._request("GET", self._url("/models"), timeout=limits)
                 async with response:
                     return ModelList(response.status, _listed(await _beginning(response)))
+
+    async def metrics(self) -> str:
+        """Returns what the server tells Prometheus. Raises EngineError."""
+        url = self._address.base.removesuffix("/v1") + "/metrics"
+        with self._translated():
+            limits = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+            async with self._abortable(), await self._send("GET", url, timeout=limits) as response:
+                return (await _beginning(response, MOST_OF_METRICS)).decode(errors="replace")
 
     async def count_tokens(self, model: str, text: str) -> int:
         return len(await self.tokenize(model, text))
@@ -239,11 +248,11 @@ async def _read(response: aiohttp.ClientResponse, patience: float | None) -> byt
         return b""
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    """Returns the first MOST_OF_ERROR bytes of the body, or fewer if the connection breaks."""
+async def _beginning(response: aiohttp.ClientResponse, most: int = MOST_OF_ERROR) -> bytes:
+    """Returns the first `most` bytes of the body, or somewhat more, or fewer if the connection breaks."""
     received = bytearray()
     with suppress(aiohttp.ClientPayloadError):
-        while len(received) < MOST_OF_ERROR and (block := await response.content.readany()):
+        while len(received) < most and (block := await response.content.readany()):
             received += block
     return bytes(received)
 
