@@ -26,31 +26,52 @@ async def held(
     Calls `lost` once if the claim is no longer this worker's, or is to be cancelled. While the store is unavailable the
     work goes on; if the lease expires meanwhile, its writes are fenced.
     """
-    loop = asyncio.get_running_loop()
-    every = seconds / RENEWALS_PER_LEASE
-    renewal: asyncio.Task[None] | None = None
-
-    async def renew() -> None:
-        nonlocal timer
-        try:
-            await store.renew(claim.job_id, claim.attempt, seconds)
-        except AttemptFenced as fenced:
-            lost(fenced)
-            return
-        except BackendUnavailable as error:
-            log.warning("lease.not_renewed", error=str(error), next=f"trying again in {every:.1f} s")
-        timer = loop.call_later(every, start)
-
-    def start() -> None:
-        nonlocal renewal
-        renewal = loop.create_task(renew(), name=f"lease {claim.job_id}")
-
-    # A timer, not a task: most jobs end before their first renewal.
-    timer = loop.call_later(every, start)
+    renewal = Renewal(store, claim, seconds, lost=lost)
+    renewal.schedule()
     try:
         yield
     finally:
-        timer.cancel()
-        if renewal is not None:
-            renewal.cancel()
-            await asyncio.gather(renewal, return_exceptions=True)
+        await renewal.stop()
+
+
+class Renewal:
+    """A class and not closures: closures that refer to each other would keep the claim, and with it a request of maybe
+    20 MB, until a garbage collection, which is rare here.
+    """
+
+    def __init__(
+        self, store: JobClaims, claim: Claim, seconds: float, *, lost: Callable[[AttemptFenced], None]
+    ) -> None:
+        self._store = store
+        self._claim = claim
+        self._seconds = seconds
+        self._every = seconds / RENEWALS_PER_LEASE
+        self._lost = lost
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def schedule(self) -> None:
+        """Renews the lease later. A timer, not a task: most jobs end before their first renewal."""
+        self._timer = asyncio.get_running_loop().call_later(self._every, self._start)
+
+    async def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None:
+            task, self._task = self._task, None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._renew(), name=f"lease {self._claim.job_id}")
+
+    async def _renew(self) -> None:
+        try:
+            await self._store.renew(self._claim.job_id, self._claim.attempt, self._seconds)
+        except AttemptFenced as fenced:
+            self._lost(fenced)
+            return
+        except BackendUnavailable as error:
+            log.warning("lease.not_renewed", error=str(error), next=f"trying again in {self._every:.1f} s")
+        self.schedule()
