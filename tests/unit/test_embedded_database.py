@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.backends.embedded.database import connection
+from shared.backends.embedded.database import transactions
 from shared.backends.embedded.database.connection import Database
 from shared.backends.embedded.database.transactions import Connection
 from shared.errors import BackendUnavailable
@@ -182,7 +182,7 @@ async def test_a_full_disk_fails_the_writes_of_a_turn_and_not_its_reads(tmp_path
 async def test_a_database_that_another_process_holds_is_read_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "PATIENT", 50)
+    monkeypatch.setattr(transactions, "PATIENT", 50)
     async with opened(tmp_path / "db") as database:
         await database.run(lambda db: write(db, "kept"))
         with closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
