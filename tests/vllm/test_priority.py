@@ -11,10 +11,10 @@ from tests.support.chat import session_with
 from tests.support.cluster import Cluster
 from tests.vllm.server import Vllm
 
-FLOOD = 24
+FLOOD = 48
 """Jobs: of these the worker sends all at once, and the engine runs two."""
 
-TOKENS = 150
+TOKENS = 300
 
 
 def body(tier: str, seed: int, **more: Any) -> dict[str, Any]:
@@ -43,6 +43,7 @@ async def ranks(cluster: Cluster, server: Vllm, *options: str) -> list[int]:
     room = ("--concurrency", "64", "--reserved-slots", "0")
     api, _ = await asyncio.gather(cluster.api(), cluster.worker(*engine, *room, *options))
     async with session_with(api.url) as session:
+        await call(session, body("default", 0, max_tokens=1))  # From here on its queue is known.
         flood = [asyncio.create_task(call(session, body("flex", seed))) for seed in range(FLOOD)]
         await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
         began = time.monotonic()
@@ -57,7 +58,7 @@ async def test_interactive_calls_overtake_a_flood_in_the_engines_queue(cluster: 
         pytest.skip("it needs a vLLM that schedules by priority, with few sequences at a time")
     overtaking = await ranks(cluster, trimming)
     assert overtaking[0] <= FLOOD // 4, "the first one had to wait for a slot of the engine only"
-    assert overtaking[-1] < FLOOD - 4, "jobs of the flood were still waiting behind the last one"
+    assert overtaking[-1] <= FLOOD // 2, "half of the flood was still waiting behind the last one"
 
 
 async def test_without_priority_they_wait_behind_it(cluster: Cluster, trimming: Vllm) -> None:

@@ -17,7 +17,7 @@ from worker.engines.merging import limited, merged
 from worker.engines.openai.failures import UpstreamFailed
 from worker.engines.openai.http_client import Upstream, UpstreamLost
 from worker.engines.openai.normalizing.normalizer import Normalizer
-from worker.engines.openai.request_fields import ServerDialect, per_choice, without_nulls
+from worker.engines.openai.request_fields import ServerDialect, is_greedy, per_choice, without_nulls
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +96,7 @@ class Answering:
         on_answered: Callable[[Upstream], None],
     ) -> None:
         self.is_llama_server = False
+        self.is_vllm = False
         self._server = server
         self._dialect = dialect
         # Choices beyond the slots wait here: in llama-server their wait would look like a stall.
@@ -109,7 +110,8 @@ class Answering:
             return self._from_llama_server(upstream, ask)
         if ask.choices == 1:
             return self._normalized(upstream, ask)
-        if self._dialect.ignores_n:
+        if self._dialect.ignores_n or (self.is_vllm and is_greedy(ask.request)):
+            # vLLM refuses several greedy choices, which would be the same ones.
             return self._choice_by_choice(upstream, ask, [*range(ask.choices)])
         return self._at_once(upstream, ask)
 

@@ -16,7 +16,7 @@ from worker.engines.base import Chunk, Completion, ModelCard, Request
 from worker.engines.continuation import continue_after, is_spent, spent_chunks, whole_usage
 from worker.engines.openai.answering import Answering, Ask
 from worker.engines.openai.http_client import Address, Upstream
-from worker.engines.openai.request_fields import ServerDialect
+from worker.engines.openai.request_fields import ServerDialect, is_greedy
 from worker.engines.openai.served_models import ServedModels, Wanted, served_models
 from worker.engines.openai.server_health import ServerHealth, first_answer
 from worker.engines.openai.server_metrics import ServerMetrics
@@ -27,7 +27,6 @@ from worker.engines.vllm.resumption import (
     Resumption,
     can_be_recorded,
     counts_tokens_made,
-    is_greedy,
     resumption_of,
 )
 from worker.stream.fold import fold
@@ -60,7 +59,6 @@ class OpenAIEngine:
         self.concurrency = options.concurrency
         self._metrics = ServerMetrics()
         self._continuation: Continuation = options.continuation or "none"
-        self._is_vllm = False
         self._kind = kind
         self._options = options
         self._served = _not_listed_yet(options.wanted, kind)
@@ -121,7 +119,7 @@ class OpenAIEngine:
     def continues_from(self, request: Request, prefix: str, progress: bytes) -> bool:
         if self._resumption(request, prefix, progress) is not None:
             return True
-        exact_again = self._is_vllm and is_greedy(request) and counts_tokens_made(request)
+        exact_again = self._answering.is_vllm and is_greedy(request) and counts_tokens_made(request)
         return self.continues_text and not exact_again
 
     async def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk, None]:
@@ -175,7 +173,7 @@ class OpenAIEngine:
     def _adds(self, request: Request, *, records: bool = False) -> Request:
         """Fields for vLLM that are the worker's: a client does not choose its place in the engine's queue."""
         adds: Request = {"return_token_ids": True} if records else {}
-        if self._is_vllm and ((priority := priority_of(request)) or "priority" in request):
+        if self._answering.is_vllm and ((priority := priority_of(request)) or "priority" in request):
             adds["priority"] = priority
         return adds
 
@@ -243,8 +241,8 @@ class OpenAIEngine:
             return False
         self._served = served
         self._answering.is_llama_server = served.owned_by == "llamacpp"
-        self._is_vllm = served.owned_by == "vllm"
-        self._continuation = self._options.continuation or ("vllm" if self._is_vllm else "none")
+        self._answering.is_vllm = served.owned_by == "vllm"
+        self._continuation = self._options.continuation or ("vllm" if self._answering.is_vllm else "none")
         if self._main and served.cards != before.cards:
             self._changed.set()
         self._main = self._main or served.names[served.cards[0].id]

@@ -53,6 +53,11 @@ class ServerDialect:
         return None
 
 
+def is_greedy(request: Mapping[str, Any]) -> bool:
+    """Whether the same prompt has the same answer, whatever the seed is."""
+    return request.get("temperature") == 0 or request.get("top_k") == 1
+
+
 def without_nulls(request: Mapping[str, Any]) -> dict[str, Any]:
     """Drops null fields of the request and of its messages: SDKs send them, OpenAI treats them as absent, and strict
     servers refuse them. A message's null `content` stays, because some servers require the field.

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from worker.engines.base import Request
 from worker.engines.continuation import LIMITS
+from worker.engines.openai.request_fields import is_greedy
 from worker.engines.vllm.record import TokenRecord, decode, encode_piece
 from worker.stream.resume import is_constrained
 
@@ -72,11 +73,6 @@ class Resumption:
         """Returns the resumption with the tokens of `repeated` as part of the prompt."""
         record = self.record + encode_piece(ids, 0)
         return replace(self, prompt=[*self.prompt, *ids], made=self.made + len(ids), repeated="", record=record)
-
-
-def is_greedy(request: Mapping[str, Any]) -> bool:
-    """Whether the same prompt has the same answer, whatever the seed is."""
-    return request.get("temperature") == 0 or request.get("top_k") == 1
 
 
 def counts_tokens_made(request: Mapping[str, Any]) -> bool:

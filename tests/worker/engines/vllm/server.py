@@ -76,6 +76,8 @@ class VllmServer:
     def _refusal(self, body: dict[str, Any]) -> web.Response | None:
         if "return_token_ids" in body and not self.returns_ids:
             return _refused("extra_forbidden: return_token_ids")
+        if (body.get("n") or 1) > 1 and body.get("temperature") == 0:
+            return _refused(f"n must be 1 when using greedy sampling, got {body['n']}.")
         if body.get("priority") and not self.has_priorities:
             return _refused(f"Got priority {body['priority']} but Priority scheduling is not enabled.")
         return None

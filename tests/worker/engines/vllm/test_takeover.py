@@ -13,7 +13,7 @@ from tests.contract.performers import QUEUE
 from tests.worker.engines.requests import ask, read
 from tests.worker.engines.vllm.model import Model
 from tests.worker.engines.vllm.server import VllmServer
-from tests.worker.scripted import Bench, open_bench, text_of
+from tests.worker.scripted import Bench, open_bench
 from worker.engines.base import Engine, EngineRequest
 from worker.engines.open_engine import EngineSettings, open_engine
 
@@ -36,7 +36,9 @@ class Served:
         frames = await self.bench.frames(job)
         assert "token_ids" not in str(frames) or request.get("return_token_ids")
         result = orjson.loads(record.result)
-        assert text_of(frames) == result["choices"][0]["message"]["content"]
+        parts = [part for each in frames if each != "[DONE]" for part in each["choices"] if part["index"] == 0]
+        said = "".join(part["delta"].get("content") or "" for part in parts)
+        assert said == result["choices"][0]["message"]["content"]
         assert await self.bench.backend.log.read_progress(job.id) == b""
         return {"choices": result["choices"], "usage": result["usage"]}
 
@@ -132,6 +134,13 @@ async def test_what_a_completion_cannot_continue_is_replayed(served: Served, fie
     await served.answer([9], **GREEDY, **fields)
     assert not served.server.asked("/completions")
     assert "return_token_ids" not in served.server.asked("/chat/completions")[0]
+
+
+async def test_several_greedy_choices_are_asked_for_one_by_one(served: Served) -> None:
+    answer = await served.answer([], **GREEDY, n=3)
+    assert len(answer["choices"]) == 3
+    assert len({choice["message"]["content"] for choice in answer["choices"]}) == 1
+    assert answer["usage"]["completion_tokens"] == 180
 
 
 async def test_a_client_that_asks_for_ids_gets_them(served: Served) -> None:
