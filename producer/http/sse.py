@@ -30,6 +30,11 @@ class Frames:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def between(self) -> bool:
+        """Whether the next byte begins a frame."""
+        return not self._rest
+
     def feed(self, data: bytes) -> list[bytes]:
         *frames, self._rest = (self._rest + data).split(FRAME_END)
         return frames

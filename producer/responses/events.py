@@ -25,6 +25,7 @@ from producer.responses.output import (
     response_logprobs,
 )
 from producer.responses.response import INCOMPLETE, response_object, status_of
+from shared.frames import FRAME_END
 from shared.job import Job, JobStatus
 
 DATA = b"data: "
@@ -32,6 +33,7 @@ DONE = b"data: [DONE]"
 CHOICES = b'"choices":['
 PLAIN = b'{"index":0,"delta":{"content":'
 PLAIN_END = b'},"logprobs":null,"finish_reason":null}],"usage":null}'
+PLAIN_FRAME_END = PLAIN_END + FRAME_END
 """What stands around a piece of plain text in the log (worker/stream/frames.py)."""
 
 TEXT_DELTA = (
@@ -69,6 +71,8 @@ class ResponseEvents:
         self._place = b""
         """The members of an event that name the open text part."""
         self._takes_plain = False
+        self._pieces: list[bytes] = []
+        """Of the open text part."""
 
     @property
     def next_number(self) -> int:
@@ -92,11 +96,16 @@ class ResponseEvents:
         return self._taken()
 
     def feed(self, data: bytes) -> bytes:
+        """Most frames are one piece of plain text each, and come alone; these pass fewest steps."""
+        if self._takes_plain and data.endswith(PLAIN_FRAME_END) and self._frames.between:
+            text = data[len(self._plain) : -len(PLAIN_FRAME_END)]
+            if text.count(b'"') == 2 and data.startswith(self._plain):
+                return self._add_plain(text)
         for frame in self._frames.feed(data):
             if self._takes_plain and frame.startswith(self._plain) and frame.endswith(PLAIN_END):
                 text = frame[len(self._plain) : -len(PLAIN_END)]
                 if text.count(b'"') == 2:  # One string without escaped quotes, and nothing beside it.
-                    self._add_plain(text)
+                    self._out.append(self._add_plain(text))
                     continue
             self._add_frame(frame)
         return self._taken()
@@ -160,12 +169,11 @@ class ResponseEvents:
 
     # ── the log ──
 
-    def _add_plain(self, text: bytes) -> None:
-        assert self._text is not None
-        self._text.parts[-1].pieces.append(text[1:-1])
-        if self._next > self._after:
-            self._out.append(TEXT_DELTA % (self._next, self._place, text))
-        self._next += 1
+    def _add_plain(self, text: bytes) -> bytes:
+        """Takes a JSON string, and returns its event."""
+        self._pieces.append(text[1:-1])
+        number, self._next = self._next, self._next + 1
+        return TEXT_DELTA % (number, self._place, text) if number > self._after else b""
 
     def _add_frame(self, frame: bytes) -> None:
         if frame == DONE:
@@ -240,7 +248,7 @@ class ResponseEvents:
             "content_index": len(self._text.parts) - 1,
         }
         self._place = orjson.dumps(place)[1:-1] + b","
-        self._takes_plain = kind == "output_text"
+        self._takes_plain, self._pieces = kind == "output_text", part.pieces
         self._part_event("response.content_part.added", {"part": part.to_dict()})
         return part
 
