@@ -22,7 +22,7 @@ from worker.engines.openai.server_health import ServerHealth, first_answer
 from worker.engines.openai.server_metrics import ServerMetrics
 from worker.engines.vllm.priority import priority_of
 from worker.engines.vllm.record import Recorder
-from worker.engines.vllm.resumed import Resuming
+from worker.engines.vllm.resumed import OtherTokens, Resuming
 from worker.engines.vllm.resumption import (
     Resumption,
     can_be_recorded,
@@ -125,7 +125,7 @@ class OpenAIEngine:
     async def generate(self, request: Request, prefix: str = "", progress: bytes = b"") -> AsyncGenerator[Chunk, None]:
         resumption = self._resumption(request, prefix, progress)
         if resumption is not None:
-            chunks = self._resuming(request).chunks(resumption)
+            chunks = self._by_ids(request, prefix, resumption)
         elif prefix:
             chunks = self._after_text(request, prefix)
         else:
@@ -141,6 +141,18 @@ class OpenAIEngine:
         async with aclosing(self._answering.chunks(self._health.upstream, ask)) as chunks:
             async for chunk in chunks:
                 yield recorder.recorded(chunk) if records else chunk
+
+    async def _by_ids(self, request: Request, prefix: str, resumption: Resumption) -> AsyncGenerator[Chunk, None]:
+        try:
+            async with aclosing(self._resuming(request).chunks(resumption)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            return
+        except OtherTokens as reason:
+            log.warning("engine.ids_refused", reason=str(reason), next="continuing after the text")
+        async with aclosing(self._after_text(request, prefix)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def _after_text(self, request: Request, prefix: str) -> AsyncGenerator[Chunk, None]:
         upstream, model = self._health.upstream, self._name_of(request)

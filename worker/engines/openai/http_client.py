@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -142,6 +142,16 @@ class Upstream:
 
     async def count_tokens(self, model: str, text: str) -> int:
         return len(await self.tokenize(model, text))
+
+    async def detokenize(self, model: str, ids: Sequence[int]) -> str:
+        """Asks vLLM's /detokenize."""
+        url = self._address.base.removesuffix("/v1") + "/detokenize"
+        limits = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+        received = await self._ask("POST", url, limits, **_json({"model": model, "tokens": [*ids]}))
+        try:
+            return str(orjson.loads(received)["prompt"])
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            raise failures.malformed("/detokenize gives no text", received) from None
 
     async def tokenize(self, model: str, text: str) -> list[int]:
         """Returns token ids by /tokenize, which is not in OpenAI's API: vLLM reads `prompt`, llama-server `content`."""

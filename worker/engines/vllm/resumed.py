@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from shared.errors import EngineRefused
 from worker.engines.base import Chunk, Request
 from worker.engines.continuation import spent_chunks, whole_usage
 from worker.engines.openai.answering import Answering, Ask
@@ -20,6 +21,10 @@ from worker.stream.fold import TEXTS
 log = structlog.get_logger(__name__)
 
 PATH = "/completions"
+
+
+class OtherTokens(Exception):
+    """The server does not continue by these ids."""
 
 
 class Diverged(Exception):
@@ -38,7 +43,11 @@ class Resuming:
     ask: Callable[[Request, str], Ask]
 
     async def chunks(self, resumption: Resumption) -> AsyncGenerator[Chunk, None]:
-        """Yields what follows the text so far. A greedy engine that makes another text goes on after the client's."""
+        """Yields what follows the text so far. A greedy engine that makes another text goes on after the client's.
+
+        Raises OtherTokens, and nothing has been yielded, where the server has no use for these ids.
+        """
+        await self._check(resumption)
         if not resumption.greedy:
             resumption = await self._with_tokens(resumption)
         try:
@@ -50,6 +59,17 @@ class Resuming:
             async with aclosing(self._chunks(await self._with_tokens(resumption))) as chunks:
                 async for chunk in chunks:
                     yield chunk
+
+    async def _check(self, resumption: Resumption) -> None:
+        """Workers of one model should serve the same tokenizer, and nothing makes them."""
+        if not resumption.made:
+            return
+        try:
+            last = await self.upstream.detokenize(self.model, resumption.prompt[-1:])
+        except EngineRefused:
+            return
+        if not resumption.fits(last):
+            raise OtherTokens("its tokenizer has another text for the last token")
 
     async def _with_tokens(self, resumption: Resumption) -> Resumption:
         if not resumption.repeated:
@@ -65,7 +85,7 @@ class Resuming:
             return
         ask = self.ask(completion_request(self.request, resumption, self.context), PATH)
         recorder, repeated = Recorder(resumption.record), resumption.repeated
-        async with aclosing(self.answering.chunks(self.upstream, ask)) as chunks:
+        async with aclosing(_refusable(self.answering.chunks(self.upstream, ask))) as chunks:
             async for raw in chunks:
                 chunk = recorder.recorded(raw)
                 if not chunk["choices"]:
@@ -73,6 +93,20 @@ class Resuming:
                 elif repeated:
                     chunk, repeated = without_repeated(repeated, chunk)
                 yield chunk
+
+
+async def _refusable(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
+    """Raises OtherTokens where the server refuses the completion, although it took the chat."""
+    begun = False
+    try:
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                begun = True
+                yield chunk
+    except EngineRefused as refused:
+        if begun:
+            raise
+        raise OtherTokens(refused.message) from refused
 
 
 def without_repeated(repeated: str, chunk: Chunk) -> tuple[Chunk, str]:

@@ -49,6 +49,9 @@ WITHOUT_EFFECT = frozenset(
 )
 """Fields that are set anew, say nothing in a plain request, or that vLLM ignores."""
 
+LOST = "\ufffd"
+"""What a tokenizer shows of a character that is not whole."""
+
 COUNT_TOKENS_MADE = ("presence_penalty", "frequency_penalty")
 """Fields by which vLLM counts the tokens of the answer: in a completion those made before are part of the prompt."""
 
@@ -56,11 +59,13 @@ COUNT_TOKENS_MADE = ("presence_penalty", "frequency_penalty")
 @dataclass(frozen=True, slots=True)
 class Resumption:
     """`prompt`: the ids that the engine gets, `made` of which belong to the answer. `repeated`: what the client has of
-    the text that follows them. `record`: the token record up to there. `greedy`: the engine makes `repeated` again.
+    the text that follows them, `before`: the text that comes before that. `record`: the token record up to there.
+    `greedy`: the engine makes `repeated` again.
     """
 
     prompt: list[int]
     made: int
+    before: str
     repeated: str
     record: bytes
     greedy: bool
@@ -68,6 +73,10 @@ class Resumption:
     @property
     def prompt_tokens(self) -> int:
         return len(self.prompt) - self.made
+
+    def fits(self, last: str) -> bool:
+        """Whether the text of the last token ends the text so far: another tokenizer has another text for its id."""
+        return self.before.endswith(last.rpartition(LOST)[2].lstrip())
 
     def with_tokens(self, ids: Sequence[int]) -> Resumption:
         """Returns the resumption with the tokens of `repeated` as part of the prompt."""
@@ -110,9 +119,9 @@ def resumption_of(request: Request, text: str, progress: bytes) -> Resumption | 
         return None  # A stop string may begin in what was sent, and only tokens that are made again are searched.
     kept, cut = _cut(record, request, len(text))
     ids = [each for piece in record.pieces[:kept] for each in piece.ids]
-    repeated = text[cut:]
+    before, repeated = text[:cut], text[cut:]
     seam = encode_piece((), (cut if greedy else len(text)) - (record.pieces[kept - 1].sent if kept else 0))
-    return Resumption([*record.prompt, *ids], len(ids), repeated, record.encoded(kept) + seam, greedy)
+    return Resumption([*record.prompt, *ids], len(ids), before, repeated, record.encoded(kept) + seam, greedy)
 
 
 def _cut(record: TokenRecord, request: Request, size: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from shared.frames import DONE, frame
-from tests.worker.engines.vllm.model import Model, Output, merged, outputs, tokenized
+from tests.worker.engines.vllm.model import Model, Output, detokenized, merged, outputs, tokenized
 
 CONTEXT = 4096
 
@@ -23,6 +23,8 @@ class VllmServer:
         self.model = model
         self.other: Model | None = None
         self.returns_ids = True
+        self.other_tokens = False
+        self.has_completions = True
         self.has_priorities = True
         self.cut_after: list[int] = []
         self.bodies: list[tuple[str, dict[str, Any]]] = []
@@ -38,6 +40,7 @@ class VllmServer:
         application.router.add_post("/v1/chat/completions", self._chat)
         application.router.add_post("/v1/completions", self._completion)
         application.router.add_post("/tokenize", self._tokenize)
+        application.router.add_post("/detokenize", self._detokenize)
         runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -55,6 +58,10 @@ class VllmServer:
         self.bodies.append(("/tokenize", body))
         return web.json_response({"tokens": tokenized(body["prompt"])})
 
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        body = orjson.loads(await request.read())
+        return web.json_response({"prompt": "other" if self.other_tokens else detokenized(body["tokens"])})
+
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await self._read(request, "/chat/completions")
         if refusal := self._refusal(body):
@@ -66,6 +73,8 @@ class VllmServer:
 
     async def _completion(self, request: web.Request) -> web.StreamResponse:
         body = await self._read(request, "/completions")
+        if not self.has_completions:
+            return web.json_response({"detail": "Not Found"}, status=404)
         return self._refusal(body) or await self._answer(request, body, body["prompt"], self.other or self.model)
 
     async def _read(self, request: web.Request, path: str) -> dict[str, Any]:

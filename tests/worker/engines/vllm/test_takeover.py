@@ -136,6 +136,17 @@ async def test_what_a_completion_cannot_continue_is_replayed(served: Served, fie
     assert "return_token_ids" not in served.server.asked("/chat/completions")[0]
 
 
+@pytest.mark.parametrize("lacks", ["the same tokenizer", "completions"])
+async def test_a_server_that_has_no_use_for_the_ids_goes_on_by_text(served: Served, lacks: str) -> None:
+    """Another worker of the model may serve it otherwise."""
+    served.server.other_tokens = lacks == "the same tokenizer"
+    served.server.has_completions = lacks != "completions"
+    await served.answer([12], **GREEDY)
+    *_, last = served.server.asked("/chat/completions")
+    assert last["continue_final_message"] is True
+    assert len(served.server.asked("/completions")) == (lacks == "completions")
+
+
 async def test_several_greedy_choices_are_asked_for_one_by_one(served: Served) -> None:
     answer = await served.answer([], **GREEDY, n=3)
     assert len(answer["choices"]) == 3
