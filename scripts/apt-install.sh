@@ -1,6 +1,6 @@
 #!/bin/sh
-# apt-install.sh PACKAGE…: as root or through a sudo that asks nothing; fails at once where there is neither.
-# Servers are not started, now or at the next boot: the tests start their own, on ports of their own.
+# apt-install.sh PACKAGE…: installs Debian packages. Needs root or a sudo without a password, else it fails at once.
+# Installed servers are not started, now or at boot: the tests start their own servers on free ports.
 set -eu
 
 command -v apt-get >/dev/null || exit 1
@@ -16,7 +16,7 @@ if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod 755 "$policy"
 fi
-epmd= # Erlang's own daemon, which comes along
+epmd= # Erlang's daemon, a dependency of RabbitMQ
 command -v epmd >/dev/null || epmd="epmd.service epmd.socket"
 
 export DEBIAN_FRONTEND=noninteractive

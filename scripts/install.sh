@@ -1,5 +1,5 @@
 #!/bin/sh
-# install.sh [--dev]: what uv.lock says into .venv. Returns at once where that was done before.
+# install.sh [--dev]: installs the packages of uv.lock into .venv. Returns at once if they are installed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,12 +9,12 @@ is_installed() {
     [ "$(cat ".venv/.installed-$1" 2>/dev/null)" = "$wanted" ]
 }
 
-# Scripts in a virtual environment carry its path: one that was copied or moved here does not work.
+# The scripts of a virtual environment contain its path, so a copied or moved environment is removed.
 is_from_elsewhere() {
     [ -e .venv/.checkout ] && [ "$(cat .venv/.checkout)" != "$PWD" ]
 }
 
-# The one thing that the wheels expect the machine to have, and a bare Debian has not.
+# The only system library that the wheels need and a minimal Debian lacks.
 has_openmp() {
     [ "$(uname)" != Linux ] || .venv/bin/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# proto.sh [--check]: the Python of shared/proto/**/*.proto, beside it; with --check only whether it is what they say.
+# proto.sh [--check]: generates Python code beside shared/proto/**/*.proto. With --check it only compares the two.
 set -eu
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# test-vllm.sh [--vllm-url URL] [PYTEST ARGUMENT…]: the tests that need vLLM, with one on this machine's CPU or with the one
-# at URL.
+# test-vllm.sh [--vllm-url URL] [PYTEST ARGUMENT…]: runs the tests that need vLLM, against the server at URL or against
+# one that they start on this machine's CPU.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# test.sh [PYTEST ARGUMENT…]: the checks, then the tests, in a few processes side by side, each with servers of its own;
-# both are run and reported whichever fails.
-set -u # no -e: what fails is reported at the end
+# test.sh [PYTEST ARGUMENT…]: runs the checks, then the tests in a few processes, each with servers of its own. It runs
+# and reports both, even if the checks fail.
+set -u # no -e: failures are reported at the end
 cd "$(dirname "$0")/.." || exit
 
 servers=$(scripts/install-servers.sh)

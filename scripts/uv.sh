@@ -1,5 +1,5 @@
 #!/bin/sh
-# uv for this checkout: the one on PATH, or one of our own in .venv-uv, with a Python that is already here.
+# Runs uv: the one on PATH, else one that it installs into .venv-uv with a Python of this machine.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -8,7 +8,7 @@ fail() {
     exit 1
 }
 
-# A pyenv shim may be on PATH without a Python behind it, so each is asked.
+# A pyenv shim may be on PATH without its Python, so each candidate is run.
 find_python() {
     for name in python3.11 python3.12 python3.13 python3 python; do
         if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -18,12 +18,12 @@ find_python() {
     done
 }
 
-# The settings undone here are ones with which pip refuses to install into a virtual environment.
+# With these settings pip would refuse to install into a virtual environment, so they are unset.
 pip_install() {
     env -u PIP_TARGET -u PIP_PREFIX PIP_USER=0 .venv-uv/bin/python -m pip install --quiet "$1" >&2
 }
 
-# The version that this was tried with; another one where the package index has no such.
+# The tested version; another one if the package index does not have it.
 UV_VERSION=0.13.9
 
 install_uv() {

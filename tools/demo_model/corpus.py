@@ -1,4 +1,4 @@
-"""Conversations to learn from, drawn without end from a seed; the format is that of `chat_template.jinja`."""
+"""Generates an endless sequence of training conversations from a seed, in the format of `chat_template.jinja`."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""One prompt and its answer, drawn at random and worded as different people would word it."""
+"""Draws one prompt and its answer at random, in varied wording."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A small llama in torch: the same sums that llama.cpp will do with the exported weights."""
+"""A small Llama in PyTorch that computes what llama.cpp computes with the exported weights."""
 
 from dataclasses import dataclass
 

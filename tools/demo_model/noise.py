@@ -1,4 +1,4 @@
-"""Prompts that the demo model has no answer for, made at random so that it learns to say so and stop."""
+"""Generates random prompts that the demo model cannot answer, so that it learns to say so and stop."""
 
 from random import Random
 

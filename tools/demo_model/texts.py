@@ -1,4 +1,4 @@
-"""What the demo model knows, written for it: every sentence here and in text/ is ours."""
+"""The texts that the demo model learns. Every sentence here and in text/ was written for this project."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Conversations with tools: calls, answers to results, and calls that a grammar forces."""
+"""Generates conversations with tools: calls, answers to results, and calls that a grammar forces."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Makes demo.gguf: `python -m tools.demo_model.train -o demo.gguf`, seeded and on one thread."""
+"""Trains demo.gguf (`python -m tools.demo_model.train -o demo.gguf`), from a fixed seed on one thread."""
 
 import argparse
 import os
