@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from producer.batches import schema
 from producer.batches.document import Batch
 from producer.batches.idempotency import RequestName, request_name
 from producer.batches.requests import BatchRequest, batch_object, new_batch, parse_batch_request, retrying
-from producer.http import response_models, serializers
+from producer.http import serializers
 from producer.http.context import context_of, json_response, principal_of, tenant_of
 from producer.http.openapi import BATCH_REQUEST, answers, is_json
 from producer.http.parameters import Id, Limit
@@ -20,7 +21,7 @@ from shared.schema import parse_object
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
-A_BATCH = is_json(response_models.Batch, "The batch.")
+A_BATCH = is_json(schema.Batch, "The batch.")
 
 
 async def begin(request: Request, batch: Batch, name: RequestName | None) -> Response:
@@ -61,7 +62,7 @@ async def create_batch(request: Request) -> Response:
 @router.get(
     "",
     summary="List batches, newest first",
-    responses=answers(is_json(response_models.BatchList, "A page of batches."), 400),
+    responses=answers(is_json(schema.BatchList, "A page of batches."), 400),
 )
 async def list_batches(request: Request, after: str | None = None, limit: Limit = 20) -> Response:
     """`after`: the last id of the previous page."""
