@@ -1,11 +1,12 @@
 """Runs the commands of docker-compose.yml with their settings, without Docker, on private servers."""
 
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from tests.support.chat import session_with
-from tests.support.run_process import RunningProcess, run_ignite
+from tests.support.run_process import RunningProcess, run_process
 from tests.support.server import free_ports
 from tests.system.test_compose import SERVICES
 
@@ -15,7 +16,7 @@ KEY = "a-key-of-ours-0123456789"
 def service(name: str, servers: Mapping[str, str]) -> AbstractAsyncContextManager[RunningProcess]:
     """Fills in host names and secrets, as Docker would; everything else is unchanged."""
     settings = {key: str(value) for key, value in SERVICES[name]["environment"].items()}
-    return run_ignite(*SERVICES[name]["command"], env={**settings, **servers})
+    return run_process(sys.executable, "-m", "ignite", *SERVICES[name]["command"], env={**settings, **servers})
 
 
 async def test_the_services_answer_with_the_demo_model(amqp_url: str, redis_url: str) -> None:

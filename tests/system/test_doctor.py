@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from shared.backends.rabbitmq.explained import explained
 from shared.settings import load_settings
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import Redis
-from tests.support.run_process import run_ignite
+from tests.support.run_process import run_process
 
 PASSWORD = "pa55-of-the-server"
 
@@ -69,7 +70,7 @@ async def test_only_the_report_is_printed(closed_port: int) -> None:
         "IGNITE_AMQP_URL": f"amqp://guest:{PASSWORD}@127.0.0.1:{closed_port}/",
         "IGNITE_REDIS_URL": f"redis://127.0.0.1:{closed_port}/0",
     }
-    async with run_ignite("doctor", env=servers) as doctor:
+    async with run_process(sys.executable, "-m", "ignite", "doctor", env=servers) as doctor:
         lines = (await doctor.expect_exit(1)).splitlines()
     assert {line.split()[0] for line in lines} == {"ok", "BAD", "→", "Problems"}, lines
 
