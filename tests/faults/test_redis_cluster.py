@@ -38,7 +38,7 @@ async def test_a_node_that_is_unavailable_at_the_start_is_skipped(redis_cluster:
 
 async def test_several_servers_that_are_not_a_cluster_are_refused(redis_url: str, amqp_url: str) -> None:
     """Processes connected to different servers would not see each other's jobs."""
-    with pytest.raises(SettingsError, match="no cluster"):
+    with pytest.raises(SettingsError, match="not a Redis Cluster"):
         async with open_distributed(amqp_url, f"{redis_url},{redis_url}"):
             pass
 

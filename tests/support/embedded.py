@@ -77,6 +77,9 @@ class Promises:
                 clients.create_task(self._until_gone(kind, session, dice))
             yield
 
+    def are_of_every_kind(self) -> bool:
+        return bool(self.results and self.cancelled and self.background)
+
     async def reached(self, more: int) -> None:
         """Waits until that many more frames and answers have arrived."""
         until = self._heard() + more

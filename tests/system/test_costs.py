@@ -51,6 +51,7 @@ async def test_a_call_costs_one_message_each_way_and_seven_commands(
                     )
 
     cost = counted(commands)
+    assert cost.pop("fair_queue_backlog", 0) < CALLS, "it is cached, for less time than a slow machine takes"
     assert cost.pop("fair_queue_remove", 0) <= CALLS, "nobody waits for it"
     assert cost == dict.fromkeys(("create", "index", "fair_queue_add", "claim", "fair_queue_start", "finish"), CALLS)
     published = [each for each in commands if each.by_script and each.name == "PUBLISH"]
