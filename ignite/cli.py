@@ -59,6 +59,7 @@ WORKER = (
     *(
         "context_length",
         "default_max_tokens",
+        "cache_salt",
         "threads",
         "gpu_layers",
         "simulated_tokens",

@@ -14,6 +14,7 @@ from shared.backends import open_backend
 from shared.names import bad_model, is_model_name
 from shared.ports import Backend
 from shared.settings import Settings, SettingsError, split_list
+from worker.cache_salt import open_cache_salt
 from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
 from worker.worker import Worker, WorkerOptions
@@ -21,6 +22,9 @@ from worker.worker import Worker, WorkerOptions
 SHAREABLE_ENGINES = ("openai", "simulated")
 """Engines that several workers can use: the model runs in another process, or there is no model."""
 
+
+SALTED = ("openai", "vllm")
+"""Engines whose server may be a vLLM."""
 
 SHOWN_MODELS = 8
 
@@ -135,7 +139,8 @@ def worker_options(settings: Settings) -> WorkerOptions:
 async def working(backend: Backend, engine: Engine, settings: Settings) -> AsyncGenerator[asyncio.Task[None]]:
     """Runs a worker and yields its task; drains on exit. The task ends earlier only if the worker failed."""
     stop = asyncio.Event()
-    worker = Worker(backend, engine, worker_options(settings))
+    salt = await open_cache_salt(backend.documents) if settings.cache_salt and engine.card.engine in SALTED else None
+    worker = Worker(backend, engine, worker_options(settings), salt)
     task = asyncio.create_task(worker.run(stop), name="worker")
     try:
         await worker_ready(worker, task)

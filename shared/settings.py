@@ -335,6 +335,11 @@ class Settings(BaseSettings):
         ge=16,
         description="Most tokens of one request, prompt and answer together. Default: by the engine and the model.",
     )
+    cache_salt: bool = Field(
+        True,
+        description="True: tenants do not share vLLM's prefix cache (each request is sent a cache_salt of its tenant). "
+        "False: they do, which is faster where their prompts begin alike, and lets one find out what another asks.",
+    )
     default_max_tokens: int = Field(
         4096,
         ge=0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.ports import Backend
+from worker.cache_salt import CacheSalt
 from worker.engines.base import Engine
 from worker.failed_attempts import FailedAttempts
 from worker.throttle import Throttle
@@ -24,4 +25,5 @@ class WorkerContext:
     failed_attempts: FailedAttempts
     throttle: Throttle
     default_max_tokens: int = 0
+    cache_salt: CacheSalt | None = None
     log_limit: int = 64 * 1024 * 1024

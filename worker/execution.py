@@ -50,7 +50,7 @@ class Execution:
         self._store = context.backend.store
         self._scope: asyncio.Timeout | None = None
         self._stopped: Outcome | None = None
-        self._generation = Generation(context, self._job)
+        self._generation = Generation(context, self._job, delivery.message.traceparent)
 
     async def run(self) -> None:
         """Claims the job, attempts it and applies the outcome."""

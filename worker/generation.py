@@ -28,9 +28,10 @@ log = structlog.get_logger(__name__)
 class Generation:
     """One attempt's answer. `overload`: the engine's own words, if it has refused this request for its load."""
 
-    def __init__(self, context: WorkerContext, job: Job) -> None:
+    def __init__(self, context: WorkerContext, job: Job, traceparent: str | None = None) -> None:
         self._context = context
         self._job = job
+        self._traceparent = traceparent
         self._request: dict[str, Any] = {}
         self._fold = Fold()
         self._writer: FrameWriter | None = None
@@ -51,6 +52,9 @@ class Generation:
             raise RequestLost("No copy of the job's request is left.")
         asked = translate.decoded(body)
         request = translate.engine_request(asked, self._job)
+        request.traceparent = self._traceparent
+        if self._context.cache_salt is not None:
+            request.cache_salt = self._context.cache_salt.of(self._job.tenant, asked.get("cache_salt"))
         self._request = request = translate.bounded(request, self._context_length(), self._context.default_max_tokens)
         # A job that has lost a worker writes to the log, so that its progress is kept and seen.
         if self._job.logged or claim.offset > 0 or claim.lost > 0:

@@ -22,6 +22,7 @@ from shared.errors import DeadlineExceeded
 from shared.job import Job, JobStatus, QueueName, Tier
 from shared.ports import Backend, Delivery, Membership, WorkerInfo
 from shared.retry import retry_while_unavailable
+from worker.cache_salt import CacheSalt
 from worker.context import WorkerContext
 from worker.engines.base import Engine
 from worker.execution import Execution
@@ -67,7 +68,9 @@ class WorkerOptions:
 class Worker:
     """One engine and one consumer. `run` returns when `stop` is set and every job has ended or is requeued."""
 
-    def __init__(self, backend: Backend, engine: Engine, options: WorkerOptions) -> None:
+    def __init__(
+        self, backend: Backend, engine: Engine, options: WorkerOptions, cache_salt: CacheSalt | None = None
+    ) -> None:
         self.id = f"worker-{os.urandom(6).hex()}"
         self._backend = backend
         self._engine = engine
@@ -99,6 +102,7 @@ class Worker:
             failed_attempts=FailedAttempts(backend.registry, self.id),
             log_limit=options.log_limit,
             default_max_tokens=options.default_max_tokens,
+            cache_salt=cache_salt,
             throttle=self._throttle,
         )
 

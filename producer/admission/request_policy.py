@@ -83,6 +83,8 @@ MEDIA = frozenset(
 MOST_URLS, MOST_HOSTS = 500, 16
 """Image URLs of a request, and their different hosts. Images in data: URLs do not count."""
 
+LONGEST_SALT = 256
+
 FILE_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
@@ -106,6 +108,9 @@ class RequestPolicy:
         InvalidRequest for the first field that is not allowed.
         """
         if request.model_extra:
+            if not is_cache_salt(request.model_extra.get("cache_salt")):
+                message = f"Invalid value for 'cache_salt': expected a string of 1 to {LONGEST_SALT} characters."
+                raise InvalidRequest(message, param="cache_salt")
             for param in self._refused_fields(request.model_extra):
                 raise InvalidRequest(f"The field '{param}' is not accepted by this server: leave it out.", param=param)
         for at, (param, _) in enumerate(media_urls_in(request)):
@@ -221,6 +226,10 @@ def media_urls_in(request: ChatCompletionRequest) -> Iterator[tuple[str, str]]:
         for at, part in enumerate(message.content if isinstance(message.content, list) else ()):
             if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:"):
                 yield f"messages[{index}].content[{at}].image_url.url", part.image_url.url
+
+
+def is_cache_salt(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and 1 <= len(value) <= LONGEST_SALT)
 
 
 def is_refused(name: str) -> bool:

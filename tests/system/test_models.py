@@ -105,6 +105,21 @@ async def test_an_adapter_that_is_loaded_later_is_served_within_a_probe(
         assert (await waiting).json["model"] == "sql", "a job that came in between waits for the model"
 
 
+async def test_tenants_do_not_share_a_prefix_cache(open_api: Any, upstream: UpstreamServer) -> None:
+    keys = {"alice": "key-of-alice-4711", "bob": "key-of-bob-4712-x"}
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with open_api(VLLM, api_keys=",".join(f"{name}={key}" for name, key in keys.items())) as api:
+        for name, own in (("alice", None), ("bob", None), ("alice", None), ("alice", "mine")):
+            headers = {"authorization": f"Bearer {keys[name]}", "traceparent": trace}
+            assert (await api.post(ask("sql", cache_salt=own), **headers)).status == 200
+        wrong = await api.post(ask("sql", cache_salt=7), authorization=f"Bearer {keys['bob']}")
+        assert (wrong.status, wrong.error["param"]) == (400, "cache_salt")
+    alice, bob, again, own = [body["cache_salt"] for body in upstream.bodies]
+    assert alice == again
+    assert len({alice, bob, own}) == 3
+    assert {headers["traceparent"] for headers in upstream.headers} == {trace}
+
+
 async def test_a_name_among_those_that_are_listed(open_api: Any, upstream: UpstreamServer) -> None:
     async with open_api(OLLAMA, model="qwen3:0.6b") as api:
         assert [*await listed(api)] == ["qwen3:0.6b"]

@@ -16,11 +16,14 @@ from shared.ports import EngineState
 
 class EngineRequest(dict[str, Any]):
     """A request as the worker passes it to an engine. `added`: the fields that the client did not send. If a server
-    refuses one of them, the request is sent again without it. `tier`: the job's tier, for engines that schedule by it.
+    refuses one of them, the request is sent again without it. `tier`: the job's tier, for engines that schedule by it;
+    `cache_salt`: for engines whose prefix cache can be separated by it; `traceparent`: of the client's trace.
     """
 
     added: frozenset[str] = frozenset()
     tier: str = "default"
+    cache_salt: str | None = None
+    traceparent: str | None = None
 
 
 Request = dict[str, Any]

@@ -1,7 +1,7 @@
 """Runs a command, and kills its process group when the worker that started this program has died.
 
 Usage: `guardian.py COMMAND…`, as the leader of a process group. Standard input is a pipe whose other end only the
-worker has; the kernel closes it even after `kill -9`. The command's output goes to standard output, without its secrets.
+worker has; the kernel closes it even after `kill -9`. The command's output goes to standard output, without secrets.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ class Ask:
     added: frozenset[str]
     streamed: bool
     path: str = CHAT
+    traceparent: str | None = None
 
     @classmethod
     def of(
@@ -56,9 +57,10 @@ class Ask:
     ) -> Ask:
         """`of_client`: the client's request, if `request` is a changed copy of it. `adds`: added fields."""
         source = request if of_client is None else of_client
-        added = source.added if isinstance(source, EngineRequest) else frozenset[str]()
+        source = source if isinstance(source, EngineRequest) else EngineRequest()
         adds = adds or {}
-        return cls({**request, **adds}, model, added | adds.keys(), streamed, path)
+        added = source.added | adds.keys()
+        return cls({**request, **adds}, model, added, streamed, path, source.traceparent)
 
     @property
     def choices(self) -> int:
@@ -197,7 +199,7 @@ class Answering:
             return END_TIMEOUT if answer.done else USAGE_TIMEOUT if answer.finished else None
 
         try:
-            async with aclosing(upstream.answer(body, patience, path=ask.path)) as blocks:
+            async with aclosing(upstream.answer(body, patience, path=ask.path, traceparent=ask.traceparent)) as blocks:
                 async for events in blocks:
                     for event in events:
                         for chunk in answer.add(event):

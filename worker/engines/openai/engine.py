@@ -12,7 +12,7 @@ import structlog
 
 from shared.errors import EngineError, EngineRefused
 from shared.ports import EngineState
-from worker.engines.base import Chunk, Completion, ModelCard, Request
+from worker.engines.base import Chunk, Completion, EngineRequest, ModelCard, Request
 from worker.engines.continuation import continue_after, is_spent, spent_chunks, whole_usage
 from worker.engines.openai.answering import Answering, Ask
 from worker.engines.openai.http_client import Address, Upstream
@@ -183,10 +183,14 @@ class OpenAIEngine:
         return Resuming(self._answering, upstream, model, self._context_length(request), request, ask)
 
     def _adds(self, request: Request, *, records: bool = False) -> Request:
-        """Fields for vLLM that are the worker's: a client does not choose its place in the engine's queue."""
+        """Fields for vLLM that are the worker's: a client chooses neither its place in the engine's queue nor whose
+        prefix cache it shares.
+        """
         adds: Request = {"return_token_ids": True} if records else {}
         if self._answering.is_vllm and ((priority := priority_of(request)) or "priority" in request):
             adds["priority"] = priority
+        if self._answering.is_vllm and isinstance(request, EngineRequest) and request.cache_salt is not None:
+            adds["cache_salt"] = request.cache_salt
         return adds
 
     async def complete(self, request: Request) -> Completion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ LONGEST_HEADER = 64 * 1024
 """Most bytes of one header: some gateways' headers exceed aiohttp's default of 8 KB."""
 MOST_OF_ERROR = 256 * 1024
 """Bytes that are read at most of an error or of a list of models."""
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C's; it came from a client, and is not checked before."""
 MOST_OF_METRICS = 2 * 1024 * 1024
 # How many times the stall timeout an unstreamed answer may take: it shows no progress before its end.
 UNARY_FACTOR = 10
@@ -96,9 +99,14 @@ class Upstream:
         )
 
     async def answer(
-        self, body: Mapping[str, Any], patience: Patience, path: str = "/chat/completions"
+        self,
+        body: Mapping[str, Any],
+        patience: Patience,
+        path: str = "/chat/completions",
+        traceparent: str | None = None,
     ) -> AsyncGenerator[list[bytes], None]:
-        """Yields the data of events as they arrive. The body of an unstreamed answer is one event.
+        """Yields the data of events as they arrive. The body of an unstreamed answer is one event. A `traceparent` that
+        is none is not sent on.
 
         `patience` is called before each read; None means the stall timeout.
         """
@@ -106,7 +114,7 @@ class Upstream:
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
         with self._translated():
             async with self._abortable():
-                response = await self._send("POST", self._url(path), timeout=limits, **_json(body))
+                response = await self._send("POST", self._url(path), timeout=limits, **_json(body, traceparent))
             answer = AnswerBody()
             self._streams.add(response.content)
             try:
@@ -293,5 +301,8 @@ def _connector(socket: str | None) -> aiohttp.BaseConnector:
     return aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
 
 
-def _json(body: Mapping[str, Any]) -> dict[str, Any]:
-    return {"data": orjson.dumps(body), "headers": {"Content-Type": "application/json"}}
+def _json(body: Mapping[str, Any], traceparent: str | None = None) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json"}
+    if traceparent is not None and TRACEPARENT.fullmatch(traceparent):
+        headers["traceparent"] = traceparent
+    return {"data": orjson.dumps(body), "headers": headers}
