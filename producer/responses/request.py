@@ -188,7 +188,7 @@ class ResponsesRequest(Strict):
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS, fail_fast=True)
     top_logprobs: int | None = Field(None, ge=0, le=20)
     top_p: float | None = Field(None, ge=0, le=1)
-    truncation: Literal["disabled"] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
     user: str | None = None
     # ours
     deadline_seconds: float | None = Field(None, gt=0, le=MAX_DEADLINE, description="As in chat completions.")

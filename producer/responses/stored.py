@@ -46,7 +46,11 @@ class StoredResponses:
 
     async def kept(self, job: Job) -> Kept:
         """Returns what the job's request keeps. Raises Gone."""
-        return kept_of(await self._service.request_of(job))[0]
+        return (await self._request(job))[0]
+
+    async def _request(self, job: Job) -> tuple[Kept, list[dict[str, Any]]]:
+        body = await self._service.request_of(job)
+        return await self._service.checks.run(body, lambda: kept_of(body))
 
     async def object(self, job: Job, kept: Kept) -> dict[str, Any]:
         """Returns the response as it stands."""
@@ -80,7 +84,7 @@ class StoredResponses:
         if request.previous_response_id is None:
             return Earlier(items=items)
         job = await self._previous(tenant, request.previous_response_id)
-        kept, messages = kept_of(await self._service.request_of(job))
+        kept, messages = await self._request(job)
         return Earlier(messages, (await self.replayed(job, kept)).output, items)
 
     async def _previous(self, tenant: str, response: str) -> Job:

@@ -24,6 +24,7 @@ from producer.responses.request import (
     ResponsesRequest,
     Tool,
 )
+from producer.responses.truncation import turns_to_drop
 from shared.errors import IgniteError, InvalidRequest, RecordedError
 from shared.schema import ChatCompletionRequest, check_request
 from shared.schema.request import RESPONSE_FIELD
@@ -77,9 +78,11 @@ class Translated:
         return renamed(error, self.sources)
 
 
-def translated(request: ResponsesRequest, earlier: Earlier, *, background: bool, limit: int) -> Translated:
-    """`background`: of the body or by a header. `limit`: bytes that the chat request may have. Raises InvalidRequest,
-    which names the client's fields.
+def translated(
+    request: ResponsesRequest, earlier: Earlier, *, background: bool, limit: int, context: int | None = None
+) -> Translated:
+    """`background`: of the body or by a header. `limit`: bytes that the chat request may have. `context`: the model's,
+    in tokens, where it is known and `truncation` is `auto`. Raises InvalidRequest, which names the client's fields.
     """
     items = resources_of(request, earlier.items)
     conversation = Conversation([*earlier.messages], ["previous_response_id"] * len(earlier.messages))
@@ -88,6 +91,13 @@ def translated(request: ResponsesRequest, earlier: Earlier, *, background: bool,
         conversation.sources.insert(0, "instructions")
     inherited = [(item, "previous_response_id") for item in earlier.output]
     conversation.extend([*inherited, *((item, f"input[{index}]") for index, item in enumerate(items))])
+    if request.truncation == "auto" and context is not None:
+        kept_first = 0 if request.instructions is None else 1
+        dropped = turns_to_drop(
+            conversation.messages, kept=kept_first, context=context, answer=request.max_output_tokens
+        )
+        del conversation.messages[kept_first : kept_first + dropped]
+        del conversation.sources[kept_first : kept_first + dropped]
     chat = chat_request(request, conversation.messages)
     try:
         checked = check_request(chat, stream=True)

@@ -45,7 +45,7 @@ RESPONSE_CORPUS: dict[str, dict[str, Any]] = {
     "streamed": request(stream=True, stream_options={"include_obfuscation": False}),
     "background": request(background=True, store=True, service_tier="flex", deadline_seconds=60),
     "shapes": request(text={"format": SCHEMA, "verbosity": "low"}, reasoning={"effort": "low", "summary": "auto"}),
-    "log probabilities": request(include=["message.output_text.logprobs"], top_logprobs=2, truncation="disabled"),
+    "log probabilities": request(include=["message.output_text.logprobs"], top_logprobs=2, truncation="auto"),
     "sampling": request(
         temperature=0.5,
         top_p=0.9,

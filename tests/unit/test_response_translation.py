@@ -342,3 +342,30 @@ def test_an_empty_conversation_closes() -> None:
     conversation = Conversation()
     conversation.extend([])
     assert conversation.messages == []
+
+
+def turn(number: int, size: int = 400) -> list[dict[str, Any]]:
+    """About 100 tokens with its answer."""
+    said = [{"role": "user", "content": f"{number}" + "x" * (size // 2)}, assistant(f"{number}" + "y" * (size // 2))]
+    return [{**message, "type": "message"} for message in said]
+
+
+@pytest.mark.parametrize(("context", "turns"), [(2000, [0, 1, 2, 3]), (600, [1, 2, 3]), (500, [2, 3]), (10, [])])
+def test_truncation_leaves_out_the_oldest_turns(context: int, turns: list[int]) -> None:
+    items = [item for number in range(4) for item in turn(number)]
+    request = check_responses_request(
+        {"model": "m", "input": [*items, USER], "truncation": "auto", "instructions": "be kind"}
+    )
+    found = translated(request, Earlier(), background=False, limit=10**6, context=context)
+    first, *others = orjson.loads(found.body)["messages"]
+    assert first["role"] == "system"
+    assert [int(message["content"][0]) for message in others[:-1:2]] == turns
+    assert others[-1] == USER
+    assert len(found.sources) == len(others) + 1
+
+
+def test_truncation_keeps_calls_with_their_outputs() -> None:
+    items = [{"role": "user", "content": "x" * 4000}, CALL, OUTPUT, USER, CALL_2, OUTPUT_2]
+    request = check_responses_request({"model": "m", "input": items, "truncation": "auto"})
+    found = translated(request, Earlier(), background=False, limit=10**6, context=500)
+    assert orjson.loads(found.body)["messages"] == [USER, assistant(None, CHAT_CALL_2), TOOL_2]

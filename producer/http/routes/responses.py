@@ -109,10 +109,16 @@ def check(headers: Mapping[str, str], body: bytes) -> Asked:
 
 async def translate(context: ApiContext, asked: Asked, earlier: Earlier) -> Translated:
     heavy = is_heavy(asked.body) or bool(earlier.messages) or bool(earlier.items)
+    model = await context.catalog.get(asked.request.model) if asked.request.truncation == "auto" else None
+    room = model and model.context_length
     return await context.service.checks.run(
         asked.body,
         lambda: translated(
-            asked.request, earlier, background=asked.background, limit=context.settings.body_limit + len(asked.body)
+            asked.request,
+            earlier,
+            background=asked.background,
+            limit=context.settings.body_limit + len(asked.body),
+            context=room,
         ),
         heavy=heavy,
     )
