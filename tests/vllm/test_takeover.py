@@ -72,6 +72,7 @@ class Reading:
     async def stream(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> None:
         more = {"stream": True, "stream_options": {"include_usage": True}}
         async with session.post("/v1/chat/completions", json={**body, **more}) as response:
+            assert response.status == 200, await response.text()
             self.job_id = response.headers["x-job-id"]
             await self._read(response)
 
