@@ -4,7 +4,7 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelHTTPError, NativeOutput
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -15,13 +15,13 @@ class Person(BaseModel):
     age: int
 
 
-@pytest.fixture
-def model(demo_client: AsyncOpenAI) -> OpenAIChatModel:
-    return OpenAIChatModel("demo", provider=OpenAIProvider(openai_client=demo_client), settings={"temperature": 0})
+@pytest.fixture(params=[OpenAIChatModel, OpenAIResponsesModel], ids=["chat", "responses"])
+def model(request: pytest.FixtureRequest, demo_client: AsyncOpenAI) -> OpenAIChatModel | OpenAIResponsesModel:
+    return request.param("demo", provider=OpenAIProvider(openai_client=demo_client), settings={"temperature": 0})
 
 
 @pytest.fixture
-def meteorologist(model: OpenAIChatModel) -> Agent[None, str]:
+def meteorologist(model: OpenAIChatModel | OpenAIResponsesModel) -> Agent[None, str]:
     agent = Agent(model)
 
     @agent.tool_plain
@@ -52,7 +52,7 @@ async def test_the_conversation_goes_on(meteorologist: Agent[None, str]) -> None
     assert second.output
 
 
-async def test_the_output_is_typed(model: OpenAIChatModel) -> None:
+async def test_the_output_is_typed(model: OpenAIChatModel | OpenAIResponsesModel) -> None:
     for output_type in (Person, NativeOutput(Person)):
         run = await Agent(model, output_type=output_type).run("Give me JSON with name and age")
         assert isinstance(run.output, Person)

@@ -48,7 +48,7 @@ async def test_an_accepted_job_is_answered_202_although_the_store_fails(
     async def away(*_: object) -> None:
         raise BackendUnavailable("The store is away.")
 
-    monkeypatch.setattr(idle_api.backend.store, "position", away)
+    monkeypatch.setattr(idle_api.backend.scheduler, "position", away)
     assert (await idle_api.post(ask(background=True))).status == 202
     monkeypatch.setattr(idle_api.backend.store, "get", away)
     answer = await idle_api.post(ask(), prefer="wait=5")
