@@ -62,7 +62,7 @@ write_metadata() {
 echo "ignite: installing vLLM $VLLM_VERSION into $venv (3.4 GB, about ten minutes)" >&2
 rm -rf "$venv/.installed"
 if ! [ -x "$venv/bin/python" ]; then
-    python=$(scripts/uv.sh python find '>=3.11,<3.13')
+    python=$(scripts/uv.sh python find --system)
     "$python" -m venv "$venv" || fail "$python cannot make a virtual environment; on Debian and Ubuntu install python3-venv."
 fi
 pip_install "$TORCH" 2>/dev/null || pip_install "$TORCH" --index-url https://download.pytorch.org/whl/cpu ||
