@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -184,6 +185,7 @@ class ResumedAnswer(EventStream):
         after: int = -1,
         key: str | None = None,
     ) -> None:
+        job = replace(job, result=None)  # It would stay in memory for as long as the client reads the stream.
         super().__init__(service, lambda: attached(service, job, readers), keepalive, key=key)
         self._events = ResponseEvents(job, kept, after)
 

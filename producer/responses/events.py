@@ -71,8 +71,8 @@ class ResponseEvents:
         self._place = b""
         """The members of an event that name the open text part."""
         self._takes_plain = False
-        self._pieces: list[bytes] = []
-        """Of the open text part."""
+        self._escaped = bytearray()
+        """The open text part's."""
 
     @property
     def next_number(self) -> int:
@@ -171,7 +171,7 @@ class ResponseEvents:
 
     def _add_plain(self, text: bytes) -> bytes:
         """Takes a JSON string, and returns its event."""
-        self._pieces.append(text[1:-1])
+        self._escaped += text[1:-1]
         number, self._next = self._next, self._next + 1
         return TEXT_DELTA % (number, self._place, text) if number > self._after else b""
 
@@ -220,10 +220,10 @@ class ResponseEvents:
     ) -> None:
         part = self._open_part(item, kind)
         piece = escaped(text)
-        part.pieces.append(piece)
+        part.escaped += piece
         members: dict[str, Any] = {"delta": orjson.Fragment(b'"%b"' % piece)}
         if kind == "output_text":
-            part.logprobs += logprobs or ()
+            part.add_logprobs(logprobs or [])
             members["logprobs"] = logprobs or []
         self._part_event(f"{EVENTS[kind]}.delta", members)
 
@@ -248,7 +248,7 @@ class ResponseEvents:
             "content_index": len(self._text.parts) - 1,
         }
         self._place = orjson.dumps(place)[1:-1] + b","
-        self._takes_plain, self._pieces = kind == "output_text", part.pieces
+        self._takes_plain, self._escaped = kind == "output_text", part.escaped
         self._part_event("response.content_part.added", {"part": part.to_dict()})
         return part
 
@@ -288,7 +288,7 @@ class ResponseEvents:
             call = self._open_call(index)
         if text:
             encoded = escaped(text)
-            call.pieces.append(encoded)
+            call.escaped += encoded
             self._call_event(call, "delta", {"delta": orjson.Fragment(b'"%b"' % encoded)})
 
     def _open_call(self, index: int) -> CallItem:

@@ -1,6 +1,7 @@
 """The items of a response's output while they grow. Pure.
 
-Texts are kept as pieces of JSON, escaped and without quotes: pieces of the log go into events and items unparsed.
+Texts are kept as JSON, escaped and without quotes: pieces of the log go into events and items unparsed, and a reader of
+a long stream costs its API little more memory than the text.
 """
 
 from __future__ import annotations
@@ -22,19 +23,33 @@ def escaped(text: str) -> bytes:
     return orjson.dumps(text)[1:-1]
 
 
-def quoted(pieces: list[bytes]) -> orjson.Fragment:
-    return orjson.Fragment(b'"%b"' % b"".join(pieces))
+def quoted(text: bytes | bytearray) -> orjson.Fragment:
+    """Returns the JSON string of an escaped text."""
+    return orjson.Fragment(b'"%b"' % text)
+
+
+def listed(items: bytes | bytearray) -> orjson.Fragment:
+    """Returns the JSON array of encoded items, each with a comma behind it."""
+    return orjson.Fragment(b"[%b]" % items[:-1])
 
 
 @dataclass(slots=True)
 class TextPart:
     kind: PartKind
-    pieces: list[bytes] = field(default_factory=list[bytes])
-    logprobs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    escaped: bytearray = field(default_factory=bytearray)
+    encoded_logprobs: bytearray = field(default_factory=bytearray)
 
     @property
     def text(self) -> orjson.Fragment:
-        return quoted(self.pieces)
+        return quoted(self.escaped)
+
+    @property
+    def logprobs(self) -> orjson.Fragment:
+        return listed(self.encoded_logprobs)
+
+    def add_logprobs(self, logprobs: list[dict[str, Any]]) -> None:
+        for each in logprobs:
+            self.encoded_logprobs += orjson.dumps(each) + b","
 
     def to_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"type": self.kind, TEXT_FIELD[self.kind]: self.text}
@@ -70,7 +85,7 @@ class CallItem:
     index: int
     call_id: str
     name: str
-    pieces: list[bytes] = field(default_factory=list[bytes])
+    escaped: bytearray = field(default_factory=bytearray)
     status: ItemStatus = "in_progress"
 
     @property
@@ -79,7 +94,7 @@ class CallItem:
 
     @property
     def text(self) -> orjson.Fragment:
-        return quoted(self.pieces)
+        return quoted(self.escaped)
 
     def to_dict(self) -> dict[str, Any]:
         called = {"id": self.id, "type": self.kind, "call_id": self.call_id, "name": self.name}
