@@ -164,9 +164,8 @@ def operation_id(route: APIRoute) -> str:
 def install_edge(app: FastAPI, context: ApiContext) -> None:
     """Wraps the app's middleware around the stack that FastAPI builds."""
     inside = app.build_middleware_stack
-    app.build_middleware_stack = lambda: edge(
-        FastPath(inside(), {**completions.HANDLERS, **responses.HANDLERS}), context
-    )
+    fast = {**completions.HANDLERS, **responses.HANDLERS}
+    app.build_middleware_stack = lambda: RequestContext(edge(FastPath(inside(), fast), context), fast)
 
 
 def edge(app: ASGIApp, context: ApiContext) -> ASGIApp:
@@ -179,5 +178,4 @@ def edge(app: ASGIApp, context: ApiContext) -> ASGIApp:
     counted = TenantCalls(limited, settings.tenant_call_limit, context.connections)
     inside = UnhandledErrors(Authentication(counted, context.keyring, context.limits))
     names = LocalNames(settings.keyless_hosts, any_address=not settings.on_loopback)
-    guarded = BrowserGuard(inside, context.keyring, names, expose_headers=EXPOSED, uploads=frozenset({FILES}))
-    return RequestContext(guarded)
+    return BrowserGuard(inside, context.keyring, names, expose_headers=EXPOSED, uploads=frozenset({FILES}))

@@ -143,7 +143,7 @@ class Job:
     job among its tenant's; `stored`: the client's `store: true`, and of a response its `store`, which is
     true by default; `detached`: the job runs on when the client disconnects; `webhook_url`: receives an event when the
     job ends; `limit_key`: the id of the key whose limits count the job until then; `made_with`: the id of the stored
-    key that sent the request.
+    key that sent the request; `request_id`: the `x-request-id` of the call that created the job, for the logs.
     """
 
     id: str
@@ -165,6 +165,7 @@ class Job:
     webhook_url: str | None = None
     limit_key: str | None = None
     made_with: str | None = None
+    request_id: str | None = None
     api: Api = "chat"
     status: JobStatus = JobStatus.QUEUED
     attempt: int = 0

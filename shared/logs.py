@@ -11,7 +11,11 @@ from typing import Any
 import orjson
 import structlog
 
-NOISY = ("aio_pika", "aiormq", "asyncio", "redis", "uvicorn.access")
+NOISY = ("aio_pika", "aiormq", "asyncio", "redis", "uvicorn.access", "uvicorn.error")
+"""Libraries of which only errors are logged: Ignite's own lines say what their information and warnings mean."""
+
+EVENT_WIDTH = 24
+"""Columns of an event's name in a terminal."""
 
 
 def set_up_logs(level: str, style: str) -> None:
@@ -20,10 +24,16 @@ def set_up_logs(level: str, style: str) -> None:
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper("%H:%M:%S" if text else "iso", utc=not text),
+        without_unknown,
     ]
     # Plain tracebacks: the usual ones show local variables, which hold prompts and keys, and take seconds to make.
-    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    console = structlog.dev.ConsoleRenderer(
+        pad_event_to=EVENT_WIDTH,
+        sort_keys=False,
+        colors=sys.stderr.isatty(),
+        exception_formatter=structlog.dev.plain_traceback,
+    )
     renderer: Any = console if text else structlog.processors.JSONRenderer(as_json)
     errors = [] if text else [structlog.processors.format_exc_info]
     structlog.configure(
@@ -45,6 +55,11 @@ def set_up_logs(level: str, style: str) -> None:
     root.setLevel(level.upper())
     for name in NOISY:
         logging.getLogger(name).setLevel(max(logging.ERROR, root.level))
+
+
+def without_unknown(_: Any, __: str, line: dict[str, Any]) -> dict[str, Any]:
+    """Removes the fields whose value is not known."""
+    return {name: value for name, value in line.items() if value is not None}
 
 
 def as_json(line: Any, **options: Any) -> str:

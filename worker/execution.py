@@ -26,6 +26,7 @@ from worker.context import WorkerContext
 from worker.deliveries import CurrentDelivery
 from worker.generation import Generation
 from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain, ended_early
+from worker.telemetry.job_report import AttemptReport
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class Execution:
         self._message = delivery.message
         self._job = delivery.message.job
         self._claim: Claim | None = None
+        self._report: AttemptReport
         self._store = context.backend.store
         self._scope: asyncio.Timeout | None = None
         self._stopped: Outcome | None = None
@@ -54,12 +56,15 @@ class Execution:
 
     async def run(self) -> None:
         """Claims the job, attempts it and applies the outcome."""
-        bind_contextvars(job=self._job.id)
+        bind_contextvars(job=self._job.id, tenant=self._job.tenant)
+        if self._job.request_id is not None:
+            bind_contextvars(request_id=self._job.request_id)
         claim = await self._claiming.claim()
         if isinstance(claim, NotClaimed):
             await self._skip(claim)
             return
         self._claim = claim
+        self._report = AttemptReport(self._job, self._generation)
         if self._claimed is not None:
             self._claimed()
         bind_contextvars(attempt=claim.attempt)
@@ -68,7 +73,6 @@ class Execution:
             await self._requeue(claim, counted=False, after=REDELIVERY_DELAY)
             return
         outcome = await self._attempt(claim)
-        log.info("attempt.over", outcome=type(outcome).__name__.lower())
         await self._apply(outcome, claim)
 
     def stop(self, outcome: Outcome) -> None:
@@ -189,6 +193,7 @@ class Execution:
             case TryAgain(error):
                 await self._try_again(claim, error)
             case Interrupted():
+                log.info("attempt.over", outcome="interrupted", next="another attempt continues the job")
                 await self._requeue(claim, counted=False, after=0.0)
             case Fenced(AttemptFenced(status=None)):
                 log.warning("attempt.fenced", status=None, next="the store has lost the job: it is redelivered")
@@ -203,11 +208,12 @@ class Execution:
         tries = claim.tries + 1
         self._context.failed_attempts.record(claim)
         if tries >= self._context.max_tries:
+            log.warning("attempt.failed", error=str(error), code=error.code, next="no try is left: the job fails")
             exhausted = AttemptsExhausted(f"All {tries} attempts failed; the last one said: {error.message}")
             await self._finish(claim, self._ended_early(JobStatus.FAILED, exhausted))
             return
         after = self._context.retry_backoff * 2**claim.tries
-        log.warning("attempt.failed", error=str(error), next=f"trying again in {after:.1f} s")
+        log.warning("attempt.failed", error=str(error), code=error.code, next=f"trying again in {after:.1f} s")
         await self._requeue(claim, counted=True, after=after)
 
     async def _requeue(self, claim: Claim, *, counted: bool, after: float) -> None:
@@ -232,6 +238,7 @@ class Execution:
             finishing = partial(self._store.finish, claim.job_id, claim.attempt, offset, whole)
             try:
                 await retry_while_unavailable(finishing)
+                self._report.finished(ending)
                 break
             except LogShorter as shorter:
                 offset, frames = shorter.size, self._generation.frames_behind(shorter.size) + rest

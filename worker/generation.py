@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from functools import partial
@@ -26,7 +27,9 @@ log = structlog.get_logger(__name__)
 
 
 class Generation:
-    """One attempt's answer. `overload`: the engine's own words, if it has refused this request for its load."""
+    """One attempt's answer. `overload`: the engine's own words, if it has refused this request for its load.
+    `first_chunk_at`: when the engine sent its first chunk of a streamed answer, in Unix seconds.
+    """
 
     def __init__(self, context: WorkerContext, job: Job, traceparent: str | None = None) -> None:
         self._context = context
@@ -36,6 +39,7 @@ class Generation:
         self._fold = Fold()
         self._writer: FrameWriter | None = None
         self.overload: str | None = None
+        self.first_chunk_at: float | None = None
 
     @property
     def resumable(self) -> bool:
@@ -118,7 +122,8 @@ class Generation:
         try:
             async with aclosing(legacy_functions.answered(generated, asked)) as chunks:
                 async for raw in chunks:
-                    begun = True
+                    if not begun:
+                        begun, self.first_chunk_at = True, time.time()
                     progress += raw.pop("progress", b"")
                     chunk = replay.filter(raw)
                     if (plain := plain_text(chunk)) is not None and encoder.has_begun(plain[0]):

@@ -18,6 +18,7 @@ from producer.batches.repository import BatchRepository
 from producer.jobs.service import JobService
 from shared.errors import Conflict, IgniteError, NotFound
 from shared.job import JobStatus
+from shared.outages import Outage
 from shared.ports import JobFilter
 
 log = structlog.get_logger(__name__)
@@ -41,11 +42,16 @@ class RevocationWatcher:
 
     async def run(self) -> None:
         """Checks for revocations until it is cancelled."""
+        outage = Outage()
         while True:
             try:
                 await self.check()
             except IgniteError as error:
-                log.warning("revocations.not_read", error=error.message, next=f"read again in {CHECK_EVERY:g} s")
+                if outage.begins():
+                    log.warning("revocations.not_read", error=error.message, next=f"read again in {CHECK_EVERY:g} s")
+            else:
+                if (seconds := outage.ends()) is not None:
+                    log.info("revocations.read_again", after=seconds)
             await asyncio.sleep(CHECK_EVERY)
 
     async def check(self) -> None:

@@ -27,6 +27,9 @@ from producer.storage import Storage
 from shared.ports import Backend
 from shared.settings import Settings
 
+REQUEST_ID = "request_id"
+"""Key of a request's state: its `x-request-id`, for the logs of the API and of the job's workers."""
+
 
 @dataclass(frozen=True, slots=True)
 class ApiContext:

@@ -9,6 +9,7 @@ import structlog
 from producer.jobs.service import JobService
 from shared.errors import AttemptsExhausted
 from shared.job import JobStatus
+from shared.outages import Outage
 from shared.ports import Backend, Consumer
 from shared.retry import retry_while_unavailable
 
@@ -20,12 +21,17 @@ RECONNECT = 2.0
 async def consume_dead_letters(backend: Backend, service: JobService) -> None:
     """Consumes dead letters until cancelled, and reconnects when the broker is unavailable."""
 
+    outage = Outage()
+
     async def consume() -> None:
         async with backend.queue.dead_letters() as consumer:
+            if (seconds := outage.ends()) is not None:
+                log.info("dead_letters.back", after=seconds)
             await end_dead_jobs(consumer, service)
 
     def report(error: Exception, pause: float) -> None:
-        log.warning("dead_letters.unavailable", error=str(error), next=f"trying again in {pause:.0f} s")
+        if outage.begins():
+            log.warning("dead_letters.unavailable", error=str(error), next=f"trying again in {pause:.0f} s")
 
     await retry_while_unavailable(consume, pauses=(RECONNECT, RECONNECT), report=report)
 

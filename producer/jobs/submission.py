@@ -39,6 +39,7 @@ class Submission:
     sent: str | None = None
     sent_again: bool = False
     traceparent: str | None = None
+    request_id: str | None = None
     api: Api = "chat"
     prompt_bytes: int | None = None
 
@@ -103,6 +104,7 @@ def new_job(submission: Submission, settings: Settings) -> Job:
         webhook_url=request.webhook_url,
         limit_key=None if submission.meter is None else submission.meter.key,
         made_with=submission.principal.key,
+        request_id=submission.request_id,
         api=submission.api,
         tokens=estimated_tokens(request, submission.size),
         weight=settings.weights.get(submission.tenant, submission.principal.weight),

@@ -10,7 +10,7 @@ import grpc
 import orjson
 import structlog
 from google.protobuf.message import DecodeError
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, bound_contextvars
 
 from producer.auth.keyring import Principal
 from producer.http.context import ApiContext
@@ -18,6 +18,7 @@ from producer.http.edge.middleware import fit_request_id
 from producer.jobs.idempotency import HEADER, idempotency_key
 from producer.jobs.service import Submission
 from producer.rpc.answers import Answer, Context, StreamAnswer, UnaryAnswer
+from producer.rpc.call_log import logged_call
 from producer.rpc.errors import code_of, rich_status
 from producer.rpc.messages import body_of
 from producer.rpc.peers import address_of, browser_refusal
@@ -81,7 +82,10 @@ class ModelService:
     async def _answer(self, kind: type[Answer], messages: Messages, context: Context) -> ChatCompletionResponse | None:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         answer_metadata = {"x-request-id": fit_request_id(metadata.get("x-request-id", ""))}
-        with bound_contextvars(request=answer_metadata["x-request-id"]):
+        with (
+            bound_contextvars(request_id=answer_metadata["x-request-id"]),
+            logged_call(kind.mode, context, answer_metadata),
+        ):
             try:
                 return await self._answered(kind, messages, metadata, context, answer_metadata)
             except IgniteError as error:
@@ -101,11 +105,17 @@ class ModelService:
         answer_metadata: dict[str, str],
     ) -> ChatCompletionResponse | None:
         principal = await self._principal_of(metadata, context)
+        bind_contextvars(tenant=principal.tenant)
         with self._calls.counted(principal.tenant), self._context.bodies.open(principal.tenant) as held:
             data = await self._receiving.first(messages, principal.tenant)
             held.grow(len(data))
             submission = await self._submission(
-                principal, data, metadata, mode=kind.mode, remaining=context.time_remaining()
+                principal,
+                data,
+                metadata,
+                mode=kind.mode,
+                remaining=context.time_remaining(),
+                request_id=answer_metadata["x-request-id"],
             )
             del data
             answer = kind(
@@ -150,6 +160,7 @@ class ModelService:
         metadata: Mapping[str, str],
         mode: Mode,
         remaining: float | None,
+        request_id: str,
     ) -> Submission:
         limit = self._context.settings.body_limit
         named = metadata.get(HEADER.lower())
@@ -165,6 +176,7 @@ class ModelService:
             idempotency_key=key,
             meter=self._context.limits.meter(principal),
             traceparent=metadata.get("traceparent"),
+            request_id=request_id,
         )
 
 

@@ -26,6 +26,7 @@ from producer.responses.response import status_of as response_status
 from producer.webhooks.target import connector, host_of, sendable
 from shared.errors import BackendUnavailable, sentence
 from shared.job import Job
+from shared.outages import Outage
 from shared.ports import Backend, Notice
 
 log = structlog.get_logger(__name__)
@@ -120,6 +121,7 @@ class Announcer:
         self._backend = backend
         self._sender = sender
         self._busy = 0
+        self._outage = Outage()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as announcements:
@@ -136,10 +138,14 @@ class Announcer:
 
     async def _take(self, room: int) -> Sequence[Notice]:
         try:
-            return await self._backend.outbox.take(room, HOLD)
+            notices = await self._backend.outbox.take(room, HOLD)
         except BackendUnavailable as error:
-            log.warning("outbox.unavailable", error=str(error), next="looking again")
+            if self._outage.begins():
+                log.warning("outbox.unavailable", error=str(error), next="looking again")
             return ()
+        if (seconds := self._outage.ends()) is not None:
+            log.info("outbox.back", after=seconds)
+        return notices
 
     async def _announce(self, notice: Notice) -> None:
         try:

@@ -25,10 +25,13 @@ FIELDS = (
     "weight",
 )
 
-OPTIONAL = ("idempotency_key", "webhook_url", "limit_key", "made_with", "window_end")
+OPTIONAL = ("idempotency_key", "webhook_url", "limit_key", "made_with", "window_end", "request_id")
 """Fields that are omitted if they are None. `api` is omitted too if it is `chat`."""
 
 MOMENTS = frozenset({"created_at", "deadline_at", "retention", "window_end"})
+
+REQUEST_ID_LIMIT = 200
+"""Characters of a request id."""
 
 LATEST = 1e11
 """Unix seconds. Later times, and NaN, are refused: they are errors, and do not fit into a timestamp."""
@@ -49,6 +52,8 @@ def decode_spec(data: bytes | str) -> Job:
         raise ValueError(f"unknown mode {spec['mode']!r}")
     if spec.get("api", "chat") not in get_args(Api):
         raise ValueError(f"unknown API {spec['api']!r}")
+    if len(spec.get("request_id", "")) > REQUEST_ID_LIMIT:
+        raise ValueError(f"the request id has more than {REQUEST_ID_LIMIT} characters")
     spec["tier"] = Tier(spec["tier"])
     if "idempotency_key" in spec:
         spec["idempotency_key"] = IdempotencyKey(**spec["idempotency_key"])

@@ -43,7 +43,7 @@ async def test_under_a_memory_alarm_streams_end_and_submits_are_refused(
         # The broker had the refused ones in its socket, and takes them in now.
         await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")
         assert await listed(session) == {completion["id"], *(stream.job_id for stream in streams)}
-        assert worker.output.count("attempt.over") == len(streams) + 1, "what was refused is not run"
+        assert worker.output.count("job.finished") == len(streams) + 1, "what was refused is not run"
 
 
 async def refused(session: aiohttp.ClientSession, **way: bool) -> None:

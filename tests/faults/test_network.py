@@ -156,7 +156,7 @@ async def assert_of_use(session: aiohttp.ClientSession, worker: RunningProcess) 
         assert (await response.json())["choices"][0]["message"]["content"] == new.text
     async with session.post(f"/v1/jobs/{job}/cancel") as response:
         assert (await response.json())["status"] == "cancelled"
-    await worker.wait_for("cancelled.*attempt.over")
+    await worker.wait_for("cancelled.*job.finished")
 
 
 async def has_status(session: aiohttp.ClientSession, job: str, status: str) -> bool:

@@ -61,7 +61,7 @@ async def test_killed_subscribers_subscribe_again(cluster: Cluster, redis_server
         await wait_until(lambda: is_running(session, job), "the job to run")
         async with session.post(f"/v1/jobs/{job}/cancel") as response:
             assert (await response.json())["status"] == "cancelled"
-    await worker.wait_for("cancelled.*attempt.over")
+    await worker.wait_for("cancelled.*job.finished")
 
 
 async def is_running(session: aiohttp.ClientSession, job: str) -> bool:

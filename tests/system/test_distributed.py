@@ -37,7 +37,7 @@ async def test_two_hundred_streams_are_complete_and_leave_nothing(
         stream.assert_whole()
     assert len({stream.job_id for stream in streams}) == 200
     for worker in workers:
-        assert "attempt.over" in worker.output, "every worker has its share"
+        assert "job.finished" in worker.output, "every worker has its share"
     await wait_until(lambda: all_settled(rabbitmq_server, vhost), "every message to be settled")
     assert redis_server.keys_without_expiry(redis_database) == []
 

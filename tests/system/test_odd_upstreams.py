@@ -50,5 +50,5 @@ async def test_odd_answers_do_not_make_a_worker_unready(monkeypatch: pytest.Monk
             assert (await api.post(ask("good"))).status == 200
             (model,) = (await api.get("/v1/models")).json["data"]
     assert model["id"] == "up"
-    assert [each for each in logs if each["event"] == "attempt.over"], "the log was read"
+    assert [each for each in logs if each["event"] == "job.finished"], "the log was read"
     assert not [each for each in logs if each["event"] in ("engine.unhealthy", "engine.healthy", "attempt.crashed")]

@@ -1,6 +1,7 @@
 """What is logged holds no secrets, in any style."""
 
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -38,3 +39,11 @@ def test_a_traceback_shows_no_local_variables(style: str, ours: bool, capsys: py
     printed = capsys.readouterr().err
     assert "crash(SECRET)" in printed and "with a key of 25 characters" in printed
     assert SECRET not in printed
+
+
+def test_a_line_in_a_terminal_is_short_and_leaves_out_what_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logs("info", "text")
+    structlog.get_logger("test").info("job.finished", outcome="failed", code="engine_error", first_token=None)
+    logging.getLogger("uvicorn.error").info("Waiting for application startup.")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \[info +\] job\.finished +outcome=failed code=engine_error", line), line

@@ -178,6 +178,7 @@ class LineJobs:
             seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
             tokens=estimated_tokens(request, found.size, model.context_length),
             made_with=self._batch.made_with,
+            request_id=self._request_id(raw),
             limit_key=self._key.counted_as,
             weight=self._batch.weight,
             window_end=self._deadline(request),

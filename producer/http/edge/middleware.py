@@ -17,12 +17,14 @@ from structlog.contextvars import bound_contextvars
 from producer.admission.rate_limits import KeyLimits, Meter
 from producer.auth.keyring import METRICS, METRICS_READER, Keyring, Principal
 from producer.http.connection.transport import HOLD_ANSWER
+from producer.http.context import REQUEST_ID
+from producer.http.edge.request_log import Answered, log_request, route_of
 from producer.http.errors import ERROR_SENT, error_response, unhandled_error_response
 from shared.errors import AuthenticationFailed, IgniteError, RateLimited, RequestTooLarge, UnsupportedMediaType
 
 log = structlog.get_logger(__name__)
 
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
+FIT_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 ANSWERED = "ignite.answered"
 """Key of a request's scope: set once its answer has started."""
 
@@ -33,10 +35,13 @@ DOCS_ASSETS = "/docs-assets"
 
 
 class RequestContext:
-    """Adds the request id and the processing time to every answer, and the id to every log line."""
+    """Adds the request id and the processing time to every answer, and the id to every log line. Logs one line when the
+    request is over. `fast`: the paths that have no route of FastAPI's.
+    """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, fast: Mapping[str, object]) -> None:
         self._app = app
+        self._fast = fast
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,6 +49,8 @@ class RequestContext:
             return
         since = time.perf_counter()
         request_id = request_id_of(scope)
+        scope.setdefault("state", {})[REQUEST_ID] = request_id
+        answered = Answered()
         started = False
 
         def send_marked(message: Message) -> Awaitable[None]:
@@ -53,11 +60,15 @@ class RequestContext:
                 taken = b"%d" % int((time.perf_counter() - since) * 1000)
                 marks = (b"x-request-id", request_id.encode()), (b"openai-processing-ms", taken), OPENAI_VERSION
                 message["headers"] = [*message.get("headers", ()), *marks]
-                log.debug("request.answered", path=scope["path"], status=message["status"])
+                answered.read(message)
             return send(message)
 
-        with bound_contextvars(request=request_id):
-            await self._app(scope, receive, send_marked)
+        with bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_marked)
+            finally:
+                route = route_of(scope, self._fast)
+                log_request(scope, answered, route=route, seconds=time.perf_counter() - since)
 
 
 def request_id_of(scope: Scope) -> str:
@@ -66,7 +77,7 @@ def request_id_of(scope: Scope) -> str:
 
 
 def fit_request_id(given: str) -> str:
-    return given if REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
+    return given if FIT_REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
 
 
 class Cors(CORSMiddleware):

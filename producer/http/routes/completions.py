@@ -13,7 +13,7 @@ from starlette.responses import Response
 from producer.http import serializers
 from producer.http.answers import StreamAnswer, UnaryAnswer
 from producer.http.call_headers import Preferences, header_deadline, json_body, sdk_patience
-from producer.http.context import ApiContext, context_of, meter_of, principal_of
+from producer.http.context import REQUEST_ID, ApiContext, context_of, meter_of, principal_of
 from producer.http.edge.fast_path import Handler
 from producer.http.job_answers import job_response, wait_for_end
 from producer.http.openapi import (
@@ -112,6 +112,7 @@ async def read_submission(request: Request) -> tuple[Submission, Preferences]:
         sent=again and again.digest,
         sent_again=again is not None and again.again,
         traceparent=request.headers.get("traceparent"),
+        request_id=request.scope["state"][REQUEST_ID],
     )
     return submission, checked.preferences
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from producer.http import serializers
 from producer.http.call_headers import Preferences, header_deadline, json_body, sdk_patience
-from producer.http.context import ApiContext, context_of, json_response, meter_of, principal_of, tenant_of
+from producer.http.context import REQUEST_ID, ApiContext, context_of, json_response, meter_of, principal_of, tenant_of
 from producer.http.job_answers import queue_position, wait_for_end
 from producer.http.openapi import (
     FOR_A_JOB,
@@ -141,6 +141,7 @@ def submission_of(request: Request, asked: Asked, found: Translated) -> Submissi
         sent=again and again.digest,
         sent_again=again is not None and again.again,
         traceparent=headers.get("traceparent"),
+        request_id=request.scope["state"][REQUEST_ID],
         api="responses",
         prompt_bytes=found.prompt_bytes,
     )

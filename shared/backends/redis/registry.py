@@ -19,6 +19,7 @@ from shared.backends.redis.connection.presence import any_subscribed, subscribed
 from shared.backends.redis.connection.server import Server
 from shared.backends.redis.connection.subscription import listening
 from shared.errors import BackendUnavailable
+from shared.outages import Outage
 from shared.ports import EngineState, Membership, ModelInfo, WorkerInfo, idle, unknown
 
 log = structlog.get_logger(__name__)
@@ -99,12 +100,17 @@ class RedisRegistry:
         )
 
     async def _beat(self, member: RedisMembership) -> None:
+        outage = Outage()
         while True:
             await member.wait_news(HEARTBEAT)
             try:
                 await self._announce(member.now)
             except BackendUnavailable as error:
-                log.warning("registry.heartbeat_missed", error=str(error), next="trying again")
+                if outage.begins():
+                    log.warning("registry.heartbeat_missed", error=str(error), next="trying again")
+            else:
+                if (seconds := outage.ends()) is not None:
+                    log.info("registry.heartbeat_back", after=seconds)
 
     async def _leave(self, worker: WorkerInfo) -> None:
         try:
