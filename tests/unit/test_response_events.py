@@ -252,6 +252,9 @@ def test_any_cut_gives_the_same_bytes(
     whole = events_of(log, kept=kept)
     assert events_of(log, kept=kept, cuts=cuts) == whole
     assert events_of(log, kept=kept, cuts=range(0, len(log), 7)) == whole
+    ends = [at + 2 for at in range(len(log)) if log.startswith(b"\n\n", at)]
+    for together in (1, 2):
+        assert events_of(log, kept=kept, cuts=ends[::together]) == whole
 
 
 @given(answers, st.integers(-1, 40), st.lists(st.integers(0, 4000), max_size=4))
