@@ -77,6 +77,7 @@ WORKER = (
         "reserved_slots",
         "flex_patience",
     ),
+    *("metrics_port", "metrics_host"),
 )
 PROCESS = ("drain", "log_level", "log_format")
 

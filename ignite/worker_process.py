@@ -17,6 +17,7 @@ from shared.settings import Settings, SettingsError, split_list
 from worker.cache_salt import open_cache_salt
 from worker.engines.base import Engine
 from worker.engines.open_engine import EngineSettings, open_engine
+from worker.telemetry.server import serving_metrics
 from worker.worker import Worker, WorkerOptions
 
 SHAREABLE_ENGINES = ("openai", "simulated")
@@ -40,19 +41,34 @@ def run_workers(settings: Settings) -> None:
                 f"processes is {settings.processes}, but each would load the engine {settings.engine}; "
                 f"several processes are for the engines {' and '.join(SHAREABLE_ENGINES)}."
             )
+        if settings.metrics_port:
+            raise SettingsError(
+                "metrics_port is for one process: several cannot share it. Leave processes at 1, or set 0."
+            )
         supervise(settings.processes, lambda: run(settings, run_worker(settings)))
+
+
+@asynccontextmanager
+async def telemetry(settings: Settings) -> AsyncGenerator[str]:
+    """Serves the worker's metrics, if they have a port, and yields their address for the message at start."""
+    if settings.metrics_port is None:
+        yield ""
+        return
+    async with serving_metrics(settings.metrics_host, settings.metrics_port) as port:
+        yield f" · metrics http://{settings.metrics_host}:{port}/metrics"
 
 
 async def run_worker(settings: Settings) -> None:
     require_distributed(settings, "ignite worker")
     with stop_signals() as stop:
         async with (
+            telemetry(settings) as metrics,
             open_backend(settings, follows=False) as backend,
             running_engine(settings) as engine,
             working(backend, engine, settings) as worker,
         ):
             await warn(backend, settings.job_deadline)
-            about = f"{shown_models(engine)} · engine {engine.card.engine} · {engine.concurrency} slots"
+            about = f"{shown_models(engine)} · engine {engine.card.engine} · {engine.concurrency} slots{metrics}"
             say(f"ignite worker is ready: {about}")
             await until(stop, worker)
 

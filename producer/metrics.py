@@ -13,6 +13,10 @@ LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 
 JOBS_SUBMITTED = Counter("ignite_jobs_submitted", "Jobs accepted by this replica", ["model", "tier", "mode"])
 CALLS_ENDED = Counter("ignite_calls_ended", "Waiting calls that ended, by ending", ["model", "ending"])
+REQUESTS = Counter(
+    "ignite_requests", "Finished requests and calls, by protocol, route and status", ["protocol", "route", "status"]
+)
+REFUSALS = Counter("ignite_refusals", "Requests that were not accepted, by the error's code", ["code"])
 AUTH_FAILURES = Counter("ignite_auth_failures", "Calls refused for a missing or unknown key, by reason", ["reason"])
 WEBHOOKS = Counter("ignite_webhooks", "Webhook events sent, by outcome", ["outcome"])
 BODY_BYTES = Gauge("ignite_request_body_bytes", "Bytes of request bodies in this process's memory")

@@ -7,7 +7,7 @@ the only map from here to HTTP. An error travels inside jobs and streams as Open
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 
@@ -282,3 +282,22 @@ class RecordedError(IgniteError):
 def sentence(error: BaseException) -> str:
     """Returns a foreign error's message without its full stop, to be put into a sentence; its class name if empty."""
     return str(error).rstrip(". ") or type(error).__name__
+
+
+OTHER_CODE = "other"
+
+
+def codes_of(kind: type[IgniteError]) -> Iterator[str]:
+    yield kind.default_code
+    for child in kind.__subclasses__():
+        yield from codes_of(child)
+
+
+CODES = frozenset(codes_of(IgniteError)) | {"context_length_exceeded", "deadline_exceeded_in_queue", "model_not_found"}
+
+
+def code_label(code: object) -> str:
+    """Returns the code as a label of metrics if it is one of Ignite's own, else `other`, because an engine may
+    invent any.
+    """
+    return code if isinstance(code, str) and code in CODES else OTHER_CODE

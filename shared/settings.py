@@ -395,6 +395,15 @@ class Settings(BaseSettings):
     stall_timeout: float = Field(
         300, gt=0, description="Seconds without output after which an engine's attempt at a job has failed."
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port on which a worker serves /metrics and /healthz. 0: a free one. Unset: none.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address that metrics_port binds to. It is served without a key."
+    )
 
     # all
     log_level: Literal["debug", "info", "warning", "error"] = Field(

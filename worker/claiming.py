@@ -13,6 +13,7 @@ from shared.retry import retry_while_unavailable
 from worker.context import WorkerContext
 from worker.outcome import ended_early
 from worker.piggybacked import PiggybackedDelivery
+from worker.telemetry.metrics import JOB_TAKEOVERS
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,13 @@ class Claiming:
         if refusal.cancelling:
             await self._end_cancelled(refusal.owner)
             return NotClaimed(JobStatus.CANCELLED)
-        return refusal if refusal.owner is None else await self._claim_from(refusal.owner)
+        return refusal if refusal.owner is None else await self._take_over(refusal.owner)
+
+    async def _take_over(self, lost: str) -> Claim | NotClaimed:
+        claim = await self._claim_from(lost)
+        if isinstance(claim, Claim) and lost != self._context.worker_id:
+            JOB_TAKEOVERS.labels(self._job.model).inc()
+        return claim
 
     async def _claim_from(self, lost: str | None) -> Claim | NotClaimed:
         context = self._context

@@ -27,6 +27,7 @@ from worker.deliveries import CurrentDelivery
 from worker.generation import Generation
 from worker.outcome import Cancelled, Completed, Expired, Failed, Fenced, Interrupted, Outcome, TryAgain, ended_early
 from worker.telemetry.job_report import AttemptReport
+from worker.telemetry.metrics import JOB_RETRIES
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +65,7 @@ class Execution:
             await self._skip(claim)
             return
         self._claim = claim
-        self._report = AttemptReport(self._job, self._generation)
+        self._report = AttemptReport(self._job, claim, self._generation)
         if self._claimed is not None:
             self._claimed()
         bind_contextvars(attempt=claim.attempt)
@@ -214,6 +215,7 @@ class Execution:
             return
         after = self._context.retry_backoff * 2**claim.tries
         log.warning("attempt.failed", error=str(error), code=error.code, next=f"trying again in {after:.1f} s")
+        JOB_RETRIES.labels(self._job.model).inc()
         await self._requeue(claim, counted=True, after=after)
 
     async def _requeue(self, claim: Claim, *, counted: bool, after: float) -> None:

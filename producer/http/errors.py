@@ -17,8 +17,9 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from producer.http.paths import likely_path
+from producer.metrics import REFUSALS
 from shared import errors
-from shared.errors import AttemptsExhausted, IgniteError, RecordedError
+from shared.errors import AttemptsExhausted, IgniteError, RecordedError, code_label
 
 log = structlog.get_logger(__name__)
 
@@ -102,6 +103,8 @@ def error_body(error: Mapping[str, Any]) -> bytes:
 def error_response(error: IgniteError, about: Mapping[str, str] | None = None) -> Response:
     """Returns OpenAI's error object as an answer. `about`: headers on the job that the error belongs to."""
     status = status_of(error)
+    if about is None:
+        REFUSALS.labels(code_label(error.code)).inc()
     headers = headers_of(error, status) | dict(about or {})
     return Response(error_body(error.to_dict()), status, headers, "application/json")
 

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from producer.metrics import REQUESTS
 from shared.job import Mode
 
 log = structlog.get_logger(__name__)
@@ -31,11 +32,13 @@ def logged_call(
     try:
         yield
     finally:
+        status = status_of(context)
+        REQUESTS.labels("grpc", ROUTES[mode], status).inc()
         log.info(
             "request.finished",
             method="gRPC",
             route=ROUTES[mode],
-            status=status_of(context),
+            status=status,
             job=metadata.get("x-job-id"),
             seconds=round(time.perf_counter() - since, 3),
         )

@@ -17,6 +17,7 @@ from producer.http.context import ApiContext
 from producer.http.edge.middleware import fit_request_id
 from producer.jobs.idempotency import HEADER, idempotency_key
 from producer.jobs.service import Submission
+from producer.metrics import REFUSALS
 from producer.rpc.answers import Answer, Context, StreamAnswer, UnaryAnswer
 from producer.rpc.call_log import logged_call
 from producer.rpc.errors import code_of, rich_status
@@ -31,6 +32,7 @@ from shared.errors import (
     InvalidRequest,
     RateLimited,
     RequestTooLarge,
+    code_label,
 )
 from shared.job import IdempotencyKey, Mode
 from shared.ports import FollowerClosed
@@ -209,6 +211,8 @@ def with_deadline(request: Request, remaining: float | None) -> Request:
 
 
 async def refuse(context: Context, error: IgniteError, answer_metadata: Mapping[str, str]) -> NoReturn:
+    if "x-job-id" not in answer_metadata:
+        REFUSALS.labels(code_label(error.code)).inc()
     status = rich_status(error)
     details = ("grpc-status-details-bin", status.SerializeToString())
     await context.abort(code_of(error), status.message, (details, *answer_metadata.items()))

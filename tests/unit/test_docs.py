@@ -8,7 +8,8 @@ from pathlib import Path
 from prometheus_client import REGISTRY
 
 import ignite
-import producer.metrics  # noqa: F401  (what it registers is looked for here)
+import producer.metrics  # noqa: F401
+import worker.telemetry.metrics  # noqa: F401  (what both register is looked for here)
 from benchmarks.sizing import Assumed, tables
 from ignite.cli import cli
 from shared.settings import Settings

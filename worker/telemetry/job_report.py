@@ -1,4 +1,6 @@
-"""Logs one line for each job that an attempt has ended. It has numbers, names and an error's words, no prompt."""
+"""Logs one line for each job that an attempt has ended, and counts it. The line has numbers, names and the error's
+words, no prompt.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ from typing import Any
 import structlog
 
 from shared.job import Job
-from shared.ports import Ending
+from shared.ports import Claim, Ending
 from worker.generation import Generation
+from worker.telemetry.metrics import count_claim, count_end
 
 log = structlog.get_logger(__name__)
 
@@ -18,10 +21,12 @@ log = structlog.get_logger(__name__)
 class AttemptReport:
     """The moments of an attempt, which begins with its claim."""
 
-    def __init__(self, job: Job, generation: Generation) -> None:
+    def __init__(self, job: Job, claim: Claim, generation: Generation) -> None:
         self._job = job
         self._generation = generation
         self._claimed_at = time.time()
+        self._wait = max(0.0, self._claimed_at - job.created_at)
+        count_claim(job, attempt=claim.attempt, wait=self._wait)
 
     def finished(self, ending: Ending) -> None:
         """Logs the job's end. `wait`: seconds from the submission to this attempt's claim; `first_token`: from the
@@ -29,14 +34,16 @@ class AttemptReport:
         """
         job, usage, first = self._job, ending.usage or {}, self._generation.first_chunk_at
         error: Mapping[str, Any] = ending.error or {}
+        first_token, seconds = first and first - self._claimed_at, time.time() - self._claimed_at
+        count_end(job, ending, first_token=first_token, seconds=seconds)
         log.info(
             "job.finished",
             outcome=ending.status.value,
             model=job.model,
             tier=job.tier.value,
-            wait=round(max(0.0, self._claimed_at - job.created_at), 3),
-            first_token=None if first is None else round(first - self._claimed_at, 3),
-            seconds=round(time.time() - self._claimed_at, 3),
+            wait=round(self._wait, 3),
+            first_token=None if first_token is None else round(first_token, 3),
+            seconds=round(seconds, 3),
             tokens_in=usage.get("prompt_tokens"),
             tokens_out=usage.get("completion_tokens"),
             code=error.get("code"),

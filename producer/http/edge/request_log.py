@@ -8,6 +8,8 @@ from typing import Any
 import structlog
 from starlette.types import Message, Scope
 
+from producer.metrics import REQUESTS
+
 log = structlog.get_logger(__name__)
 
 CLIENT_LEFT = 499
@@ -50,6 +52,7 @@ def log_request(scope: Scope, answered: Answered, *, route: str, seconds: float)
     state: Mapping[str, Any] = scope.get("state", {})
     principal = state.get("principal")
     report = log.debug if route in PROBES or route.startswith(PAGES) else log.info
+    REQUESTS.labels("http", route, str(answered.status)).inc()
     report(
         "request.finished",
         method=scope["method"],
