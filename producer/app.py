@@ -36,7 +36,7 @@ from producer.http.edge.tenant_calls import TenantCalls
 from producer.http.errors import install_error_handlers
 from producer.http.event_readers import EventReaders
 from producer.http.openapi import openapi_of
-from producer.http.routes import completions, dead, health, jobs, models, operations, responses, stored
+from producer.http.routes import calls, completions, dead, health, jobs, models, operations, responses, stored
 from producer.http.routes.console import console_router
 from producer.jobs.dead_letters import consume_dead_letters
 from producer.jobs.reconciler import Reconciler
@@ -84,7 +84,7 @@ def create_app(backend: Backend, settings: Settings, keyless: Keyless = Keyless.
         generate_unique_id_function=operation_id,
     )
     app.state.context = context
-    for routes in (completions, stored, responses, jobs, models, files, batches, dead, operations, health):
+    for routes in (completions, calls, stored, responses, jobs, models, files, batches, dead, operations, health):
         app.include_router(routes.router)
     app.include_router(console_router())
     install_error_handlers(app)
@@ -164,7 +164,7 @@ def operation_id(route: APIRoute) -> str:
 def install_edge(app: FastAPI, context: ApiContext) -> None:
     """Wraps the app's middleware around the stack that FastAPI builds."""
     inside = app.build_middleware_stack
-    fast = {**completions.HANDLERS, **responses.HANDLERS}
+    fast = {**completions.HANDLERS, **calls.HANDLERS, **responses.HANDLERS}
     app.build_middleware_stack = lambda: RequestContext(edge(FastPath(inside(), fast), context), fast)
 
 

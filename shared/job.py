@@ -30,6 +30,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from shared.schema import CallApi
+
 
 class JobStatus(StrEnum):
     QUEUED = "queued"
@@ -107,8 +109,12 @@ class Tier(StrEnum):
 
 Mode = Literal["unary", "stream"]
 
-Api = Literal["chat", "responses"]
-"""The API that a job was made by: Chat Completions, or Responses, whose request is kept as a chat request."""
+Api = Literal["chat", "responses", CallApi]
+"""The API that a job was made by. The request of a response is kept as a chat request; the other jobs keep the request
+of their own endpoint, and their engine answers it with one JSON object.
+"""
+
+CHAT_APIS = frozenset[Api]({"chat", "responses"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,8 @@ class IdempotencyKey:
 
 @dataclass(slots=True)
 class Job:
-    """A job's record. Times are Unix seconds; `result` is the `chat.completion` as JSON bytes.
+    """A job's record. Times are Unix seconds; `result` is the `chat.completion`, or the answer of another endpoint, as
+    JSON bytes.
 
     `attempt` counts every claim; `tries` counts attempts that failed, or lost their worker before they had appended
     anything. `tokens`: an estimate of the tokens of prompt and answer; `weight`: the tenant's share relative to others.
@@ -185,6 +192,16 @@ class Job:
         return QueueName(self.model, self.tier)
 
     @property
+    def chats(self) -> bool:
+        """Whether its request is a chat request, which the engine answers with a message."""
+        return self.api in CHAT_APIS
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint whose request it has, as the job object names it."""
+        return "chat.completions" if self.api == "chat" else self.api
+
+    @property
     def stored_completion(self) -> bool:
         """Whether it is listed among the stored chat completions."""
         return self.stored and self.api == "chat"
@@ -198,8 +215,10 @@ class Job:
     def logged(self) -> bool:
         """Whether the engine generates a stream into the job's log, even if the client did not ask for a stream.
         Otherwise the engine returns the whole completion, and only the ending is written. Flex jobs are logged because
-        they may be put back at any time, and then continue from their log.
+        they may be put back at any time, and then continue from their log. Only chat is generated piece by piece.
         """
+        if not self.chats:
+            return False
         return self.mode == "stream" or self.detached or self.tier is Tier.FLEX
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
@@ -17,7 +18,8 @@ from shared.ports import Claim
 from shared.quota import LOG_ROOM
 from shared.retry import retry_while_unavailable
 from worker.context import WorkerContext
-from worker.openai import legacy_functions, translate
+from worker.engines.base import Answer, EngineRequest
+from worker.openai import calls, legacy_functions, translate
 from worker.outcome import Completed
 from worker.stream.fold import Fold, plain_text
 from worker.stream.frames import FrameEncoder, FrameWriter, too_large
@@ -55,10 +57,14 @@ class Generation:
         if body is None:
             raise RequestLost("No copy of the job's request is left.")
         asked = translate.decoded(body)
-        request = translate.engine_request(asked, self._job)
+        chats = self._job.chats
+        request = translate.engine_request(asked, self._job) if chats else calls.call_request(asked, self._job)
         request.traceparent = self._traceparent
         if self._context.cache_salt is not None:
             request.cache_salt = self._context.cache_salt.of(self._job.tenant, asked.get("cache_salt"))
+        if not chats:
+            answer = partial(self._call, request)
+            return await self._context.throttle.run(answer, self._job.tier, refused=self._refused)
         self._request = request = translate.bounded(request, self._context_length(), self._context.default_max_tokens)
         # A job that has lost a worker writes to the log, so that its progress is kept and seen.
         if self._job.logged or claim.offset > 0 or claim.lost > 0:
@@ -99,6 +105,18 @@ class Generation:
         if len(completed.result) > self._context.log_limit:
             raise too_large(self._context.log_limit)
         return completed
+
+    async def _call(self, request: EngineRequest) -> Completed:
+        found = await self._context.engine.call(self._job.api, request)
+        # Many embeddings are millions of numbers, and other jobs of this worker go on meanwhile.
+        completed = await asyncio.to_thread(self._shaped, request, found)
+        if len(completed.result) > self._context.log_limit:
+            raise too_large(self._context.log_limit)
+        return completed
+
+    def _shaped(self, request: EngineRequest, found: Answer) -> Completed:
+        answer, usage = calls.answer(self._job, request, found)
+        return Completed(orjson.dumps(answer), usage)
 
     def _open_writer(self, claim: Claim, lost: Callable[[BaseException], None]) -> FrameWriter:
         self._writer = FrameWriter(

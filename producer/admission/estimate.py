@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.schema import ChatCompletionRequest
+from shared.schema import CallRequest, ChatCompletionRequest, JobRequest
 
 BYTES_PER_TOKEN = 4
 """For English text, about. The JSON around the text is counted too, so estimates are a little high."""
@@ -23,9 +23,12 @@ def answer_limit(request: ChatCompletionRequest, context: int | None) -> int | N
     return limit if limit is None or context is None else min(limit, context)
 
 
-def estimated_tokens(request: ChatCompletionRequest, size: int, context: int | None = None) -> int:
+def estimated_tokens(request: JobRequest, size: int, context: int | None = None) -> int:
     """Estimates the tokens of prompt and answer. `size`: bytes of the body; `context`: the model's context in tokens,
     None if unknown. The tokens used replace the estimate at the job's end.
     """
+    if isinstance(request, CallRequest):  # Its body is text and token ids only.
+        limit = request.answer_tokens if context is None else min(request.answer_tokens, context)
+        return max(1, min(size // BYTES_PER_TOKEN + limit * request.answers, MOST))
     answer = answer_limit(request, context) or USUAL_ANSWER
     return min(min(size // BYTES_PER_TOKEN, LONGEST_PROMPT) + answer * (request.n or 1), MOST)

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from producer.addresses import Target, address_of, private_fault, target_of
 from shared.errors import InvalidRequest
-from shared.schema import ChatCompletionRequest
+from shared.schema import CallRequest, ChatCompletionRequest, JobRequest, RerankRequest
 from shared.schema.base import short
 from shared.schema.messages import AudioPart, ChatMessage, FilePart, ImagePart, InputFile, RefusalPart, TextPart
 from shared.settings import Settings, split_list
@@ -103,7 +103,7 @@ class RequestPolicy:
         hosts = frozenset(host.lower() for host in split_list(settings.media_hosts))
         return cls(settings.media_urls, frozenset(split_list(settings.engine_fields)), hosts)
 
-    def check(self, request: ChatCompletionRequest) -> Mapping[str, str]:
+    def check(self, request: JobRequest) -> Mapping[str, str]:
         """Returns the hosts of media URLs that have to be looked up, each with a field that names it. Raises
         InvalidRequest for the first field that is not allowed.
         """
@@ -113,6 +113,9 @@ class RequestPolicy:
                 raise InvalidRequest(message, param="cache_salt")
             for param in self._refused_fields(request.model_extra):
                 raise InvalidRequest(f"The field '{param}' is not accepted by this server: leave it out.", param=param)
+        if isinstance(request, CallRequest):
+            self._check_documents(request)
+            return {}
         for at, (param, _) in enumerate(media_urls_in(request)):
             if at >= MOST_URLS and self.media_urls != "any":
                 raise InvalidRequest(
@@ -124,6 +127,14 @@ class RequestPolicy:
                     param = f"messages[{index}]{where}"
                     raise InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param)
         return self._hosts_in(request) if self.media_urls == "https" and not self.hosts else {}
+
+    def _check_documents(self, request: CallRequest) -> None:
+        """Raises InvalidRequest for a document with media: these endpoints take texts."""
+        documents = request.documents if isinstance(request, RerankRequest) else ()
+        for at, document in enumerate(documents):
+            for where, reason in self._unexpected(None if isinstance(document, str) else document.model_extra, ""):
+                param = f"documents[{at}]{where}"
+                raise InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param)
 
     def _hosts_in(self, request: ChatCompletionRequest) -> Mapping[str, str]:
         found: dict[str, str] = {}

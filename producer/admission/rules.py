@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from producer.admission.estimate import answer_limit
 from shared.errors import DeadlineExceeded, IgniteError, InvalidRequest, QueueFull, RateLimited, ShuttingDown
+from shared.job import Api
 from shared.ports import Backlog, ModelInfo
-from shared.schema import ChatCompletionRequest
+from shared.schema import CallRequest, ChatCompletionRequest, JobRequest
 from shared.settings import Settings
 
 DRAIN_RETRY = 5.0
@@ -86,11 +88,45 @@ def jobs_before(backlog: Backlog, *, fair: bool) -> int:
     return min(backlog.jobs, backlog.tenant_jobs * backlog.tenants) if fair else backlog.jobs
 
 
-def check_against_model(request: ChatCompletionRequest, model: ModelInfo, settings: Settings) -> None:
-    """Raises InvalidRequest if the model does not support an input, an output or the length of the request."""
-    refused = unsupported_modality(request, model) or too_long_answer(request, model, settings.answer_token_limit)
+def check_against_model(request: JobRequest, model: ModelInfo, settings: Settings, *, api: Api = "chat") -> None:
+    """Raises InvalidRequest if the model does not support the endpoint, an input, an output or the length of the
+    request.
+    """
+    most = settings.answer_token_limit
+    refused = unsupported_endpoint(model, api)
+    if refused is None:
+        if isinstance(request, CallRequest):
+            refused = too_many_tokens(request, model, most)
+        else:
+            refused = unsupported_modality(request, model) or too_long_answer(request, model, most)
     if refused is not None:
         raise refused
+
+
+ENDPOINTS = frozenset(get_args(Api))
+
+
+def unsupported_endpoint(model: ModelInfo, api: Api) -> IgniteError | None:
+    """Returns the refusal of a request that the model's engine cannot answer, if it reports what it can."""
+    needed = "chat" if api == "responses" else api
+    able = [each for each in model.capabilities if each in ENDPOINTS]
+    if not able or needed in able:
+        return None
+    message = f"The model '{model.id}' does not serve {needed}; it serves: {', '.join(able)}."
+    return InvalidRequest(message, param="model", code="unsupported_endpoint")
+
+
+def too_many_tokens(request: CallRequest, model: ModelInfo, most: int) -> IgniteError | None:
+    """Returns the refusal of completions that may have more than `most` tokens (0: no limit) together, else None."""
+    context = model.context_length
+    limit = request.answer_tokens if context is None else min(request.answer_tokens, context)
+    if not most or limit * request.answers <= most:
+        return None
+    return InvalidRequest(
+        f"The request asks for too long an answer: {request.answers} completions of {limit} tokens, and all together "
+        f"may have {most} tokens.",
+        param="max_tokens",
+    )
 
 
 TAKEN_AS = {"text": "text", "refusal": "text", "image_url": "image", "input_audio": "audio", "file": "file"}

@@ -1,17 +1,21 @@
-"""Answers with one job, or with a page of jobs."""
+"""Answers with one job, or with a page of jobs; submits background calls."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
 
 from producer.http import serializers
+from producer.http.call_headers import Preferences
 from producer.http.context import ApiContext, context_of, json_response, tenant_of
+from producer.http.parameters import MAX_WAIT
 from producer.jobs.jobs import QueuePosition
+from producer.jobs.submission import Submission
 from shared.errors import BackendUnavailable
 from shared.job import Job, JobStatus
 from shared.ports import JobFilter
@@ -34,6 +38,22 @@ async def job_response(context: ApiContext, job: Job, status: int = 200, *, know
         job, position=queue and queue.position, eta=queue and queue.eta, workers=queue and queue.workers
     )
     return json_response(body, status, headers)
+
+
+async def answer_with_job(context: ApiContext, submission: Submission, preferences: Preferences) -> Response:
+    """Answers 202 with the job, or with its answer if the job ends within the client's `Prefer: wait`."""
+    job = await context.service.submit(submission)
+    if preferences.wait:
+        with suppress(BackendUnavailable):  # The job is already accepted.
+            job = await wait_for_end(context, job, min(preferences.wait, MAX_WAIT), key=submission.principal.key)
+        if job.status.terminal:
+            about = serializers.about_job(job, time.time())
+            return Response(await context.service.result(job), media_type="application/json", headers=about)
+    response = await job_response(context, job, status=202)
+    response.headers["location"] = f"/v1/jobs/{job.id}"
+    if preferences.applied:
+        response.headers["preference-applied"] = preferences.applied
+    return response
 
 
 async def queue_position(context: ApiContext, job: Job) -> QueuePosition | None:

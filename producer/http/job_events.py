@@ -74,4 +74,5 @@ class EventsAnswer(StreamAnswer):
         self._empty = self._empty and not update.data
         if update.ending is None or update.ending.status is not JobStatus.COMPLETED or not self._empty:
             return update.data
-        return serializers.unfold(await self._service.result(await self._service.get(client.job.tenant, client.job.id)))
+        job = await self._service.get(client.job.tenant, client.job.id)
+        return serializers.unfold_job(job, await self._service.result(job))

@@ -15,7 +15,7 @@ from producer.files.upload import PURPOSES
 from producer.http.response_models import ChatCompletion, ChatCompletionChunk, Error, HealthReport, Job
 from producer.responses.request import ResponsesRequest
 from producer.responses.schema import Response
-from shared.schema import MAX_DEADLINE, ChatCompletionRequest, MetadataUpdate
+from shared.schema import CALL_REQUESTS, MAX_DEADLINE, ChatCompletionRequest, MetadataUpdate
 
 JSON = "application/json"
 SSE = "text/event-stream"
@@ -118,6 +118,17 @@ RESPONSE_REQUEST: dict[str, Any] = {
     },
     "parameters": COMPLETION_REQUEST["parameters"],
 }
+
+
+def call_request(name: str) -> dict[str, Any]:
+    """Describes the body of an endpoint other than chat, by the name of its schema."""
+    schema = {"$ref": f"{COMPONENTS}{name}"}
+    return {
+        "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},
+        "parameters": COMPLETION_REQUEST["parameters"],
+    }
+
+
 METADATA_FILTER: dict[str, Any] = {
     "parameters": [
         {
@@ -177,7 +188,13 @@ def openapi_of(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = document["components"]["schemas"]
-        for model in (ChatCompletionRequest, ChatCompletionChunk, MetadataUpdate, BatchRequest):
+        for model in (
+            ChatCompletionRequest,
+            ChatCompletionChunk,
+            MetadataUpdate,
+            BatchRequest,
+            *CALL_REQUESTS.values(),
+        ):
             schema = model.model_json_schema(ref_template=f"{COMPONENTS}{{model}}")
             schemas.update(schema.pop("$defs", {}), **{model.__name__: schema})
         schemas.update(responses_schemas())

@@ -130,6 +130,7 @@ class Job(BaseModel):
 
     id: str
     object: Literal["chat.completion.job"]
+    endpoint: str = Field(description="Whose request it has, such as `chat.completions` or `embeddings`.")
     status: JobStatus
     model: str
     service_tier: Tier

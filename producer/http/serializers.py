@@ -46,6 +46,7 @@ def job_object(
     return {
         "id": job.id,
         "object": "chat.completion.job",
+        "endpoint": job.endpoint,
         "status": job.status,
         "model": job.model,
         "service_tier": job.tier,
@@ -153,6 +154,11 @@ def model_object(model: ModelInfo, workers: int) -> dict[str, Any]:
         "parent": model.parent,
         "workers": workers,
     }
+
+
+def unfold_job(job: Job, result: bytes) -> bytes:
+    """Returns the SSE frames of a job without a stream log: the answer of an endpoint other than chat is one frame."""
+    return unfold(result) if job.chats else frame(orjson.loads(result)) + DONE
 
 
 def unfold(result: bytes) -> bytes:

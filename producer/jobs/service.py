@@ -131,7 +131,7 @@ class JobService(Jobs):
         model = await self._catalog.get(submission.request.model)
         submission.principal.require_model(model.id, submission.request.model)
         await self._catalog.expect_workers(model)
-        check_against_model(submission.request, model, self._settings)
+        check_against_model(submission.request, model, self._settings, api=submission.api)
         return model
 
     async def _count(self, job: Job, submission: Submission) -> None:

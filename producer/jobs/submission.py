@@ -10,7 +10,7 @@ from producer.admission.estimate import estimated_tokens
 from producer.admission.rate_limits import Meter
 from producer.auth.keyring import Principal
 from shared.job import Api, IdempotencyKey, Job, Mode, Tier, new_job_id
-from shared.schema import ChatCompletionRequest
+from shared.schema import ChatCompletionRequest, JobRequest
 from shared.settings import Settings
 
 WEBHOOK_RETRY_FOR = 86_400.0
@@ -28,7 +28,7 @@ class Submission:
 
     principal: Principal
     body: bytes
-    request: ChatCompletionRequest
+    request: JobRequest
     mode: Mode
     detached: bool = False
     background: bool = False
@@ -53,7 +53,17 @@ class Submission:
         response is stored unless the client says otherwise, so that alone does not mean it.
         """
         named = self.idempotency_key is not None
-        return self.detached or self.background or named or (self.api == "chat" and bool(self.request.store))
+        return self.detached or self.background or named or (self.api == "chat" and self.stores)
+
+    @property
+    def stores(self) -> bool:
+        """Whether the client asked for the completion, or the response, to be stored."""
+        return isinstance(self.request, ChatCompletionRequest) and bool(self.request.store)
+
+    @property
+    def needs_seed(self) -> bool:
+        """Whether the job gets a seed of its own, by which a lost answer is generated again."""
+        return isinstance(self.request, ChatCompletionRequest) and self.request.seed is None
 
     @property
     def size(self) -> int:
@@ -97,8 +107,8 @@ def new_job(submission: Submission, settings: Settings) -> Job:
         deadline_at=now + (submission.deadline or settings.job_deadline),
         retention=retention_of(submission, settings),
         detached=submission.runs_on,
-        stored=bool(request.store),
-        seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
+        stored=submission.stores,
+        seed=int.from_bytes(os.urandom(4)) >> 1 if submission.needs_seed else None,
         metadata=request.metadata or {},
         idempotency_key=submission.idempotency_key,
         webhook_url=request.webhook_url,
@@ -115,7 +125,7 @@ def new_job(submission: Submission, settings: Settings) -> Job:
 def retention_of(submission: Submission, settings: Settings) -> float:
     """Returns the longest retention, in seconds, that the request needs."""
     named = submission.idempotency_key is not None
-    stored = bool(submission.request.store)
+    stored = submission.stores
     as_response = submission.api == "responses" and stored
     as_job = settings.job_retention if submission.background or named or as_response else 0.0
     as_stored = settings.store_retention if stored and not as_response else 0.0

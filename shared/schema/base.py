@@ -15,6 +15,7 @@ NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 """OpenAI's rule for names of functions and response formats."""
 
 TEXT, LIST, OBJECT = "<text>", "<list>", "<object>"
+TOKENS, LISTS = "<tokens>", "<lists>"
 """Tags of the branches of union fields. No field has such a name."""
 
 

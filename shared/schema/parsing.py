@@ -9,14 +9,15 @@ import orjson
 from pydantic import ValidationError
 
 from shared.errors import InvalidRequest
-from shared.schema.base import LIST, OBJECT, TEXT, invalid, missing, short
+from shared.schema.base import LIST, LISTS, OBJECT, TEXT, TOKENS, invalid, missing, short
 from shared.schema.bounds import refuse_excess
+from shared.schema.calls import CALL_REQUESTS, CallApi, CallRequest
 from shared.schema.request import ChatCompletionRequest, MetadataUpdate
 
 MAX_NESTING = 100
 """Most levels of JSON. Below the limits of engines' encoders (orjson: 254), and above what requests need."""
 
-NO_FIELDS = frozenset({TEXT, LIST, OBJECT, "[key]"})
+NO_FIELDS = frozenset({TEXT, LIST, LISTS, OBJECT, TOKENS, "[key]"})
 """Steps of pydantic's error paths that are not fields: branches of unions, and the mark of an object's key."""
 
 SINGLE = frozenset({"content", "approximate"})
@@ -107,6 +108,14 @@ def check_request(value: dict[str, Any], *, stream: bool | None = None) -> ChatC
     if request.stream_options is not None and not streams:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     return request
+
+
+def check_call(value: dict[str, Any], api: CallApi) -> CallRequest:
+    """Checks the parsed body of an endpoint other than chat. Raises InvalidRequest."""
+    try:
+        return CALL_REQUESTS[api].model_validate(value)
+    except ValidationError as error:
+        raise first_error(error, value) from None
 
 
 def first_error(error: ValidationError, value: Any) -> InvalidRequest:

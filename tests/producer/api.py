@@ -15,10 +15,11 @@ from producer.http.context import ApiContext
 from producer.jobs.service import JobService
 from shared.backends.embedded.backend import open_embedded
 from shared.errors import EngineError, EngineRefused
+from shared.job import Api as ApiName
 from shared.ports import Backend
 from shared.settings import Settings
 from tests.support.wait_until import wait_until
-from worker.engines.base import Chunk, Completion, Request
+from worker.engines.base import Answer, Chunk, Completion, Request
 from worker.engines.simulated import SimulatedEngine
 
 COMPLETIONS = "/v1/chat/completions"
@@ -51,6 +52,16 @@ class WatchedEngine(SimulatedEngine):
         with _Counted(self):
             await self._begin(request)
             return await super().complete(request)
+
+    async def call(self, api: ApiName, request: Request) -> Answer:
+        with _Counted(self):
+            self.asked.append(request)
+            await self.gate.wait()
+            if "refuse" in str(request):
+                raise EngineRefused("The text is too long.", code="context_length_exceeded", param="input")
+            if "break" in str(request):
+                raise EngineError("The engine broke.")
+            return await super().call(api, request)
 
     async def _begin(self, request: Request) -> None:
         self.asked.append(request)

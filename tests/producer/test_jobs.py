@@ -63,6 +63,7 @@ async def test_a_new_jobs_object(idle_api: Api) -> None:
     assert deadline - created == idle_api.settings.job_deadline
     assert job == {
         "object": "chat.completion.job",
+        "endpoint": "chat.completions",
         "status": "queued",
         "model": "simulated",
         "service_tier": "flex",

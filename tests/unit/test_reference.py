@@ -13,7 +13,7 @@ from ignite.cli import cli
 from producer.batches import routes as batches
 from producer.files import routes as files
 from producer.http.errors import status_of
-from producer.http.routes import completions, dead, health, jobs, models, operations, responses, stored
+from producer.http.routes import calls, completions, dead, health, jobs, models, operations, responses, stored
 from shared import errors
 from shared.errors import IgniteError, RecordedError
 
@@ -156,7 +156,9 @@ def test_every_command_is_documented_and_no_other() -> None:
 
 
 def test_every_endpoint_is_documented_and_no_other() -> None:
-    routers = [room.router for room in (completions, stored, responses, jobs, models, files, batches, dead, operations)]
+    routers = [
+        room.router for room in (completions, calls, stored, responses, jobs, models, files, batches, dead, operations)
+    ]
     routes = [route for router in (*routers, health.router) for route in router.routes if isinstance(route, APIRoute)]
     served = {f"{method} {re.sub(':path', '', route.path)}" for route in routes for method in route.methods or ()}
     page = (REFERENCE / "endpoints.md").read_text().partition("## Not served")[0]

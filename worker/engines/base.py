@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from shared.job import Api
 from shared.ports import EngineState
 
 
@@ -29,13 +30,15 @@ class EngineRequest(dict[str, Any]):
 Request = dict[str, Any]
 Chunk = dict[str, Any]
 Completion = dict[str, Any]
+Answer = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """A served model as the catalog shows it. `context_length` is in tokens, None if unknown. `modalities`: the model's
     inputs (`text`, `image`, `audio`, …), empty if unknown. `parent`: for an adapter (LoRA), the id of the model that it
-    adapts. `aliases`: other names that the engine has for the model.
+    adapts. `aliases`: other names that the engine has for the model. `capabilities`: what it can do, among them the
+    APIs that it serves (`chat`, `embeddings`, …); empty if the engine cannot tell.
     """
 
     id: str
@@ -111,6 +114,13 @@ class Engine(Protocol):
 
     async def complete(self, request: Request) -> Completion:
         """Returns the answer to `request` as one `chat.completion`. Cancelling the call aborts it within one step."""
+        ...
+
+    async def call(self, api: Api, request: Request) -> Answer:
+        """Returns the answer of an endpoint other than chat, in the form of OpenAI's API or, for rerank, score,
+        tokenize and detokenize, of vLLM's. Cancelling the call aborts it. Raises EngineRefused
+        (`unsupported_endpoint`) where the model has no such endpoint.
+        """
         ...
 
     async def wait_unhealthy(self) -> str:

@@ -84,6 +84,8 @@ def _llamacpp(settings: EngineSettings) -> Engine:
         # The demo model is so small that a second thread makes it slower.
         threads=settings.threads or (None if settings.model else 1),
         gpu_layers=settings.gpu_layers,
+        # The demo model is no embedding model: the mean of its own states shows that the endpoint works.
+        pooling=None if settings.model else "mean",
         description=None if settings.model else DEMO_DESCRIPTION,
         start_timeout=settings.start_timeout,
         stall_timeout=settings.stall_timeout,

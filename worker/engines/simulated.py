@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import EngineError, EngineRefused
-from worker.engines.base import Chunk, Completion, ModelCard, OneModel, Request
+from shared.job import Api
+from worker.engines.base import Answer, Chunk, Completion, ModelCard, OneModel, Request
 from worker.engines.health import Health
+from worker.engines.simulated_calls import ANSWERS, simulated_answer
 
 TOKEN_CHARS = 5
 CONTEXT_LENGTH = 1_000_000
@@ -89,7 +91,9 @@ class SimulatedEngine(OneModel):
         itl_ms: int = 0,
         ttft_ms: int = 0,
     ) -> None:
-        self.card = ModelCard(model_id, "simulated", CONTEXT_LENGTH, description=DESCRIPTION)
+        self.card = ModelCard(
+            model_id, "simulated", CONTEXT_LENGTH, description=DESCRIPTION, capabilities=("chat", "stream", *ANSWERS)
+        )
         self.concurrency = concurrency
         self._tokens, self._seed, self._itl_ms, self._ttft_ms = tokens, seed, itl_ms, ttft_ms
         self._health = Health()
@@ -137,6 +141,13 @@ class SimulatedEngine(OneModel):
             for index in range(script.choices)
         ]
         return {**self._head("chat.completion"), "choices": choices, "usage": script.usage()}
+
+    async def call(self, api: Api, request: Request) -> Answer:
+        self._require_open()
+        if self._ttft_ms:
+            await self._sleep_until(asyncio.get_running_loop().time() + self._ttft_ms / 1000)
+            self._require_open()
+        return simulated_answer(api, request)
 
     async def wait_unhealthy(self) -> str:
         return await self._health.wait_unhealthy()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from producer.http import serializers
 from producer.http.answers import StreamAnswer, UnaryAnswer
 from producer.http.call_headers import Preferences, header_deadline, json_body, sdk_patience
-from producer.http.context import REQUEST_ID, ApiContext, context_of, meter_of, principal_of
+from producer.http.context import REQUEST_ID, context_of, meter_of, principal_of
 from producer.http.edge.fast_path import Handler
-from producer.http.job_answers import job_response, wait_for_end
+from producer.http.job_answers import answer_with_job
 from producer.http.openapi import (
     COMPLETION,
     COMPLETION_REQUEST,
@@ -24,10 +21,8 @@ from producer.http.openapi import (
     JOB_CREATED,
     answers,
 )
-from producer.http.parameters import MAX_WAIT
 from producer.jobs.idempotency import HEADER, SdkTry, idempotency_key, sdk_try
 from producer.jobs.submission import Submission
-from shared.errors import BackendUnavailable
 from shared.job import IdempotencyKey, Mode
 from shared.schema import ChatCompletionRequest, check_request, parse_object
 
@@ -75,22 +70,6 @@ async def create_completion(request: Request) -> Response:
 
 HANDLERS: Mapping[str, Handler] = {PATH: create_completion, STREAM_PATH: create_completion}
 """The handler that the fast path calls, by path."""
-
-
-async def answer_with_job(context: ApiContext, submission: Submission, preferences: Preferences) -> Response:
-    """Answers 202 with the job, or with the completion if the job ends within the client's `Prefer: wait`."""
-    job = await context.service.submit(submission)
-    if preferences.wait:
-        with suppress(BackendUnavailable):  # The job is already accepted.
-            job = await wait_for_end(context, job, min(preferences.wait, MAX_WAIT), key=submission.principal.key)
-        if job.status.terminal:
-            about = serializers.about_job(job, time.time())
-            return Response(await context.service.result(job), media_type="application/json", headers=about)
-    response = await job_response(context, job, status=202)
-    response.headers["location"] = f"/v1/jobs/{job.id}"
-    if preferences.applied:
-        response.headers["preference-applied"] = preferences.applied
-    return response
 
 
 async def read_submission(request: Request) -> tuple[Submission, Preferences]:

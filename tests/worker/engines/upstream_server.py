@@ -48,6 +48,7 @@ class UpstreamServer:
         application.router.add_get("/v1/models", self._list)
         application.router.add_post("/v1/chat/completions", self._complete)
         application.router.add_get("/metrics", self._metrics)
+        application.router.add_post("/v1/embeddings", self._complete)
         application.router.add_post("/tokenize", self._tokenize)
         self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         self._site: web.BaseSite | None = None

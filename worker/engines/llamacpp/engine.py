@@ -11,10 +11,12 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from shared.errors import EngineError
+from shared.job import Api
 from shared.ports import EngineState
-from worker.engines.base import Chunk, Completion, ModelCard, Request
+from worker.engines.base import Answer, Chunk, Completion, ModelCard, Request
 from worker.engines.llamacpp import process
 from worker.engines.llamacpp.gguf import check_gguf
 from worker.engines.managed.engine import ManagedEngine, ManagedOptions
@@ -22,7 +24,9 @@ from worker.engines.openai.engine import UpstreamOptions
 from worker.engines.openai.http_client import Address
 from worker.engines.openai.served_models import Wanted
 
-CAPABILITIES = ("chat", "stream", "tools", "json_schema", "logprobs")
+CAPABILITIES = ("chat", "stream", "tools", "json_schema", "logprobs", "completions", "tokenize", "detokenize")
+
+Pooling = Literal["mean"]
 
 GRACE = 0.0
 """llama.cpp has nothing to save: its process is killed."""
@@ -30,7 +34,9 @@ GRACE = 0.0
 
 @dataclass(frozen=True, slots=True)
 class LlamaOptions:
-    """`context_length` is per slot; llama.cpp lowers it to the model's training context. Times are in seconds."""
+    """`context_length` is per slot; llama.cpp lowers it to the model's training context. Times are in seconds.
+    `pooling`: makes a chat model answer embeddings, too: how the states of its tokens become one vector.
+    """
 
     path: Path
     model_id: str
@@ -38,6 +44,7 @@ class LlamaOptions:
     context_length: int
     threads: int | None = None
     gpu_layers: int | None = None
+    pooling: Pooling | None = None
     description: str | None = None
     start_timeout: float = 600
     stall_timeout: float = 300
@@ -50,11 +57,14 @@ class LlamaCppEngine:
 
     @property
     def card(self) -> ModelCard:
-        return replace(self._managed.card, description=self._options.description, capabilities=CAPABILITIES)
+        return replace(self._managed.card, description=self._options.description, capabilities=self._capabilities())
 
     @property
     def cards(self) -> Sequence[ModelCard]:
         return (self.card,)
+
+    def _capabilities(self) -> tuple[str, ...]:
+        return (*CAPABILITIES, "embeddings") if self._options.pooling else CAPABILITIES
 
     async def cards_changed(self) -> None:
         await self._managed.cards_changed()
@@ -88,6 +98,9 @@ class LlamaCppEngine:
 
     async def complete(self, request: Request) -> Completion:
         return await self._managed.complete(request)
+
+    async def call(self, api: Api, request: Request) -> Answer:
+        return await self._managed.call(api, request)
 
     async def wait_unhealthy(self) -> str:
         return await self._managed.wait_unhealthy()
@@ -124,6 +137,7 @@ def _command(options: LlamaOptions) -> list[str]:
         "context-length": options.context_length,
         "threads": options.threads,
         "gpu-layers": options.gpu_layers,
+        "pooling": options.pooling,
         "stall-timeout": options.stall_timeout,
     }
     return [*program, *(f"--{name}={value}" for name, value in values.items() if value is not None)]

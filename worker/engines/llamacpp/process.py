@@ -75,6 +75,10 @@ def load(options: argparse.Namespace, verbosity: int = SILENCE) -> Any:
     params.n_batch = params.n_ubatch = PROMPT_STEP
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads or spare_cores()
     params.n_gpu_layers = options.gpu_layers
+    if options.pooling:
+        # Chat goes on as without it: the server asks for the states of embeddings' tokens only.
+        params.embedding = True
+        params.pooling_type = native.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.use_jinja = True
     params.ui = False
     # The initial number of threads. Each open call needs one; llama.cpp starts more and ends them as needed.
@@ -135,6 +139,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--context-length", type=int, required=True)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--gpu-layers", type=int, default=-1)
+    parser.add_argument("--pooling", choices=["mean"])
     parser.add_argument("--stall-timeout", type=float, default=300)
     return parser.parse_args(arguments)
 

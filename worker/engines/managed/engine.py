@@ -18,8 +18,9 @@ import structlog
 
 from shared.aio import first
 from shared.errors import EngineError
+from shared.job import Api
 from shared.ports import EngineState
-from worker.engines.base import Chunk, Completion, ModelCard, Request
+from worker.engines.base import Answer, Chunk, Completion, ModelCard, Request
 from worker.engines.managed.serving_process import ProcessEnded, ServingProcess
 from worker.engines.openai.engine import OpenAIEngine, UpstreamOptions
 from worker.engines.openai.http_client import Address
@@ -106,6 +107,9 @@ class ManagedEngine:
 
     async def complete(self, request: Request) -> Completion:
         return await self._http.complete(request)
+
+    async def call(self, api: Api, request: Request) -> Answer:
+        return await self._http.call(api, request)
 
     async def wait_unhealthy(self) -> str:
         """Returns why the engine is unhealthy. Raises the error of the watching task if it has failed, because then

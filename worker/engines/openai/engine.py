@@ -11,11 +11,13 @@ from typing import Any, Literal
 import structlog
 
 from shared.errors import EngineError, EngineRefused
+from shared.job import Api
 from shared.ports import EngineState
-from worker.engines.base import Chunk, Completion, EngineRequest, ModelCard, Request
+from worker.engines.base import Answer, Chunk, Completion, EngineRequest, ModelCard, Request
 from worker.engines.continuation import continue_after, is_spent, spent_chunks, whole_usage
 from worker.engines.openai.answering import Answering, Ask
-from worker.engines.openai.http_client import Address, Upstream
+from worker.engines.openai.calls import PRIORITIZED, call
+from worker.engines.openai.http_client import Address, Upstream, UpstreamLost
 from worker.engines.openai.request_fields import ServerDialect, is_greedy
 from worker.engines.openai.served_models import ServedModels, Wanted, served_models
 from worker.engines.openai.server_health import ServerHealth, first_answer
@@ -199,6 +201,18 @@ class OpenAIEngine:
         async with self._asking(request), aclosing(self._answering.chunks(self._health.upstream, ask)) as chunks:
             return fold([chunk async for chunk in chunks])
 
+    async def call(self, api: Api, request: Request) -> Answer:
+        upstream, model = self._health.upstream, self._name_of(request)
+        async with self._asking(request):
+            try:
+                ask = Ask.of(request, model, adds=self._adds(request) if api in PRIORITIZED else None, streamed=False)
+                found = await call(upstream, api, ask, llama_server=self._answering.is_llama_server)
+            except UpstreamLost as lost:
+                self._health.suspect(upstream, lost)
+                raise
+        self._health.answered(upstream)
+        return found
+
     async def wait_unhealthy(self) -> str:
         return await self._health.wait_unhealthy()
 
@@ -274,5 +288,5 @@ class OpenAIEngine:
 
 def _not_listed_yet(wanted: Wanted, kind: str) -> ServedModels:
     name = wanted.models[0] if wanted.models else ""
-    card = ModelCard(wanted.model_id or name, kind)
+    card = ModelCard(wanted.model_id or name, kind, capabilities=())
     return ServedModels((card,), {card.id: name})

@@ -104,17 +104,20 @@ class Upstream:
         patience: Patience,
         path: str = "/chat/completions",
         traceparent: str | None = None,
+        *,
+        beside_v1: bool = False,
     ) -> AsyncGenerator[list[bytes], None]:
         """Yields the data of events as they arrive. The body of an unstreamed answer is one event. A `traceparent` that
         is none is not sent on.
 
-        `patience` is called before each read; None means the stall timeout.
+        `patience` is called before each read; None means the stall timeout. `beside_v1`: `path` is not under /v1.
         """
         silence = self._stall_timeout if body.get("stream") else self._stall_timeout * UNARY_FACTOR
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
         with self._translated():
             async with self._abortable():
-                response = await self._send("POST", self._url(path), timeout=limits, **_json(body, traceparent))
+                url = self._url(path, beside_v1=beside_v1)
+                response = await self._send("POST", url, timeout=limits, **_json(body, traceparent))
             answer = AnswerBody()
             self._streams.add(response.content)
             try:
@@ -163,7 +166,7 @@ class Upstream:
 
     async def tokenize(self, model: str, text: str) -> list[int]:
         """Returns token ids by /tokenize, which is not in OpenAI's API: vLLM reads `prompt`, llama-server `content`."""
-        url = self._address.base.removesuffix("/v1") + "/tokenize"
+        url = self._url("/tokenize", beside_v1=True)
         body = {"model": model, "prompt": text, "content": text, "add_special_tokens": False}
         received = await self._ask("POST", url, aiohttp.ClientTimeout(total=PROBE_TIMEOUT), **_json(body))
         try:
@@ -181,8 +184,9 @@ class Upstream:
             stream.set_exception(aiohttp.ServerDisconnectedError("the connection was closed"))
         await self._session.close()
 
-    def _url(self, path: str) -> str:
-        return self._address.base + path
+    def _url(self, path: str, *, beside_v1: bool = False) -> str:
+        base = self._address.base
+        return (base.removesuffix("/v1") if beside_v1 else base) + path
 
     async def _ask(self, method: str, url: str, limits: aiohttp.ClientTimeout, **body: Any) -> bytes:
         with self._translated():

@@ -88,6 +88,7 @@ def _card(name: str, by_name: Mapping[str, Listed], ids: Mapping[str, str], kind
         ids[name],
         kind,
         context_length=_context_length(model) or _context_length(base),
+        capabilities=(),
         modalities=input_modalities(dict(model)),
         parent=ids.get(parent, parent) if isinstance(parent, str) else None,
     )
