@@ -50,7 +50,7 @@ API = (
     *("job_deadline", "retention", "job_retention", "store_retention", "keepalive", "unary_padding", "sweep"),
     *("file_limit", "tenant_file_limit", "file_retention", "files_dir", "files_url", "files_endpoint"),
     *("webhook_secret", "webhook_private"),
-    *("batch_lines", "tenant_batch_limit", "batch_window", "batch_lease"),
+    *("batch_lines", "tenant_batch_limit", "batch_window", "batch_escalation", "batch_lease"),
 )
 WORKER = (
     *("engine", "model", "model_id", "model_limit", "model_aliases", "model_modalities"),

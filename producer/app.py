@@ -15,6 +15,7 @@ from producer.auth.keyring import Keyless, Keyring
 from producer.auth.keys import KeyRepository, Revocations
 from producer.auth.revocations import RevocationWatcher
 from producer.batches import routes as batches
+from producer.batches.forecasts import BatchForecasts
 from producer.batches.idempotency import IdempotentBatches
 from producer.batches.lease import BatchLeaseManager
 from producer.batches.repository import BatchRepository
@@ -100,6 +101,7 @@ def context_for(backend: Backend, settings: Settings, keyless: Keyless) -> ApiCo
     repository = BatchRepository(backend.documents, settings.file_retention, settings.tenant_batch_limit)
     kept = Files(backend.documents, storage, settings.tenant_file_limit, growing=repository.content)
     bodies = BodyBudget(settings.body_budget, settings.tenant_body_budget)
+    forecasts = BatchForecasts(backend.scheduler, catalog, repository)
     batch_context = BatchContext(
         settings=settings,
         backend=backend,
@@ -109,6 +111,7 @@ def context_for(backend: Backend, settings: Settings, keyless: Keyless) -> ApiCo
         files=kept,
         storage=storage,
         bodies=bodies,
+        forecasts=forecasts,
     )
     return ApiContext(
         settings=settings,
@@ -128,6 +131,7 @@ def context_for(backend: Backend, settings: Settings, keyless: Keyless) -> ApiCo
             lambda progress_writer: BatchRun(batch_context, progress_writer).run(),
             lease=settings.batch_lease,
         ),
+        forecasts=forecasts,
         fleet=Fleet(backend, catalog),
         bodies=bodies,
         connections=Connections(settings),
@@ -143,6 +147,7 @@ def start_background_tasks(context: ApiContext) -> None:
     if (secret := settings.webhook_secret) is not None:
         run("webhooks", announce_endings(backend, secret, private_allowed=settings.webhooks_may_be_private))
     run("batches", context.runners.run())
+    run("forecasts", context.forecasts.run())
     run("revocations", RevocationWatcher(Revocations(backend.documents), service, context.batches).run())
 
 

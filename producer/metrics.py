@@ -33,6 +33,9 @@ FIRST_BYTE = Histogram(
     ["model", "mode"],
     buckets=LATENCY_BUCKETS,
 )
+BATCH_LINES_ESCALATED = Counter(
+    "ignite_batch_lines_escalated", "Lines of batches that this replica submitted in the tier default", ["model"]
+)
 QUEUE_DEPTH = Gauge("ignite_queue_depth", "Waiting jobs of the queue", ["model", "tier"])
 QUEUE_RUNNING = Gauge("ignite_queue_running", "Running jobs of the queue", ["model", "tier"])
 QUEUE_TOKENS = Gauge("ignite_queue_tokens", "Estimated tokens of the waiting jobs", ["model", "tier"])

@@ -76,7 +76,8 @@ def deadline_of(window_end: float | None, created_at: float) -> tuple[float, boo
 @dataclass(slots=True)
 class FairQueue:
     """The fair queue of one model and tier. Job ids sort by age. Repeated calls have no further effect. `jobs`: how
-    many wait; `tokens`: the sum of their estimates; `started`: how many jobs were ever started.
+    many wait; `tokens`: the sum of their estimates; `started`: how many jobs were ever started; `started_tokens`: the
+    sum of their estimates.
     """
 
     clock: Callable[[], float] = time.time
@@ -84,6 +85,7 @@ class FairQueue:
     jobs: int = 0
     tokens: int = 0
     started: int = 0
+    started_tokens: int = 0
     _jobs: dict[str, Entry] = field(default_factory=dict[str, Entry])
     _waiting: dict[str, list[Urgency]] = field(default_factory=dict[str, list[Urgency]])
     _tags: dict[str, Tag] = field(default_factory=dict[str, Tag])
@@ -139,6 +141,7 @@ class FairQueue:
         if entry is not None and tag is not None and self._exit(job_id):
             self.virtual = max(self.virtual, tag)
             self.started += 1
+            self.started_tokens += entry.tokens
             self._charge(entry.tenant, entry.cost)
             self._debts = {tenant: debt for tenant, debt in self._debts.items() if debt > self.virtual}
 

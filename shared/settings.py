@@ -267,6 +267,13 @@ class Settings(BaseSettings):
         description="Most lines of one batch that are jobs at a time, per model. Default: twice the slots of the "
         "model's workers.",
     )
+    batch_escalation: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of a model's slots that lines of batches behind their window may use in the tier default. "
+        "0: none.",
+    )
     batch_lease: float = Field(
         10, gt=0, description="Seconds after which another API process continues a batch whose process has died."
     )

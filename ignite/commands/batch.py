@@ -10,7 +10,10 @@ import click
 
 from ignite.commands.api_client import Api, api_options, run, show
 
-HEADING = f"{'ID':<38}  {'STATUS':<11}  {'CREATED':<14}  {'LINES':>9}  {'DONE':>9}  {'FAILED':>7}"
+HEADING = f"{'ID':<38}  {'STATUS':<11}  {'CREATED':<14}  {'LINES':>9}  {'DONE':>9}  {'FAILED':>7}  {'EXPECTED':<14}"
+
+
+OVER = ("completed", "failed", "expired", "cancelled")
 
 
 @click.group()
@@ -62,10 +65,17 @@ def list_batches(api: Api, limit: int) -> None:
 
 def row(batch: dict[str, Any]) -> str:
     counts, created = batch["request_counts"], datetime.fromtimestamp(batch["created_at"])
+    expected = moment(None if batch["status"] in OVER else batch.get("expected_finish_at"))
     return (
         f"{batch['id']}  {batch['status']:<11}  {created:%m-%d %H:%M:%S}  "
-        f"{counts['total']:>9}  {counts['completed']:>9}  {counts['failed']:>7}"
-    )
+        f"{counts['total']:>9}  {counts['completed']:>9}  {counts['failed']:>7}  "
+        f"{expected:<14}"
+    ).rstrip()
+
+
+def moment(at: float | None) -> str:
+    """Returns the local time of Unix seconds."""
+    return "-" if at is None else f"{datetime.fromtimestamp(at):%m-%d %H:%M:%S}"
 
 
 @batch.command("get")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Protocol
 
 import click
@@ -36,9 +37,18 @@ def open_progress() -> Generator[Progress]:
         TimeElapsedColumn(),
         TextColumn("·"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[expected]}"),
     )
     with Bar(*columns, console=console) as bar:
         yield BarOnTerminal(bar)
+
+
+def expectation(batch: dict[str, Any]) -> str:
+    """Returns when the server expects the batch's end, empty if it does not know."""
+    if batch["status"] != "in_progress" or (at := batch.get("expected_finish_at")) is None:
+        return ""
+    late = ", after its window" if at > batch["expires_at"] else ""
+    return f"expected {datetime.fromtimestamp(at):%m-%d %H:%M:%S}{late}"
 
 
 class Pace:
@@ -60,7 +70,7 @@ class BarOnTerminal:
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._pace = Pace()
-        self._task = bar.add_task("", total=None, failed=0, pace=0)
+        self._task = bar.add_task("", total=None, failed=0, pace=0, expected="")
 
     def show(self, batch: dict[str, Any]) -> None:
         counts = batch["request_counts"]
@@ -71,6 +81,7 @@ class BarOnTerminal:
             completed=counts["completed"] + counts["failed"],
             failed=counts["failed"],
             pace=f"{self._pace.after(batch['usage']['output_tokens']):,}",
+            expected=expectation(batch),
         )
 
     def say(self, sentence: str) -> None:
@@ -92,7 +103,8 @@ class PlainLines:
             return
         self._last, self._printed_at = now, time.monotonic()
         done = counts["completed"] + counts["failed"]
-        self.say(f"{status}: {done} of {counts['total']} lines, {counts['failed']} failed, {pace:,} tokens/s")
+        line = f"{status}: {done} of {counts['total']} lines, {counts['failed']} failed, {pace:,} tokens/s"
+        self.say(", ".join(filter(None, (line, expectation(batch)))))
 
     def say(self, sentence: str) -> None:
         click.echo(sentence, err=True)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from producer.batches.throughput import Confidence
+
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 
 KIND = "batch"
@@ -100,6 +102,10 @@ class Batch(Kept):
     `next_line`, which begins at the byte `next_start`, is done, except those in `open` and those of models in
     `deferred`. `model`: set if all lines name the same one; `asked`: the models that the lines name, if there are
     several and not too many.
+
+    `tokens`: the estimated tokens of all lines by the model that they name, of a sample until the lines are validated;
+    `tokens_done`: of the answered lines. `expected_finish_at` is the last forecast. `late`: its window was out of reach
+    when it was accepted.
     """
 
     id: str
@@ -134,6 +140,12 @@ class Batch(Kept):
     failed: int = 0
     not_run: int = 0
     usage: BatchUsage = BatchUsage()
+    tokens: dict[str, int] = {}
+    tokens_done: int = 0
+    expected_finish_at: float | None = None
+    expected_finish_confidence: Confidence = "none"
+    tier_in_use: Literal["flex", "default"] = "flex"
+    late: bool = False
     generation: int = 0
     commits: int = 0
     next_line: int = 1
@@ -144,6 +156,12 @@ class Batch(Kept):
     @property
     def over(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def share_left(self) -> float:
+        """The share of its tokens that is not answered yet, from 0 to 1."""
+        total = sum(self.tokens.values())
+        return max(0.0, 1 - self.tokens_done / total) if total else 0.0
 
     @property
     def ended_at(self) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,7 @@ from producer.files.entry import new_file_id, new_id
 from producer.files.expiry import checked_expiry
 from producer.http.serializers import whole
 from shared.errors import InvalidRequest
+from shared.schema import parse_object
 from shared.schema.request import Metadata
 
 Endpoint = Literal["/v1/chat/completions", "/v1/responses"]
@@ -34,16 +35,27 @@ class BatchRequest(BaseModel):
     webhook_url: str | None = Field(
         None, description="Receives an event when the batch ends, such as `batch.completed`."
     )
+    accept_late: bool | None = Field(
+        None, description="Accept the batch although its completion window cannot be kept, or breaks another one."
+    )
+
+
+Fields = TypeVar("Fields", bound=BaseModel)
 
 
 def parse_batch_request(given: Mapping[str, Any]) -> BatchRequest:
     """Checks the parsed body of POST /v1/batches. Raises InvalidRequest, which names the field."""
-    for name in given.keys() - BatchRequest.model_fields.keys():
+    return parse_fields(BatchRequest, given)
+
+
+def parse_fields(model: type[Fields], given: Mapping[str, Any]) -> Fields:
+    """Raises InvalidRequest, which names the field."""
+    for name in given.keys() - model.model_fields.keys():
         if given[name] is not None:
             param = name[:100]
             raise InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
     try:
-        return BatchRequest.model_validate(given)
+        return model.model_validate(given)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         param = ".".join(str(step) for step in problem["loc"])[:200]
@@ -51,6 +63,19 @@ def parse_batch_request(given: Mapping[str, Any]) -> BatchRequest:
             raise InvalidRequest(f"Missing required parameter: '{param}'.", param=param) from None
         reason = problem["msg"][0].lower() + problem["msg"][1:]
         raise InvalidRequest(f"Invalid value for '{param}': {reason}.", param=param) from None
+
+
+class RetryRequest(BaseModel):
+    """The body of POST /v1/batches/{id}/retry, which may be empty."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    accept_late: bool | None = None
+
+
+def accepts_late(body: bytes) -> bool:
+    """Returns the field of a retry's body. Raises InvalidRequest, which names it."""
+    return parse_fields(RetryRequest, parse_object(body) if body.strip() else {}).accept_late is True
 
 
 def new_batch(tenant: str, request: BatchRequest, *, models: tuple[str, ...] = (), weight: float = 1.0) -> Batch:
@@ -86,9 +111,12 @@ def retrying(batch: Batch) -> Batch:
         completion_window=batch.completion_window,
         metadata=batch.metadata,
         webhook_url=batch.webhook_url,
+        accept_late=None,
     )
     fresh = new_batch(batch.tenant, asked, models=batch.models, weight=batch.weight)
-    return fresh.with_(retry_of=batch.id, output_retention=batch.output_retention)
+    failed = batch.failed / batch.total if batch.total else 1.0
+    tokens = {model: round(count * failed) for model, count in batch.tokens.items()}
+    return fresh.with_(retry_of=batch.id, output_retention=batch.output_retention, tokens=tokens)
 
 
 def batch_object(batch: Batch) -> dict[str, Any]:
@@ -118,6 +146,9 @@ def batch_object(batch: Batch) -> dict[str, Any]:
         "usage": usage_object(batch),
         "metadata": batch.metadata,
         "retry_of": batch.retry_of,
+        "expected_finish_at": whole(batch.expected_finish_at),
+        "expected_finish_confidence": batch.expected_finish_confidence,
+        "tier_in_use": batch.tier_in_use,
     }
 
 

@@ -10,7 +10,15 @@ from starlette.responses import Response
 from producer.batches import schema
 from producer.batches.document import Batch
 from producer.batches.idempotency import RequestName, request_name
-from producer.batches.requests import BatchRequest, batch_object, new_batch, parse_batch_request, retrying
+from producer.batches.input.sample import sampled_tokens
+from producer.batches.requests import (
+    BatchRequest,
+    accepts_late,
+    batch_object,
+    new_batch,
+    parse_batch_request,
+    retrying,
+)
 from producer.http import serializers
 from producer.http.context import context_of, json_response, principal_of, tenant_of
 from producer.http.openapi import BATCH_REQUEST, answers, is_json
@@ -24,7 +32,8 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 A_BATCH = is_json(schema.Batch, "The batch.")
 
 
-async def begin(request: Request, batch: Batch, name: RequestName | None) -> Response:
+async def begin(request: Request, batch: Batch, name: RequestName | None, *, accept_late: bool = False) -> Response:
+    """Creates the batch and answers with it. Raises RateLimited if its completion window cannot be kept."""
     context = context_of(request)
     file = await context.files.get(batch.tenant, batch.input_file_id)
     if file.purpose != "batch":
@@ -32,7 +41,11 @@ async def begin(request: Request, batch: Batch, name: RequestName | None) -> Res
             f"The file {file.id} has the purpose '{file.purpose}', not 'batch'.", param="input_file_id"
         )
     await context.files.usage.require_room(batch.tenant)
+    if not batch.tokens:
+        tokens = await sampled_tokens(context.files, batch.tenant, file.id, batch.endpoint)
+        batch = batch.with_(tokens=tokens)
     async with context.batches.room_for(batch):
+        batch = await context.forecasts.admitted(batch, accept_late=accept_late)
         standing = await context.named_batches.create(batch, name)
     context.runners.wake()
     return json_response(batch_object(standing))
@@ -56,7 +69,7 @@ async def create_batch(request: Request) -> Response:
         raise refused
     weight = settings.weights.get(principal.tenant, principal.weight)
     batch = new_batch(principal.tenant, asked, models=principal.limits.models, weight=weight)
-    return await begin(request, batch.with_(made_with=principal.key), name)
+    return await begin(request, batch.with_(made_with=principal.key), name, accept_late=asked.accept_late is True)
 
 
 @router.get(
@@ -67,12 +80,16 @@ async def create_batch(request: Request) -> Response:
 async def list_batches(request: Request, after: str | None = None, limit: Limit = 20) -> Response:
     """`after`: the last id of the previous page."""
     found, more = await context_of(request).batches.list(tenant_of(request), after=after, limit=limit)
-    return json_response(serializers.page([batch_object(batch) for batch in found], has_more=more))
+    forecasts = context_of(request).forecasts
+    return json_response(serializers.page([batch_object(forecasts.updated(batch)) for batch in found], has_more=more))
 
 
 @router.get("/{batch_id}", summary="Get a batch", responses=answers(A_BATCH, 404))
 async def get_batch(request: Request, batch_id: Id) -> Response:
-    return json_response(batch_object(await context_of(request).batches.get(tenant_of(request), batch_id)))
+    context = context_of(request)
+    return json_response(
+        batch_object(context.forecasts.updated(await context.batches.get(tenant_of(request), batch_id)))
+    )
 
 
 @router.post("/{batch_id}/cancel", summary="Cancel a batch", responses=answers(A_BATCH, 404, 409))
@@ -83,13 +100,19 @@ async def cancel_batch(request: Request, batch_id: Id) -> Response:
 
 @router.post("/{batch_id}/retry", summary="Run a batch's failed requests again", responses=answers(A_BATCH, 404, 409))
 async def retry_batch(request: Request, batch_id: Id) -> Response:
-    """Creates a new batch of the requests in this one's error file, with the same completion window."""
-    context, tenant = context_of(request), tenant_of(request)
-    name = request_name(request.headers, b"{}", {}, call=f"retry {batch_id}")
+    """Creates a new batch of the requests in this one's error file, with the same completion window. The body may be
+    `{"accept_late": true}`.
+    """
+    context, tenant, body = context_of(request), tenant_of(request), await request.body()
+    accept_late = accepts_late(body)
+    name = request_name(
+        request.headers, body or b"{}", {"accept_late": True} if accept_late else {}, call=f"retry {batch_id}"
+    )
     if (standing := await context.named_batches.find(tenant, name)) is not None:
         return json_response(batch_object(standing))
     batch = await context.batches.get(tenant, batch_id)
     if not batch.over or not batch.error.segments:
         why = "has no failed lines" if batch.over else f"is {batch.status}"
         raise Conflict(f"The batch {why}, so there is nothing to run again.", code="nothing_failed")
-    return await begin(request, retrying(batch).with_(made_with=principal_of(request).key), name)
+    again = retrying(batch).with_(made_with=principal_of(request).key)
+    return await begin(request, again, name, accept_late=accept_late)

@@ -17,11 +17,13 @@ import structlog
 
 from producer.auth.keys import KeyRepository
 from producer.batches.document import Batch, Problem
+from producer.batches.execution.escalation import Escalation
 from producer.batches.execution.lifecycle import BatchLifecycle, LifecycleContext
 from producer.batches.execution.line_jobs import LineJobs
 from producer.batches.execution.line_limits import LineLimit
 from producer.batches.execution.outputs import Outputs
 from producer.batches.execution.progress_writer import ProgressWriter
+from producer.batches.forecasts import BatchForecasts
 from producer.batches.input.lines import RawLine
 from producer.batches.input.reader import LineSource, slowly
 from producer.batches.input.validation import Duplicates, Validation, in_order
@@ -58,6 +60,7 @@ class BatchContext:
     files: Files
     storage: Storage
     bodies: BodyBudget
+    forecasts: BatchForecasts
 
 
 class BatchRun:
@@ -108,7 +111,10 @@ class BatchRun:
             if batch.status != "validating":
                 return batch
             named = {"model": models[0]} if len(models) == 1 else {"asked": asked}
-            return batch.with_(status="in_progress", in_progress_at=time.time(), total=validation.total, **named)
+            tokens = dict(validation.tokens) if len(models) <= MOST_ASKED else {}
+            return batch.with_(
+                status="in_progress", in_progress_at=time.time(), total=validation.total, tokens=tokens, **named
+            )
 
         await self._progress_writer.commit(accepted)
 
@@ -181,6 +187,8 @@ class BatchRun:
             key=key,
             file_retention=batch_context.settings.file_retention,
             bodies=batch_context.bodies,
+            forecasts=batch_context.forecasts,
+            escalation=Escalation(batch.id, batch_context.settings.batch_escalation),
             only=await self._only(),
         )
         await BatchLifecycle(context).run()

@@ -61,6 +61,11 @@ class Batch(BaseModel):
     usage: BatchUsage
     metadata: dict[str, str] | None
     retry_of: str | None = Field(description="The batch whose failed lines this one runs again.")
+    expected_finish_at: int | None = Field(description="The last forecast; null without a measured rate.")
+    expected_finish_confidence: Literal["none", "low", "high"] = Field(
+        description="How much was measured, and how recently."
+    )
+    tier_in_use: Literal["flex", "default"] = Field(description="`default` while the batch falls behind its window.")
 
 
 class BatchList(BaseModel):

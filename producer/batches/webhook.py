@@ -12,6 +12,7 @@ import orjson
 import structlog
 
 from producer.batches.document import Batch
+from producer.http.serializers import whole
 from producer.webhooks.sender import GONE, Event, accepted, open_sender, pause
 from producer.webhooks.target import host_of
 from shared.settings import Settings
@@ -21,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 def event_of(batch: Batch) -> Event:
     id = f"evt_{hashlib.sha256(batch.id.encode()).hexdigest()[:32]}"
-    kind, data = f"batch.{batch.status}", {"id": batch.id}
+    kind, data = f"batch.{batch.status}", {"id": batch.id, "expected_finish_at": whole(batch.expected_finish_at)}
     return Event(
         id,
         orjson.dumps({"id": id, "object": "event", "type": kind, "created_at": int(batch.ended_at or 0), "data": data}),

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from producer.admission.rate_limits import KeyLimits, Meter
 from producer.auth.keyring import Keyring, Principal
+from producer.batches.forecasts import BatchForecasts
 from producer.batches.idempotency import IdempotentBatches
 from producer.batches.lease import BatchLeaseManager
 from producer.batches.repository import BatchRepository
@@ -45,6 +46,7 @@ class ApiContext:
     batches: BatchRepository
     named_batches: IdempotentBatches
     runners: BatchLeaseManager
+    forecasts: BatchForecasts
     fleet: Fleet
     bodies: BodyBudget
     connections: Connections

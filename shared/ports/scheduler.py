@@ -11,7 +11,8 @@ from shared.job import Job, QueueName
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """The waiting jobs of one queue. `tokens`: the sum of their estimates; `tenants`: how many tenants have waiting
-    jobs; `tenant_jobs`: waiting jobs of the given tenant; `started`: how many jobs of the queue were ever started.
+    jobs; `tenant_jobs`: waiting jobs of the given tenant; `started`: how many jobs of the queue were ever started, and
+    `started_tokens` the sum of their estimates.
     """
 
     jobs: int
@@ -19,6 +20,7 @@ class Backlog:
     tenants: int
     tenant_jobs: int
     started: int
+    started_tokens: int = 0
 
     def with_more(self, count: int, tokens: int) -> Backlog:
         """Returns the backlog with `count` more jobs of that tenant, of `tokens` tokens each."""

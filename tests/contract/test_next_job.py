@@ -236,6 +236,19 @@ async def test_a_job_tried_again_by_hand_waits_in_line(backend: Backend) -> None
     assert await next_job(backend, host, served=piggybacked.id) == piggybacked.id
 
 
+async def test_started_jobs_and_their_tokens_are_counted(backend: Backend) -> None:
+    queue = QueueName(f"model-{os.urandom(6).hex()}", Tier.FLEX)
+    jobs = [await created(backend, queue=queue, tokens=tokens) for tokens in (7, 30, 500)]
+    for job in jobs[:2]:
+        await claimed(backend, job)
+
+    async def counted() -> bool:
+        backlog = await backend.scheduler.backlog(queue, jobs[0].tenant)
+        return (backlog.jobs, backlog.tokens, backlog.started, backlog.started_tokens) == (1, 500, 2, 37)
+
+    await wait_until(counted, "two started jobs")
+
+
 async def test_a_job_that_is_not_known_is_run_itself(backend: Backend) -> None:
     await piggybacking(backend)
     unknown = new_job(tenant="a")

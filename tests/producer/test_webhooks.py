@@ -162,7 +162,10 @@ async def test_a_batchs_end_is_sent_until_it_is_accepted(receiver: Receiver, tmp
         batch = await over(client, await begun(client, jsonl([line(1)]), extra_body=hook))
         *early, last = await receiver.came(3)
     assert last.event["type"] == "batch.completed"
-    assert (last.event["data"], last.event["created_at"]) == ({"id": batch.id}, batch.completed_at)
+    assert (last.event["data"], last.event["created_at"]) == (
+        {"id": batch.id, "expected_finish_at": None},
+        batch.completed_at,
+    )
     assert {each.event["id"] for each in early} == {last.event["id"]}
     OpenAI(api_key="none").webhooks.verify_signature(last.body, last.headers, secret=SECRET)
 

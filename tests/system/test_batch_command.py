@@ -50,7 +50,7 @@ async def test_run_writes_every_answer(url: str, tmp_path: Path) -> None:
     assert_each_once(read(output), range(50))
 
     newest = (await batch(url, "ls", "--limit", "1")).splitlines()[1].split()
-    assert newest[1] == "completed" and newest[-3:] == ["50", "50", "0"]
+    assert newest[1] == "completed" and newest[-4:] == ["50", "50", "0", "-"]
     assert json.loads(await batch(url, "get", newest[0]))["status"] == "completed"
     assert "nothing to run again" in await batch(url, "retry", newest[0], status=1)
     assert "Cannot cancel" in await batch(url, "cancel", newest[0], status=1)

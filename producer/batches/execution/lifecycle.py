@@ -33,20 +33,24 @@ import time
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
 from producer.batches.document import Batch, OpenLine, Output, Problem, Segment
+from producer.batches.execution.escalation import Escalation
 from producer.batches.execution.line_jobs import Answer, LineJobs, open_line
 from producer.batches.execution.line_limits import MOST_OF_ALL, LineLimit
 from producer.batches.execution.line_scheduler import LineScheduler, OpenSource
 from producer.batches.execution.outputs import Outputs, entry_of
 from producer.batches.execution.progress_writer import ProgressWriter
+from producer.batches.forecasts import BatchForecasts
 from producer.batches.input.lines import RawLine, parse_line
 from producer.batches.key import BatchKey
 from producer.files.catalog import Files
 from producer.http.edge.body_budget import BodyBudget
 from shared.errors import BackendUnavailable, StorageQuotaExceeded
+from shared.job import Tier
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +76,17 @@ class LifecycleContext:
     key: BatchKey
     file_retention: float
     bodies: BodyBudget
+    forecasts: BatchForecasts
+    escalation: Escalation
     only: Container[int] | None = None
+
+
+class Running(NamedTuple):
+    """A line that is a job. `size`: its bytes; `escalated`: it was started in the tier default."""
+
+    model: str
+    size: int
+    escalated: bool
 
 
 class BatchLifecycle:
@@ -84,8 +98,9 @@ class BatchLifecycle:
         self._jobs = context.jobs
         self._scheduler = LineScheduler(context.progress_writer.batch, context.open_source, self._model_of)
         self._open: dict[int, OpenLine] = {}
-        self._running: dict[asyncio.Task[Answer], tuple[str, int]] = {}
+        self._running: dict[asyncio.Task[Answer], Running] = {}
         self._of_model: Counter[str] = Counter()
+        self._in_default: Counter[str] = Counter()
         self._answers: list[Answer] = []
         self._size = 0
         self._wake = asyncio.Event()
@@ -119,6 +134,8 @@ class BatchLifecycle:
     async def _start_lines(self) -> None:
         """Starts lines while there is room for them."""
         await self._context.window.count()
+        batch = self._progress_writer.batch
+        self._context.escalation.update(batch, self._context.forecasts.expected(batch.id).expected_at, time.time())
         self._scheduler.begin_pass()
         while (found := await self._scheduler.next(self._room)) is not None:
             model, raw = found
@@ -134,7 +151,11 @@ class BatchLifecycle:
             return CHECKPOINT_LINES - len(self._answers)
         if self._running and not self._context.bodies.has_room(self._progress_writer.batch.tenant):
             return 0
-        return min(self._context.window.size(model) - self._of_model[model], MOST_OF_ALL - len(self._running))
+        limit = self._context.window.size(model) + self._most_in_default(model)
+        return min(limit - self._of_model[model], MOST_OF_ALL - len(self._running))
+
+    def _most_in_default(self, model: str) -> int:
+        return self._context.escalation.lines(self._context.window.slots(model), self._context.forecasts.escalated)
 
     def _model_of(self, raw: RawLine) -> str | None:
         """Returns the line's model; None for a line that succeeded in the batch that this one retries."""
@@ -146,20 +167,24 @@ class BatchLifecycle:
 
     def _start(self, raw: RawLine, model: str, *, may_exist: bool) -> None:
         self._open[raw.number] = open_line(raw)
-        answering = self._jobs.answer(raw, may_exist=may_exist)
+        escalated = self._in_default[model] < self._most_in_default(model)
+        tier = Tier.DEFAULT if escalated else Tier.FLEX
+        answering = self._jobs.answer(raw, may_exist=may_exist, tier=tier)
         task = asyncio.create_task(answering, name=f"{self._progress_writer.batch.id} {raw.number}")
         size = raw.end - raw.start
-        self._running[task] = model, size
+        self._running[task] = Running(model, size, escalated)
         self._of_model[model] += 1
+        self._in_default[model] += escalated
         self._context.bodies.add(self._progress_writer.batch.tenant, size)
         task.add_done_callback(self._answered)
 
     # ── writing answers ──
 
     def _answered(self, task: asyncio.Task[Answer]) -> None:
-        model, size = self._running.pop(task)
-        self._of_model[model] -= 1
-        self._context.bodies.add(self._progress_writer.batch.tenant, -size)
+        ended = self._running.pop(task)
+        self._of_model[ended.model] -= 1
+        self._in_default[ended.model] -= ended.escalated
+        self._context.bodies.add(self._progress_writer.batch.tenant, -ended.size)
         if not task.cancelled():
             self._add(task.result())
 
@@ -196,15 +221,27 @@ class BatchLifecycle:
             bad = await self._segment(
                 self._progress_writer.batch.error, "errors", [each.data for each in answers if not each.ok]
             )
+            self._context.escalation.pace.add(sum(each.tokens for each in answers))
             for each in answers:
                 del self._open[each.line.number]
             still_open = tuple(self._open.values())
             with_progress = self._scheduler.with_progress
             await self._progress_writer.commit(
-                lambda batch: with_progress(advanced(answers, good, bad, still_open=still_open, batch=batch))
+                lambda batch: self._forecast(
+                    with_progress(advanced(answers, good, bad, still_open=still_open, batch=batch))
+                )
             )
             await self._merge()
         self._written_at = self._polled_at = time.monotonic()
+
+    def _forecast(self, batch: Batch) -> Batch:
+        """Returns the batch with its last forecast and its tier."""
+        found = self._context.forecasts.expected(batch.id)
+        return batch.with_(
+            expected_finish_at=found.shown_at,
+            expected_finish_confidence=found.confidence,
+            tier_in_use="default" if self._context.escalation.level else "flex",
+        )
 
     async def _segment(self, output: Output, kind: str, lines: Sequence[bytes]) -> Segment | None:
         if not lines:
@@ -293,6 +330,7 @@ def advanced(
         failed=batch.failed + len(answers) - completed,
         not_run=batch.not_run + sum(each.not_run for each in answers),
         usage=usage,
+        tokens_done=batch.tokens_done + sum(each.tokens for each in answers),
         open=still_open,
     )
 

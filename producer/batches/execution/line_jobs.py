@@ -7,7 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
@@ -22,6 +22,7 @@ from producer.batches.input.lines import (
     answer_line,
     job_id_of,
     line_not_run,
+    line_tokens,
     parse_line,
     request_id_of,
 )
@@ -30,6 +31,7 @@ from producer.catalog import Catalog
 from producer.http.errors import error_body, status_of
 from producer.jobs.jobs import PAST_THE_END
 from producer.jobs.service import JobService
+from producer.metrics import BATCH_LINES_ESCALATED
 from shared.errors import (
     Gone,
     IgniteError,
@@ -60,13 +62,14 @@ RETRIED = (Unavailable, QueueFull, StorageQuotaExceeded, Gone)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished line and its bytes, for the output file if `ok`, else for the error file."""
+    """A finished line and its bytes, for the output file if `ok`, else for the error file. `tokens`: its estimate."""
 
     line: OpenLine
     data: bytes
     ok: bool = False
     not_run: bool = False
     usage: Mapping[str, Any] | None = None
+    tokens: int = 0
 
 
 class Stopped(Exception):
@@ -95,23 +98,30 @@ class LineJobs:
         self._token_lock = asyncio.Lock()
         self.stop: str | None = None
 
-    async def answer(self, raw: RawLine, *, may_exist: bool) -> Answer:
-        """Runs a line to its end. `may_exist`: its job may exist already. An invalid line gets an answer, no error is
-        raised.
+    async def answer(self, raw: RawLine, *, may_exist: bool, tier: Tier = Tier.FLEX) -> Answer:
+        """Runs a line to its end. `may_exist`: its job may exist already, perhaps in another tier. An invalid line gets
+        an answer, no error is raised.
         """
         try:
             line = await self._checked(raw, lambda: parse_line(raw.data, self._batch.endpoint))
-            try:
-                job, body = await self._admitted(raw, line)
-            except IgniteError as error:
-                return self._failed(raw, line, error)
-            ending = await self._run(job, body, may_exist)
-            return self.not_run(raw) if ending is None else await self._answer_of(raw, line, ending)
+            answer = await self._answer_to(raw, line, may_exist=may_exist, tier=tier)
+            return replace(answer, tokens=line_tokens(line, len(raw.data or b"")))
         except Stopped:
             return self.not_run(raw)
         except Exception:
             log.exception("batch.line_crashed", batch=self._batch.id, line=raw.number, next="the line has failed")
             return self._failed(raw, None, IgniteError("The server failed on this request."))
+
+    async def _answer_to(self, raw: RawLine, line: BatchLine, *, may_exist: bool, tier: Tier) -> Answer:
+        try:
+            job, body = await self._admitted(raw, line)
+            if tier is Tier.DEFAULT:
+                job = replace(job, tier=tier)
+                BATCH_LINES_ESCALATED.labels(job.model).inc()
+        except IgniteError as error:
+            return self._failed(raw, line, error)
+        ending = await self._run(job, body, may_exist)
+        return self.not_run(raw) if ending is None else await self._answer_of(raw, line, ending)
 
     def not_run(self, raw: RawLine) -> Answer:
         """Returns the answer of a line that is not run because the batch stopped."""
@@ -223,6 +233,7 @@ class LineJobs:
         """Submits the job if it is not stored, publishes it again if it is queued, because its message may be missing,
         and waits for its end. A large result is not part of the ending.
         """
+        job = job if stored is None else replace(job, tier=stored.tier)
         async with self._backend.log.follow(job.id, PAST_THE_END, created_here=stored is None) as follower:
             if stored is None or stored.status is JobStatus.QUEUED:
                 await self._service.enqueue(job, body, created=stored is not None)

@@ -31,7 +31,7 @@ class LineLimit:
 
     async def count(self) -> None:
         """Counts the workers' slots, if the last count is older than FRESH seconds."""
-        if self._fixed is not None or time.monotonic() - self._counted_at <= FRESH:
+        if time.monotonic() - self._counted_at <= FRESH:
             return
         slots: Counter[str] = Counter()
         for worker in await self._registry.workers():
@@ -40,6 +40,10 @@ class LineLimit:
         models = await self._catalog.models()
         self._slots = {name: slots[model.id] for model in models for name in (*model.aliases, model.id)}
         self._counted_at = time.monotonic()
+
+    def slots(self, model: str) -> int:
+        """Returns the slots of that model's workers, from the last count."""
+        return self._slots.get(model, 0)
 
     def size(self, model: str) -> int:
         """Returns the limit for the model with that id or alias, from the last count."""

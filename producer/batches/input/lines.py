@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import orjson
 
+from producer.admission.estimate import BYTES_PER_TOKEN, LONGEST_PROMPT, USUAL_ANSWER
 from producer.batches.document import Problem
 from producer.responses.request import ResponsesRequest
 from shared.errors import InvalidRequest
@@ -101,6 +102,25 @@ class BatchLine:
     model: str
     body: dict[str, Any]
     extra: dict[str, Any]
+
+
+LONGEST_ANSWER = 1_000_000
+"""Tokens that are believed of one line's answer: longer ones are refused when the line runs."""
+
+
+def line_tokens(line: BatchLine, size: int) -> int:
+    """Estimates the tokens of a line's prompt and answer, like `estimated_tokens` but before its request is checked.
+    `size`: its bytes.
+    """
+    limits = (line.body.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"))
+    answer = next((limit for limit in limits if is_count(limit)), USUAL_ANSWER)
+    choices = line.body.get("n")
+    answers = answer * (choices if is_count(choices) else 1)
+    return min(size // BYTES_PER_TOKEN, LONGEST_PROMPT) + min(answers, LONGEST_ANSWER)
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and value > 0
 
 
 class BadLine(Exception):

@@ -6,11 +6,12 @@ pass.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass, field
 
 from producer.batches.document import Problem
-from producer.batches.input.lines import BadLine, BatchLine, RawLine, checked_line, parse_line
+from producer.batches.input.lines import BadLine, BatchLine, RawLine, checked_line, line_tokens, parse_line
 
 MOST_PROBLEMS = 100
 """Problems that are reported; validation stops there."""
@@ -18,7 +19,9 @@ MOST_PROBLEMS = 100
 
 @dataclass(slots=True)
 class Validation:
-    """`only`: hashes of the custom_ids that will be run, None for all."""
+    """`only`: hashes of the custom_ids that will be run, None for all. `models`: the first line of each model;
+    `tokens`: the estimated tokens of each model's lines.
+    """
 
     endpoint: str
     line_limit: int
@@ -26,6 +29,7 @@ class Validation:
     total: int = 0
     problems: list[Problem] = field(default_factory=list[Problem])
     models: dict[str, int] = field(default_factory=dict[str, int])
+    tokens: Counter[str] = field(default_factory=Counter[str])
     doubtful: set[int] = field(default_factory=set[int])
     _seen: set[int] = field(default_factory=set[int])
 
@@ -49,6 +53,7 @@ class Validation:
             return None
         self.total += 1
         self._check_unique(line)
+        self.tokens[line.model] += line_tokens(line, len(raw.data or b""))
         if line.model in self.models:
             return None
         self.models[line.model] = raw.number

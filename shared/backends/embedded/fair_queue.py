@@ -50,6 +50,7 @@ class EmbeddedFairQueues:
             tenants=len(waiting.tenants),
             tenant_jobs=waiting.jobs_of(tenant),
             started=waiting.started,
+            started_tokens=waiting.started_tokens,
         )
 
     async def queue_state(self, queue: QueueName) -> QueueState:

@@ -4,7 +4,7 @@
 -- :waiting "<tenant>\0<deadline><id>" of waiting jobs · :later id → when it is due again
 -- :tags tenant → tag, of tenants with waiting jobs · :debts tenant → tag, of the others
 -- :state v (virtual time), tokens (waiting), n <tenant> (waiting jobs), c <id> (the job piggybacked on its delivery),
--- started (jobs ever started), windowed (waiting jobs with a window)
+-- started (jobs ever started), started_tokens (the sum of their estimates), windowed (waiting jobs with a window)
 
 local RUNNING = 1e10
 local DEADLINE_DIGITS = 13
@@ -98,6 +98,8 @@ local function start(queue, id, entry)
   local v = math.max(virtual_time(queue), tag)
   redis.call('HSET', queue .. ':state', 'v', exact(v))
   redis.call('HINCRBY', queue .. ':state', 'started', 1)
+  -- A float, because this sum grows for ever and an overflow would be an error.
+  redis.call('HINCRBYFLOAT', queue .. ':state', 'started_tokens', entry.tokens)
   charge(queue, entry.tenant, entry.tokens / entry.weight)
   redis.call('ZREMRANGEBYSCORE', queue .. ':debts', '-inf', exact(v))
 end
