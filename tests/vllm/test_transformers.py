@@ -1,4 +1,6 @@
-"""`transformers serve`: a second real server. It lists no models, counts nothing in streams, and knows no limit."""
+"""`transformers serve`: a second real server. It lists no models, counts nothing in streams, has no limit of its
+own, and ignores `max_completion_tokens` (so `engine_max_tokens` is set).
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
@@ -36,7 +38,7 @@ def server(models: Path) -> Iterator[str]:
 @pytest.fixture
 async def api(server: str, models: Path) -> AsyncGenerator[Api]:
     engine_of = {"engine": "openai", "engine_url": server, "model": str(models / "plain"), "model_id": "tiny"}
-    settings = settings_for_tests(**engine_of, default_max_tokens=LIMIT)
+    settings = settings_for_tests(**engine_of, engine_max_tokens=True, default_max_tokens=LIMIT)
     async with AsyncExitStack() as stack:
         backend = await stack.enter_async_context(open_embedded(None))
         engine = await stack.enter_async_context(running_engine(settings))
