@@ -8,13 +8,15 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-import aiohttp
 import click
 
 from shared.setting_urls import without_password
+
+if TYPE_CHECKING:
+    import aiohttp
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT = 5.0
@@ -51,6 +53,8 @@ class Api:
 
     @asynccontextmanager
     async def open(self, method: str, path: str, **options: Any) -> AsyncGenerator[aiohttp.ClientResponse]:
+        import aiohttp  # Imported here: --help would take twice as long.
+
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT)
         try:
             async with (
@@ -59,6 +63,8 @@ class Api:
             ):
                 if response.status >= 400:
                     message = await message_of(response)
+                    if response.status == 401:
+                        message = f"{message} Give a key with --key or IGNITE_API_KEY."
                     raise Unreachable(message) if response.status in TEMPORARY else Refused(message, response.status)
                 yield response
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
@@ -68,8 +74,8 @@ class Api:
 
 async def message_of(response: aiohttp.ClientResponse) -> str:
     try:
-        return (await response.json())["error"]["message"]
-    except (ValueError, KeyError, TypeError, aiohttp.ContentTypeError):
+        return (await response.json(content_type=None))["error"]["message"]
+    except (ValueError, KeyError, TypeError):
         return f"{response.url} answered {response.status}: is this an Ignite server?"
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.producer.api import embedded_api
 from tests.support.chat import Prompt, ended, job_of, session_with, submit
 from tests.support.command import ignite
 
@@ -36,6 +37,12 @@ async def test_get_shows_the_job_as_the_api_does(url: str) -> None:
 
 async def test_an_unknown_job_is_one_sentence(url: str) -> None:
     assert await jobs(url, "get", "chatcmpl-none", status=1) == "Error: No job 'chatcmpl-none'.\n"
+
+
+async def test_a_refused_key_is_answered_with_where_to_give_one() -> None:
+    async with embedded_api(worker=False, api_keys="alice=sk-of-alice-0123456789") as api:
+        printed = await jobs(api.server.address, "ls", status=1)
+    assert printed.endswith("Give a key with --key or IGNITE_API_KEY.\n"), printed
 
 
 async def test_tail_follows_a_running_job_to_its_end(url: str) -> None:
