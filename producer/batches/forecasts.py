@@ -263,8 +263,9 @@ def others_of(load: Load, batch: Batch) -> list[Work]:
 
 
 def open_tokens(batch: Batch) -> float:
-    """Estimates the tokens of the batch's lines that are jobs now."""
-    return sum(batch.tokens.values()) * len(batch.open) / batch.total if batch.total else 0.0
+    """Estimates the tokens of the batch's lines that are jobs now: at most all, until the first answer is saved."""
+    tokens = sum(batch.tokens.values())
+    return tokens * len(batch.open) / batch.total if batch.open and batch.total else tokens * batch.share_left
 
 
 def window_out_of_reach(asked: str, shortest: float, window: float) -> RateLimited:

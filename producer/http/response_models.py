@@ -252,7 +252,10 @@ class Queue(BaseModel):
     waiting_tenants: int
     oldest_wait_seconds: float
     started_per_second: float | None
-    backlog_seconds: float | None = Field(description="Until the last waiting job starts, at this rate.")
+    backlog_seconds: float | None = Field(
+        description="Until the last waiting job starts, at this rate; null while jobs wait and no worker is ready, or "
+        "before a measurement."
+    )
 
 
 class QueueList(BaseModel):
