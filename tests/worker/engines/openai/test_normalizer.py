@@ -1,5 +1,6 @@
 """A client gets OpenAI's types or one clear error, whatever a server sends."""
 
+import json
 from itertools import pairwise
 from typing import Any
 
@@ -214,8 +215,6 @@ def test_any_json_value_is_normalized_or_refused(data: st.DataObject, accent: st
     event = events[at]
     if isinstance(event, dict):
         # orjson refuses some of what json writes: NaN, infinities, integers of any length.
-        import json
-
         events[at] = b"data: " + json.dumps(replaced(event, name, other)).encode() + b"\n\n"
     check_answer(Accent(events, done=ACCENTS[accent].done).body)
 
@@ -223,6 +222,20 @@ def test_any_json_value_is_normalized_or_refused(data: st.DataObject, accent: st
 @given(st.lists(st.binary(max_size=40) | st.sampled_from([frame(event) for event in HI]) | st.just(DONE)))
 def test_any_bytes_are_normalized_or_refused(parts: list[bytes]) -> None:
     check_answer(b"".join(parts))
+
+
+ODD: list[Any] = [None, True, 0, -1, 1.5, 2**70, "", "x", [], [None], [{}], {}, {"a": None}, float("nan")]
+
+
+@pytest.mark.parametrize(
+    ("accent", "name"),
+    [("annotations", "type"), ("annotations", "url_citation"), ("audio", "id"), ("log probabilities", "bytes")],
+)
+@pytest.mark.parametrize("other", ODD, ids=str)
+def test_an_odd_value_in_what_is_passed_on_is_left_out_or_refused(accent: str, name: str, other: Any) -> None:
+    odd = (replaced(event, name, other) for event in ACCENTS[accent].events)
+    events = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in odd]  # orjson refuses NaN, for one.
+    check_answer(Accent(events, done=ACCENTS[accent].done).body)
 
 
 def check_answer(body: bytes) -> None:
@@ -236,6 +249,10 @@ def check_answer(body: bytes) -> None:
 
 
 def check_types(completion: dict[str, Any], frames: list[Any]) -> None:
+    for choice in completion["choices"]:
+        # Kinds of other servers are passed on.
+        kinds = [each for each in choice["message"].get("annotations", ()) if each["type"] == "url_citation"]
+        choice["message"]["annotations"] = kinds or None
     ChatCompletion.model_validate(orjson.loads(orjson.dumps(completion)))
     *chunks, done = frames
     assert done == "[DONE]"

@@ -58,9 +58,10 @@ class MessagePieces:
         if raw.get("tool_calls") and (calls := self.calls.add(raw["tool_calls"])):
             found["tool_calls"] = calls
         for name, value in raw.items():
-            if name not in KNOWN and value not in (None, "", [], {}):
-                found[name] = _of_type(name, value)
-                self._others.add(name)
+            if name in KNOWN or value in EMPTY or (checked := _of_type(name, value)) in EMPTY:
+                continue
+            found[name] = checked
+            self._others.add(name)
         if not strict or self._halves:
             found = self._with_whole_characters(found)
         self.takes_plain_text = self._texts["content"].settled and not self._halves and not self._waiting()
@@ -132,17 +133,57 @@ class MessagePieces:
         return {name: value if name in TEXTS else scrubbed(value) for name, value in delta.items()}
 
 
+EMPTY: tuple[Any, ...] = (None, "", [], {})
+
 KNOWN = frozenset({"role", "function_call", "tool_calls", *TEXTS})
 
 
-TYPES: Mapping[str, type] = {"audio": dict, "annotations": list}
-"""OpenAI's types of fields that are passed on unchanged."""
+AUDIO: Mapping[str, type] = {"id": str, "data": str, "transcript": str, "expires_at": int}
+CITATION: Mapping[str, type] = {"url": str, "title": str, "start_index": int, "end_index": int}
+"""OpenAI's types of the fields of an answer's audio and of a citation."""
 
 
 def _of_type(name: str, value: Any) -> Any:
-    if name in TYPES and type(value) is not TYPES[name]:
-        raise malformed(f"`{name}` is not of its type", value)
+    """Returns the value of a field that is passed on. Raises EngineError if OpenAI's type of the field is another."""
+    if name == "audio":
+        return _audio(value)
+    if name == "annotations":
+        return _annotations(value)
     return value
+
+
+def _audio(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise malformed("`audio` is not an object", value)
+    found = {name: item for name, item in cast(dict[str, Any], value).items() if item is not None}
+    for name, kind in AUDIO.items():
+        if name in found and type(found[name]) is not kind:
+            raise malformed(f"`audio.{name}` is not of its type", value)
+    return found
+
+
+def _annotations(value: Any) -> list[Any]:
+    """Returns the annotations without those that are no annotations: the answer is complete without them. OpenAI has
+    one kind, citations; other kinds stay unchanged.
+    """
+    if not isinstance(value, list):
+        raise malformed("`annotations` is not a list", value)
+    found: list[Any] = []
+    for each in cast(list[Any], value):
+        entry = cast(dict[str, Any], each) if isinstance(each, dict) else {}
+        kind = entry.get("type") or "url_citation"
+        if kind != "url_citation" and isinstance(kind, str):
+            found.append(entry)
+        elif kind == "url_citation" and _is_citation(entry.get("url_citation")):
+            found.append({**entry, "type": kind})
+    return found
+
+
+def _is_citation(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    citation = cast(dict[str, Any], value)
+    return all(type(citation.get(name)) is kind for name, kind in CITATION.items())
 
 
 def _part(name: str, part: Any) -> tuple[str, str | None]:

@@ -56,8 +56,12 @@ def _entry(token: Mapping[str, Any]) -> dict[str, Any]:
         **token,
         "token": text if isinstance(text, str) else "" if text is None else str(text),
         "logprob": _number(value),
-        "bytes": data if isinstance(data, list) else None,
+        "bytes": data if _is_bytes(data) else None,
     }
+
+
+def _is_bytes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(each) is int and 0 <= each < 256 for each in cast(list[Any], value))
 
 
 def _number(value: Any) -> float:
