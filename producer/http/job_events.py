@@ -14,7 +14,8 @@ from producer.http.event_readers import EventReaders
 from producer.http.sse import Numbered
 from producer.jobs.service import Call, JobService
 from producer.jobs.waiting_call import WaitingCall
-from shared.errors import IgniteError
+from shared.errors import AuthenticationFailed, IgniteError
+from shared.frames import error_frames
 from shared.job import Job, JobStatus
 from shared.ports import Update
 
@@ -53,6 +54,9 @@ class EventsAnswer(StreamAnswer):
         while True:
             try:
                 update = await client.next(self._keepalive)
+            except AuthenticationFailed as error:
+                await send_body(send, error_frames(error.to_dict()), more=False)  # Without a number: resuming is 401.
+                return "failed"
             except IgniteError as error:
                 # An error frame has no number in the log: close, and the reader reconnects and resumes.
                 log.warning(

@@ -23,7 +23,7 @@ from producer.responses.events import ResponseEvents
 from producer.responses.kept import Kept
 from producer.responses.stored import StoredResponses
 from producer.responses.translate import Translated
-from shared.errors import BackendUnavailable, IgniteError, RecordedError
+from shared.errors import AuthenticationFailed, BackendUnavailable, IgniteError, RecordedError
 from shared.job import Job, JobStatus
 from shared.ports import Sink, Update
 
@@ -195,6 +195,8 @@ class ResumedAnswer(EventStream):
             await self._send(client, send, first)
 
     def _broken_off(self, client: WaitingCall, error: IgniteError) -> bytes:
+        if isinstance(error, AuthenticationFailed):  # The key was revoked: resuming is refused.
+            return error_event(self._events.next_number, error)
         # An error has no number in the log: close, and the reader reconnects and resumes.
         log.warning("events.broken_off", job=client.job.id, error=str(error), next="the client reconnects and resumes")
         return b""

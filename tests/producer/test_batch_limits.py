@@ -94,6 +94,28 @@ async def test_the_batch_of_a_revoked_key_ends_with_the_reason(api: Api, monkeyp
     assert {each["error"]["code"] for each in failures} == {"key_revoked"}
 
 
+async def test_the_batch_of_a_key_of_the_settings_is_not_limited_and_outlives_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "POLL_INTERVAL", 0.0)
+    settings = settings_for_tests(api_keys="alice=old-secret-of-alice-4711", files_dir=tmp_path, models=MODEL)
+    changed = settings.model_copy(update={"api_keys": "alice=new-secret-of-alice-4711"})
+    async with open_embedded(None) as backend:
+        async with (
+            running_api(backend, settings, worker=False) as api,
+            AsyncOpenAI(base_url=api.url, api_key="old-secret-of-alice-4711") as alice,
+        ):
+            batch = await begun(alice, jsonl([{**line(n), "body": ask(max_tokens=100)} for n in range(5)]))
+        async with (
+            running_api(backend, changed) as api,
+            AsyncOpenAI(base_url=api.url, api_key="new-secret-of-alice-4711", max_retries=0) as alice,
+        ):
+            assert (await api.get("/v1/models", authorization="Bearer old-secret-of-alice-4711")).status == 401
+            done = await over(alice, batch)
+    assert done.request_counts is not None
+    assert (done.status, done.request_counts.completed) == ("completed", 5)
+
+
 async def second_key(api: Api) -> str:
     secret, _ = await KeyRepository(api.backend.documents).create("alice-2", tenant="alice")
     return secret

@@ -80,8 +80,7 @@ async def test_open_calls_end_and_jobs_run_on(api: Api) -> None:
     await wait_until(lambda: is_refused(api, alice), "the key to be refused")
     assert not mine.done(), "another key of the tenant is not concerned"
     assert api.engine.working == 6
-    for each in (await api.get("/v1/jobs?status=in_progress", **other)).json["data"]:
-        await api.call("POST", f"/v1/jobs/{each['id']}/cancel", headers=other)
+    await cancel_all(api, other)
     assert (await mine).json["status"] == "cancelled"
 
 
@@ -90,9 +89,24 @@ async def test_a_stream_of_events_ends(api: Api) -> None:
     job = await api.submit(ENDLESS, **alice)
     async with api.http.get(f"/v1/jobs/{job}/events", headers=alice) as events:
         assert await events.content.readline()
+        await KeyRepository(api.backend.documents).revoke("alice")
+        *_, error, done, end = (await events.content.read()).split(b"\n\n")
+    assert orjson.loads(error.removeprefix(b"data: "))["error"]["code"] == "invalid_api_key"
+    assert (done, end) == (b"data: [DONE]", b"")
+    assert api.engine.working == 1, "the job runs on"
+    await cancel_all(api, await stored_key(api, "alice-2", tenant="alice"))
+
+
+async def test_a_resumed_response_ends_with_an_error(api: Api) -> None:
+    alice = await stored_key(api, "alice")
+    request = {"model": MODEL, "input": "itl=20", "max_output_tokens": 100_000, "background": True}
+    response = (await api.post(request, "/v1/responses", **alice)).json["id"]
+    async with api.http.get(f"/v1/responses/{response}?stream=true", headers=alice) as events:
+        assert await events.content.readline()
         await KeyRepository(api.backend.documents).revoke("alice", cancel_jobs=True)
-        with pytest.raises(aiohttp.ClientPayloadError):
-            await events.content.read()
+        kind, data = (await events.content.read()).strip().split(b"\n\n")[-1].split(b"\n")
+    assert kind == b"event: error"
+    assert orjson.loads(data.removeprefix(b"data: "))["code"] == "invalid_api_key"
     await wait_until(lambda: not api.engine.working)
 
 
@@ -112,6 +126,11 @@ async def test_jobs_and_batches_are_cancelled_on_request(api: Api) -> None:
         lambda: are(statuses(), ["cancelled", "cancelled", "in_progress"]), "the key's jobs alone to be cancelled"
     )
     await api.call("POST", f"/v1/jobs/{others}/cancel", headers=other)
+
+
+async def cancel_all(api: Api, key: dict[str, str]) -> None:
+    for each in (await api.get("/v1/jobs?status=in_progress", **key)).json["data"]:
+        await api.call("POST", f"/v1/jobs/{each['id']}/cancel", headers=key)
 
 
 async def are(actual: Any, expected: list[str]) -> bool:

@@ -1,5 +1,7 @@
 """`ignite up` with a full disk under load: it refuses writes, serves reads, and recovers."""
 
+import asyncio
+import errno
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -9,6 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from ignite.up import backend_with_room
+from shared.backends.embedded import backend
+from shared.settings import load_settings
 from tests.support.chat import Gate, Prompt, ended, job_of, session_with, submit
 from tests.support.gated import MODULE
 from tests.support.run_process import RunningProcess, run_process
@@ -19,6 +24,9 @@ from tests.support.wait_until import wait_until
 WHY_NOT = why_no_small_disk()
 JOBS = 90
 """More than are kept in memory: the others are read from the database when their turn comes."""
+
+
+FILLED = 'dd if=/dev/zero of="$0" bs=64K 2>/dev/null; exec "$@"'
 
 
 @asynccontextmanager
@@ -56,6 +64,35 @@ async def test_the_process_recovers_from_a_full_disk(tmp_path: Path) -> None:
         async with session.request(*upload()[:2], **upload()[2]) as answer:
             assert answer.status == 200
         assert await process.stop() == 0
+
+
+@pytest.mark.skipif(WHY_NOT is not None, reason=f"NOT TESTED: {WHY_NOT}")
+async def test_a_start_on_a_full_disk_waits_for_room(tmp_path: Path) -> None:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    ignite = (sys.executable, "-m", "ignite", "up", "--engine", "simulated", "--port", "0", "--grpc", "false")
+    filler = mount / "filler"
+    command = ("sh", "-c", FILLED, str(filler), *ignite, "--data-dir", str(mount / "data"))
+    async with run_process(*on_small_disk(mount, "4m", *command)) as process:
+        await process.wait_for("database.refuses")
+        assert process.returncode is None
+        as_seen_by(process.pid, filler).unlink()
+        await process.wait_for("ignite is ready")
+        assert "database.writes_again" in process.output
+        assert await process.stop() == 0
+
+
+async def test_a_start_that_waits_for_room_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(_: Path) -> None:
+        raise OSError(errno.EDQUOT, "the user's quota is used up")
+
+    monkeypatch.setattr(backend, "require_space", no_space)
+    stop = asyncio.Event()
+    stop.set()
+    with pytest.raises(SystemExit) as ended:
+        async with backend_with_room(load_settings({"data_dir": str(tmp_path)}), stop):
+            pass
+    assert ended.value.code == 0
 
 
 Call = tuple[str, str, dict[str, Any]]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from shared.backends.embedded.database import views
 from shared.backends.embedded.database.connection import Database
 from shared.backends.embedded.database.jobs import drop_never_accepted
 from shared.backends.embedded.database.purge import Purge
 from shared.backends.embedded.database.schema import VERSION, migrate
-from shared.backends.embedded.database.transactions import UNUSABLE, Connection
+from shared.backends.embedded.database.transactions import FULL, UNUSABLE, WRITES_RETRY, Connection
 from shared.backends.embedded.documents import EmbeddedDocuments
 from shared.backends.embedded.fair_queue import EmbeddedFairQueues
 from shared.backends.embedded.limiter import EmbeddedLimiter
@@ -25,7 +27,7 @@ from shared.backends.embedded.queue import EmbeddedQueue
 from shared.backends.embedded.registry import EmbeddedRegistry
 from shared.backends.embedded.store import EmbeddedStore
 from shared.backends.follower_hub import FollowerHub
-from shared.errors import BackendUnavailable, DataDirectoryInUse, IgniteError, StoreUnavailable
+from shared.errors import BackendUnavailable, DataDirectoryInUse, IgniteError, StoreFull, StoreUnavailable
 from shared.job import Job, QueueName
 from shared.private_files import close_to_others, private_directory, private_file
 from shared.quota import usual_limit
@@ -33,6 +35,9 @@ from shared.quota import usual_limit
 DATABASE = "ignite.db"
 CHECK_TIMEOUT = 5.0
 LOW_SPACE = 16 * 1024 * 1024
+
+LEAST_SPACE = 1024 * 1024
+"""Bytes that must be free on the disk at the start: the tables of a new database, or the log of an old one."""
 
 
 class EmbeddedBackend:
@@ -142,6 +147,7 @@ def sole_use(data_dir: Path) -> Generator[None]:
     """
     try:
         make_private(data_dir)
+        require_space(data_dir)
         descriptor = os.open(data_dir / "ignite.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise unusable(data_dir, error) from error
@@ -160,7 +166,15 @@ def make_private(data_dir: Path) -> None:
         close_to_others(data_dir / name)
 
 
+def require_space(data_dir: Path) -> None:
+    """Raises OSError if the disk, or the user's quota on it, has less room than LEAST_SPACE."""
+    with TemporaryFile(dir=data_dir) as file:
+        file.write(bytes(LEAST_SPACE))
+
+
 def unusable(data_dir: Path, error: OSError) -> BackendUnavailable:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(FULL, retry_after=WRITES_RETRY, detail=f"the data directory {data_dir}: {error.strerror}")
     return StoreUnavailable(UNUSABLE, detail=f"the data directory {data_dir} cannot be used: {error.strerror}")
 
 
@@ -190,7 +204,7 @@ async def open_embedded(
     """Opens the backend on `data_dir`, or in memory if None. `fair`: whether the tenants of a queue share its workers
     fairly; `tombstone_retention`: seconds for which the id of an expired job is kept; `model_retention`: seconds for
     which a model without workers is listed; `tenant_limit`: bytes that a tenant may keep in the store (None: the
-    default, 0: unlimited). Raises BackendUnavailable, DataDirectoryInUse.
+    default, 0: unlimited). Raises BackendUnavailable (StoreFull without room on the disk), DataDirectoryInUse.
     """
     with sole_use(data_dir) if data_dir else nullcontext():
         backend = EmbeddedBackend(
