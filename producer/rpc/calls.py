@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping
+from contextlib import contextmanager
 from typing import NoReturn
 
 import grpc
@@ -24,6 +25,7 @@ from producer.rpc.errors import code_of, rich_status
 from producer.rpc.messages import body_of
 from producer.rpc.peers import address_of, browser_refusal
 from producer.rpc.receiving import CallLimit, Receiving
+from producer.rpc.resets import ResetGuard
 from producer.rpc.wire_bounds import MessageBounds
 from shared.errors import (
     AuthenticationFailed,
@@ -62,6 +64,7 @@ class ModelService:
         self._held_back = 0
         settings = context.settings
         self._calls = CallLimit(settings.grpc_calls)
+        self._resets = ResetGuard()
         self._receiving = Receiving(
             memory=settings.grpc_receive_memory,
             largest=settings.body_limit,
@@ -86,12 +89,15 @@ class ModelService:
         answer_metadata = {"x-request-id": fit_request_id(metadata.get("x-request-id", ""))}
         with (
             bound_contextvars(request_id=answer_metadata["x-request-id"]),
+            ended_by_grpc(),
             logged_call(kind.mode, context, answer_metadata),
         ):
             try:
                 return await self._answered(kind, messages, metadata, context, answer_metadata)
             except IgniteError as error:
                 await refuse(context, error, answer_metadata)
+            except grpc.aio.InternalError:
+                raise
             except FollowerClosed:
                 await context.abort(grpc.StatusCode.CANCELLED)
             except Exception as error:
@@ -106,10 +112,12 @@ class ModelService:
         context: Context,
         answer_metadata: dict[str, str],
     ) -> ChatCompletionResponse | None:
-        principal = await self._principal_of(metadata, context)
+        with self._resets.noted(context.peer()):
+            principal = await self._principal_of(metadata, context)
         bind_contextvars(tenant=principal.tenant)
         with self._calls.counted(principal.tenant), self._context.bodies.open(principal.tenant) as held:
-            data = await self._receiving.first(messages, principal.tenant)
+            with self._resets.noted(context.peer()):
+                data = await self._receiving.first(messages, principal.tenant)
             held.grow(len(data))
             submission = await self._submission(
                 principal,
@@ -180,6 +188,17 @@ class ModelService:
             traceparent=metadata.get("traceparent"),
             request_id=request_id,
         )
+
+
+@contextmanager
+def ended_by_grpc() -> Generator[None]:
+    """Ends the handler of a call that gRPC's core has ended: the client has reset it, or its message was too large. The
+    core has told the client, and grpcio would log a traceback.
+    """
+    try:
+        yield
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 def read(data: bytes, limit: int, *, mode: Mode, named: str | None) -> tuple[bytes, Request, IdempotencyKey | None]:

@@ -27,7 +27,7 @@ def guarded_server(
     services: Mapping[str, Methods], options: Sequence[tuple[str, Any]], most_calls: int
 ) -> grpc.aio.Server:
     """Returns a server like `grpc.aio.server`'s, with the methods of `services` and at most `most_calls` open calls."""
-    logging.getLogger(cygrpc.__name__).addFilter(without_metadata)
+    logging.getLogger(cygrpc.__name__).addFilter(is_wanted)
     server: Any = aio.Server.__new__(aio.Server)
     server._loop = cygrpc.get_working_loop()
     arguments = aio._augment_channel_arguments(options, None)
@@ -38,9 +38,11 @@ def guarded_server(
     return server
 
 
-def without_metadata(record: logging.LogRecord) -> bool:
-    """Drops grpcio's error about a header that is not UTF-8: it contains the value, which may be a key."""
-    return not str(record.msg).startswith("Invalid encoding on")
+def is_wanted(record: logging.LogRecord) -> bool:
+    """Drops grpcio's error about a header that is not UTF-8, which contains the value and so may contain a key, and its
+    traceback for an answer to a call that its core has ended meanwhile.
+    """
+    return not str(record.msg).startswith(("Invalid encoding on", "ExecuteBatchError raised in core"))
 
 
 def next_call(server: Any, method: bytes | None) -> asyncio.Task[Any]:

@@ -20,6 +20,12 @@ def address_of(peer: str) -> str:
     return rest.rpartition(":")[0].strip("[]")
 
 
+def endpoint_of(peer: str) -> tuple[str, int]:
+    """Returns the address and the port of a gRPC peer; port 0 for other kinds."""
+    port = unquote(peer).rpartition(":")[2]
+    return address_of(peer), int(port) if port.isdecimal() else 0
+
+
 def browser_refusal(metadata: Mapping[str, str], settings: Settings) -> IgniteError | None:
     """Returns the refusal of a browser's call to a server without keys, as over HTTP; a proxy may translate to gRPC."""
     names = LocalNames(settings.keyless_hosts, any_address=not settings.on_loopback)

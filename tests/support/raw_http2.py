@@ -50,7 +50,16 @@ class RawHttp2:
         """Announces a message of `size` bytes and sends as much of it as `sent` and the server's windows allow. Returns
         the number of sent bytes, which is lower if the server ends the stream or opens no window for STALLED seconds.
         """
-        left = struct.pack("!BI", 0, announced) + b"\x0a" * sent
+        return await self._send_data(stream, struct.pack("!BI", 0, announced) + b"\x0a" * sent)
+
+    async def send_compressed(self, stream: int, message: bytes) -> None:
+        """Sends a message that is marked as compressed, as far as the server takes it."""
+        await self._send_data(stream, struct.pack("!BI", 1, len(message)) + message)
+
+    async def reset(self, stream: int, code: bytes) -> None:
+        await self._send(RST_STREAM, 0, stream, code)
+
+    async def _send_data(self, stream: int, left: bytes) -> int:
         gone = 0
         while left and not self._is_over(stream):
             size = min(len(left), LARGEST_FRAME, self._windows[0], self._windows[stream])
@@ -85,6 +94,8 @@ class RawHttp2:
     async def _send(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
         size = len(payload)
         head = FRAME_HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream)
+        if self._writer.is_closing():
+            return
         with suppress(ConnectionError):
             self._writer.write(head + payload)
             await self._writer.drain()
