@@ -106,26 +106,36 @@ class StoredResponses:
         return job
 
     async def _referred(self, tenant: str, request: ResponsesRequest) -> Mapping[str, Resource]:
-        """Returns the items that the request names, by their ids."""
+        """Returns the items that the request names, by their ids. A name that is repeated counts each time: the request
+        is built with as many copies.
+        """
         found: dict[str, Resource] = {}
-        loaded: dict[tuple[str, bool], list[Resource]] = {}
+        loaded: dict[tuple[str, bool], dict[str, Resource]] = {}
+        sizes: dict[str, int] = {}
+        read = named = 0
         for index, item in enumerate(request.items):
-            if not isinstance(item, ItemReference) or item.id in found:
+            if not isinstance(item, ItemReference):
                 continue
             path = f"input[{index}].id"
-            place = item_place(item.id)
-            if place is None:
-                raise unknown_item(item.id, path)
-            source = place.job_id, place.in_input
-            if source not in loaded and len(loaded) >= MOST_REFERRED:
-                raise InvalidRequest(f"The input names items of more than {MOST_REFERRED} responses.", param=path)
-            if source not in loaded:
-                loaded[source] = await self._items(tenant, place)
-            self._check_size(loaded, path)
-            resource = next((each for each in loaded[source] if each["id"] == item.id), None)
-            if resource is None:
-                raise unknown_item(item.id, path)
-            found[item.id] = resource
+            if item.id not in found:
+                place = item_place(item.id)
+                if place is None:
+                    raise unknown_item(item.id, path)
+                source = place.job_id, place.in_input
+                if source not in loaded:
+                    if len(loaded) >= MOST_REFERRED:
+                        message = f"The input names items of more than {MOST_REFERRED} responses."
+                        raise InvalidRequest(message, param=path)
+                    items = await self._items(tenant, place)
+                    loaded[source] = {each["id"]: each for each in reversed(items)}
+                    read += len(orjson.dumps(items))
+                if item.id not in loaded[source]:
+                    raise unknown_item(item.id, path)
+                found[item.id] = loaded[source][item.id]
+                sizes[item.id] = len(orjson.dumps(found[item.id]))
+            named += sizes[item.id]
+            if max(read, named) > self._limit:
+                raise self._too_large(path)
         return found
 
     async def _items(self, tenant: str, place: ItemPlace) -> list[Resource]:
@@ -139,9 +149,8 @@ class StoredResponses:
             return kept.input_items(job.id)
         return (await self.replayed(job, kept)).output if job.status.terminal else []
 
-    def _check_size(self, loaded: Mapping[tuple[str, bool], list[Resource]], path: str) -> None:
-        if sum(len(orjson.dumps(items)) for items in loaded.values()) > self._limit:
-            raise InvalidRequest(f"The items that the input names have more than {self._limit:,} bytes.", param=path)
+    def _too_large(self, path: str) -> InvalidRequest:
+        return InvalidRequest(f"The items that the input names have more than {self._limit:,} bytes.", param=path)
 
 
 def unknown_item(item_id: str, path: str) -> IgniteError:

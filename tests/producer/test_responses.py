@@ -196,6 +196,22 @@ async def test_input_items_and_references_to_them(any_api: Api) -> None:
     assert (unknown.status, unknown.error["param"]) == (404, "input[0].id")
 
 
+@pytest.mark.parametrize("kind", ["message", "reasoning"])
+async def test_a_reference_counts_as_often_as_it_is_repeated(kind: str) -> None:
+    """Thoughts do not reach the engine, but are kept with the response."""
+    long = "seed=7" + " " * 4000
+    thoughts = {"type": "reasoning", "summary": [{"type": "summary_text", "text": long}]}
+    message = {"role": "user", "content": long}
+    async with embedded_api(body_limit=10_000) as api:
+        response = await respond(api, [message if kind == "message" else thoughts, {"role": "user", "content": "hi"}])
+        listed = (await api.get(f"{RESPONSES}/{response['id']}/input_items?order=asc")).json
+        reference = {"type": "item_reference", "id": listed["data"][0]["id"]}
+        for copies, status in ((2, 200), (3, 400)):
+            answer = await api.post(ask([*[reference] * copies, {"role": "user", "content": "hi"}]), RESPONSES)
+            assert answer.status == status
+        assert answer.error["param"] == "input[2].id"
+
+
 async def test_a_tenant_cannot_build_upon_anothers(keyed_api: Api) -> None:
     alice, bob = ({"authorization": f"Bearer secret-of-{name}-4711"} for name in ("alice", "bob"))
     response = await respond(keyed_api, headers=alice)
@@ -239,6 +255,20 @@ async def test_input_tokens_are_counted_by_the_engine(any_api: Api) -> None:
     counted = await any_api.post(ask("one two three", instructions="four", stream=True), f"{RESPONSES}/input_tokens")
     assert counted.json == {"object": "response.input_tokens", "input_tokens": 4}
     assert any_api.engine.asked[-1]["max_completion_tokens"] == 1
+
+
+async def test_a_retry_never_receives_a_count_of_the_same_request(any_api: Api) -> None:
+    """A count's job may say one token."""
+    any_api.engine.gate.clear()
+    headers = ("x-stainless-retry-count: 0", "X-On-Disconnect: continue")
+    async with any_api.connected(raw_post(ask(), *headers, path=f"{RESPONSES}/input_tokens")):
+        await wait_until(lambda: any_api.engine.working, "the engine to count")
+    (job,) = await any_api.jobs()
+    await wait_until(lambda: job["id"] not in any_api.backend.log._hub, "the first to be gone")
+    again = asyncio.create_task(any_api.post(ask(), RESPONSES, x_stainless_retry_count="1"))
+    await wait_until(lambda: any_api.engine.working == 2, "a job of its own")
+    any_api.engine.gate.set()
+    assert text_of((await again).json) == WORDS
 
 
 async def test_responses_are_no_stored_completions(any_api: Api) -> None:

@@ -124,9 +124,10 @@ async def translate(context: ApiContext, asked: Asked, earlier: Earlier) -> Tran
     )
 
 
-def submission_of(request: Request, asked: Asked, found: Translated) -> Submission:
+def submission_of(request: Request, asked: Asked, found: Translated, call: str = "responses") -> Submission:
+    """`call`: the kind of call. A retry only receives the answer of its own kind."""
     headers, key = request.headers, asked.key
-    again = None if asked.background or key else sdk_try(headers, asked.body, f"responses {asked.mode}")
+    again = None if asked.background or key else sdk_try(headers, asked.body, f"{call} {asked.mode}")
     return Submission(
         principal=principal_of(request),
         body=found.body,
@@ -203,7 +204,7 @@ async def count_input_tokens(request: Request) -> Response:
     )
     stored = stored_of(context)
     found = await translate(context, asked, await stored.earlier(tenant_of(request), asked.request))
-    submission = submission_of(request, asked, found)
+    submission = submission_of(request, asked, found, "responses input_tokens")
     return TokenCountAnswer(
         context.service,
         submission,
