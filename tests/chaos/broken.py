@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 
 from ignite.cli import cli
 from shared.backends.rabbitmq.consumer import RabbitConsumer, RabbitDelivery
-from shared.backends.redis.connection import driver
+from shared.backends.redis.connection import scripts
 from shared.ports import Choose, Delivery
 
 OF_ANOTHER_ATTEMPT = re.compile(r"running ~= attempt")
 
 
-class Unfenced(driver.Script):
+class Unfenced(scripts.Script):
     """Removes fencing: the Lua steps accept writes of any attempt."""
 
     def __init__(self, name: str) -> None:
@@ -24,8 +24,8 @@ class Unfenced(driver.Script):
 
 def fencing_off() -> None:
     for name in ("append", "renew", "finish", "release"):
-        assert driver.Script(name).sha != Unfenced(name).sha, f"{name}.lua compares attempts in another way by now"
-    driver.Script = Unfenced
+        assert scripts.Script(name).sha != Unfenced(name).sha, f"{name}.lua compares attempts in another way by now"
+    scripts.Script = Unfenced
 
 
 def ack_first() -> None:

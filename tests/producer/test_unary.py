@@ -64,7 +64,7 @@ async def test_unknown_fields_reach_the_engine_and_ignites_own_do_not(api: Api) 
     await api.post(ask(top_k=5, priority=9, request_id="x", metadata={"a": "b"}))
     (request,) = api.engine.asked
     assert request["top_k"] == 5
-    assert not {"priority", "request_id", "metadata", "model"} & request.keys()
+    assert not {"priority", "request_id", "metadata"} & request.keys()
 
 
 async def test_an_unknown_model_is_404(api: Api) -> None:

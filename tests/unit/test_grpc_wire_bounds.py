@@ -43,23 +43,23 @@ def test_a_message_of_too_much_is_refused_before_it_is_parsed(attack: bytes, mon
     monkeypatch.setattr("producer.rpc.calls.body_of", lambda _: pytest.fail("it was parsed"))
     assert BOUNDS.is_heavy(attack)
     with pytest.raises(InvalidRequest, match=r"more than|is not a ChatCompletionRequest"):
-        read(attack, 20_000_000, streams=False)
+        read(attack, 20_000_000, mode="unary", named=None)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 7, 1000])
 def test_a_message_that_is_cut_off_is_none(cut: int) -> None:
     with pytest.raises(IgniteError):
-        read((b"\x12" + sized(b"\x0a" + sized(b"x" * 2 * UNCOUNTED)))[:-cut], 20_000_000, streams=False)
+        read((b"\x12" + sized(b"\x0a" + sized(b"x" * 2 * UNCOUNTED)))[:-cut], 20_000_000, mode="unary", named=None)
 
 
 def test_a_long_text_is_one_value_and_a_long_chat_is_allowed() -> None:
     text = ChatCompletionRequest(model="m", messages=[{"role": "user", "content": Value(string_value="x" * MEGABYTES)}])
-    body, request = read(text.SerializeToString(), 20_000_000, streams=False)
+    body, request, _ = read(text.SerializeToString(), 20_000_000, mode="unary", named=None)
     assert len(body) > MEGABYTES
     assert len(request.messages) == 1
     turns = [{"role": "user", "content": Value(string_value="x" * 100)}] * 2000
     chat = ChatCompletionRequest(model="m", messages=turns)
-    assert len(read(chat.SerializeToString(), 20_000_000, streams=False)[1].messages) == 2000
+    assert len(read(chat.SerializeToString(), 20_000_000, mode="unary", named=None)[1].messages) == 2000
 
 
 def test_large_messages_are_read_beside_the_event_loop() -> None:
