@@ -38,7 +38,7 @@ def answer(job: Job, request: Request, found: Answer) -> tuple[dict[str, Any], d
     """
     try:
         body = _ANSWERS[job.api](job, request, found)
-    except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, struct.error) as error:
         raise EngineError(
             f"The engine's answer has not the form of an answer of {job.api}: {type(error).__name__}: {error}"
         ) from error

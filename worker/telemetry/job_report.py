@@ -47,5 +47,10 @@ class AttemptReport:
             tokens_in=usage.get("prompt_tokens"),
             tokens_out=usage.get("completion_tokens"),
             code=error.get("code"),
-            error=error.get("message"),
+            error=words_for_the_log(error),
         )
+
+
+def words_for_the_log(error: Mapping[str, Any]) -> str | None:
+    """Returns the error's message; None for a refused request, because engines quote the request in those."""
+    return None if error.get("type") == "invalid_request_error" else error.get("message")

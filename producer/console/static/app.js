@@ -82,10 +82,19 @@ async function start(form, problem) {
   route();
 }
 
+/** Decodes a part of the address; an address that was typed wrongly is taken as it is. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function route() {
   if (!session) return;
   const [path, search = ""] = (location.hash.replace(/^#\/?/, "") || "overview").split("?");
-  const [name, ...rest] = path.split("/").map(decodeURIComponent);
+  const [name, ...rest] = path.split("/").map(decoded);
   const known = PAGES.find((each) => each.path === name) ?? PAGES[0];
   const page = name === "jobs" && rest.length ? job : known.page;
   leaving.abort();

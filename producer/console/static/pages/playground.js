@@ -111,6 +111,7 @@ export function render(context) {
         addChunk(answer, JSON.parse(event.data));
         show(place, answerView(answer));
       }
+      if (!answer.text && !answer.tools.length) return;
       messages.push(said, { role: "assistant", content: answer.text || null, ...(answer.tools.length ? { tool_calls: answer.tools.map((each) => ({ id: each.id, type: "function", function: { name: each.name, arguments: each.arguments } })) } : {}) });
       if (answer.tools.length) messages.push(...answer.tools.map((each) => ({ role: "tool", tool_call_id: each.id, content: "{}" })));
       prompt.value = "";
@@ -123,11 +124,12 @@ export function render(context) {
         state.textContent = "";
         showError(form, problem, error);
       }
+    } finally {
+      calling = null;
+      send.disabled = false;
+      stop.hidden = true;
+      if (!signal.aborted) prompt.focus();
     }
-    calling = null;
-    send.disabled = false;
-    stop.hidden = true;
-    if (!signal.aborted) prompt.focus();
   }
 }
 
