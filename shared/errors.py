@@ -293,7 +293,8 @@ def codes_of(kind: type[IgniteError]) -> Iterator[str]:
         yield from codes_of(child)
 
 
-CODES = frozenset(codes_of(IgniteError)) | {"context_length_exceeded", "deadline_exceeded_in_queue", "model_not_found"}
+OF_SOME_ERRORS = {"context_length_exceeded", "deadline_exceeded_in_queue", "model_not_found", "unsupported_endpoint"}
+CODES = frozenset(codes_of(IgniteError)) | OF_SOME_ERRORS
 
 
 def code_label(code: object) -> str:

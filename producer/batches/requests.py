@@ -17,7 +17,7 @@ from shared.errors import InvalidRequest
 from shared.schema import parse_object
 from shared.schema.request import Metadata
 
-Endpoint = Literal["/v1/chat/completions", "/v1/responses"]
+Endpoint = Literal["/v1/chat/completions", "/v1/responses", "/v1/completions", "/v1/embeddings", "/v1/rerank"]
 ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
 """The endpoints whose requests a batch may have, the usual one first."""
 

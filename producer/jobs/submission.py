@@ -53,17 +53,7 @@ class Submission:
         response is stored unless the client says otherwise, so that alone does not mean it.
         """
         named = self.idempotency_key is not None
-        return self.detached or self.background or named or (self.api == "chat" and self.stores)
-
-    @property
-    def stores(self) -> bool:
-        """Whether the client asked for the completion, or the response, to be stored."""
-        return isinstance(self.request, ChatCompletionRequest) and bool(self.request.store)
-
-    @property
-    def needs_seed(self) -> bool:
-        """Whether the job gets a seed of its own, by which a lost answer is generated again."""
-        return isinstance(self.request, ChatCompletionRequest) and self.request.seed is None
+        return self.detached or self.background or named or (self.api == "chat" and stores(self.request))
 
     @property
     def size(self) -> int:
@@ -95,6 +85,16 @@ class Submission:
                 return Tier.DEFAULT
 
 
+def stores(request: JobRequest) -> bool:
+    """Whether the client asked for the completion, or the response, to be stored."""
+    return isinstance(request, ChatCompletionRequest) and bool(request.store)
+
+
+def needs_seed(request: JobRequest) -> bool:
+    """Whether the job gets a seed of its own, by which a lost answer is generated again."""
+    return isinstance(request, ChatCompletionRequest) and request.seed is None
+
+
 def new_job(submission: Submission, settings: Settings) -> Job:
     request, now = submission.request, time.time()
     return Job(
@@ -107,8 +107,8 @@ def new_job(submission: Submission, settings: Settings) -> Job:
         deadline_at=now + (submission.deadline or settings.job_deadline),
         retention=retention_of(submission, settings),
         detached=submission.runs_on,
-        stored=submission.stores,
-        seed=int.from_bytes(os.urandom(4)) >> 1 if submission.needs_seed else None,
+        stored=stores(request),
+        seed=int.from_bytes(os.urandom(4)) >> 1 if needs_seed(request) else None,
         metadata=request.metadata or {},
         idempotency_key=submission.idempotency_key,
         webhook_url=request.webhook_url,
@@ -125,7 +125,7 @@ def new_job(submission: Submission, settings: Settings) -> Job:
 def retention_of(submission: Submission, settings: Settings) -> float:
     """Returns the longest retention, in seconds, that the request needs."""
     named = submission.idempotency_key is not None
-    stored = submission.stores
+    stored = stores(submission.request)
     as_response = submission.api == "responses" and stored
     as_job = settings.job_retention if submission.background or named or as_response else 0.0
     as_stored = settings.store_retention if stored and not as_response else 0.0

@@ -46,6 +46,36 @@ async def client(api: Api) -> AsyncIterator[AsyncOpenAI]:
         yield client
 
 
+async def test_a_batch_of_embeddings(client: AsyncOpenAI) -> None:
+    def embed(number: int) -> dict[str, Any]:
+        body = {"model": "simulated", "input": ["a", "b"] if number else []}
+        return {"custom_id": f"line-{number}", "method": "POST", "url": "/v1/embeddings", "body": body}
+
+    batch = await begun(client, jsonl(map(embed, range(200))), endpoint="/v1/embeddings")
+    done = await over(client, batch)
+    answers, (failed,) = await outcome_of(client, done)
+    assert {answer["custom_id"] for answer in answers} == {f"line-{number}" for number in range(1, 200)}
+    assert all(len(answer["response"]["body"]["data"]) == 2 for answer in answers)
+    assert failed["response"]["body"]["error"]["param"] == "input"
+    assert done.usage is not None
+    assert (done.usage.input_tokens, done.usage.output_tokens) == (398, 0)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "answered"),
+    [
+        ("/v1/completions", {"prompt": "a", "max_tokens": 2}, "choices"),
+        ("/v1/rerank", {"query": "a", "documents": ["b", "a"]}, "results"),
+    ],
+)
+async def test_a_batch_of_another_endpoint(client: AsyncOpenAI, endpoint: Any, body: Any, answered: str) -> None:
+    one = {"custom_id": "one", "method": "POST", "url": endpoint, "body": {"model": "simulated", **body}}
+    done = await over(client, await begun(client, jsonl([one]), endpoint=endpoint))
+    ((answer,), failed) = await outcome_of(client, done)
+    assert not failed
+    assert answer["response"]["body"][answered]
+
+
 async def test_every_line_is_answered_once(client: AsyncOpenAI) -> None:
     batch = await begun(client, jsonl(map(line, range(100))), metadata={"for": "a test"})
     assert (batch.object, batch.status, batch.endpoint) == ("batch", "validating", ENDPOINT)

@@ -32,6 +32,7 @@ from producer.http.errors import error_body, status_of
 from producer.jobs.jobs import PAST_THE_END
 from producer.jobs.service import JobService
 from producer.metrics import BATCH_LINES_ESCALATED
+from producer.jobs.submission import needs_seed, stores
 from shared.errors import (
     Gone,
     IgniteError,
@@ -45,7 +46,7 @@ from shared.errors import (
 from shared.job import Job, JobStatus, Tier
 from shared.ports import Backend, Ending, ModelInfo
 from shared.retry import retry_while_unavailable
-from shared.schema import ChatCompletionRequest
+from shared.schema import JobRequest
 from shared.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -157,7 +158,7 @@ class LineJobs:
         model = await self._model(line.model)
         if self._batch.models and model.id not in self._batch.models:
             raise unknown_model(line.model)
-        check_against_model(request, model, self._settings)
+        check_against_model(request, model, self._settings, api=self._requests.api)
         return self._job(raw, line, found, model=model), found.body
 
     async def _model(self, name: str) -> ModelInfo:
@@ -183,9 +184,9 @@ class LineJobs:
             deadline_at=self._deadline(request),
             retention=self._retention(request),
             detached=True,
-            stored=bool(request.store),
+            stored=stores(request),
             api=self._requests.api,
-            seed=None if request.seed is not None else int.from_bytes(os.urandom(4)) >> 1,
+            seed=int.from_bytes(os.urandom(4)) >> 1 if needs_seed(request) else None,
             tokens=estimated_tokens(request, found.size, model.context_length),
             made_with=self._batch.made_with,
             request_id=self._request_id(raw),
@@ -195,12 +196,12 @@ class LineJobs:
             metadata={**(request.metadata or {}), "batch_id": self._batch.id, "custom_id": line.custom_id},
         )
 
-    def _retention(self, request: ChatCompletionRequest) -> float:
-        if not request.store:
+    def _retention(self, request: JobRequest) -> float:
+        if not stores(request):
             return self._settings.retention
         return self._settings.store_retention if self._requests.api == "chat" else self._settings.job_retention
 
-    def _deadline(self, request: ChatCompletionRequest) -> float:
+    def _deadline(self, request: JobRequest) -> float:
         return min(self._batch.expires_at, time.time() + (request.deadline_seconds or float("inf")))
 
     async def _run(self, job: Job, body: bytes, may_exist: bool) -> Ending | None:
@@ -247,7 +248,7 @@ class LineJobs:
     async def _answer_of(self, raw: RawLine, line: BatchLine, ending: Ending) -> Answer:
         if ending.status is JobStatus.COMPLETED and ending.result is not None:
             job_id = self._job_id(raw.number)
-            body = ending.result if self._requests.api == "chat" else await self._response(job_id)
+            body = await self._response(job_id) if self._requests.api == "responses" else ending.result
             data = answer_line(self._request_id(raw), line.custom_id, job_id, status=200, body=body)
             return Answer(open_line(raw), data, ok=True, usage=ending.usage)
         if ending.status is JobStatus.EXPIRED and time.time() >= self._batch.expires_at:

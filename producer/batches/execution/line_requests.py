@@ -1,7 +1,8 @@
-"""A line's request as a chat request, and its answer as the line's endpoint answers."""
+"""A line's request as its job has it, and its answer as the line's endpoint answers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -13,16 +14,22 @@ from producer.responses.stored import StoredResponses
 from producer.responses.translate import renamed, translated
 from shared.errors import IgniteError
 from shared.job import Api, Job
-from shared.schema import ChatCompletionRequest, check_request
+from shared.schema import JobRequest, check_call, check_request
 
-RESPONSES = "/v1/responses"
+APIS: Mapping[str, Api] = {
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/rerank": "rerank",
+    "/v1/responses": "responses",
+}
+"""The APIs of a batch's endpoints; any other is chat."""
 
 
 @dataclass(frozen=True, slots=True)
 class LineRequest:
     """`body`: the job's request. `size`: its bytes that go to the engine."""
 
-    request: ChatCompletionRequest
+    request: JobRequest
     body: bytes
     size: int
 
@@ -35,14 +42,14 @@ class LineRequests:
         self._responses = StoredResponses(service, limit)
         self._tenant = tenant
         self._limit = limit
-        self.api: Api = "responses" if endpoint == RESPONSES else "chat"
+        self.api: Api = APIS.get(endpoint, "chat")
 
     async def of(self, raw: RawLine, line: BatchLine) -> LineRequest:
         """Returns the line's request, checked. Raises InvalidRequest."""
         data = raw.data or b""
-        if self.api == "chat":
-            chat = await self._service.checks.run(data, lambda: check_request(line.body, stream=False))
-            return LineRequest(chat, orjson.dumps(line.body), size=len(data))
+        if self.api != "responses":
+            request = await self._service.checks.run(data, lambda: self._checked(line))
+            return LineRequest(request, orjson.dumps(line.body), size=len(data))
         # The answer is in the batch's output: a response is stored only if its line says so.
         body = {"store": False, **line.body}
         asked = await self._service.checks.run(data, lambda: check_responses_request(body))
@@ -51,9 +58,16 @@ class LineRequests:
         found = await self._service.checks.run(data, lambda: translated(asked, earlier, background=False, limit=limit))
         return LineRequest(found.request, found.body, size=found.prompt_bytes)
 
+    def _checked(self, line: BatchLine) -> JobRequest:
+        match self.api:
+            case "chat" | "responses":
+                return check_request(line.body, stream=False)
+            case api:
+                return check_call(line.body, api)
+
     async def answer(self, job: Job) -> bytes:
         """Returns the body of a completed job's answer. Raises Gone."""
-        if self.api == "chat":
+        if self.api != "responses":
             return await self._service.result(job)
         replayed = await self._responses.replayed(job, await self._responses.kept(job))
         return orjson.dumps(replayed.response)

@@ -15,7 +15,7 @@ from producer.admission.estimate import BYTES_PER_TOKEN, LONGEST_PROMPT, USUAL_A
 from producer.batches.document import Problem
 from producer.responses.request import ResponsesRequest
 from shared.errors import InvalidRequest
-from shared.schema import ChatCompletionRequest, parse_json
+from shared.schema import ChatCompletionRequest, CompletionRequest, EmbeddingsRequest, RerankRequest, parse_json
 
 BOM = b"\xef\xbb\xbf"
 CUSTOM_ID_LIMIT = 512
@@ -157,7 +157,11 @@ def checked_line(data: bytes | None, endpoint: str) -> BatchLine:
 
 
 LINE_FIELDS = frozenset({"custom_id", "method", "url", "body"})
-BODY_FIELDS = frozenset({*ChatCompletionRequest.model_fields, *ResponsesRequest.model_fields})
+BODY_FIELDS = frozenset(
+    name
+    for model in (ChatCompletionRequest, ResponsesRequest, CompletionRequest, EmbeddingsRequest, RerankRequest)
+    for name in model.model_fields
+)
 FIELDS_OF_REQUESTS = BODY_FIELDS | {
     *("completion_window", "endpoint", "input_file_id", "output_expires_after"),
     *("headers", "idempotency_key", "priority", "timeout"),
