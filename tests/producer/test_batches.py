@@ -196,7 +196,7 @@ async def test_line_ends_and_byte_order_marks_do_not_matter(client: AsyncOpenAI)
     [
         ({"input_file_id": None}, "input_file_id"),
         ({"input_file_id": 7}, "input_file_id"),
-        ({"endpoint": "/v1/embeddings"}, "endpoint"),
+        ({"endpoint": "/v1/moderations"}, "endpoint"),
         ({"completion_window": None}, "completion_window"),
         ({"completion_window": "soon"}, "completion_window"),
         ({"completion_window": "0h"}, "completion_window"),

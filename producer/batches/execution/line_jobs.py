@@ -31,8 +31,8 @@ from producer.catalog import Catalog
 from producer.http.errors import error_body, status_of
 from producer.jobs.jobs import PAST_THE_END
 from producer.jobs.service import JobService
-from producer.metrics import BATCH_LINES_ESCALATED
 from producer.jobs.submission import needs_seed, stores
+from producer.metrics import BATCH_LINES_ESCALATED
 from shared.errors import (
     Gone,
     IgniteError,
