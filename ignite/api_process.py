@@ -130,6 +130,7 @@ async def serving(
         yield server
     finally:
         context.service.draining = True
+        log.info("api.draining", grace=settings.drain, next="open calls finish; no new connections are accepted")
         server.should_exit = True
         try:
             if server.grpc:

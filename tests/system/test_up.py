@@ -36,7 +36,7 @@ async def test_a_stop_lets_the_open_stream_finish(tmp_path: Path, number: signal
         async with streaming(url, [Prompt(tokens=60, itl=20)]) as (stream,):
             await reached([stream], 5)
             os.killpg(process.pid, number)  # As a terminal does; a supervisor's signal comes to the same.
-            await process.wait_for("Shutting down")
+            await process.wait_for("api.draining")
 
         await process.expect_exit(0)
 
@@ -47,7 +47,7 @@ async def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     async with ready(tmp_path) as (process, url), session_with(url) as session:
         await submit(session, Prompt(tokens=1000, itl=1000))
         process.interrupt()
-        await process.wait_for("draining|Shutting down")
+        await process.wait_for("draining")
         process.interrupt()
 
         assert await process.wait() != 0

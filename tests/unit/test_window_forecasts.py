@@ -23,8 +23,9 @@ OWN = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 60)), max_size=6)
 
 
 def works_of(batches: list[tuple[str, int, int]]) -> list[Work]:
+    """No two windows end together: the fair queue may start jobs with equal deadlines in any order."""
     return [
-        Work(f"batch-{at}", tenant, jobs * TOKENS, window * 1000, TENANTS[tenant])
+        Work(f"batch-{at}", tenant, jobs * TOKENS, window * 1000 + at, TENANTS[tenant])
         for at, (tenant, jobs, window) in enumerate(batches)
     ]
 
