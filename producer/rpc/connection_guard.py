@@ -55,7 +55,8 @@ class ConnectionGuard:
         """Shuts down the newest connections of addresses over the limit. Returns their number."""
         found = connections_to(self._port)
         kept = {inode: address for inode, address in self._known.items() if found.get(inode) == address}
-        newcomers = sorted(found.keys() - kept.keys(), key=int)  # The kernel numbers sockets as they are opened.
+        # The kernel numbers sockets as they are opened, but from ranges of each core: the order is approximate.
+        newcomers = sorted(found.keys() - kept.keys(), key=int)
         self._known = kept | {inode: found[inode] for inode in newcomers}
         of_address: defaultdict[str, list[str]] = defaultdict(list)
         for inode, address in self._known.items():
