@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 
+from producer.admission.event_readers import EventReaders
 from producer.admission.rate_limits import KeyLimits
 from producer.auth.keyring import Keyless, Keyring
 from producer.auth.keys import KeyRepository, Revocations
@@ -35,7 +36,6 @@ from producer.http.edge.head_requests import HeadRequests
 from producer.http.edge.middleware import DOCS_ASSETS, Authentication, BodyLimit, RequestContext, UnhandledErrors
 from producer.http.edge.tenant_calls import TenantCalls
 from producer.http.errors import install_error_handlers
-from producer.http.event_readers import EventReaders
 from producer.http.openapi import openapi_of
 from producer.http.routes import calls, completions, dead, health, jobs, models, operations, responses, stored
 from producer.http.routes.console import console_router

@@ -7,14 +7,14 @@ between the tenants (Kleinrock 1967), earliest deadline first within each (Liu a
 Let R be the model's rate in tokens per second and W the sum of the weights of the tenants that have work left. A tenant
 of weight w is served at R·w/W. In *virtual time* v, which grows by R/W per second, every tenant with work is served at
 w per unit (Parekh and Gallager 1993). So a piece of work ends at the virtual time of its tenant's tokens up to and
-including it, divided by w, whatever the other tenants do. One pass over all ends in virtual order, in which W falls
-whenever a tenant has no more work, turns virtual time into seconds: n·log n for n pieces of work.
+including it, divided by w; this does not depend on the other tenants. One pass over all ends in virtual order turns
+virtual time into seconds, where W falls whenever a tenant has no more work: n·log n for n pieces of work.
 
 *A new window.* In its own tenant's order the new work takes a place before, between or after the others. A later window
 is a later place. Its end there follows from the pass above, and the shortest window for that place is that end, or the
 window's end of the work before it, whichever is later. It can be kept if it is not after the next work's window, and if
 no work of the tenant that would have kept its window misses it. The first place where both hold has the shortest
-window. Other tenants are not asked: a tenant may always use its share.
+window. Other tenants' windows do not count: a tenant may always use its share.
 """
 
 from __future__ import annotations

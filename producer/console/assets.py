@@ -20,7 +20,7 @@ INDEX = "index.html"
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file as it is sent. `etag` changes with its content."""
+    """A file in memory. `etag` changes with its content."""
 
     body: bytes
     media_type: str

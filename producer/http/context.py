@@ -10,6 +10,7 @@ import orjson
 from fastapi import Request
 from starlette.responses import Response
 
+from producer.admission.event_readers import EventReaders
 from producer.admission.rate_limits import KeyLimits, Meter
 from producer.auth.keyring import Keyring, Principal
 from producer.batches.forecasts import BatchForecasts
@@ -22,7 +23,6 @@ from producer.fleet import Fleet
 from producer.health import Health
 from producer.http.connection.limits import Connections
 from producer.http.edge.body_budget import BodyBudget
-from producer.http.event_readers import EventReaders
 from producer.jobs.service import JobService
 from producer.storage import Storage
 from shared.ports import Backend

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import structlog
 from starlette.types import Send
 
+from producer.admission.event_readers import EventReaders
 from producer.http import serializers
 from producer.http.answers import STREAM_HEADERS, StreamAnswer, send_body
-from producer.http.event_readers import EventReaders
 from producer.http.sse import Numbered
 from producer.jobs.service import Call, JobService
 from producer.jobs.waiting_call import WaitingCall

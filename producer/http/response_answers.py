@@ -12,9 +12,9 @@ import orjson
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from producer.http.answers import STREAM_HEADERS, StreamAnswer, UnaryAnswer
+from producer.admission.event_readers import EventReaders
+from producer.http.answers import STREAM_HEADERS, CallAnswer, StreamAnswer, UnaryAnswer
 from producer.http.eager_send import EagerSender
-from producer.http.event_readers import EventReaders
 from producer.http.job_events import attached
 from producer.jobs.service import JobService
 from producer.jobs.submission import Submission
@@ -30,7 +30,22 @@ from shared.ports import Sink, Update
 log = structlog.get_logger(__name__)
 
 
-class ResponseAnswer(UnaryAnswer):
+class RenamedErrors(CallAnswer):
+    """Names the response's fields in errors, where the chat request's fields are named."""
+
+    _rename: Callable[[IgniteError], IgniteError]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except IgniteError as error:
+            raise self._rename(error) from None
+
+    def _told(self, error: IgniteError) -> IgniteError:
+        return self._rename(error)
+
+
+class ResponseAnswer(RenamedErrors, UnaryAnswer):
     """Sends the response once the job has ended. A job that fails is an HTTP error, as in chat."""
 
     def __init__(
@@ -52,16 +67,7 @@ class ResponseAnswer(UnaryAnswer):
         )
         self._stored = stored
         self._kept = translated.kept
-        self._rename: Callable[[IgniteError], IgniteError] = translated.renamed
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        except IgniteError as error:
-            raise self._rename(error) from None
-
-    def _told(self, error: IgniteError) -> IgniteError:
-        return self._rename(error)
+        self._rename = translated.renamed
 
     async def _result(self, client: WaitingCall, update: Update) -> bytes:
         assert update.ending is not None
@@ -129,7 +135,7 @@ class EventStream(StreamAnswer):
                 await asyncio.sleep(0.2)
 
 
-class ResponseStreamAnswer(EventStream):
+class ResponseStreamAnswer(RenamedErrors, EventStream):
     """Sends the response's events as the job's log grows. A client that leaves cancels the job, as in chat."""
 
     def __init__(
@@ -149,16 +155,7 @@ class ResponseStreamAnswer(EventStream):
         )
         self._stored = stored
         self._kept: Kept | None = translated.kept
-        self._rename: Callable[[IgniteError], IgniteError] = translated.renamed
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        except IgniteError as error:
-            raise self._rename(error) from None
-
-    def _told(self, error: IgniteError) -> IgniteError:
-        return self._rename(error)
+        self._rename = translated.renamed
 
     async def _open(self, client: WaitingCall, send: Send) -> None:
         kept = await self._stored.kept(client.job) if client.call.attached or not self._kept else self._kept

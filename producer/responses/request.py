@@ -13,7 +13,7 @@ from producer.responses.items import KINDS, Item, kind_of
 from shared.errors import InvalidRequest
 from shared.schema.base import LIST, NAME, OBJECT, TEXT, Strict, short, text_or_list, text_or_object
 from shared.schema.parsing import first_error
-from shared.schema.request import INT64, MAX_DEADLINE, Metadata, PromptCacheOptions
+from shared.schema.request import INT64, DeadlineSeconds, Metadata, ModelName, PromptCacheOptions, ServiceTier
 from shared.schema.tools import MAX_TOOLS, Grammar
 
 MAX_ITEMS = 4096
@@ -163,7 +163,7 @@ class ResponsesRequest(Strict):
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
-    model: str = Field(min_length=1, max_length=200)
+    model: ModelName
     input: Input | None = None
     background: bool | None = None
     include: list[Include] | None = Field(None, max_length=32)
@@ -178,7 +178,7 @@ class ResponsesRequest(Strict):
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     reasoning: ReasoningConfig | None = None
     safety_identifier: str | None = Field(None, max_length=128)
-    service_tier: Literal["auto", "default", "flex", "priority", "fast", "scale"] | None = None
+    service_tier: ServiceTier | None = None
     store: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -191,8 +191,8 @@ class ResponsesRequest(Strict):
     truncation: Literal["auto", "disabled"] | None = None
     user: str | None = None
     # ours
-    deadline_seconds: float | None = Field(None, gt=0, le=MAX_DEADLINE, description="As in chat completions.")
-    webhook_url: str | None = Field(None, description="Where a background response's end is told, by a signed event.")
+    deadline_seconds: DeadlineSeconds | None = None
+    webhook_url: str | None = Field(None, description="URL that receives a signed event when a response ends.")
 
     @model_validator(mode="after")
     def fields_agree(self) -> ResponsesRequest:

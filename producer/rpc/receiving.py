@@ -7,11 +7,11 @@ read after authentication, a limited number at a time, and each with a timeout.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
+from producer.admission.open_counts import OpenCounts
 from shared.errors import DeadlineExceeded, InvalidRequest, RateLimited, Unavailable
 
 T = TypeVar("T")
@@ -80,27 +80,22 @@ class CallLimit:
     def __init__(self, most: int) -> None:
         self._most = most
         self._per_tenant = max(1, int(most * TENANTS_SHARE))
-        self._open: Counter[str] = Counter()
+        self._open = OpenCounts()
 
     @contextmanager
     def counted(self, tenant: str) -> Generator[None]:
         """Counts one call of the tenant within the context. Raises RateLimited, Unavailable."""
-        if self._open[tenant] >= self._per_tenant:
+        if self._open.of(tenant) >= self._per_tenant:
             raise RateLimited(
                 f"Too many calls are open over gRPC: {self._per_tenant:,} of one tenant at once.",
                 code="too_many_open_calls",
                 retry_after=1,
             )
-        if self._open.total() >= self._most:
+        if self._open.total >= self._most:
             message = f"Too many calls are open over gRPC: this server accepts {self._most:,} at once."
             raise Unavailable(message, code="too_many_open_calls", retry_after=1)
-        self._open[tenant] += 1
-        try:
+        with self._open.counted(tenant):
             yield
-        finally:
-            self._open[tenant] -= 1
-            if not self._open[tenant]:
-                del self._open[tenant]
 
 
 def busy() -> Unavailable:

@@ -11,7 +11,16 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from shared.errors import InvalidRequest
 from shared.schema.base import LIST, LISTS, OBJECT, TEXT, TOKENS, Strict, text_or_list, text_or_object
-from shared.schema.request import INT64, MAX_DEADLINE, Biases, ChatCompletionRequest, Metadata, Stop
+from shared.schema.request import (
+    INT64,
+    Biases,
+    ChatCompletionRequest,
+    DeadlineSeconds,
+    Metadata,
+    ModelName,
+    ServiceTier,
+    Stop,
+)
 
 CallApi = Literal["completions", "detokenize", "embeddings", "rerank", "score", "tokenize"]
 
@@ -85,18 +94,13 @@ Document = Annotated[
 class CallRequest(Strict):
     """What the requests of all these endpoints have."""
 
-    model: str = Field(min_length=1, max_length=200)
+    model: ModelName
     metadata: Metadata | None = None
-    service_tier: Literal["auto", "default", "flex", "priority", "fast", "scale"] | None = None
+    service_tier: ServiceTier | None = None
     user: str | None = None
     # Ignite's own fields
     background: bool | None = Field(None, description="Answer 202 with a job instead of waiting for the answer.")
-    deadline_seconds: float | None = Field(
-        None,
-        gt=0,
-        le=MAX_DEADLINE,
-        description="The job's deadline, in seconds from now; it covers the wait in the queue.",
-    )
+    deadline_seconds: DeadlineSeconds | None = None
     webhook_url: str | None = Field(None, description="URL that receives a signed event when a background job ends.")
 
     @property

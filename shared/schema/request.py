@@ -123,6 +123,16 @@ class StreamOptions(Strict):
 
 
 METADATA_PAIRS = 16
+ModelName = Annotated[str, Field(min_length=1, max_length=200)]
+ServiceTier = Literal["auto", "default", "flex", "priority", "fast", "scale"]
+DeadlineSeconds = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=MAX_DEADLINE,
+        description="The job's deadline, in seconds from now; it covers the wait in the queue.",
+    ),
+]
 Metadata = Annotated[dict[Key, Value], Field(max_length=METADATA_PAIRS), at_most(METADATA_PAIRS)]
 Biases = Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASES), at_most(MAX_BIASES)]
 Modalities = Annotated[list[Literal["text", "audio"]], Field(max_length=2, fail_fast=True)]
@@ -139,7 +149,7 @@ class MetadataUpdate(Strict):
 class ChatCompletionRequest(Strict):
     """The body of POST /v1/chat/completions."""
 
-    model: str = Field(min_length=1, max_length=200)
+    model: ModelName
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     audio: AudioOutput | None = None
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -165,7 +175,7 @@ class ChatCompletionRequest(Strict):
     response_format: ResponseFormat | None = None
     safety_identifier: str | None = Field(None, max_length=128)
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
-    service_tier: Literal["auto", "default", "flex", "priority", "fast", "scale"] | None = None
+    service_tier: ServiceTier | None = None
     stop: Stop | None = None
     store: bool | None = None
     stream: bool | None = None
@@ -180,12 +190,7 @@ class ChatCompletionRequest(Strict):
     web_search_options: WebSearchOptions | None = None
     # Ignite's own fields
     background: bool | None = Field(None, description="Answer 202 with a job instead of waiting for the completion.")
-    deadline_seconds: float | None = Field(
-        None,
-        gt=0,
-        le=MAX_DEADLINE,
-        description="The job's deadline, in seconds from now; it covers the wait in the queue.",
-    )
+    deadline_seconds: DeadlineSeconds | None = None
     webhook_url: str | None = Field(None, description="URL that receives a signed event when a background job ends.")
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ SAMPLE = 64 * 1024
 """Bytes that are read."""
 
 MOST_MODELS = 100
-"""Models that are told apart; a sample that names more is not used."""
+"""The most models in a sample; a sample with more is not used."""
 
 
 async def sampled_tokens(files: Files, tenant: str, file_id: str, endpoint: str) -> dict[str, int]:

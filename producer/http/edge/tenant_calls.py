@@ -7,6 +7,7 @@ from collections import Counter, deque
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from producer.admission.open_counts import OpenCounts
 from producer.http.connection.limits import Connections
 from producer.http.errors import error_response
 from shared.errors import RateLimited
@@ -22,7 +23,7 @@ class TenantCalls:
         self._app = app
         self._limit = min(limit, max(1, connections.limit * 4 // 5))
         self._connections = connections
-        self._open: Counter[str] = Counter()
+        self._open = OpenCounts()
         self._turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,19 +32,14 @@ class TenantCalls:
             await self._app(scope, receive, send)
             return
         tenant: str = principal.tenant
-        if self._open[tenant] >= self._limit:
+        if self._open.of(tenant) >= self._limit:
             self._connections.note("tenant_call_limit")
             await error_response(too_many(self._limit))(scope, receive, send)
             return
-        self._open[tenant] += 1
-        try:
+        with self._open.counted(tenant):
             if (turn := self._turns.take(tenant)) is not None:
                 await turn
             await self._app(scope, receive, send)
-        finally:
-            self._open[tenant] -= 1
-            if not self._open[tenant]:
-                del self._open[tenant]
 
 
 class Turns:

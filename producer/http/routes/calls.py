@@ -10,16 +10,13 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from producer.calls import answer_models
-from producer.http.answers import UnaryAnswer
-from producer.http.call_headers import Preferences, header_deadline, json_body, sdk_patience
-from producer.http.context import REQUEST_ID, context_of, meter_of, principal_of
+from producer.http.call_headers import json_body
+from producer.http.context import context_of
 from producer.http.edge.fast_path import Handler
 from producer.http.job_answers import answer_with_job
 from producer.http.openapi import FOR_COMPLETIONS, JOB_CREATED, answers, call_request, is_json
-from producer.jobs.idempotency import HEADER, SdkTry, idempotency_key, sdk_try
-from producer.jobs.submission import Submission
-from shared.job import IdempotencyKey
-from shared.schema import CALL_REQUESTS, CallApi, CallRequest, check_call, parse_object
+from producer.http.submissions import Checked, submission_of, unary_answer, with_headers
+from shared.schema import CALL_REQUESTS, CallApi, check_call, parse_object
 
 router = APIRouter(tags=["calls"])
 
@@ -47,62 +44,18 @@ ENDPOINTS = (
 async def answer_call(request: Request, api: CallApi) -> Response:
     """Returns the engine's answer; 202 and a job with `background` or `Prefer: respond-async`."""
     context = context_of(request)
-    submission, preferences = await read_submission(request, api)
-    if submission.background:
-        return await answer_with_job(context, submission, preferences)
-    return UnaryAnswer(
-        context.service,
-        lambda: context.service.call(submission),
-        context.settings.keepalive,
-        padding=context.settings.unary_padding,
-        key=submission.principal.key,
-    )
-
-
-async def read_submission(request: Request, api: CallApi) -> tuple[Submission, Preferences]:
     body = await json_body(request)
-    checked = await context_of(request).service.checks.run(body, lambda: check(request.headers, body, api))
-    again = checked.sent
-    submission = Submission(
-        principal=principal_of(request),
-        body=body,
-        request=checked.request,
-        mode="unary",
-        detached=request.headers.get("x-on-disconnect", "").lower() == "continue",
-        background=checked.background,
-        deadline_seconds=header_deadline(request.headers),
-        patience=None if checked.background or checked.key else sdk_patience(request.headers),
-        idempotency_key=checked.key,
-        meter=meter_of(request),
-        sent=again and again.digest,
-        sent_again=again is not None and again.again,
-        traceparent=request.headers.get("traceparent"),
-        request_id=request.scope["state"][REQUEST_ID],
-        api=api,
-    )
-    return submission, checked.preferences
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """The checked request with what its headers ask for. `sent`: set if the client's SDK may repeat the call."""
-
-    request: CallRequest
-    preferences: Preferences
-    background: bool
-    key: IdempotencyKey | None
-    sent: SdkTry | None
+    checked = await context.service.checks.run(body, lambda: check(request.headers, body, api))
+    submission = submission_of(request, body, checked, api=api)
+    if submission.background:
+        return await answer_with_job(context, submission, checked.preferences)
+    return unary_answer(context, submission)
 
 
 def check(headers: Mapping[str, str], body: bytes, api: CallApi) -> Checked:
     """Parses and checks the body: all steps that take time in proportion to its size. Raises InvalidRequest."""
     value = parse_object(body)
-    request = check_call(value, api)
-    preferences = Preferences.from_header(headers.get("prefer", ""))
-    background = bool(request.background) or preferences.respond_async
-    key = idempotency_key(headers.get(HEADER), value, api)
-    sent = None if background or key else sdk_try(headers, body, api)
-    return Checked(request, preferences=preferences, background=background, key=key, sent=sent)
+    return with_headers(headers, body, value, check_call(value, api), streams=False, call=api)
 
 
 def handler_of(api: CallApi) -> Handler:

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from producer.http import serializers
-from producer.http.call_headers import Preferences, header_deadline, json_body, sdk_patience
-from producer.http.context import REQUEST_ID, ApiContext, context_of, json_response, meter_of, principal_of, tenant_of
+from producer.http.call_headers import Preferences, json_body
+from producer.http.context import ApiContext, context_of, json_response, principal_of, tenant_of
 from producer.http.job_answers import queue_position, wait_for_end
 from producer.http.openapi import (
     FOR_A_JOB,
@@ -26,6 +26,7 @@ from producer.http.openapi import (
 )
 from producer.http.parameters import MAX_WAIT, Id, Limit, Order
 from producer.http.response_answers import ResponseAnswer, ResponseStreamAnswer, ResumedAnswer, TokenCountAnswer
+from producer.http.submissions import Checked, submission_of
 from producer.jobs.idempotency import HEADER, idempotency_key, sdk_try
 from producer.jobs.submission import Submission
 from producer.responses import schema
@@ -73,7 +74,7 @@ async def create_response(request: Request) -> Response:
     asked = await read_asked(request)
     stored = stored_of(context)
     found = await translate(context, asked, await stored.earlier(tenant_of(request), asked.request))
-    submission = submission_of(request, asked, found)
+    submission = submission_of_chat(request, asked, found)
     keepalive = context.settings.keepalive
     if asked.background:
         return await answer_in_background(context, asked, submission, found)
@@ -124,28 +125,18 @@ async def translate(context: ApiContext, asked: Asked, earlier: Earlier) -> Tran
     )
 
 
-def submission_of(request: Request, asked: Asked, found: Translated, call: str = "responses") -> Submission:
+def submission_of_chat(request: Request, asked: Asked, found: Translated, call: str = "responses") -> Submission:
     """`call`: the kind of call. A retry only receives the answer of its own kind."""
-    headers, key = request.headers, asked.key
-    again = None if asked.background or key else sdk_try(headers, asked.body, f"{call} {asked.mode}")
-    return Submission(
-        principal=principal_of(request),
-        body=found.body,
-        request=found.request,
+    found_again = asked.background or asked.key is not None  # By its id or its key, not by its bytes.
+    checked = Checked(
+        found.request,
+        preferences=asked.preferences,
         mode=asked.mode,
-        detached=headers.get("x-on-disconnect", "").lower() == "continue",
         background=asked.background,
-        deadline_seconds=header_deadline(headers),
-        patience=None if asked.background or key else sdk_patience(headers),
-        idempotency_key=key,
-        meter=meter_of(request),
-        sent=again and again.digest,
-        sent_again=again is not None and again.again,
-        traceparent=headers.get("traceparent"),
-        request_id=request.scope["state"][REQUEST_ID],
-        api="responses",
-        prompt_bytes=found.prompt_bytes,
+        key=asked.key,
+        sent=None if found_again else sdk_try(request.headers, asked.body, f"{call} {asked.mode}"),
     )
+    return submission_of(request, found.body, checked, api="responses", prompt_bytes=found.prompt_bytes)
 
 
 async def answer_in_background(
@@ -204,7 +195,7 @@ async def count_input_tokens(request: Request) -> Response:
     )
     stored = stored_of(context)
     found = await translate(context, asked, await stored.earlier(tenant_of(request), asked.request))
-    submission = submission_of(request, asked, found, "responses input_tokens")
+    submission = submission_of_chat(request, asked, found, "responses input_tokens")
     return TokenCountAnswer(
         context.service,
         submission,

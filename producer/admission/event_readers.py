@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from producer.admission.open_counts import OpenCounts
 from shared.errors import RateLimited
 
 
@@ -14,18 +14,13 @@ class EventReaders:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._open: Counter[str] = Counter()
+        self._open = OpenCounts()
 
     @contextmanager
     def counted(self, tenant: str) -> Generator[None]:
         """Raises RateLimited."""
-        if self._open[tenant] >= self._limit:
+        if self._open.of(tenant) >= self._limit:
             message = f"Your tenant follows events on {self._limit:,} connections of this server, which is the limit."
             raise RateLimited(message, code="too_many_readers", retry_after=5)
-        self._open[tenant] += 1
-        try:
+        with self._open.counted(tenant):
             yield
-        finally:
-            self._open[tenant] -= 1
-            if not self._open[tenant]:
-                del self._open[tenant]
